@@ -1,0 +1,40 @@
+"""The base model as a run uses it: opened, checked, and given whatever the modes need that it lacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bimode.codec import Codec, load_model, model_kind
+from bimode.template import CHAT_TEMPLATE, install
+from bimode.tiny_llava import TinyShape, write_tiny_llava
+
+NEW_TINY_LLAVA = "new:tiny-llava"
+
+
+def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...]]:
+    """Writes the run's starting model to `root` and returns it with the tokens that had to be added.
+
+    `base` is a directory or `new:tiny-llava`. A directory that already has the tags and the template is used in place.
+    """
+    if base == NEW_TINY_LLAVA:
+        return write_tiny_llava(root, CHAT_TEMPLATE, TinyShape(), seed), ()
+    source = Path(base)
+    model_kind(source)
+    codec = Codec(source)
+    had_template = codec.tokenizer.chat_template == CHAT_TEMPLATE
+    added = install(codec.tokenizer)
+    if had_template and not added:
+        return source, ()
+    import torch
+
+    torch.manual_seed(seed)
+    model = load_model(source, torch.float32)
+    if len(codec.tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(codec.tokenizer))
+    model.config.get_text_config().eos_token_id = codec.eos_id
+    model.generation_config.eos_token_id = codec.eos_id
+    model.save_pretrained(root)
+    if codec.kind == "image_text":
+        codec.processor.chat_template = CHAT_TEMPLATE
+    codec.processor.save_pretrained(root)
+    return root, added

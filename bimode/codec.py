@@ -1,0 +1,153 @@
+"""One translation between text and token ids for every stage: prompts with their images, responses, and back.
+
+Works for an image-text directory (processor) and a text directory (tokenizer) alike; which one it is, is read from
+the model's config, and anything else is refused.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from torch import Tensor
+
+from bimode.errors import ConfigError
+from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
+from bimode.records import IMAGE_MARKER
+
+ModelKind = Literal["text", "image_text"]
+
+
+def model_kind(path: Path) -> ModelKind:
+    """Reads config.json of a Hugging Face directory. Raises ConfigError for anything but the two kinds."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    )
+
+    if not (path / "config.json").is_file():
+        raise ConfigError("model", path, "no config.json there; give a Hugging Face model directory")
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (ValueError, OSError) as error:
+        raise ConfigError("model", path, f"transformers cannot read it: {str(error).splitlines()[0]}") from None
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return "image_text"
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return "text"
+    raise ConfigError("model", path, f"model_type {config.model_type} is neither text nor image-text")
+
+
+def load_model(path: Path, dtype: Any) -> Any:
+    """The model in `path` by the plain transformers class of its kind, on the CPU, in `dtype`."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    loader = AutoModelForImageTextToText if model_kind(path) == "image_text" else AutoModelForCausalLM
+    return loader.from_pretrained(path, dtype=dtype)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """PNG or JPEG bytes as an RGB image."""
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+class Codec:
+    """Text <-> ids for one model directory. Picklable: it holds the path and loads on first use."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._prompts: dict[tuple[str, int], tuple[int, ...]] = {}
+
+    def __reduce__(self) -> tuple[type[Codec], tuple[Path]]:
+        return Codec, (self.path,)
+
+    @cached_property
+    def kind(self) -> ModelKind:
+        return model_kind(self.path)
+
+    @cached_property
+    def processor(self) -> Any:
+        """The processor of an image-text model, the tokenizer of a text model."""
+        from transformers import AutoProcessor, AutoTokenizer
+
+        return (AutoProcessor if self.kind == "image_text" else AutoTokenizer).from_pretrained(self.path)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    @cached_property
+    def tokens(self) -> ModeTokens:
+        return mode_tokens(self.tokenizer)
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The end-of-turn token of the chat template."""
+        return int(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+
+    @cached_property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.eos_id)
+
+    def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
+        """The chat prompt with the trigger of `mode`; ``<image>`` markers stand before the question."""
+        if num_images and self.kind == "text":
+            raise ConfigError("model", self.path, "a text model was given a question with images")
+        content = IMAGE_MARKER * num_images + question
+        return str(
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                tokenize=False,
+                add_generation_prompt=True,
+                thinking_mode=TEMPLATE_WORDS[mode],
+            )
+        )
+
+    def encode_prompt(self, question: str, images: Sequence[bytes]) -> tuple[int, ...]:
+        """Ids up to and with ``<think>``, image placeholders expanded.
+
+        Cached by question and number of images where all images give equally many placeholders (one canvas size).
+        """
+        key = (question, len(images))
+        if key not in self._prompts:
+            text = self.prompt_text(question, len(images))
+            if self.kind == "text":
+                ids = self.tokenizer.encode(text, add_special_tokens=False)
+            else:
+                pictures = [decode_image(data) for data in images] or None
+                ids = self.processor(text=text, images=pictures, add_special_tokens=False)["input_ids"]
+                ids = ids[0] if isinstance(ids[0], list) else ids
+            if not self._fixed_size:
+                return tuple(ids)
+            self._prompts[key] = tuple(ids)
+        return self._prompts[key]
+
+    @cached_property
+    def _fixed_size(self) -> bool:
+        """True for text, and for LLaVA-like processors whose images all become the same number of tokens."""
+        return self.kind == "text" or type(self.processor).__name__ == "LlavaProcessor"
+
+    def encode_images(self, images: Sequence[bytes]) -> tuple[tuple[str, Tensor], ...]:
+        """Named tensors of the image processor, e.g. ``(("pixel_values", [n, 3, H, W]),)``; empty without images."""
+        if not images:
+            return ()
+        out = self.processor.image_processor([decode_image(data) for data in images], return_tensors="pt")
+        return tuple((name, out[name]) for name in sorted(out))
+
+    def encode_response(self, text: str) -> tuple[int, ...]:
+        """Ids of assistant text after its leading ``<think>``, with the end-of-turn token."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if ids[0] != self.tokens.open:
+            raise ValueError(f"an assistant text must begin with <think>: {text[:40]!r}")
+        return (*ids[1:], self.eos_id)
+
+    def decode_response(self, ids: Sequence[int]) -> str:
+        """Text of response ids (after ``<think>``), without end-of-turn and padding."""
+        kept = [i for i in ids if i not in (self.eos_id, self.pad_id)]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))

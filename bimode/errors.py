@@ -1,0 +1,34 @@
+"""Errors users meet: one line each, with the key, the value and the fix. All survive pickling between actors."""
+
+from __future__ import annotations
+
+
+class BimodeError(Exception):
+    """Base of every error that the command line prints as one line."""
+
+    exit_code = 1
+
+
+class ConfigError(BimodeError, ValueError):
+    """A recipe, flag or input that cannot work; raised before anything starts (exit code 2)."""
+
+    exit_code = 2
+
+    def __init__(self, key: str, value: object, fix: str) -> None:
+        self.key, self.value, self.fix = key, value, fix
+        super().__init__(key, value, fix)
+
+    def __str__(self) -> str:
+        return f"{self.key} = {self.value}: {self.fix}"
+
+
+class DivergedError(BimodeError, RuntimeError):
+    """A loss or gradient that is not finite; raised before the optimizer moves."""
+
+
+class StarvedError(BimodeError, RuntimeError):
+    """A stage that was left with nothing to work on (empty data set, every group filtered)."""
+
+
+class StaleWeightsError(BimodeError, RuntimeError):
+    """A rollout worker answered with another policy version than the one asked for."""

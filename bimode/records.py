@@ -1,0 +1,120 @@
+"""Records that flow between stages and actors: frozen, slotted, picklable.
+
+Axis suffixes are in CONTRIBUTING.md; here `T` is the tokens of one response.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bimode.modes import Mode
+
+IMAGE_MARKER = "<image>"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question about zero or more images, with its checkable answer and where it came from.
+
+    Example: ``Sample(id="digits-train-7", question="...", images=(b"\\x89PNG...",), answer="15", trace="look : ...",
+    transcription="2 digits : 3 8", verifier="exact", verifier_args="{}", guess_rate=1/23, task="digits", domain="strip",
+    level="easy", difficulty='{"operands": 2}', split="train", source="scikit-learn/load_digits", source_license="BSD-3-Clause",
+    source_refs=("digits/101", "digits/7"))``.
+    """
+
+    id: str
+    question: str
+    images: tuple[bytes, ...]
+    answer: str
+    trace: str  # the generator's own reasoning; labelled `oracle` wherever it is used
+    transcription: str  # what the image shows, in words (R-4B's dense pre-training target)
+    verifier: str
+    verifier_args: str  # JSON
+    guess_rate: float  # chance of a blind answer being right
+    task: str
+    domain: str
+    level: str  # easy | mid | hard: thirds by the generator's knob
+    difficulty: str  # JSON of the knobs
+    split: str
+    source: str
+    source_license: str
+    source_refs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a rollout worker needs to generate, and what a verifier needs to judge."""
+
+    id: str
+    question: str
+    images: tuple[bytes, ...]
+    answer: str
+    verifier: str
+    verifier_args: str
+    task: str
+    level: str
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One response. `token_ids_T` holds everything after ``<think>``: the forced part of the trigger, then what was generated.
+
+    Example, direct mode: ``token_ids_T=(271, 151668, 271, 22, 151645)``, ``num_forced=2``: the first two were the trigger.
+    """
+
+    prompt_id: str
+    mode: Mode
+    prompt_ids: tuple[int, ...]  # as the learner sees it, image placeholders expanded, up to and with <think>
+    token_ids_T: tuple[int, ...]
+    num_forced: int
+    logprobs_T: tuple[float, ...]  # behaviour policy; NaN on forced tokens
+    versions_T: tuple[int, ...]  # policy version that produced each token (forced tokens: that of the request)
+    text: str
+    finished: bool  # False: cut off by the token limit
+    worker: str
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens after ``<think>``: the same count in every mode, so that modes compare."""
+        return len(self.token_ids_T)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """All completions of one prompt drawn under one policy version, with their rewards in the same order."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    rewards_G: tuple[float, ...]
+
+    def of(self, mode: Mode) -> tuple[Completion, ...]:
+        """The completions drawn in `mode`."""
+        return tuple(c for c in self.completions if c.mode is mode)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSample:
+    """A sequence for the learner: prompt, response, and per response token a weight, an advantage and a behaviour log-prob.
+
+    `loss_mask_T` is 0 where a token is context only. SFT leaves `advantages_T` at 1 and the log-probs NaN.
+    """
+
+    prompt_ids: tuple[int, ...]
+    token_ids_T: tuple[int, ...]
+    loss_mask_T: tuple[float, ...]
+    advantages_T: tuple[float, ...]
+    behavior_logprobs_T: tuple[float, ...]
+    images: tuple[bytes, ...]
+    mode: Mode
+    origin: str  # id of the row it came from
+    version: int  # policy version of the newest token; 0 for SFT
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSnapshot:
+    """Named full-precision host tensors of one policy version (numpy arrays, zero-copy in the object store)."""
+
+    version: int
+    names: tuple[str, ...]
+    arrays: tuple[object, ...]

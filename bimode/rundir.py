@@ -1,0 +1,112 @@
+"""A run directory and its manifests: the only thing that stages exchange (contract, "A run directory").
+
+A stage's manifest holds the digests of its inputs, its config, its counts and the digests of its outputs. A stage is
+skipped when all four still hold. Times stand in manifests only, so that equal work gives equal bytes elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bimode.errors import ConfigError
+
+
+def digest_bytes(data: bytes) -> str:
+    """blake2b of `data`, 16 bytes as hex."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Digest of a JSON value, independent of the order of keys."""
+    return digest_bytes(json.dumps(value, sort_keys=True, default=str).encode())
+
+
+def digest_path(path: Path) -> str:
+    """Digest of a file, or of every file below a directory with its relative name."""
+    if path.is_file():
+        hasher = hashlib.blake2b(digest_size=16)
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                hasher.update(block)
+        return hasher.hexdigest()
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return digest_json([(str(p.relative_to(path)), digest_path(p)) for p in files])
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes `text` so that a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    Path(name).chmod(0o644)
+    Path(name).replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class StageDir:
+    """One stage's folder in a run directory.
+
+    Inputs are named paths, e.g. ``{"data": DIR/curate/data, "model": DIR/anneal/model}``; outputs are paths inside the folder.
+    """
+
+    run: Path
+    stage: str
+
+    @property
+    def path(self) -> Path:
+        return self.run / self.stage
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    def is_current(self, config: Any, inputs: Mapping[str, Path]) -> bool:
+        """True if the manifest's config, inputs and outputs are those on disk now."""
+        if not self.manifest.is_file():
+            return False
+        entry = json.loads(self.manifest.read_text())
+        if entry["config_digest"] != digest_json(config) or entry["inputs"] != self._inputs(inputs):
+            return False
+        return all(
+            (self.path / name).exists() and digest_path(self.path / name) == digest
+            for name, digest in entry["outputs"].items()
+        )
+
+    def seal(
+        self, config: Any, inputs: Mapping[str, Path], outputs: tuple[str, ...], counts: Mapping[str, Any], started: float
+    ) -> None:
+        """Writes the manifest: the last act of a stage that succeeded."""
+        entry = {
+            "stage": self.stage,
+            "config": config,
+            "config_digest": digest_json(config),
+            "inputs": self._inputs(inputs),
+            "outputs": {name: digest_path(self.path / name) for name in outputs},
+            "counts": dict(counts),
+            "started": started,
+            "seconds": round(time.time() - started, 3),
+        }
+        write_atomic(self.manifest, json.dumps(entry, indent=1))
+
+    def _inputs(self, inputs: Mapping[str, Path]) -> dict[str, str]:
+        for key, path in inputs.items():
+            if not path.exists():
+                raise ConfigError(f"{self.stage}.{key}", path, "no such path; run the stage that makes it first")
+        return {key: digest_path(path) for key, path in inputs.items()}
+
+
+def update_run_manifest(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Reads DIR/manifest.json (or an empty one), lets `change` edit it, writes it back atomically."""
+    path = run / "manifest.json"
+    manifest: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"stages": {}}
+    change(manifest)
+    write_atomic(path, json.dumps(manifest, indent=1, default=str))

@@ -1,0 +1,1 @@
+"""Rows: from raw sources to curated bi-mode Parquet."""

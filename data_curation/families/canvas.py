@@ -1,0 +1,64 @@
+"""One canvas for every family: 40 x 40 grey pixels, a 5 x 5 grid of cells aligned to the model's patches.
+
+One size for all, so that neither the width of an image nor the wording of a question gives the difficulty away.
+"""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+SIDE = 40
+CELL = 8
+GRID = SIDE // CELL
+MODULUS = 23  # a prime, so that products never collapse and a blind answer is right one time in 23
+LEVELS: dict[str, tuple[int, ...]] = {"easy": (1, 2), "mid": (3,), "hard": (4, 5)}
+
+OPERATOR_BITMAPS = {
+    "+": ("........", "...##...", "...##...", ".######.", ".######.", "...##...", "...##...", "........"),
+    "-": ("........", "........", "........", ".######.", ".######.", "........", "........", "........"),
+    "x": ("........", ".##..##.", "..####..", "...##...", "...##...", "..####..", ".##..##.", "........"),
+}
+
+
+def rng_of(*key: object) -> np.random.Generator:
+    """A generator seeded by `key`, the same in every process."""
+    import hashlib
+
+    digest = hashlib.blake2b("|".join(map(str, key)).encode(), digest_size=8).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
+
+
+def draw_operands(rng: np.random.Generator, weights: tuple[float, float, float]) -> tuple[str, int]:
+    """Draws a level by `weights` (easy, mid, hard) and the number of operands inside it."""
+    level = str(rng.choice(list(LEVELS), p=np.asarray(weights) / sum(weights)))
+    return level, int(rng.choice(LEVELS[level]))
+
+
+@cache
+def operator_glyph(name: str) -> np.ndarray:
+    """An operator as 8 x 8 ink in [0, 1]."""
+    return np.array([[c == "#" for c in row] for row in OPERATOR_BITMAPS[name]], dtype=np.float32)
+
+
+def blank() -> np.ndarray:
+    """An empty canvas, ink in [0, 1]."""
+    return np.zeros((SIDE, SIDE), dtype=np.float32)
+
+
+def put(canvas: np.ndarray, cell: int, ink: np.ndarray) -> None:
+    """Draws an 8 x 8 glyph into grid cell `cell` (row-major)."""
+    row, col = divmod(cell, GRID)
+    canvas[row * CELL : (row + 1) * CELL, col * CELL : (col + 1) * CELL] = ink
+
+
+def to_png(canvas: np.ndarray, rng: np.random.Generator, noise: float = 0.03) -> bytes:
+    """Brightness jitter and sensor noise, then a lossless grey PNG."""
+    ink = canvas * rng.uniform(0.75, 1.0) + rng.normal(0.0, noise, canvas.shape)
+    pixels = np.clip(np.rint(ink * 255), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels, mode="L").save(buffer, format="PNG")
+    return buffer.getvalue()
