@@ -118,3 +118,15 @@ class WeightSnapshot:
     version: int
     names: tuple[str, ...]
     arrays: tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """`n` completions of one prompt in one mode. `temperature` 0 is greedy; equal seeds give equal samples."""
+
+    prompt: Prompt
+    mode: Mode
+    n: int
+    temperature: float
+    max_tokens: int
+    seed: int

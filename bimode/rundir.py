@@ -104,6 +104,14 @@ class StageDir:
         return {key: digest_path(path) for key, path in inputs.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What a stage made: names of its outputs (relative to its folder) and counts for the manifest."""
+
+    outputs: tuple[str, ...]
+    counts: Mapping[str, Any]
+
+
 def update_run_manifest(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Reads DIR/manifest.json (or an empty one), lets `change` edit it, writes it back atomically."""
     path = run / "manifest.json"

@@ -1,0 +1,25 @@
+"""Environment of Ray's worker processes. Settings that were run together on CPU; on a GPU vLLM ignores the CPU ones."""
+
+from __future__ import annotations
+
+
+def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
+    """Variables for `runtime_env["env_vars"]`: no hub, no telemetry, one engine per process, bounded threads."""
+    env = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    if not gpu:
+        env |= {
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "DS_ACCELERATOR": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+    return env

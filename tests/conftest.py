@@ -1,0 +1,63 @@
+"""Shared fixtures: tiny models made from config (never a hub), one Ray instance per session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.environment import worker_env
+
+REPO = Path(__file__).resolve().parent.parent
+os.environ |= worker_env()  # the test process itself may hold an engine
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A randomly initialised tiny LLaVA directory with template and think tags."""
+    from bimode.template import CHAT_TEMPLATE
+    from bimode.tiny_llava import write_tiny_llava
+
+    return write_tiny_llava(tmp_path_factory.mktemp("models") / "tiny-llava", CHAT_TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A foreign text-only causal LM: another architecture, its own byte-level tokenizer, no chat template, no think tags."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("models") / "tiny-text"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<s>", "</s>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    tokenizer.save_pretrained(path)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    import torch
+
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[Any]:
+    """One local Ray for the whole session, with the same worker environment as a real run."""
+    import ray
+
+    ray.init(
+        num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=400 << 20,
+        runtime_env={"env_vars": worker_env() | {"PYTHONPATH": str(REPO)}},
+    )  # fmt: skip
+    yield ray
+    ray.shutdown()
