@@ -95,6 +95,12 @@ class Codec:
         pad = self.tokenizer.pad_token_id
         return int(pad if pad is not None else self.eos_id)
 
+    @cached_property
+    def placeholder_ids(self) -> tuple[int, ...]:
+        """Ids that stand for images (or video); a response must not hold any, or the model would look for a picture."""
+        names = (getattr(self.processor, name, None) for name in ("image_token", "video_token"))
+        return tuple(self.tokenizer.convert_tokens_to_ids(name) for name in names if isinstance(name, str))
+
     def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
         """The chat prompt with the trigger of `mode`; ``<image>`` markers stand before the question."""
         if num_images and self.kind == "text":
@@ -127,6 +133,10 @@ class Codec:
                 return tuple(ids)
             self._prompts[key] = tuple(ids)
         return self._prompts[key]
+
+    def encode_unexpanded(self, question: str, num_images: int) -> tuple[int, ...]:
+        """Ids up to and with ``<think>`` with one placeholder an image, as an inference engine wants them."""
+        return tuple(self.tokenizer.encode(self.prompt_text(question, num_images), add_special_tokens=False))
 
     @cached_property
     def _fixed_size(self) -> bool:

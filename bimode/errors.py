@@ -32,3 +32,7 @@ class StarvedError(BimodeError, RuntimeError):
 
 class StaleWeightsError(BimodeError, RuntimeError):
     """A rollout worker answered with another policy version than the one asked for."""
+
+
+class IncompleteGroupError(BimodeError, ValueError):
+    """A rollout group that is not what was asked for: a missing completion, or a reward that is missing or not finite."""

@@ -51,6 +51,11 @@ def write_atomic(path: Path, text: str) -> None:
     Path(name).replace(path)
 
 
+def read_json(path: Path) -> Any:
+    """The JSON value in `path`, or None where there is no such file."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 @dataclass(frozen=True, slots=True)
 class StageDir:
     """One stage's folder in a run directory.
@@ -74,7 +79,7 @@ class StageDir:
         if not self.manifest.is_file():
             return False
         entry = json.loads(self.manifest.read_text())
-        if entry["config_digest"] != digest_json(config) or entry["inputs"] != self._inputs(inputs):
+        if entry["config_digest"] != digest_json(config) or entry["inputs"] != self.input_digests(inputs):
             return False
         return all(
             (self.path / name).exists() and digest_path(self.path / name) == digest
@@ -89,7 +94,7 @@ class StageDir:
             "stage": self.stage,
             "config": config,
             "config_digest": digest_json(config),
-            "inputs": self._inputs(inputs),
+            "inputs": self.input_digests(inputs),
             "outputs": {name: digest_path(self.path / name) for name in outputs},
             "counts": dict(counts),
             "started": started,
@@ -97,7 +102,8 @@ class StageDir:
         }
         write_atomic(self.manifest, json.dumps(entry, indent=1))
 
-    def _inputs(self, inputs: Mapping[str, Path]) -> dict[str, str]:
+    def input_digests(self, inputs: Mapping[str, Path]) -> dict[str, str]:
+        """Digest of each input. Raises ConfigError for one that is not there."""
         for key, path in inputs.items():
             if not path.exists():
                 raise ConfigError(f"{self.stage}.{key}", path, "no such path; run the stage that makes it first")

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
+CODE_VERSION = "BIMODE_CODE_VERSION"  # set by `cluster.submit`: a job's copy of the code has no .git
+
 
 def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
     """Variables for `runtime_env["env_vars"]`: no hub, no telemetry, one engine per process, bounded threads."""
@@ -23,3 +29,18 @@ def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
             "CUDA_VISIBLE_DEVICES": "",
         }
     return env
+
+
+def code_version() -> str:
+    """The git commit of the code, `-dirty` if it was changed; inside a job the one that the submission captured."""
+    if captured := os.environ.get(CODE_VERSION):
+        return captured
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(("git", *words), cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

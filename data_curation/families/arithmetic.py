@@ -31,14 +31,13 @@ def expression(index: int, split: str, seed: int, weights: tuple[float, float, f
     level, count = canvas.draw_operands(rng, weights)
     digits = [int(d) for d in rng.integers(0, 10, count)]
     operators = [str(o) for o in rng.choice(list(OPERATIONS), count - 1)]
-    start = canvas.GRID * int(rng.integers(canvas.GRID - (2 * count - 2) // canvas.GRID))
     image, refs = canvas.blank(), []
     for k, digit in enumerate(digits):
         ink, ref = draw_glyph(rng, split, digit)
-        canvas.put(image, start + 2 * k, ink)
+        canvas.put(image, 2 * k, ink)
         refs.append(ref)
         if k < count - 1:
-            canvas.put(image, start + 2 * k + 1, canvas.operator_glyph(operators[k]))
+            canvas.put(image, 2 * k + 1, canvas.operator_glyph(operators[k]))
     trace, value = arithmetic_trace(digits, operators)
     shown = " ".join([str(digits[0]), *(f"{o} {d}" for o, d in zip(operators, digits[1:], strict=True))])
     return Sample(

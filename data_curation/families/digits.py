@@ -80,11 +80,10 @@ def digit_strip(index: int, split: str, seed: int, weights: tuple[float, float, 
     rng = canvas.rng_of("digits", split, seed, index)
     level, count = canvas.draw_operands(rng, weights)
     digits = [int(d) for d in rng.integers(0, 10, count)]
-    start = canvas.GRID * int(rng.integers(canvas.GRID))
     image, refs = canvas.blank(), []
     for cell, digit in enumerate(digits):
         ink, ref = draw_glyph(rng, split, digit)
-        canvas.put(image, start + cell, ink)
+        canvas.put(image, cell, ink)
         refs.append(ref)
     trace, value = strip_trace(digits)
     return Sample(

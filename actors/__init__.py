@@ -1,0 +1,1 @@
+"""Processes: rollout workers, learners and their graph. Plain classes, made remote in one place (`actors.graph`)."""

@@ -1,0 +1,170 @@
+"""A rollout worker: requests in, completions with versions and log-probabilities out; new weights between two calls.
+
+A plain class around one in-process vLLM engine; the actor graph makes it remote. vLLM is imported in the constructor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bimode.codec import Codec, decode_image
+from bimode.errors import ConfigError, StaleWeightsError
+from bimode.records import Completion, GenerationRequest, Prompt, WeightSnapshot
+
+
+class RolloutWorker:
+    """Generates for one policy version at a time.
+
+    `sync` is how weights arrive: `object_store` (snapshots through `load_weights`), or `nccl` / `ipc`, where the learner's
+    `actors.weight_sender` drives the four `*_update` verbs. Raises ConfigError for a model that vLLM or the codec refuses.
+    """
+
+    def __init__(self, name: str, model_dir: Path, *, max_model_len: int, dtype: str, seed: int, sync: str) -> None:
+        from transformers import AutoConfig
+
+        from actors.vllm_engine import VllmEngine
+
+        self.name = name
+        self.codec = Codec(Path(model_dir))
+        self.max_model_len = max_model_len
+        self._version = 0
+        self._engine = VllmEngine(
+            Path(model_dir),
+            kind=self.codec.kind,
+            architectures=AutoConfig.from_pretrained(model_dir).architectures or (),
+            max_model_len=max_model_len,
+            dtype=dtype,
+            seed=seed,
+            sync=sync,
+        )
+
+    @property
+    def version(self) -> int:
+        """The policy version that is live; 0 is the model in the directory."""
+        return self._version
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """`n` completions for each request: requests in order, then samples.
+
+        `max_tokens` counts from ``<think>`` on, forced tokens included, so that modes compare. Log-probabilities are the model's own
+        (temperature 1), the quantity `bimode.policy` computes. Equal requests in equal calls give equal samples.
+        """
+        from actors.vllm_engine import EngineSampling
+
+        prompts, sampling = [], []
+        for r in requests:
+            forced = self._forced(r)
+            prompts.append(self._prompt(r.prompt, forced))
+            sampling.append(
+                EngineSampling(
+                    n=r.n,
+                    temperature=r.temperature,
+                    max_tokens=r.max_tokens - len(forced),
+                    seed=_stream(r),
+                    stop_id=self.codec.eos_id,
+                    banned_ids=self.codec.placeholder_ids,
+                )
+            )
+        return [
+            self._completion(r, sample)
+            for r, samples in zip(requests, self._engine.sample(prompts, sampling), strict=True)
+            for sample in samples
+        ]
+
+    def logprobs_of(self, prompts: Sequence[Prompt], responses: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
+        """vLLM's log-probabilities of given response ids (those after ``<think>``), one tuple a prompt."""
+        scored = self._engine.score([self._prompt(p, tuple(ids)) for p, ids in zip(prompts, responses, strict=True)])
+        return [row[len(row) - len(ids) :] for row, ids in zip(scored, responses, strict=True)]
+
+    def load_weights(self, snapshot: WeightSnapshot) -> int:
+        """Makes `snapshot` live and returns its version. Raises StaleWeightsError if a newer one is live already."""
+        if snapshot.version < self._version:
+            raise StaleWeightsError(f"{self.name} holds version {self._version} and was sent version {snapshot.version}")
+        self._transfer(snapshot)
+        self.reset_caches()
+        return self._version
+
+    def _transfer(self, snapshot: WeightSnapshot) -> None:
+        self._engine.start_update()
+        self._engine.update({"names": snapshot.names, "arrays": snapshot.arrays})
+        self._engine.finish_update(snapshot.version)
+        self._version = snapshot.version
+
+    def reset_caches(self) -> None:
+        """vLLM's `finish` clears neither the prefix nor the encoder cache, and both answer with the old weights."""
+        self.reset_prefix_cache()
+        self.reset_encoder_cache()
+
+    def reset_prefix_cache(self) -> None:
+        self._engine.reset_prefix_cache()
+
+    def reset_encoder_cache(self) -> None:
+        self._engine.reset_encoder_cache()
+
+    # ---- the worker's end of `nccl` and `ipc`: called by the learner's sender ----
+
+    def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """Joins the learner's group; blocks until the learner joins too."""
+        self._engine.init_transfer(init_info)
+
+    def start_update(self) -> None:
+        self._engine.start_update()
+
+    def update(self, update_info: dict[str, Any]) -> None:
+        """Receives one chunk from the learner; blocks until it has arrived."""
+        self._engine.update(update_info)
+
+    def finish_update(self, version: int) -> int:
+        """Makes what was received live as `version`, resets the caches, and returns the version."""
+        self._engine.finish_update(version)
+        self._version = version
+        self.reset_caches()
+        return version
+
+    def close(self) -> None:
+        """Shuts the engine down; the worker is unusable afterwards."""
+        self._engine.close()
+
+    def _forced(self, request: GenerationRequest) -> tuple[int, ...]:
+        forced = self.codec.tokens.trigger(request.mode)[1:]
+        if request.max_tokens <= len(forced):
+            raise ConfigError("max_tokens", request.max_tokens, f"{request.mode} alone takes {len(forced)}; raise it")
+        return forced
+
+    def _prompt(self, prompt: Prompt, tail: tuple[int, ...]) -> Any:
+        """The prompt up to ``<think>`` and then `tail`, as the engine takes it."""
+        from actors.vllm_engine import EnginePrompt
+
+        expanded = self.codec.encode_prompt(prompt.question, prompt.images) + tail
+        if len(expanded) >= self.max_model_len:
+            raise ConfigError("model.max_model_len", self.max_model_len, f"{prompt.id} has {len(expanded)} tokens; raise it")
+        return EnginePrompt(
+            token_ids=self.codec.encode_unexpanded(prompt.question, len(prompt.images)) + tail,
+            expanded_ids=expanded,
+            images=tuple(decode_image(data) for data in prompt.images),
+        )
+
+    def _completion(self, request: GenerationRequest, sample: Any) -> Completion:
+        forced = self._forced(request)
+        ids = forced + sample.token_ids
+        return Completion(
+            prompt_id=request.prompt.id,
+            mode=request.mode,
+            prompt_ids=self.codec.encode_prompt(request.prompt.question, request.prompt.images),
+            token_ids_T=ids,
+            num_forced=len(forced),
+            logprobs_T=(float("nan"),) * len(forced) + sample.logprobs,
+            versions_T=(self._version,) * len(forced) + sample.versions,
+            text=self.codec.decode_response(ids),
+            finished=sample.stopped,
+            worker=self.name,
+        )
+
+
+def _stream(request: GenerationRequest) -> int:
+    """The engine's seed: sample i draws from `seed + i`, so requests must be far apart, also under one recipe seed."""
+    key = f"{request.seed}/{request.mode}/{request.prompt.id}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")

@@ -1,0 +1,182 @@
+"""vLLM as the rest of the project sees it: every call into its API stands here (written for 0.32).
+
+The engine runs inside this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, see cluster.environment): it starts fast, and host
+arrays reach its worker without a copy.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bimode.codec import ModelKind
+from bimode.errors import ConfigError
+
+MAX_IMAGES = 4  # of one prompt; vLLM sizes its encoder budget by it
+KV_BLOCK = 32  # tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is 128)
+KV_BYTES_CPU = 256 << 20
+GPU_SHARE = {"object_store": 0.85, "nccl": 0.85, "ipc": 0.4}  # of the device's memory; ipc shares it with a learner
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePrompt:
+    """What vLLM is given, and what it has to make of it.
+
+    `token_ids` has one placeholder an image, `expanded_ids` as many as the image has embeddings: the learner's view.
+    """
+
+    token_ids: tuple[int, ...]
+    expanded_ids: tuple[int, ...]
+    images: tuple[Any, ...] = ()  # decoded
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSampling:
+    """How `n` samples are drawn. `seed` is the first of n consecutive ones."""
+
+    n: int
+    temperature: float
+    max_tokens: int
+    seed: int
+    stop_id: int
+    banned_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSample:
+    """Generated ids, the model's log-probability and the weight version of each, and whether the stop token ended it."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    stopped: bool
+
+
+def implementation(architectures: Sequence[str], kind: ModelKind) -> str:
+    """vLLM's `model_impl`: its native class is preferred, except for LLaVA.
+
+    Its native LLaVA rejects the parameter names that transformers 5 writes and needs torchvision.
+    """
+    return "transformers" if kind == "image_text" and "LlavaForConditionalGeneration" in architectures else "auto"
+
+
+class VllmEngine:
+    """One in-process vLLM engine. Raises ConfigError if vLLM cannot open the model."""
+
+    def __init__(
+        self, model_dir: Path, *, kind: ModelKind, architectures: Sequence[str], max_model_len: int, dtype: str, seed: int,
+        sync: str,
+    ) -> None:  # fmt: skip
+        import torch
+        from vllm import LLM
+        from vllm.config import WeightTransferConfig
+
+        gpu = torch.cuda.is_available()
+        if sync != "object_store" and not gpu:
+            raise ConfigError("bpo.sync", sync, "moves weights between GPUs; use object_store where there is none")
+        memory = {"gpu_memory_utilization": GPU_SHARE[sync]} if gpu else {"kv_cache_memory_bytes": KV_BYTES_CPU}
+        self._llm = LLM(
+            str(model_dir),
+            model_impl=implementation(architectures, kind),
+            dtype=dtype,
+            seed=seed,
+            max_model_len=max_model_len,
+            max_num_seqs=256,
+            block_size=KV_BLOCK,
+            enforce_eager=not gpu,
+            limit_mm_per_prompt={"image": MAX_IMAGES} if kind == "image_text" else {},
+            logprobs_mode="raw_logprobs",
+            weight_transfer_config=WeightTransferConfig(backend=sync),
+            worker_extension_cls="actors.weight_transfer.WorkerExtension",
+            **memory,
+        )
+        if sync == "object_store":
+            self.init_transfer({})
+        self._llm.update_weight_version("0")
+
+    def sample(self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]) -> list[list[EngineSample]]:
+        """The samples of each prompt, in order."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = [
+            SamplingParams(
+                n=s.n, temperature=s.temperature, max_tokens=s.max_tokens, seed=s.seed, logprobs=0, flat_logprobs=True,
+                stop_token_ids=[s.stop_id], ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+                logit_bias=dict.fromkeys(s.banned_ids, -100.0) or None,
+            )
+            for s in sampling
+        ]  # fmt: skip
+        return [[_sample(o) for o in out.outputs] for out in self._run(prompts, params)]
+
+    def score(self, prompts: Sequence[EnginePrompt]) -> list[tuple[float, ...]]:
+        """Log-probability of each expanded id of each prompt given those before it; NaN for the first."""
+        from vllm import SamplingParams
+
+        params = [SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)] * len(prompts)
+        return [
+            tuple(
+                float("nan") if row is None else row[i].logprob
+                for i, row in zip(out.prompt_token_ids, out.prompt_logprobs, strict=True)
+            )
+            for out in self._run(prompts, params)
+        ]
+
+    def _run(self, prompts: Sequence[EnginePrompt], params: Sequence[Any]) -> list[Any]:
+        """The one place where the engine steps: an asynchronous schedule would update weights between two steps here.
+
+        Raises ValueError if vLLM expanded a prompt to other ids than the learner will see.
+        """
+        inputs: list[Any] = []
+        for p in prompts:
+            images = {"multi_modal_data": {"image": list(p.images)}} if p.images else {}
+            inputs.append({"prompt_token_ids": list(p.token_ids), **images})
+        outputs = self._llm.generate(inputs, list(params), use_tqdm=False)
+        for prompt, out in zip(prompts, outputs, strict=True):
+            if tuple(out.prompt_token_ids) != prompt.expanded_ids:
+                raise ValueError(f"vLLM made {out.prompt_token_ids} of a prompt that is {prompt.expanded_ids} to the learner")
+        return outputs
+
+    # ---- weight updates: vLLM's four phases, and the caches they leave stale ----
+
+    def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """Joins the backend's group; `init_info` is what vLLM's trainer engine sends."""
+        self._llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_update(self) -> None:
+        self._llm.start_weight_update()
+
+    def update(self, update_info: dict[str, Any]) -> None:
+        """One chunk; `update_info` is the backend's own."""
+        self._llm.update_weights({"update_info": update_info})
+
+    def finish_update(self, version: int) -> None:
+        """From here on tokens carry `version`."""
+        self._llm.finish_weight_update(str(version))
+
+    def reset_prefix_cache(self) -> None:
+        """Keys and values of earlier prompts were computed by the old weights. Raises RuntimeError if requests hold them."""
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM's prefix cache is in use and was not reset: finish or abort its requests first")
+
+    def reset_encoder_cache(self) -> None:
+        """So were the image embeddings."""
+        self._llm.llm_engine.reset_encoder_cache()
+
+    def close(self) -> None:
+        """Frees the engine and its process group."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
+
+def _sample(output: Any) -> EngineSample:
+    ids = tuple(output.token_ids)
+    versions = tuple(int(span.version) for span in output.weight_versions for _ in range(span.start, span.end))
+    return EngineSample(ids, tuple(output.logprobs.logprobs), versions, output.finish_reason == "stop")

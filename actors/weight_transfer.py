@@ -1,0 +1,82 @@
+"""Weights from the learner into vLLM, by vLLM's own protocol: init, start, update, finish.
+
+The side inside the inference worker. `object_store` is ours: host arrays that Ray's object store maps into the process go through
+vLLM's layer-wise reload, which repacks each layer as the first load did. `nccl` and `ipc` are vLLM's built-in engines
+(`actors.weight_sender` is their other end). vLLM imports this module in each worker through `worker_extension_cls`, before it makes the
+transfer engine, so importing it is what registers the engine.
+
+Names are those of the learner's `model.named_parameters()`, or those that `save_pretrained` writes: vLLM maps both. A tied
+`lm_head` may be absent; anything else that is missing is an error, since a silent gap would leave old weights live.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+OBJECT_STORE = "object_store"
+
+
+@dataclass
+class ObjectStoreInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on: the arrays come with the update."""
+
+
+@dataclass
+class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
+    """One whole snapshot: `arrays[i]` (numpy, host, read-only) is the parameter `names[i]`."""
+
+    names: Sequence[str]
+    arrays: Sequence[Any]
+
+
+class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
+    """Loads full host tensors in checkpoint format; vLLM copies, so the arrays are free again after `finish`."""
+
+    init_info_cls = ObjectStoreInitInfo
+    update_info_cls = ObjectStoreUpdateInfo
+
+    def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
+        """No rendezvous."""
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
+        """Raises ValueError naming the parameters of the model that the snapshot left out."""
+        expected = {name for name, _ in self.model.named_parameters()}
+        loaded = self.model.load_weights(zip(update_info.names, map(as_tensor, update_info.arrays), strict=True))
+        missing = sorted(expected - set(loaded))
+        if missing:
+            raise ValueError(f"the snapshot left out {len(missing)} parameters, among them {missing[:3]}")
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Holds nothing."""
+
+
+def as_tensor(array: Any) -> torch.Tensor:
+    """A tensor over the same memory. Arrays from the object store are read-only, which torch would warn about."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+class WorkerExtension:
+    """Mixed into vLLM's worker class; its import is the point."""
+
+
+WeightTransferEngineFactory.register_engine(OBJECT_STORE, ObjectStoreEngine)

@@ -1,0 +1,47 @@
+"""Checkpoint folders: ``ROOT/step-000200``. One is there in full or not at all, and only the newest are kept."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+NAME = re.compile(r"step-(\d+)")
+
+
+def checkpoint_path(root: Path, step: int) -> Path:
+    """Folder of the checkpoint after `step` optimizer steps."""
+    return root / f"step-{step:06d}"
+
+
+def step_of(path: Path) -> int:
+    """Optimizer steps behind a checkpoint folder."""
+    match = NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"{path.name} is no checkpoint folder (step-000200)")
+    return int(match[1])
+
+
+def checkpoints(root: Path) -> list[Path]:
+    """Published checkpoints below `root`, oldest first; a folder still being written has another name."""
+    found = root.iterdir() if root.is_dir() else ()
+    return sorted((path for path in found if NAME.fullmatch(path.name)), key=step_of)
+
+
+def latest(root: Path) -> Path | None:
+    """The newest published checkpoint, or None."""
+    return next(reversed(checkpoints(root)), None)
+
+
+def partial_path(path: Path) -> Path:
+    """Where `path` is written before `publish` renames it."""
+    return path.with_name(f".partial-{path.name}")
+
+
+def publish(path: Path, keep: int | None = None) -> None:
+    """Renames the finished partial folder to `path`; with `keep`, removes all but the newest `keep` checkpoints beside it."""
+    if path.exists():
+        shutil.rmtree(path)
+    partial_path(path).rename(path)
+    for old in checkpoints(path.parent)[: -keep or None] if keep else ():
+        shutil.rmtree(old)

@@ -1,0 +1,186 @@
+"""The Parquet rows of a curated data set: schema, Hugging Face metadata, and the way from a `Sample` and to a `Prompt`.
+
+One row is one training example (`train`: prompt + assistant text in `messages`) or one question (`rl`, `eval`:
+`messages` holds the user turn only). Stamped with `SCHEMA`, a file opens with `datasets.load_dataset` and shows decoded
+images. No column is called `image`: Ray Data's multimodal stages claim that name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from bimode.errors import ConfigError
+from bimode.records import IMAGE_MARKER, Prompt, Sample
+
+Row = dict[str, Any]  # one Parquet row as Python values, always with exactly the columns of a schema
+
+SPLITS = ("train", "rl", "eval")
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+_TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
+_OP = pa.struct([("op", pa.string()), ("version", pa.string()), ("config_hash", pa.string())])
+_CONTAMINATION = pa.struct([("checked", pa.bool_()), ("hit", pa.string()), ("method", pa.string())])
+
+_FIELDS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("images", pa.list_(_IMAGE)),
+        ("prompt", pa.list_(_TURN)),
+        ("messages", pa.list_(_TURN)),
+        ("answer", pa.string()),
+        ("answer_type", pa.string()),
+        ("verifier", pa.string()),
+        ("verifier_args", pa.string()),
+        ("mode", pa.string()),
+        ("mode_reason", pa.string()),  # pass_rate | untagged
+        ("mode_conf", pa.float32()),
+        ("n_rollouts", pa.int16()),
+        ("n_pass_direct", pa.int16()),
+        ("n_pass_think", pa.int16()),
+        ("pass_rate_direct", pa.float32()),
+        ("pass_rate_think", pa.float32()),
+        ("rollout_model", pa.string()),
+        ("rollout_params_hash", pa.string()),
+        ("task", pa.string()),
+        ("domain", pa.string()),
+        ("level", pa.string()),
+        ("difficulty", pa.string()),
+        ("guess_rate", pa.float32()),
+        ("split", pa.string()),
+        ("source", pa.string()),
+        ("source_license", pa.string()),
+        ("source_refs", pa.list_(pa.string())),
+        ("parent_ids", pa.list_(pa.string())),
+        ("ops", pa.list_(_OP)),
+        ("image_sha256", pa.string()),
+        ("image_phash", pa.string()),
+        ("dup_group", pa.string()),
+        ("contamination", _CONTAMINATION),
+        ("format", pa.string()),  # thinking | non_thinking | transcription; "" in rl and eval
+        ("trace_source", pa.string()),  # oracle | a model's name; "" where no trace is shown
+    ]
+)
+
+
+def _feature(kind: pa.DataType) -> Any:
+    """The `datasets` feature of an Arrow type."""
+    if kind.equals(_IMAGE):
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"dtype": {"float": "float32"}.get(str(kind), str(kind)), "_type": "Value"}
+
+
+HF_FEATURES: dict[str, Any] = {field.name: _feature(field.type) for field in _FIELDS}
+SCHEMA = _FIELDS.with_metadata({"huggingface": json.dumps({"info": {"features": HF_FEATURES}})})
+
+
+def image_digest(images: Sequence[bytes]) -> str:
+    """sha256 over mode, size and pixels of the decoded images: the same picture as another file is the same.
+
+    Raises OSError or ValueError for bytes that are no image.
+    """
+    hasher = hashlib.sha256()
+    for data in images:
+        with Image.open(io.BytesIO(data)) as image:
+            hasher.update(f"{image.mode}{image.size}".encode())
+            hasher.update(image.tobytes())
+    return hasher.hexdigest() if images else ""
+
+
+def user_turn(question: str, num_images: int) -> list[dict[str, str]]:
+    """The prompt column: one user turn with a marker per image before the question."""
+    return [{"role": "user", "content": IMAGE_MARKER * num_images + question}]
+
+
+def question_of(row: Row) -> str:
+    """The question of a row without its image markers."""
+    return str(row["prompt"][-1]["content"]).replace(IMAGE_MARKER, "")
+
+
+def sample_row(sample: Sample, split: str) -> Row:
+    """`sample` as an untagged row of `split`, with every column of SCHEMA (the image digest is added by validation)."""
+    prompt = user_turn(sample.question, len(sample.images))
+    return {
+        "id": sample.id,
+        "images": [{"bytes": data, "path": f"{sample.id}-{k}.png"} for k, data in enumerate(sample.images)],
+        "prompt": prompt,
+        "messages": prompt,
+        "answer": sample.answer,
+        "answer_type": "int" if sample.answer.lstrip("-").isdigit() else "word",
+        "verifier": sample.verifier,
+        "verifier_args": sample.verifier_args,
+        "mode": "either",
+        "mode_reason": "untagged",
+        "mode_conf": 0.0,
+        "n_rollouts": 0,
+        "n_pass_direct": 0,
+        "n_pass_think": 0,
+        "pass_rate_direct": None,
+        "pass_rate_think": None,
+        "rollout_model": "",
+        "rollout_params_hash": "",
+        "task": sample.task,
+        "domain": sample.domain,
+        "level": sample.level,
+        "difficulty": sample.difficulty,
+        "guess_rate": sample.guess_rate,
+        "split": split,
+        "source": sample.source,
+        "source_license": sample.source_license,
+        "source_refs": list(sample.source_refs),
+        "parent_ids": [],
+        "ops": [],
+        "image_sha256": "",
+        "image_phash": "",
+        "dup_group": "",
+        "contamination": {"checked": False, "hit": "", "method": ""},
+        "format": "",
+        "trace_source": "",
+    }
+
+
+def split_files(path: Path, split: str) -> list[Path]:
+    """The shards of `split` below `path` (a data folder or the stage folder above it). Raises ConfigError if none."""
+    folder = path / "data" if (path / "data").is_dir() else path
+    files = sorted(folder.glob(f"{split}-*.parquet"))
+    if not files:
+        there = sorted(p.name for p in folder.glob("*.parquet")) if folder.is_dir() else []
+        raise ConfigError("data", folder, f"no {split}-*.parquet there" + (f"; here are {', '.join(there[:5])}" if there else ""))
+    return files
+
+
+def read_rows(path: Path, split: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of `split` in file order, which is order by id."""
+    for file in split_files(path, split):
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=512, columns=columns):
+            yield from batch.to_pylist()
+
+
+def row_prompt(row: Row) -> Prompt:
+    """What rollouts and verifiers need of a row; the tag is empty where nothing was measured."""
+    return Prompt(
+        id=row["id"], question=question_of(row), images=tuple(image["bytes"] for image in row["images"]),
+        answer=row["answer"], verifier=row["verifier"], verifier_args=row["verifier_args"], task=row["task"],
+        level=row["level"], tag=row["mode"] if row["mode_reason"] == "pass_rate" else "",
+    )  # fmt: skip
+
+
+PROMPT_COLUMNS = (
+    "id", "images", "prompt", "answer", "verifier", "verifier_args", "task", "level", "mode", "mode_reason",
+)  # fmt: skip
+
+
+def read_prompts(path: Path, split: str) -> list[Prompt]:
+    """The prompts of `split` below `path`, ordered by id. Raises ConfigError if the split is missing."""
+    return sorted((row_prompt(row) for row in read_rows(path, split, PROMPT_COLUMNS)), key=lambda p: p.id)

@@ -1,0 +1,137 @@
+"""What the learner minimises: supervised and clipped-policy losses over the response tokens of a packed micro-batch.
+
+For the response tokens t of the whole batch, with weight w_t (`loss_mask_N`) and W = sum of all w_t over every micro-batch
+and rank (`num_tokens`):
+
+    sft      L = 1/W sum_t w_t (-log pi(t))
+    policy   L = 1/W sum_t w_t [ -min( rho_t A_t, clip(rho_t, 1 - clip_low, 1 + clip_high) A_t ) + kl k3_t ]
+             rho_t = pi(t) / pi_behaviour(t),   k3_t = r_t - log r_t - 1,   r_t = pi_ref(t) / pi(t)
+
+The policy loss is GRPO's (arXiv 2402.03300, eq. 3 and 4) and so BPO's (R-4B, arXiv 2508.21113, eq. 1); which of the two it
+is, and the 1/|o_i| before each sequence, sit in w and A, which `bimode.credit` fills in. Dividing by the *global* W makes the
+losses of micro-batches and ranks add up to the loss of the batch.
+
+A token whose behaviour log-probability is NaN was not drawn from a known distribution (a forced decision token): it counts as
+on-policy, rho = pi / stop_gradient(pi), which is 1 in value and gives A_t grad log pi(t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossInputs:
+    """Response tokens of one micro-batch, all [N]; only `logprobs_N` (and `entropy_N`) may carry a graph."""
+
+    logprobs_N: Tensor
+    entropy_N: Tensor
+    behavior_logprobs_N: Tensor  # NaN: on-policy token
+    reference_logprobs_N: Tensor | None
+    advantages_N: Tensor
+    loss_mask_N: Tensor  # weight of each token; 0 is context
+
+    def scored(self) -> LossInputs:
+        """Only the tokens with a weight, so that nothing a context token holds (NaN, inf) can reach loss or gradient."""
+        at = self.loss_mask_N > 0
+        reference = self.reference_logprobs_N
+        return LossInputs(
+            logprobs_N=self.logprobs_N[at],
+            entropy_N=self.entropy_N[at],
+            behavior_logprobs_N=self.behavior_logprobs_N[at],
+            reference_logprobs_N=None if reference is None else reference[at],
+            advantages_N=self.advantages_N[at],
+            loss_mask_N=self.loss_mask_N[at],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """`loss` is this micro-batch's share of the batch loss; `metrics` are detached sums over tokens (see `metric_means`)."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+LossFn = Callable[[LossInputs, float], LossOutput]
+
+# What each sum is divided by once it has been added over micro-batches and ranks.
+DENOMINATORS: dict[str, str] = {
+    "nll": "tokens",
+    "entropy": "tokens",
+    "kl": "tokens",
+    "clipped_low": "tokens",
+    "clipped_high": "tokens",
+    "ratio": "sampled",
+    "mismatch": "sampled",
+}
+
+
+def metric_means(sums: Mapping[str, float]) -> dict[str, float]:
+    """Token means from the summed metrics; a mean over no tokens is left out, and so are keys that are no token sums."""
+    return {
+        key: sums[key] / sums[DENOMINATORS[key]]
+        for key in sums
+        if key in DENOMINATORS and sums.get(DENOMINATORS[key], 0.0) > 0
+    }
+
+
+def sft_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
+    """Weighted negative log-likelihood over `num_tokens`, the global sum of the weights."""
+    scored = inputs.scored()
+    loss = -(scored.loss_mask_N * scored.logprobs_N).sum() / num_tokens
+    return LossOutput(loss, _sums(tokens=torch.ones_like(scored.logprobs_N), nll=-scored.logprobs_N, entropy=scored.entropy_N))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoss:
+    """The clipped surrogate plus `kl` times k3; a plain value, so it travels to the learner by pickle."""
+
+    clip_low: float
+    clip_high: float
+    kl: float
+
+    def __call__(self, inputs: LossInputs, num_tokens: float) -> LossOutput:
+        """The equation of the module. Raises ValueError if `kl` > 0 and the reference's log-probabilities are missing."""
+        scored = inputs.scored()
+        logprobs_N, advantages_N = scored.logprobs_N, scored.advantages_N
+        sampled_N = ~scored.behavior_logprobs_N.isnan()
+        log_ratio_N = logprobs_N - torch.where(sampled_N, scored.behavior_logprobs_N, logprobs_N.detach())
+        ratio_N = log_ratio_N.exp()
+        clipped_N = ratio_N.clamp(1 - self.clip_low, 1 + self.clip_high)
+        loss_N = -torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+        sums = {
+            "tokens": torch.ones_like(logprobs_N),
+            "sampled": sampled_N,
+            "entropy": scored.entropy_N,
+            "ratio": ratio_N[sampled_N],
+            # KL(behaviour || learner): zero if the engine that samples and the one that learns agree
+            "mismatch": k3(log_ratio_N)[sampled_N],
+            "clipped_low": (ratio_N < 1 - self.clip_low) & (advantages_N < 0),
+            "clipped_high": (ratio_N > 1 + self.clip_high) & (advantages_N > 0),
+        }
+        if scored.reference_logprobs_N is not None:
+            kl_N = k3(scored.reference_logprobs_N - logprobs_N)
+            loss_N = loss_N + self.kl * kl_N
+            sums["kl"] = kl_N
+        elif self.kl > 0:
+            raise ValueError(f"kl = {self.kl}: the policy loss needs the log-probabilities of the reference")
+        return LossOutput((scored.loss_mask_N * loss_N).sum() / num_tokens, _sums(**sums))
+
+
+def policy_loss(clip_low: float, clip_high: float, kl: float) -> LossFn:
+    """The loss of GRPO, BPO and per-mode credit alike."""
+    return PolicyLoss(clip_low, clip_high, kl)
+
+
+def k3(log_ratio_N: Tensor) -> Tensor:
+    """Schulman's non-negative estimate of KL(q || p), [N], from tokens drawn under q and log_ratio = log p - log q."""
+    return log_ratio_N.exp() - log_ratio_N - 1
+
+
+def _sums(**values_N: Tensor) -> dict[str, Tensor]:
+    return {key: value_N.detach().sum().float() for key, value_N in values_N.items()}

@@ -1,0 +1,71 @@
+"""Annealing data strategies (R-4B, arXiv 2508.21113, Table 3) as a table, and the order in which a strategy reads its rows.
+
+A strategy is a sequence of phases; a phase names the formats it draws from and its share of the steps. Table 3 trains the
+curriculum on 10.8 M non-reasoning and then 5.5 M reasoning rows, hence two thirds and one third. `transcribe_then_direct`
+is R-4B's pre-training in small (dense transcription first), for making a base model.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bimode.config import Strategy
+from bimode.errors import StarvedError
+from bimode.order import batch_of
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of training on some formats. Example: ``Phase(("thinking",), 1 / 3)``."""
+
+    formats: tuple[str, ...]
+    share: float  # of the steps
+
+
+STRATEGIES: dict[Strategy, tuple[Phase, ...]] = {
+    "non_r": (Phase(("non_thinking",), 1.0),),
+    "only_r": (Phase(("thinking",), 1.0),),
+    "non_r_then_r": (Phase(("non_thinking",), 2 / 3), Phase(("thinking",), 1 / 3)),
+    "mixed": (Phase(("non_thinking", "thinking"), 1.0),),
+    "transcribe_then_direct": (Phase(("transcription",), 0.2), Phase(("transcription", "non_thinking"), 0.8)),
+}
+
+
+def formats_of(strategy: Strategy) -> tuple[str, ...]:
+    """All formats a strategy draws from, sorted."""
+    return tuple(sorted({name for phase in STRATEGIES[strategy] for name in phase.formats}))
+
+
+def phase_of_steps(strategy: Strategy, steps: int) -> list[int]:
+    """Index of the phase of each step; non-decreasing, and every phase gets a step where there are enough."""
+    phases = STRATEGIES[strategy]
+    ends = np.rint(np.cumsum([phase.share for phase in phases]) * steps).astype(int)
+    ends = np.maximum(ends, np.arange(1, len(phases) + 1))
+    return [int(np.searchsorted(ends, step, side="right")) for step in range(steps)]
+
+
+def plan_steps(formats: Sequence[str], strategy: Strategy, *, steps: int, batch_size: int, seed: int) -> NDArray[np.int64]:
+    """Row indices of every step, [steps, batch_size]: shuffled epochs over the rows of the step's phase.
+
+    `formats[i]` is the format of row i. A pure function of its arguments, so a resumed run reads the same rows.
+    Raises StarvedError if a phase has no rows.
+    """
+    phase_at = phase_of_steps(strategy, steps)
+    plan = np.empty((steps, batch_size), dtype=np.int64)
+    for k in sorted(set(phase_at)):
+        wanted = STRATEGIES[strategy][k].formats
+        rows = [i for i, name in enumerate(formats) if name in wanted]
+        if not rows:
+            raise StarvedError(
+                f"anneal.strategy = {strategy}: phase {k + 1} trains on {' and '.join(wanted)} rows and the data has none "
+                f"(rows by format: {dict(Counter(formats)) or 'no rows at all'}); curate such rows or choose another strategy"
+            )
+        first = phase_at.index(k)
+        for step in range(first, first + phase_at.count(k)):
+            plan[step] = batch_of(rows, step - first, batch_size, seed)
+    return plan

@@ -1,0 +1,127 @@
+r"""The one judge of answers: tags, rewards and evaluation all call `is_correct`, so that they agree by construction.
+
+Typed and small, because a maths verifier cannot compare words (math-verify calls "circle" and "circle" different).
+What is judged is the answer after ``</think>``: a response whose think block never closes is wrong. Number-like types
+take the last ``\boxed{...}``, else what follows the last "answer is" / "answer:", else the whole text, which must then
+be nothing but the number: a list of guesses never passes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from functools import cache
+from typing import Any
+
+from bimode.errors import ConfigError
+from bimode.math_judge import MathJudge
+from bimode.modes import parse_response
+
+MAX_CHARS = 2000  # of a judged answer: bounds what a symbolic parser can be made to do
+LEAD_IN = re.compile(r"answer\s*(?:is|:)\s*:?\s*", re.IGNORECASE)
+INT = re.compile(r"[+-]?\d+")
+NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?|[+-]?\d+/\d+")
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
+OPTION = re.compile(r"\(([A-Za-z])\)|([A-Za-z])(?:[.):]|$)")
+
+
+def is_correct(text: str, answer: str, verifier: str, verifier_args: str) -> bool:
+    """Whether the response `text` (with or without its leading ``<think>``) ends in `answer`.
+
+    `verifier_args` is a JSON object, e.g. ``{"rel_tol": 0.05}`` for `number`. Raises ConfigError for an unknown verifier.
+    """
+    judge = VERIFIERS.get(verifier)
+    if judge is None:
+        raise ConfigError("verifier", verifier, f"known: {', '.join(VERIFIERS)}")
+    response = parse_response(text)
+    if not response.closed or not response.answer or len(response.answer) > MAX_CHARS:
+        return False
+    return judge(response.answer, answer, json.loads(verifier_args))
+
+
+def final_answer(text: str) -> str:
+    r"""The part of a free-form answer that states it: last ``\boxed{}``, else after the last "answer is", else all."""
+    start = text.rfind(r"\boxed{")
+    if start >= 0:
+        begin = start + len(r"\boxed{")
+        depth = 1
+        for at in range(begin, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[at], 0)
+            if depth == 0:
+                return text[begin:at].strip()
+    *_, last = LEAD_IN.split(text)
+    return last.strip().rstrip(".").strip()
+
+
+def _exact(text: str, answer: str, args: Mapping[str, Any]) -> bool:
+    return text.split() == answer.split()
+
+
+def _int(text: str, answer: str, args: Mapping[str, Any]) -> bool:
+    stated = THOUSANDS.sub("", final_answer(text))
+    return INT.fullmatch(stated) is not None and int(stated) == int(answer)
+
+
+def _number(text: str, answer: str, args: Mapping[str, Any]) -> bool:
+    stated, gold = _as_number(final_answer(text)), _as_number(answer)
+    if stated is None or gold is None:
+        return False
+    tolerance = max(Fraction(str(args.get("abs_tol", 0))), abs(gold) * Fraction(str(args.get("rel_tol", 0))))
+    return abs(stated - gold) <= tolerance
+
+
+def _as_number(text: str) -> Fraction | None:
+    """Exact, so that 0.1 + 0.2 is no surprise; None for what is no number."""
+    plain = THOUSANDS.sub("", text)
+    if NUMBER.fullmatch(plain) is None:
+        return None
+    try:
+        return Fraction(plain)
+    except ZeroDivisionError:
+        return None
+
+
+def _choice(text: str, answer: str, args: Mapping[str, Any]) -> bool:
+    """A letter ("B", "(b)", "B. the cat") or a word ("yes", "circle"); case and end punctuation do not matter."""
+    gold, stated = answer.strip().strip("().").casefold(), final_answer(text)
+    if len(gold) == 1 and gold.isalpha():
+        option = OPTION.match(stated)
+        return option is not None and (option[1] or option[2]).casefold() == gold
+    return " ".join(stated.casefold().split()).strip("().!") == gold
+
+
+def _math(text: str, answer: str, args: Mapping[str, Any]) -> bool:
+    return _math_judge().equal(text, answer)
+
+
+@cache
+def _math_judge() -> MathJudge:
+    return MathJudge()
+
+
+def _reasoning_gym(text: str, answer: str, args: Mapping[str, Any]) -> bool:
+    """The puzzle's own scorer on its own entry; partial credit is wrong, and so is what makes the scorer raise."""
+    entry = args["entry"]
+    try:
+        return float(_scorer(entry["metadata"]["source_dataset"])(final_answer(text), entry)) == 1.0
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, SyntaxError):
+        return False  # some scorers parse by brute force, e.g. prime_factorization raises ValueError on prose
+
+
+@cache
+def _scorer(task: str) -> Callable[[str, Mapping[str, Any]], float]:
+    import reasoning_gym
+
+    return reasoning_gym.get_score_answer_fn(task)  # type: ignore[no-any-return]
+
+
+VERIFIERS: dict[str, Callable[[str, str, Mapping[str, Any]], bool]] = {
+    "exact": _exact,
+    "int": _int,
+    "number": _number,
+    "choice": _choice,
+    "math": _math,
+    "reasoning_gym": _reasoning_gym,
+}

@@ -1,0 +1,111 @@
+"""Recipe -> how many actors of which needs a stage starts, and whether the cluster can hold them at the same time.
+
+Ray would wait for ever for a resource that no node has; `check` says so before anything starts, with the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bimode.config import ClusterConfig, Recipe
+from bimode.errors import ConfigError
+
+PIN = 0.001  # of a custom resource: marks a node without using it up
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """`count` actors of equal needs. Example: ``Role("rollout", count=2, cpus=1.0, gpus=0.0, resource="rollout")``."""
+
+    name: str
+    count: int
+    cpus: float
+    gpus: float
+    resource: str = ""
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for `Actor.options(...)`."""
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "resources": {self.resource: PIN} if self.resource else {}}
+
+    @property
+    def needs(self) -> dict[str, float]:
+        """Resources of one actor, zeros left out."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus, self.resource: PIN if self.resource else 0.0}
+        return {name: amount for name, amount in wanted.items() if amount}
+
+
+def rollout_role(cluster: ClusterConfig, count: int) -> Role:
+    """`count` rollout workers."""
+    return Role("rollout", count, cluster.rollout_cpus, cluster.rollout_gpus, cluster.rollout_resource)
+
+
+def learner_role(cluster: ClusterConfig, count: int) -> Role:
+    """`count` ranks of the learner group."""
+    return Role("learner", count, cluster.learner_cpus, cluster.learner_gpus, cluster.learner_resource)
+
+
+def plan(stage: str, recipe: Recipe) -> tuple[Role, ...]:
+    """The roles that are alive together in `stage`; empty where Ray Data alone decides."""
+    cluster = recipe.cluster
+    if stage == "anneal":
+        return (learner_role(cluster, recipe.anneal.learner.workers),)
+    if stage == "bpo":
+        bpo = recipe.bpo
+        return (rollout_role(cluster, bpo.rollout_workers), learner_role(cluster, bpo.learner.workers))
+    if stage == "evaluate":
+        return (rollout_role(cluster, recipe.evaluate.workers),)
+    return ()
+
+
+def node_resources() -> list[dict[str, float]]:
+    """Resources of each live node of the connected cluster."""
+    import ray
+
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def check(stage: str, roles: Sequence[Role], nodes: Sequence[Mapping[str, float]]) -> None:
+    """Raises ConfigError unless all actors of `roles` fit on `nodes` at once (first fit, each actor on one node)."""
+    for role in roles:
+        if role.resource and not any(node.get(role.resource, 0.0) for node in nodes):
+            fix = f"no node offers it; start one with ray start --resources '{{\"{role.resource}\": 1}}'"
+            raise ConfigError(f"cluster.{role.name}_resource", role.resource, fix)
+    free = [dict(node) for node in nodes]
+    actors = [role for role in roles for _ in range(role.count)]
+    for role in sorted(actors, key=lambda role: (role.gpus, role.cpus), reverse=True):
+        home = next((node for node in free if _fits(role, node)), None)
+        if home is None:
+            raise ConfigError(f"cluster.{role.name}_cpus/_gpus", _sum(roles), _fix(stage, role, nodes))
+        for name, amount in role.needs.items():
+            home[name] -= amount
+
+
+def _fits(role: Role, node: Mapping[str, float]) -> bool:
+    return all(node.get(name, 0.0) >= amount - 1e-9 for name, amount in role.needs.items())
+
+
+def _amounts(needs: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in needs.items()) or "nothing"
+
+
+def _sum(roles: Sequence[Role]) -> str:
+    """E.g. `2 rollout x 1 CPU + 1 learner x 1 CPU = 3 CPU`."""
+    totals = {
+        name: sum(role.count * role.needs.get(name, 0.0) for role in roles)
+        for name in ("CPU", "GPU")
+        if any(name in role.needs for role in roles)
+    }
+    parts = " + ".join(
+        f"{role.count} {role.name} x {_amounts({k: v for k, v in role.needs.items() if k in ('CPU', 'GPU')})}"
+        for role in roles
+    )
+    return f"{parts} = {_amounts(totals)}"
+
+
+def _fix(stage: str, role: Role, nodes: Sequence[Mapping[str, float]]) -> str:
+    shown = {"CPU", "GPU", *role.needs}
+    have = "; ".join(_amounts({k: v for k, v in node.items() if k in shown}) for node in nodes)
+    return f"{stage} has no node left for a {role.name} of {_amounts(role.needs)}; nodes have [{have}]; " \
+        "lower the numbers or add nodes"

@@ -1,0 +1,146 @@
+"""One Ray session for a run: a private local instance, or the cluster that a job or RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from bimode.config import ClusterConfig
+from bimode.errors import ConfigError
+from cluster.environment import worker_env
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_SHIPPED = (".git", ".venv", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
+DRIVER_ENV = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; without it every start prints a warning
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # stages show their own
+    "RAY_TQDM": "0",
+}
+
+
+def prepare_process(config: ClusterConfig) -> None:
+    """Gives this process the environment of the workers; what the user has set stays."""
+    for name, value in (worker_environment(config) | DRIVER_ENV).items():
+        os.environ.setdefault(name, value)
+
+
+def worker_environment(config: ClusterConfig) -> dict[str, str]:
+    """`worker_env` for the roles of `config`."""
+    return worker_env(config.threads, gpu=config.rollout_gpus + config.learner_gpus > 0)
+
+
+def in_job() -> bool:
+    """True where a Ray job submission started this process."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def output_directory(out: str) -> Path:
+    """`--out` as an absolute path.
+
+    Raises ConfigError for a relative path inside a job (it would vanish with the job's unpacked copy) and for a URI
+    that is not `file://`.
+    """
+    scheme, separator, rest = out.partition("://")
+    if separator and scheme != "file":
+        raise ConfigError("--out", out, "only file systems for now; mount it on every node and give the absolute path")
+    path = Path(rest if separator else out)
+    if in_job() and not path.is_absolute():
+        raise ConfigError("--out", out, "inside a job it must be absolute: a relative one vanishes with the job")
+    return path.absolute()
+
+
+@contextmanager
+def connect(config: ClusterConfig) -> Iterator[None]:
+    """A connected Ray; on the way out nothing that this call started is left running.
+
+    Inside a job, or with RAY_ADDRESS set, it is that cluster, with the code as working directory. Otherwise it is a
+    local instance with `num_cpus` logical CPUs, which offers the custom resources that the recipe names.
+    """
+    import ray
+
+    prepare_process(config)
+    if in_job() or os.environ.get("RAY_ADDRESS"):
+        with _on_cluster(ray, config):
+            yield
+        return
+    before = set(_children())
+    ray.init(
+        address="local",
+        num_cpus=config.num_cpus,
+        resources={name: 1.0 for name in (config.rollout_resource, config.learner_resource) if name},
+        object_store_memory=config.object_store_mb << 20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        runtime_env={"env_vars": worker_environment(config) | {"PYTHONPATH": _python_path()}},
+    )
+    ours = [child for child in _children() if child not in before]
+    try:
+        yield
+    finally:
+        with _uninterrupted():
+            tree = ours + [grandchild for child in ours for grandchild in _children(child, recursive=True)]
+            ray.shutdown()
+            _end(tree)
+
+
+@contextmanager
+def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    given = job.get("env_vars") or {}
+    runtime_env: dict[str, Any] = {
+        "env_vars": {name: value for name, value in worker_environment(config).items() if name not in given}
+    }
+    if not in_job():
+        runtime_env |= {"working_dir": str(ROOT), "excludes": list(NOT_SHIPPED)}
+    ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=runtime_env)
+    try:
+        yield
+    finally:
+        with _uninterrupted():
+            ray.shutdown()
+
+
+def _python_path() -> str:
+    """The code's root before whatever the user has: workers import the same packages as this process."""
+    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keeps a second Ctrl-C from cutting the shutdown short."""
+    try:
+        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread: signals do not come here
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _children(process: Any = None, *, recursive: bool = False) -> list[Any]:
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return (process or psutil.Process()).children(recursive=recursive)
+    return []
+
+
+def _end(processes: list[Any], patience_s: float = 5.0) -> None:
+    """Waits for `processes` and kills those that stay: engines that a killed worker left behind."""
+    import psutil
+
+    _, alive = psutil.wait_procs(processes, timeout=patience_s)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=patience_s)

@@ -1,0 +1,62 @@
+"""Bi-mode Policy Optimization (R-4B, section 3.1): every query is answered in both modes, until the model chooses well.
+
+One loop: draw prompts -> forced rollouts in both modes -> reward -> credit -> update -> weights to the workers.
+The algorithm is `bpo.algorithm` (docs/algorithms.md); the learner is handed tensors and a loss and never learns its name.
+Left out here: asynchrony, leases and elasticity; every sample already carries the policy version it was drawn under.
+
+    python -m pipelines.bpo pipelines/recipes/tiny.toml --out runs/demo
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bimode.config import Recipe
+from bimode.rundir import StageDir, StageResult
+
+
+def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
+    """The annealed model (the base, where the recipe has no annealing) and the curated prompts."""
+    from pipelines.harness import base_model
+
+    model = run / "anneal" / "model" if "anneal" in recipe.stages else base_model(recipe, run)
+    return {"model": model, "data": run / "curate" / "data"}
+
+
+def config(recipe: Recipe) -> Any:
+    """What the policy depends on."""
+    return {"bpo": recipe.bpo.model_dump(mode="json"), "model": recipe.model.model_dump(mode="json"), "seed": recipe.seed}
+
+
+def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
+    """Trains for `bpo.steps` steps, going on from the last checkpoint where there is one."""
+    from bimode.credit import assign, shuffle_rewards
+    from bimode.dataset import read_prompts
+    from bimode.losses import policy_loss
+    from bimode.order import batch_of
+    from pipelines.bpo_steps import RunLog, collect, open_graph, update
+    from pipelines.progress import track
+
+    bpo, log = recipe.bpo, RunLog(stage.path)
+    prompts = read_prompts(inputs["data"], "rl")
+    loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl)
+    with open_graph(recipe, inputs["model"]) as graph, track("bpo", total=bpo.steps, unit="step") as bar:
+        start = log.resume(graph)
+        bar.advance(start)
+        for step in range(start, bpo.steps):
+            groups, probes = collect(graph, batch_of(prompts, step, bpo.prompts_per_step, recipe.seed), bpo, recipe.seed + step)
+            credited = shuffle_rewards(groups, recipe.seed + step) if bpo.shuffle_rewards else groups
+            learnt = update(graph, assign(credited, bpo), loss)
+            graph.publish(step + 1)
+            bar.advance(1, log.step(step, groups, probes, learnt))
+            if (step + 1) % bpo.checkpoint_every == 0 or step + 1 == bpo.steps:
+                log.checkpoint(graph, step + 1)
+        graph.learner.save_model(stage.path / "model")
+    return StageResult(outputs=("model", "metrics.jsonl"), counts=log.counts())
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("bpo")

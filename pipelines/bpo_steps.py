@@ -1,0 +1,184 @@
+"""The verbs of `pipelines.bpo`: open the graph, collect a step's groups, update, and keep the run's records.
+
+A step is written down in two places: `metrics.jsonl` (one line) and `rollouts/step-00001.parquet` (every completion with
+its mode, reward, policy version, worker and prompt id).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bimode.config import BpoConfig, Recipe
+from bimode.credit import modes_drawn
+from bimode.credit.summary import StepSummary, summarize
+from bimode.losses import LossFn, metric_means
+from bimode.modes import Mode
+from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup, TrainingSample
+from bimode.rundir import write_atomic
+from bimode.verify import is_correct
+
+if TYPE_CHECKING:
+    from actors.graph import Graph
+
+
+def open_graph(recipe: Recipe, model_dir: Path) -> Graph:
+    """Starts the rollout workers and the learner group where the recipe's placement says."""
+    from actors.graph import build_graph
+    from cluster.placement import plan
+
+    bpo = recipe.bpo
+    rollout, learner = plan("bpo", recipe)
+    return build_graph(
+        model_dir,
+        recipe.model,
+        bpo.learner,
+        bpo.optim,
+        rollout_workers=bpo.rollout_workers,
+        rollout_options=rollout.options(),
+        learner_options=learner.options(),
+        sync=bpo.sync,
+        total_steps=bpo.steps,
+        with_reference=bpo.kl > 0,
+        seed=recipe.seed,
+    )
+
+
+def collect(graph: Graph, prompts: Sequence[Prompt], bpo: BpoConfig, seed: int) -> tuple[list[RolloutGroup], list[Completion]]:
+    """Rewarded groups of `prompts`, in their order, and the probes: the bare decision in auto, `group_size` times each.
+
+    The probes are one token long; they show the think rate (R-4B, Figure 8) and are not trained on.
+    """
+    draws = modes_drawn(bpo)
+    wanted = [
+        GenerationRequest(p, mode, n, bpo.temperature, bpo.max_tokens, seed=_seed(seed, i, mode))
+        for i, p in enumerate(prompts)
+        for mode, n in draws
+    ]
+    probing = [] if any(mode is Mode.AUTO for mode, _ in draws) else [
+        GenerationRequest(p, Mode.AUTO, bpo.group_size, bpo.temperature, 1, seed=_seed(seed, i, Mode.AUTO))
+        for i, p in enumerate(prompts)
+    ]  # fmt: skip
+    completions = graph.generate([*wanted, *probing])
+    size = sum(n for _, n in draws)
+    groups = [_group(p, completions[i * size : (i + 1) * size]) for i, p in enumerate(prompts)]
+    return groups, completions[len(prompts) * size :]
+
+
+def update(graph: Graph, samples: Sequence[TrainingSample], loss: LossFn) -> dict[str, float]:
+    """One optimizer step on `samples`; the denominator is the weight of the whole batch. Returns token means and step info."""
+    num_tokens = sum(sum(s.loss_mask_T) for s in samples)
+    sums = graph.learner.update(samples, loss, num_tokens=num_tokens)
+    info = graph.learner.optim_step()
+    return metric_means(sums) | {"loss": sums.get("loss", 0.0), "grad_norm": info.grad_norm, "lr": info.lr}
+
+
+class RunLog:
+    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.started = time.monotonic()
+        self.tokens = 0
+        self.completions = 0
+        (path / "rollouts").mkdir(parents=True, exist_ok=True)
+
+    def resume(self, graph: Graph) -> int:
+        """Restores the last checkpoint, drops what was logged after it, publishes its weights; returns its step."""
+        last = self.path / "checkpoints" / "last.json"
+        step = json.loads(last.read_text())["step"] if last.is_file() else 0
+        lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
+        write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
+        for part in sorted((self.path / "rollouts").glob("step-*.parquet"))[step:]:
+            part.unlink()
+        if step:
+            graph.learner.restore(self.path / "checkpoints")
+            graph.publish(step)
+        return step
+
+    def checkpoint(self, graph: Graph, step: int) -> None:
+        """Saves the learner, then moves the pointer: a kill between the two loses nothing."""
+        graph.learner.save(self.path / "checkpoints")
+        write_atomic(self.path / "checkpoints" / "last.json", json.dumps({"step": step}))
+
+    def step(
+        self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, float]
+    ) -> str:
+        """Writes the step down; returns a note for the progress bar."""
+        summary = summarize(groups)
+        decision = think_rates(groups, probes)
+        completions = [c for g in groups for c in g.completions]
+        self.tokens += sum(c.num_tokens for c in completions)
+        self.completions += len(completions)
+        line = {
+            "step": step,
+            "version": step,
+            "reward": _mean([r for g in groups for r in g.rewards_G]),
+            "by_mode": _by_mode(summary),
+            "decision": decision,
+            **learnt,
+            "seconds": round(time.monotonic() - self.started, 2),
+            **summary.to_json(),
+        }
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        _write_rollouts(self.path / "rollouts" / f"step-{step:05d}.parquet", groups)
+        rates = " ".join(f"{level} {rate:.2f}" for level, rate in decision.items())
+        return f"reward {line['reward']:.2f}, think {rates}"
+
+    def counts(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"completions": self.completions, "tokens": self.tokens}
+
+
+def think_rates(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) -> dict[str, float]:
+    """Share of thinking decisions by level, from the probes or, where the rollouts were auto, from those."""
+    level = {g.prompt.id: g.prompt.level for g in groups}
+    drawn = probes or [c for g in groups for c in g.of(Mode.AUTO)]
+    rates: dict[str, list[float]] = {}
+    for c in drawn:
+        rates.setdefault(level[c.prompt_id], []).append(float(not c.text.startswith("<think>\n\n")))
+    return {name: _mean(rates[name]) for name in ("easy", "mid", "hard") if name in rates}
+
+
+def _group(prompt: Prompt, completions: Sequence[Completion]) -> RolloutGroup:
+    rewards = tuple(
+        float(c.finished and is_correct(c.text, prompt.answer, prompt.verifier, prompt.verifier_args)) for c in completions
+    )
+    return RolloutGroup(prompt, tuple(completions), rewards)
+
+
+def _seed(seed: int, index: int, mode: Mode) -> int:
+    return (seed * 1_000_003 + index * 31 + list(Mode).index(mode)) % (1 << 31)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(len(values), 1)
+
+
+def _by_mode(summary: StepSummary) -> dict[str, dict[str, float]]:
+    return {
+        mode.value: {"reward": m.reward, "accuracy": m.accuracy, "tokens": m.tokens}
+        for (mode, level), m in summary.means.items()
+        if level == "all"
+    }
+
+
+def _write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {
+            "prompt_id": c.prompt_id, "level": g.prompt.level, "task": g.prompt.task, "mode": c.mode.value,
+            "reward": r, "version": max(c.versions_T), "tokens": c.num_tokens, "finished": c.finished,
+            "worker": c.worker, "text": c.text, "answer": g.prompt.answer,
+        }
+        for g in groups
+        for c, r in zip(g.completions, g.rewards_G, strict=True)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")

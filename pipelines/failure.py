@@ -1,0 +1,65 @@
+"""From whatever went wrong to one line: what failed, what is kept, how to go on."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bimode.errors import BimodeError, ConfigError
+
+GO_ON = "the same command continues"
+
+
+class StageFailed(BimodeError):
+    """A stage that died of something no other BimodeError describes."""
+
+
+@contextmanager
+def reported(stage: str, run: Path) -> Iterator[None]:
+    """Turns every error of `stage` into a BimodeError; the traceback of an unforeseen one goes to DIR/error.log."""
+    try:
+        yield
+    except Exception as error:  # the boundary of a run: one line for the user, everything else in the log
+        raise as_user_error(stage, run, error) from error
+
+
+def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
+    """The one line for `error`. ConfigErrors stay as they are; others gain the stage and what is kept."""
+    chain = list(causes(error))
+    kept = _kept(run)
+    for cause in chain:
+        if isinstance(cause, ConfigError):
+            return cause
+        if isinstance(cause, BimodeError):
+            return type(cause)(f"{stage}: {cause} ({kept}; {GO_ON})")
+    if any(is_full_disk(cause) for cause in chain):
+        return StageFailed(f"{stage}: no space left on the disk of {run}: free some ({kept}; {GO_ON})")
+    log = run / "error.log"
+    with suppress(OSError):
+        log.write_text("".join(traceback.format_exception(error)))
+    cause = chain[-1]
+    line = (str(cause).strip().splitlines() or [""])[0]
+    return StageFailed(f"{stage}: {type(cause).__name__}: {line} ({kept}; traceback in {log}; {GO_ON})")
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """`error`, then what Ray and Ray Train wrapped: a task's `cause`, the first failure of a worker group."""
+    at: BaseException | None = error
+    while at is not None:
+        yield at
+        failures = getattr(at, "worker_failures", None) or {}
+        nested = [getattr(at, name, None) for name in ("cause", "controller_failure", "_base_exc")]
+        at = next((inner for inner in (*nested, *failures.values()) if isinstance(inner, BaseException)), None)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """ENOSPC, also where a library kept only its text."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "no space left on device" in str(error).lower()
+
+
+def _kept(run: Path) -> str:
+    sealed = sorted(path.parent.name for path in run.glob("*/manifest.json"))
+    return f"kept in {run}: {', '.join(sealed)} and unfinished work" if sealed else f"unfinished work is kept in {run}"

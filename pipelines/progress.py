@@ -1,0 +1,95 @@
+"""What a stage tells the person watching: a bar with a rate on a terminal, a plain line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+PLAIN_EVERY_S = 5.0
+
+
+def say(text: str) -> None:
+    """One line for the user, on stderr, so that stdout stays free for results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bar(Protocol):
+    """What `track` gives: call `advance` once for each unit of work that is done."""
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Counts `units` more; `note` replaces the text at the end of the line."""
+
+
+@contextmanager
+def track(name: str, total: int, unit: str) -> Iterator[Bar]:
+    """Shows the progress of `total` units.
+
+    Example:
+        with track("bpo", total=40, unit="step") as bar:
+            bar.advance(1, "reward 0.71")
+    """
+    if sys.stderr.isatty():
+        with _rich_bar(name, total, unit) as bar:
+            yield bar
+    else:
+        plain = PlainBar(name, total, unit)
+        yield plain
+        plain.finish()
+
+
+class PlainBar:
+    """A line every `PLAIN_EVERY_S` seconds and one at the end: for logs and jobs."""
+
+    def __init__(self, name: str, total: int, unit: str) -> None:
+        self.name, self.total, self.unit = name, total, unit
+        self.done, self.note = 0, ""
+        self.started = self.shown = time.monotonic()
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Counts, and prints if the last line is old."""
+        self.done, self.note = self.done + units, note or self.note
+        if time.monotonic() - self.shown >= PLAIN_EVERY_S:
+            self._show()
+
+    def finish(self) -> None:
+        """The last line, with the rate over the whole time."""
+        self._show()
+
+    def _show(self) -> None:
+        self.shown = time.monotonic()
+        seconds = max(self.shown - self.started, 1e-6)
+        note = f"  {self.note}" if self.note else ""
+        rate = f"{self.done / seconds:.1f} {self.unit}/s"
+        say(f"{self.name}: {self.done}/{self.total} {self.unit}  {seconds:.0f} s  {rate}{note}")
+
+
+@contextmanager
+def _rich_bar(name: str, total: int, unit: str) -> Iterator[Bar]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeElapsedColumn
+    from rich.progress import TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(TextColumn):
+        """Units a second, smoothed by rich."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.1f} {unit}/s")
+
+    class RichBar:
+        def advance(self, units: int = 1, note: str = "") -> None:
+            if note:
+                progress.update(task, note=note)
+            progress.advance(task, units)
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=total, note="")
+        yield RichBar()

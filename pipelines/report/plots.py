@@ -1,0 +1,178 @@
+"""Figures of a report. Each is written as PNG and handed back as SVG whose ink is `currentColor`, for light and dark pages."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bimode.modes import Mode
+from bimode.routing import ItemResult
+from bimode.statistics import wilson
+from pipelines.report.numbers import LEVELS, Results
+
+INK = "#123457"  # stands for the page's own text colour in the SVG
+MODE_MARKERS = {Mode.NON_THINKING: "s", Mode.AUTO: "o", Mode.THINKING: "^"}
+MODE_COLORS = {Mode.NON_THINKING: "#2a9d8f", Mode.AUTO: "#3b6fe0", Mode.THINKING: "#e07a3b"}
+MODEL_COLORS = {"base": "#9aa0a8", "anneal": "#d99a2b", "bpo": "#3b6fe0"}
+SPARE_COLORS = ("#8a63d2", "#2a9d8f", "#d1495b", "#5c7f2b")
+LEVEL_COLORS = {"easy": "#2a9d8f", "mid": "#d99a2b", "hard": "#d1495b"}
+STYLE = {
+    "figure.figsize": (6.4, 4.0), "figure.dpi": 100, "savefig.dpi": 160, "font.size": 10, "font.family": "sans-serif",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.18, "grid.color": INK,
+    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
+    "legend.frameon": False, "svg.fonttype": "none", "lines.linewidth": 1.8, "axes.axisbelow": True,
+}  # fmt: skip
+
+
+def draw(results: Results, report: Mapping[str, Any], metrics: Path | None, folder: Path) -> dict[str, str]:
+    """Writes ``<name>.png`` for every figure that has data into `folder`; returns SVG by name."""
+    figures: dict[str, Callable[[Any], None]] = {}
+    complete = {name: items for name, items in results.items() if report["models"][name]["routing"] is not None}
+    if complete:
+        last = list(complete)[-1]
+        figures["accuracy_tokens"] = lambda axes: _accuracy_tokens(axes, complete, report)
+        figures["think_rate"] = lambda axes: _think_rate(axes, complete)
+        figures["crossover"] = lambda axes: _crossover(axes, complete[last], last)
+    steps = read_metrics(metrics)
+    if any("reward" in step or "by_mode" in step for step in steps):
+        figures["bpo_reward"] = lambda axes: _rewards(axes, steps)
+    if any("decision" in step for step in steps):
+        figures["bpo_decision"] = lambda axes: _decisions(axes, steps)
+    return {name: _render(name, fill, folder / f"{name}.png") for name, fill in figures.items()}
+
+
+def read_metrics(path: Path | None) -> list[dict[str, Any]]:
+    """BPO's metrics.jsonl; a torn last line of a run that was stopped is left out."""
+    if path is None or not path.is_file():
+        return []
+    steps = []
+    for line in path.read_text().splitlines():
+        try:
+            steps.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return [step for step in steps if "step" in step]
+
+
+def model_color(name: str, index: int) -> str:
+    """One colour a model in every figure."""
+    return MODEL_COLORS.get(name, SPARE_COLORS[index % len(SPARE_COLORS)])
+
+
+def _accuracy_tokens(axes: Any, results: Results, report: Mapping[str, Any]) -> None:
+    for index, name in enumerate(results):
+        overall, color = report["models"][name]["overall"], model_color(name, index)
+        ends = [overall[m.value] for m in (Mode.NON_THINKING, Mode.THINKING)]
+        axes.plot([e["tokens_mean"] for e in ends], [e["accuracy"] for e in ends], "--", color=color, lw=1, alpha=0.6)
+        for mode, marker in MODE_MARKERS.items():
+            at = overall[mode.value]
+            low, high = at["accuracy_ci95"]
+            axes.errorbar(
+                at["tokens_mean"], at["accuracy"], [[at["accuracy"] - low], [high - at["accuracy"]]], fmt=marker,
+                color=color, ms=9 if mode is Mode.AUTO else 7, elinewidth=1, alpha=0.95,
+                label=f"{name}, {mode.value.replace('_', '-')}",
+            )  # fmt: skip
+    last = list(results)[-1]
+    for router, marker in (("question_only", "x"), ("oracle", "*")):
+        at = report["models"][last]["routing"]["baselines_detail"][router]
+        label = f"{last}, {router.replace('_', ' ')} router"
+        axes.plot(at["tokens_mean"], at["accuracy"], marker, color=INK, ms=9, label=label, ls="none")
+    axes.plot([], [], "--", color=INK, lw=1, alpha=0.6, label="a coin between the modes")
+    axes.set(xlabel="tokens a response (mean)", ylabel="accuracy", ylim=(-0.02, 1.04))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _think_rate(axes: Any, results: Results) -> None:
+    for index, (name, items) in enumerate(results.items()):
+        _by_level(axes, items, lambda i: i.greedy[Mode.AUTO].thought, model_color(name, index), "o", name, 0.07 * (index - 1))
+    axes.set(ylabel="thinks in auto mode", ylim=(-0.03, 1.04))
+    axes.legend(loc="best")
+
+
+def _crossover(axes: Any, items: Sequence[ItemResult], name: str) -> None:
+    for shift, (mode, marker) in enumerate(MODE_MARKERS.items()):
+        label = mode.value.replace("_", "-")
+        _by_level(
+            axes, items, lambda i, mode=mode: i.greedy[mode].correct, MODE_COLORS[mode], marker, label, 0.05 * (shift - 1)
+        )
+    axes.set(ylabel=f"accuracy of {name}", ylim=(-0.03, 1.04))
+    axes.legend(loc="best")
+
+
+def _by_level(
+    axes: Any, items: Sequence[ItemResult], value: Callable[[ItemResult], bool], color: str, marker: str, label: str, shift: float
+) -> None:  # fmt: skip
+    """A share by difficulty with Wilson's interval."""
+    levels = [level for level in LEVELS if any(i.level == level for i in items)]
+    for_level = [[value(i) for i in items if i.level == level] for level in levels]
+    shares = [sum(found) / len(found) for found in for_level]
+    bounds = [wilson(sum(found), len(found)) for found in for_level]
+    errors = [
+        [max(0.0, share - low) for share, (low, _) in zip(shares, bounds, strict=True)],
+        [max(0.0, high - share) for share, (_, high) in zip(shares, bounds, strict=True)],
+    ]
+    axes.errorbar(
+        [i + shift for i in range(len(levels))], shares, errors, fmt=f"{marker}-", color=color, capsize=3, label=label
+    )
+    axes.set_xticks(range(len(levels)), [f"{level}\nn = {len(f)}" for level, f in zip(levels, for_level, strict=True)])
+
+
+def _rewards(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
+    _curve(axes, steps, lambda s: s.get("reward"), INK, "all rollouts")
+    for mode in (Mode.THINKING, Mode.NON_THINKING):
+        label = mode.value.replace("_", "-")
+        _curve(axes, steps, lambda s, mode=mode: s.get("by_mode", {}).get(mode.value, {}).get("reward"), MODE_COLORS[mode], label)
+    axes.set(xlabel="BPO step", ylabel="mean reward")
+    axes.legend(loc="best")
+
+
+def _decisions(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
+    for level, color in LEVEL_COLORS.items():
+        _curve(axes, steps, lambda s, level=level: s.get("decision", {}).get(level), color, level)
+    axes.set(xlabel="BPO step", ylabel="probability of thinking", ylim=(-0.03, 1.04))
+    axes.legend(loc="best")
+
+
+def _curve(
+    axes: Any, steps: Sequence[Mapping[str, Any]], value: Callable[[Any], float | None], color: str, label: str
+) -> None:  # fmt: skip
+    """The raw series, faint, under its running mean of five; steps that lack the value are left out."""
+    points = [(step["step"], value(step)) for step in steps]
+    kept = [(x, float(y)) for x, y in points if y is not None]
+    if not kept:
+        return
+    xs, ys = zip(*kept, strict=True)
+    smooth = [sum(ys[max(0, i - 4) : i + 1]) / len(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))]
+    axes.plot(xs, ys, color=color, alpha=0.25, lw=1)
+    axes.plot(xs, smooth, color=color, label=label)
+
+
+@contextmanager
+def _canvas(name: str) -> Iterator[tuple[Any, Any]]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+        figure, axes = plt.subplots(layout="constrained")
+        yield figure, axes
+        plt.close(figure)
+
+
+def _render(name: str, fill: Callable[[Any], None], png: Path) -> str:
+    """Draws once; PNG on white to `png`, SVG on nothing returned. No dates, so equal numbers give equal bytes."""
+    with _canvas(name) as (figure, axes):
+        fill(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(png, metadata={"Software": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    svg = re.sub(r'(width|height)="[\d.]+pt" ', "", svg, count=2)
+    return re.sub(r'\b(id="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
