@@ -18,8 +18,9 @@ from bimode.records import Completion, GenerationRequest, Prompt, WeightSnapshot
 class RolloutWorker:
     """Generates for one policy version at a time.
 
-    `sync` is how weights arrive: `object_store` (snapshots through `load_weights`), or `nccl` / `ipc`, where the learner's
-    `actors.weight_sender` drives the four `*_update` verbs. Raises ConfigError for a model that vLLM or the codec refuses.
+    `sync` is how weights arrive: `object_store` (snapshots through `load_weights`), or `nccl` / `ipc`, where the
+    learner's `actors.weight_sender` drives the verbs `init_transfer` to `finish_update`. Raises ConfigError for a
+    model of neither kind, and for a `sync` that needs a GPU where there is none.
     """
 
     def __init__(self, name: str, model_dir: Path, *, max_model_len: int, dtype: str, seed: int, sync: str) -> None:
@@ -41,7 +42,6 @@ class RolloutWorker:
             sync=sync,
         )
 
-    @property
     def version(self) -> int:
         """The policy version that is live; 0 is the model in the directory."""
         return self._version
@@ -49,8 +49,9 @@ class RolloutWorker:
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """`n` completions for each request: requests in order, then samples.
 
-        `max_tokens` counts from ``<think>`` on, forced tokens included, so that modes compare. Log-probabilities are the model's own
-        (temperature 1), the quantity `bimode.policy` computes. Equal requests in equal calls give equal samples.
+        `max_tokens` counts from ``<think>`` on, forced tokens included, so that modes compare. Log-probabilities are
+        the model's own (temperature 1), the quantity that `bimode.policy` computes. Equal requests in equal calls give
+        equal samples. Raises ConfigError for a prompt or a limit that leaves no room.
         """
         from actors.vllm_engine import EngineSampling
 
@@ -80,9 +81,13 @@ class RolloutWorker:
         return [row[len(row) - len(ids) :] for row, ids in zip(scored, responses, strict=True)]
 
     def load_weights(self, snapshot: WeightSnapshot) -> int:
-        """Makes `snapshot` live and returns its version. Raises StaleWeightsError if a newer one is live already."""
+        """Makes `snapshot` live and returns its version.
+
+        Raises StaleWeightsError if a newer one is live already, ValueError if parameters are missing from it: the
+        weights are a mixture then, and nothing may be generated before a whole snapshot has been loaded.
+        """
         if snapshot.version < self._version:
-            raise StaleWeightsError(f"{self.name} holds version {self._version} and was sent version {snapshot.version}")
+            raise StaleWeightsError(f"{self.name} holds version {self._version}, was sent {snapshot.version}")
         self._transfer(snapshot)
         self.reset_caches()
         return self._version
@@ -140,7 +145,8 @@ class RolloutWorker:
 
         expanded = self.codec.encode_prompt(prompt.question, prompt.images) + tail
         if len(expanded) >= self.max_model_len:
-            raise ConfigError("model.max_model_len", self.max_model_len, f"{prompt.id} has {len(expanded)} tokens; raise it")
+            fix = f"prompt {prompt.id} alone has {len(expanded)} tokens; raise it"
+            raise ConfigError("model.max_model_len", self.max_model_len, fix)
         return EnginePrompt(
             token_ids=self.codec.encode_unexpanded(prompt.question, len(prompt.images)) + tail,
             expanded_ids=expanded,

@@ -1,7 +1,7 @@
 """vLLM as the rest of the project sees it: every call into its API stands here (written for 0.32).
 
-The engine runs inside this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, see cluster.environment): it starts fast, and host
-arrays reach its worker without a copy.
+The engine runs inside this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, see cluster.environment): it starts fast, and
+host arrays reach its worker without a copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from bimode.errors import ConfigError
 
 MAX_IMAGES = 4  # of one prompt; vLLM sizes its encoder budget by it
 KV_BLOCK = 32  # tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is 128)
-KV_BYTES_CPU = 256 << 20
 GPU_SHARE = {"object_store": 0.85, "nccl": 0.85, "ipc": 0.4}  # of the device's memory; ipc shares it with a learner
 
 
@@ -47,7 +46,7 @@ class EngineSampling:
 
 @dataclass(frozen=True, slots=True)
 class EngineSample:
-    """Generated ids, the model's log-probability and the weight version of each, and whether the stop token ended it."""
+    """Generated ids, log-probability and weight version of each, and whether the stop token ended it."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -64,20 +63,27 @@ def implementation(architectures: Sequence[str], kind: ModelKind) -> str:
 
 
 class VllmEngine:
-    """One in-process vLLM engine. Raises ConfigError if vLLM cannot open the model."""
+    """One in-process vLLM engine at weight version 0. Raises ConfigError if `sync` needs a GPU and there is none."""
 
     def __init__(
-        self, model_dir: Path, *, kind: ModelKind, architectures: Sequence[str], max_model_len: int, dtype: str, seed: int,
+        self,
+        model_dir: Path,
+        *,
+        kind: ModelKind,
+        architectures: Sequence[str],
+        max_model_len: int,
+        dtype: str,
+        seed: int,
         sync: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         import torch
-        from vllm import LLM
-        from vllm.config import WeightTransferConfig
 
         gpu = torch.cuda.is_available()
         if sync != "object_store" and not gpu:
             raise ConfigError("bpo.sync", sync, "moves weights between GPUs; use object_store where there is none")
-        memory = {"gpu_memory_utilization": GPU_SHARE[sync]} if gpu else {"kv_cache_memory_bytes": KV_BYTES_CPU}
+        from vllm import LLM
+        from vllm.config import WeightTransferConfig
+
         self._llm = LLM(
             str(model_dir),
             model_impl=implementation(architectures, kind),
@@ -86,12 +92,12 @@ class VllmEngine:
             max_model_len=max_model_len,
             max_num_seqs=256,
             block_size=KV_BLOCK,
+            gpu_memory_utilization=GPU_SHARE[sync],  # on CPU the environment bounds the cache instead
             enforce_eager=not gpu,
             limit_mm_per_prompt={"image": MAX_IMAGES} if kind == "image_text" else {},
             logprobs_mode="raw_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=sync),
             worker_extension_cls="actors.weight_transfer.WorkerExtension",
-            **memory,
         )
         if sync == "object_store":
             self.init_transfer({})
@@ -137,7 +143,7 @@ class VllmEngine:
         outputs = self._llm.generate(inputs, list(params), use_tqdm=False)
         for prompt, out in zip(prompts, outputs, strict=True):
             if tuple(out.prompt_token_ids) != prompt.expanded_ids:
-                raise ValueError(f"vLLM made {out.prompt_token_ids} of a prompt that is {prompt.expanded_ids} to the learner")
+                raise ValueError(f"vLLM expanded a prompt to {out.prompt_token_ids}, the learner to {prompt.expanded_ids}")
         return outputs
 
     # ---- weight updates: vLLM's four phases, and the caches they leave stale ----
@@ -158,7 +164,7 @@ class VllmEngine:
         self._llm.finish_weight_update(str(version))
 
     def reset_prefix_cache(self) -> None:
-        """Keys and values of earlier prompts were computed by the old weights. Raises RuntimeError if requests hold them."""
+        """Keys and values of earlier prompts came from the old weights. Raises RuntimeError while requests hold them."""
         if not self._llm.reset_prefix_cache():
             raise RuntimeError("vLLM's prefix cache is in use and was not reset: finish or abort its requests first")
 

@@ -1,12 +1,12 @@
 """Weights from the learner into vLLM, by vLLM's own protocol: init, start, update, finish.
 
-The side inside the inference worker. `object_store` is ours: host arrays that Ray's object store maps into the process go through
-vLLM's layer-wise reload, which repacks each layer as the first load did. `nccl` and `ipc` are vLLM's built-in engines
-(`actors.weight_sender` is their other end). vLLM imports this module in each worker through `worker_extension_cls`, before it makes the
-transfer engine, so importing it is what registers the engine.
+The side inside the inference worker. `object_store` is ours: host arrays that Ray's object store maps into the process
+go through vLLM's layer-wise reload, which repacks each layer as the first load did. `nccl` and `ipc` are vLLM's
+built-in engines (`actors.weight_sender` is their other end). vLLM imports this module in each worker through
+`worker_extension_cls`, before it makes the transfer engine, so importing it is what registers the engine.
 
-Names are those of the learner's `model.named_parameters()`, or those that `save_pretrained` writes: vLLM maps both. A tied
-`lm_head` may be absent; anything else that is missing is an error, since a silent gap would leave old weights live.
+Names are those of the learner's `model.named_parameters()`, or those that `save_pretrained` writes: vLLM maps both. A
+tied `lm_head` may be absent; anything else that is missing is an error, since a silent gap would leave old weights live.
 """
 
 from __future__ import annotations
@@ -51,15 +51,22 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         """No rendezvous."""
 
     def start_weight_update(self) -> None:
+        self._expected = {name for name, _ in self.model.named_parameters()}  # before the reload parts tied ones
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
-        """Raises ValueError naming the parameters of the model that the snapshot left out."""
-        expected = {name for name, _ in self.model.named_parameters()}
-        loaded = self.model.load_weights(zip(update_info.names, map(as_tensor, update_info.arrays), strict=True))
-        missing = sorted(expected - set(loaded))
-        if missing:
-            raise ValueError(f"the snapshot left out {len(missing)} parameters, among them {missing[:3]}")
+        """Raises ValueError naming the parameters of the model that the snapshot left out.
+
+        After any error the model is whole but mixed (what had arrived is in it), and the next update starts clean.
+        """
+        try:
+            loaded = self.model.load_weights(zip(update_info.names, map(as_tensor, update_info.arrays), strict=True))
+            missing = sorted(self._expected - set(loaded))
+            if missing:
+                raise ValueError(f"the snapshot left out {len(missing)} parameters, among them {missing[:3]}")
+        except BaseException:
+            self.finish_weight_update()
+            raise
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)

@@ -43,5 +43,6 @@ def publish(path: Path, keep: int | None = None) -> None:
     if path.exists():
         shutil.rmtree(path)
     partial_path(path).rename(path)
-    for old in checkpoints(path.parent)[: -keep or None] if keep else ():
-        shutil.rmtree(old)
+    if keep is not None:
+        for old in checkpoints(path.parent)[:-keep]:
+            shutil.rmtree(old)

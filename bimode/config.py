@@ -47,7 +47,7 @@ class ClusterConfig(Section):
 class SourceConfig(Section):
     """One source of questions."""
 
-    family: Literal["digits", "charts", "arithmetic", "reasoning_gym"]
+    family: Literal["digits", "charts", "arithmetic", "tables", "reasoning_gym"]
     weight: float = Field(1.0, gt=0.0)
     tasks: tuple[str, ...] = Field((), description="reasoning_gym only: names of its data sets")
 
@@ -164,9 +164,11 @@ class EvaluateConfig(Section):
     """Three modes on held-out sources."""
 
     modes: tuple[Literal["auto", "thinking", "non_thinking"], ...] = ("non_thinking", "auto", "thinking")
+    split: Literal["train", "rl", "eval"] = "eval"
     max_tokens: Positive = 64
     h_acc_samples: int = Field(8, ge=0, description="samples an item and mode for h_acc; 0 leaves it out (null)")
     h_acc_items: Positive = 60
+    h_acc_temperature: float = Field(1.0, gt=0.0)
     bootstrap: Positive = 1000
     workers: Positive = 2
 

@@ -1,17 +1,17 @@
 """What the learner minimises: supervised and clipped-policy losses over the response tokens of a packed micro-batch.
 
-For the response tokens t of the whole batch, with weight w_t (`loss_mask_N`) and W = sum of all w_t over every micro-batch
-and rank (`num_tokens`):
+For the response tokens t of a batch, with weight w_t (`loss_mask_N`), and W (`num_tokens`) the sum of w_t over every
+micro-batch and rank:
 
     sft      L = 1/W sum_t w_t (-log pi(t))
     policy   L = 1/W sum_t w_t [ -min( rho_t A_t, clip(rho_t, 1 - clip_low, 1 + clip_high) A_t ) + kl k3_t ]
              rho_t = pi(t) / pi_behaviour(t),   k3_t = r_t - log r_t - 1,   r_t = pi_ref(t) / pi(t)
 
-The policy loss is GRPO's (arXiv 2402.03300, eq. 3 and 4) and so BPO's (R-4B, arXiv 2508.21113, eq. 1); which of the two it
-is, and the 1/|o_i| before each sequence, sit in w and A, which `bimode.credit` fills in. Dividing by the *global* W makes the
-losses of micro-batches and ranks add up to the loss of the batch.
+The policy loss is GRPO's (arXiv 2402.03300, eq. 3 and 4) and so BPO's (R-4B, arXiv 2508.21113, eq. 1); which of the two
+it is, and the 1/|o_i| before each sequence, sit in w and A, which `bimode.credit` fills in. Dividing by the *global* W
+makes the losses of micro-batches and ranks add up to the loss of the batch.
 
-A token whose behaviour log-probability is NaN was not drawn from a known distribution (a forced decision token): it counts as
+A token whose behaviour log-probability is NaN was not drawn by the policy (a forced decision token): it counts as
 on-policy, rho = pi / stop_gradient(pi), which is 1 in value and gives A_t grad log pi(t).
 """
 
@@ -36,7 +36,7 @@ class LossInputs:
     loss_mask_N: Tensor  # weight of each token; 0 is context
 
     def scored(self) -> LossInputs:
-        """Only the tokens with a weight, so that nothing a context token holds (NaN, inf) can reach loss or gradient."""
+        """Only the tokens with a weight: nothing that a context token holds (NaN, inf) can reach loss or gradient."""
         at = self.loss_mask_N > 0
         reference = self.reference_logprobs_N
         return LossInputs(
@@ -51,7 +51,7 @@ class LossInputs:
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """`loss` is this micro-batch's share of the batch loss; `metrics` are detached sums over tokens (see `metric_means`)."""
+    """`loss` is this micro-batch's share of the batch loss; `metrics` are detached token sums (see `metric_means`)."""
 
     loss: Tensor
     metrics: dict[str, Tensor]
@@ -72,7 +72,7 @@ DENOMINATORS: dict[str, str] = {
 
 
 def metric_means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Token means from the summed metrics; a mean over no tokens is left out, and so are keys that are no token sums."""
+    """Token means from the added sums; a mean over no tokens is left out, and so is any key that is no token sum."""
     return {
         key: sums[key] / sums[DENOMINATORS[key]]
         for key in sums
@@ -84,7 +84,8 @@ def sft_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
     """Weighted negative log-likelihood over `num_tokens`, the global sum of the weights."""
     scored = inputs.scored()
     loss = -(scored.loss_mask_N * scored.logprobs_N).sum() / num_tokens
-    return LossOutput(loss, _sums(tokens=torch.ones_like(scored.logprobs_N), nll=-scored.logprobs_N, entropy=scored.entropy_N))
+    ones_N = torch.ones_like(scored.logprobs_N)
+    return LossOutput(loss, _sums(tokens=ones_N, nll=-scored.logprobs_N, entropy=scored.entropy_N))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class PolicyLoss:
     kl: float
 
     def __call__(self, inputs: LossInputs, num_tokens: float) -> LossOutput:
-        """The equation of the module. Raises ValueError if `kl` > 0 and the reference's log-probabilities are missing."""
+        """The equation of the module. Raises ValueError if `kl` > 0 and the reference log-probabilities are missing."""
         scored = inputs.scored()
         logprobs_N, advantages_N = scored.logprobs_N, scored.advantages_N
         sampled_N = ~scored.behavior_logprobs_N.isnan()

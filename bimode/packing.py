@@ -7,7 +7,7 @@ images see across the border (tests/bimode/test_packing.py holds packed equal to
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,11 @@ class PackedBatch:
         """Sum of the loss mask: this micro-batch's share of the global denominator."""
         return float(self.loss_mask_N.sum())
 
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch on `device`."""
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if not f.name.startswith("vision")}
+        return replace(self, vision=tuple(v.to(device) for v in self.vision), **tensors)
+
 
 def plan_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
     """First-fit decreasing: sample indices per row, none over `row_tokens` (a longer sample gets a row of its own)."""
@@ -53,6 +58,24 @@ def plan_rows(lengths: Sequence[int], row_tokens: int) -> list[list[int]]:
             rows.append([i])
             room.append(row_tokens - lengths[i])
     return rows
+
+
+def plan_micro_batches(lengths: Sequence[int], *, row_tokens: int, micro_rows: int) -> list[list[int]]:
+    """Sample indices of each micro-batch: at most `micro_rows` packed rows each, as evenly filled as the rows allow."""
+    rows = plan_rows(lengths, row_tokens)
+    count = -(-len(rows) // micro_rows)
+    return [[i for row in rows[k::count] for i in row] for k in range(count)]
+
+
+def split_evenly(lengths: Sequence[int], parts: int) -> list[list[int]]:
+    """Sample indices of each of `parts` shares with about equal sums of `lengths` (longest first, to the lightest share)."""
+    shares: list[list[int]] = [[] for _ in range(parts)]
+    loads = [0] * parts
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(i)
+        loads[lightest] += lengths[i]
+    return [sorted(share) for share in shares]
 
 
 def pack(
@@ -79,8 +102,8 @@ def pack(
             col += n
         position_ids_BT[b, col:] = torch.arange(width - col)  # padding is a sequence of its own
     order = [i for row in rows for i in row]
-    names = tuple(name for name, _ in vision_of[order[0]]) if vision_of else ()
-    parts = [dict(vision_of[i]) for i in order] if names else []
+    parts = [dict(vision_of[i]) for i in order if vision_of[i]]  # a text sample beside images adds nothing
+    names = tuple(parts[0]) if parts else ()
 
     def tokens(field: str) -> Tensor:
         return torch.tensor([x for s in samples for x in getattr(s, field)], dtype=torch.float32)

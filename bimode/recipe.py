@@ -22,6 +22,11 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = (), seed: int | None = 
         raise ConfigError("recipe", path, f"no such file; here are {near}" if near else "no such file") from None
     except (tomllib.TOMLDecodeError, IsADirectoryError, UnicodeDecodeError) as error:
         raise ConfigError("recipe", path, f"not a TOML file: {error}") from None
+    return build_recipe(table, overrides, seed)
+
+
+def build_recipe(table: dict[str, Any], overrides: tuple[str, ...] = (), seed: int | None = None) -> Recipe:
+    """`table` with ``a.b=c`` overrides applied in order, validated. Raises ConfigError."""
     for override in overrides:
         _apply(table, override)
     if seed is not None:

@@ -65,15 +65,15 @@ def random_same_rate(columns: RoutingTable) -> Array:
 def question_only(columns: RoutingTable, questions: Sequence[str], ids: Sequence[str]) -> Array:
     """A router that sees the question's words only, cross-fitted on the items, at auto's think rate.
 
-    Ridge regression of thinking's gain on words, word pairs and length; each of `FOLDS` folds (by item id) is scored
-    by a fit on the others, and thinks on its highest scores. Ranks stay inside a fold, since an item left out lowers
-    its own question's score, and equal scores share what is left of the budget.
+    Ridge regression of thinking's gain on words, word pairs and length. Each of `FOLDS` folds (by item id) is scored by
+    a fit on the others, relative to their mean gain: an item that is left out lowers the mean of the rest, and must
+    not lose its rank by that. The highest scores think, equal ones share what is left of the budget.
     """
     rate = float(columns.thought_auto_I.mean())
     gain_I = columns.correct_thinking_I - columns.correct_direct_I
     features_IF = _features(questions)
     fold_I = np.array([int(hashlib.blake2b(i.encode(), digest_size=4).hexdigest(), 16) % FOLDS for i in ids])
-    thinks_I = np.zeros(len(questions))
+    scores_I = np.zeros(len(questions))
     for fold in np.unique(fold_I):
         inside = fold_I == fold
         outside = ~inside if (~inside).any() else inside
@@ -81,8 +81,8 @@ def question_only(columns: RoutingTable, questions: Sequence[str], ids: Sequence
         centre = x.mean(axis=0)
         gram = (x - centre).T @ (x - centre) + RIDGE * np.eye(x.shape[1])
         weights = np.linalg.solve(gram, (x - centre).T @ (y - y.mean()))
-        thinks_I[inside] = _top_share(np.round((features_IF[inside] - centre) @ weights, 9), rate)
-    return thinks_I
+        scores_I[inside] = (features_IF[inside] - centre) @ weights
+    return _top_share(np.round(scores_I, 9), rate)
 
 
 def _features(questions: Sequence[str]) -> Array:

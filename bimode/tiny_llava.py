@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 
@@ -36,11 +37,11 @@ class TinyShape:
     kv_heads: int = 2
     intermediate: int = 320
     max_positions: int = 1024
-    init_std: float = 0.06  # three times the usual: at this width 0.02 leaves the residual stream too quiet to learn from
+    init_std: float = 0.06  # three times the usual: at this width 0.02 learnt far slower
 
 
-def build_tokenizer():  # noqa: ANN201 - transformers types are not imported at module level
-    """A word-level tokenizer: one token a word, a number (0 to 99) or a line break, so the choice of mode is one token."""
+def build_tokenizer() -> Any:
+    """A word-level tokenizer: one token a word, a number (0 to 99) or a line break; so the mode is one token."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -76,7 +77,7 @@ def build_tokenizer():  # noqa: ANN201 - transformers types are not imported at 
     )
 
 
-def build_processor(chat_template: str):  # noqa: ANN201
+def build_processor(chat_template: str) -> Any:
     """The LLaVA processor around the tokenizer: images are already on the canvas, so nothing is resized."""
     from transformers import LlavaProcessor, SiglipImageProcessor
 
@@ -98,7 +99,7 @@ def build_processor(chat_template: str):  # noqa: ANN201
     )
 
 
-def build_model(shape: TinyShape, tokenizer, seed: int):  # noqa: ANN001, ANN201
+def build_model(shape: TinyShape, tokenizer: Any, seed: int) -> Any:
     """A randomly initialised tiny LLaVA for `tokenizer`; equal seeds give equal weights."""
     import torch
     from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen3Config, SiglipVisionConfig

@@ -15,14 +15,16 @@ def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the worker's process (actors.vllm_engine)
         "RAY_TRAIN_V2_ENABLED": "1",
+        "LOCAL_RANK": "0",  # DeepSpeed wants one; an actor sees its own device only, and Ray Train sets its own
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(threads),
     }
     if not gpu:
         env |= {
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "TORCH_COMPILE_DISABLE": "1",  # vLLM compiles one small function: 3-20 s, and it takes a C++ compiler
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "DS_ACCELERATOR": "cpu",

@@ -78,7 +78,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         object_store_memory=config.object_store_mb << 20,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level=logging.WARNING,
+        logging_level=logging.ERROR,
         runtime_env={"env_vars": worker_environment(config) | {"PYTHONPATH": _python_path()}},
     )
     ours = [child for child in _children() if child not in before]
@@ -100,7 +100,7 @@ def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
     }
     if not in_job():
         runtime_env |= {"working_dir": str(ROOT), "excludes": list(NOT_SHIPPED)}
-    ray.init(log_to_driver=False, logging_level=logging.WARNING, runtime_env=runtime_env)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ def reported(stage: str, run: Path) -> Iterator[None]:
 
 def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
     """The one line for `error`. ConfigErrors stay as they are; others gain the stage and what is kept."""
-    chain = list(causes(error))
+    chain = list(causes(error))[::-1]  # a Ray task error is also an instance of its cause: the cause itself first
     kept = _kept(run)
     for cause in chain:
         if isinstance(cause, ConfigError):
@@ -40,7 +40,7 @@ def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
     log = run / "error.log"
     with suppress(OSError):
         log.write_text("".join(traceback.format_exception(error)))
-    cause = chain[-1]
+    cause = chain[0]
     line = (str(cause).strip().splitlines() or [""])[0]
     return StageFailed(f"{stage}: {type(cause).__name__}: {line} ({kept}; traceback in {log}; {GO_ON})")
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from importlib import import_module, metadata
 from pathlib import Path
@@ -35,17 +35,20 @@ def run_stage(name: str, recipe: Recipe, run: Path) -> None:
     run_stages((name,), recipe, run)
 
 
-def run_stages(names: Sequence[str], recipe: Recipe, run: Path) -> None:
+def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[str, Path] | None = None) -> None:
     """The stages in order on one Ray session, skipping those that are current.
 
-    Raises BimodeError with one line for the user; every other error is told in DIR/error.log and becomes a StageFailed.
+    `inputs` replaces what a stage would look for in `run` (`bimode evaluate --model M --data D`). Raises BimodeError
+    with one line for the user; every other error is told in DIR/error.log and becomes a StageFailed.
     """
     prepare_process(recipe.cluster)
-    open_run(recipe, run)
+    with reported("start", run):
+        open_run(recipe, run)
     with Session(recipe.cluster) as session:
         for name in names:
             with reported(name, run):
-                _run_one(import_module(f"pipelines.{name}"), name, recipe, run, session)
+                module = import_module(f"pipelines.{name}")
+                _run_one(module, StageDir(run, name), recipe, dict(inputs or module.inputs(recipe, run)), session)
 
 
 class Session:
@@ -99,9 +102,10 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _run_one(module: ModuleType, name: str, recipe: Recipe, run: Path, session: Session) -> None:
-    stage = StageDir(run, name)
-    inputs, config = module.inputs(recipe, run), module.config(recipe)
+def _run_one(
+    module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[str, Path], session: Session
+) -> None:
+    name, config = stage.stage, module.config(recipe)
     digests = stage.input_digests(inputs)
     if stage.is_current(config, inputs):
         say(f"{name}: unchanged, skipped ({stage.path})")
@@ -115,7 +119,7 @@ def _run_one(module: ModuleType, name: str, recipe: Recipe, run: Path, session: 
     stage.seal(config, inputs, result.outputs, result.counts, started)
     seconds = round(time.time() - started, 1)
     entry = {"config": digest_json(config), "inputs": digests, "counts": dict(result.counts), "seconds": seconds}
-    update_run_manifest(run, lambda manifest: manifest["stages"].update({name: entry}))
+    update_run_manifest(stage.run, lambda manifest: manifest["stages"].update({name: entry}))
     say(f"{name}: done in {seconds:.0f} s ({stage.path})")
 
 

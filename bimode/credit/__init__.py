@@ -1,4 +1,4 @@
-"""Credit: rewards of rollout groups in, weighted and signed tokens out. Pure; the learner never hears an algorithm's name.
+"""Credit: rewards of rollout groups in, weighted tokens with a sign out. The learner never hears an algorithm's name.
 
 A new algorithm is one file with an `Algorithm`, one line in `ALGORITHMS`, and its word in the recipe's schema.
 """
@@ -42,7 +42,7 @@ def assign(groups: Sequence[RolloutGroup], config: BpoConfig) -> list[TrainingSa
 
 
 def shuffle_rewards(groups: Sequence[RolloutGroup], seed: int) -> list[RolloutGroup]:
-    """Control: the same rewards, dealt anew to all completions of a step. What still learns was not taught by the reward."""
+    """Control: the rewards of a step dealt anew to its completions. What still changes was not taught by the reward."""
     flat = np.random.default_rng(seed).permutation([r for group in groups for r in group.rewards_G]).tolist()
     dealt = iter(flat)
     return [dataclasses.replace(g, rewards_G=tuple(next(dealt) for _ in g.rewards_G)) for g in groups]

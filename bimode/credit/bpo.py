@@ -5,29 +5,15 @@ For each query, g thinking and g non-thinking rollouts are forced and merged int
     J = E_q [ 1/(2g) sum_k 1/|o_k| sum_t min( rho_kt A_k, clip(rho_kt, 1 - eps, 1 + eps) A_k )  -  beta D_KL ]
     A_k = (r_k - mean(r_1 .. r_2g)) / std(r_1 .. r_2g)
 
-With 0/1 rewards the mean advantage of the thinking half is (p_T - p_N) / (2 std), of the other half its negative: the modes
-are compared, but the right answers of the weaker mode are pushed down together with its wrong ones.
+With 0/1 rewards the mean advantage of the thinking half is (p_T - p_N) / (2 std), of the other half its negative: the
+modes are compared, but the right answers of the weaker mode lose credit together with its wrong ones.
 
-The paper does not say whether the forced decision token is scored. `masked` reads it literally (the trigger is prompt);
-`trained` makes the decision the first token of the response, with the same A_k. 1/|o_k| is GRPO's, which R-4B refers to.
+The paper does not say whether the forced decision token is scored. `masked` reads it literally: the trigger is prompt.
+`trained` makes the decision the first token of the response, with the same A_k. 1/|o_k| is GRPO's, which R-4B follows.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from bimode.credit.groups import BOTH_MODES, Algorithm, whole_group_credit
 
-from bimode.config import BpoConfig
-from bimode.credit.groups import BOTH_MODES, Algorithm, TokenCredit, group_advantages, sequence_credit
-from bimode.records import RolloutGroup
-
-
-def credit(group: RolloutGroup, config: BpoConfig) -> list[TokenCredit]:
-    """One advantage a sequence, normalised over both modes together."""
-    advantages_G = group_advantages(np.array(group.rewards_G))
-    return [
-        sequence_credit(completion, advantage, decision=config.decision == "trained")
-        for completion, advantage in zip(group.completions, advantages_G, strict=True)
-    ]
-
-
-BPO = Algorithm(draws=BOTH_MODES, credit=credit)
+BPO = Algorithm(draws=BOTH_MODES, credit=whole_group_credit)

@@ -2,12 +2,12 @@
 
     A_k = (r_k - mean(r)) / (std(r) + 1e-4)          over the G rollouts of a prompt
 
-`std` is the sample standard deviation (G - 1) and the 1e-4 is added to it, both as in TRL and verl; the GRPO paper
-(arXiv 2402.03300, section 4.1.2) says only "std". A group of equal rewards gives exactly 0.
+`std` is the sample standard deviation (G - 1) and the 1e-4 is added to it, as in TRL; the GRPO paper (arXiv 2402.03300,
+section 4.1.2) says only "std". A group of equal rewards gives exactly 0.
 
 Weights: a loss is a sum over tokens divided by the sum of the weights of the batch (`bimode.losses`). GRPO's
-1/G sum_k 1/|o_k| sum_t is therefore a weight of 1/|o_k| on each scored token of o_k: each sequence weighs 1, the weights of P
-groups add up to P G, and that is the `num_tokens` the learner divides by.
+1/G sum_k 1/|o_k| sum_t is therefore a weight of 1/|o_k| on each scored token of o_k: a sequence weighs 1, the weights
+of P groups add up to P G, and that is the `num_tokens` the learner divides by.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ class TokenCredit:
     weights_T: Array
     advantages_T: Array
 
+    def with_decision(self, weight: float, advantage: float) -> TokenCredit:
+        """The same credit with the choice of mode weighed and signed on its own."""
+        weights_T, advantages_T = self.weights_T.copy(), self.advantages_T.copy()
+        weights_T[DECISION], advantages_T[DECISION] = weight, advantage
+        return TokenCredit(weights_T, advantages_T)
+
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
@@ -60,8 +66,8 @@ def group_advantages(rewards_PG: Array) -> Array:
 def sequence_credit(completion: Completion, advantage: float, *, decision: bool) -> TokenCredit:
     """One advantage for a whole sequence, every scored token with weight 1/|o|.
 
-    Scored is what the policy generated, and token 0, the choice of mode, exactly if `decision`. A forced ``</think>`` (token 1
-    of a non-thinking completion) is no action of the policy and is never scored.
+    Scored is what the policy generated, and the choice of mode exactly if `decision`. A forced ``</think>`` (token 1 of
+    a non-thinking completion) is no action of the policy and is never scored.
     """
     is_scored_T = np.arange(completion.num_tokens) >= completion.num_forced
     is_scored_T[DECISION] = decision
@@ -71,19 +77,27 @@ def sequence_credit(completion: Completion, advantage: float, *, decision: bool)
     )
 
 
+def whole_group_credit(group: RolloutGroup, config: BpoConfig) -> list[TokenCredit]:
+    """One advantage a sequence, normalised over all rollouts of the prompt: GRPO's and BPO's credit alike."""
+    advantages_G = group_advantages(np.array(group.rewards_G, dtype=np.float64))
+    return [
+        sequence_credit(completion, advantage, decision=config.decision == "trained")
+        for completion, advantage in zip(group.completions, advantages_G, strict=True)
+    ]
+
+
 def check(group: RolloutGroup, draws: tuple[tuple[Mode, int], ...]) -> None:
     """Proves that `group` holds exactly `draws` under one policy version.
 
     Raises IncompleteGroupError (another number of completions in a mode, or rewards that are missing or not finite) or
     StaleWeightsError (several versions in a group: its advantages would compare different policies).
     """
-    found = tuple((mode, len(group.of(mode))) for mode, _ in draws)
-    if found != draws or len(group.completions) != sum(n for _, n in draws):
-        modes = {mode.value: len(group.of(mode)) for mode in Mode if group.of(mode)}
-        wanted = {mode.value: n for mode, n in draws}
-        raise IncompleteGroupError(f"prompt {group.prompt.id}: {modes or 'no'} completions where {wanted} were asked for")
+    wanted = {mode.value: n for mode, n in draws}
+    found = {mode.value: len(group.of(mode)) for mode in Mode if group.of(mode)}
+    if found != wanted:
+        raise IncompleteGroupError(f"prompt {group.prompt.id}: completions {found} where {wanted} were asked for")
     if len(group.rewards_G) != len(group.completions) or not np.isfinite(group.rewards_G).all():
-        raise IncompleteGroupError(f"prompt {group.prompt.id}: not one finite reward for each completion: {group.rewards_G}")
+        raise IncompleteGroupError(f"prompt {group.prompt.id}: not one finite reward a completion: {group.rewards_G}")
     versions = sorted({v for c in group.completions for v in c.versions_T})
     if len(versions) != 1:
         raise StaleWeightsError(f"prompt {group.prompt.id}: one group holds tokens of policy versions {versions}")

@@ -27,7 +27,7 @@ class ModeMeans:
 
 @dataclass(frozen=True, slots=True)
 class StepSummary:
-    """`flat_groups` is the share of groups (by mode) whose rewards are all equal, so that they teach nothing within a mode.
+    """`flat_groups` is the share of groups, taken by mode, whose rewards are all equal: no lesson within the mode.
 
     `means` is keyed by (mode, level), level ``all`` included.
     """

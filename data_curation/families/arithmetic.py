@@ -29,7 +29,7 @@ def expression(index: int, split: str, seed: int, weights: tuple[float, float, f
     """Sample `index` of the family in `split`; up to nine glyphs run over two lines of the canvas."""
     rng = canvas.rng_of("arithmetic", split, seed, index)
     level, count = canvas.draw_operands(rng, weights)
-    digits = [int(d) for d in rng.integers(0, 10, count)]
+    digits = [int(d) for d in rng.integers(1, 10, count)]  # no zeros: a product with one needs no reading
     operators = [str(o) for o in rng.choice(list(OPERATIONS), count - 1)]
     image, refs = canvas.blank(), []
     for k, digit in enumerate(digits):

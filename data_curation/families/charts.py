@@ -1,7 +1,8 @@
-"""F2, bar charts of real series (vega-datasets): neighbouring values of one series, scaled to 1-9 ticks.
+"""F2, bar charts of real series (vega-datasets): a few values of one series, each drawn at its rank within the series.
 
-Question: the product of the bars modulo 23. Scaling is by the window's own maximum, with each series' unit and first
-row kept in `source_refs`; the unrounded values stand in `difficulty`.
+Question: the product of the bars modulo 23. A bar's height is the value's ninth of the series (1 = lowest ninth, 9 =
+highest), so that all heights are equally likely whatever the series' shape; scaling by the maximum makes most bars equal, and
+equal bars can be answered without looking. The raw values stand in `difficulty`, series and rows in `source_refs`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ def series(split: str) -> tuple[tuple[str, np.ndarray], ...]:
     return tuple(found)
 
 
+def ninth(values: np.ndarray, row: int) -> int:
+    """Which ninth of its series the value at `row` belongs to, 1 to 9; equal values share their middle rank."""
+    rank = (values < values[row]).mean() + 0.5 * (values == values[row]).mean()
+    return min(int(rank * TICKS) + 1, TICKS)
+
+
 def chart_trace(ticks: list[int]) -> tuple[str, int]:
     """The reasoning for a chart and its answer, each step modulo 23."""
     value, steps = ticks[0], [str(ticks[0])]
@@ -59,18 +66,15 @@ def bar_chart(index: int, split: str, seed: int, weights: tuple[float, float, fl
     rng = canvas.rng_of("charts", split, seed, index)
     level, count = canvas.draw_operands(rng, weights)
     ref, values = series(split)[int(rng.integers(len(series(split))))]
-    first = int(rng.integers(len(values)))
-    rows = (first + np.arange(count) * int(rng.integers(1, 8))) % len(values)
-    window = values[rows]
-    top = max(window.max() * rng.uniform(1.0, 2.5), 1e-9)  # head-room, so that heights spread over all ticks
-    ticks = [int(t) for t in np.clip(np.rint(window / top * TICKS), 1, TICKS)]
+    rows = rng.choice(len(values), count, replace=False)
+    ticks = [ninth(values, int(row)) for row in rows]
     image = canvas.blank()
     image[-3:] = 0.4  # the axis
     for bar, tick in enumerate(ticks):
         left = bar * canvas.CELL
         image[canvas.SIDE - 4 - tick * TICK_PIXELS : canvas.SIDE - 4, left + 1 : left + 7] = 0.9
     trace, value = chart_trace(ticks)
-    knobs = {"operands": count, "values": [round(float(v), 6) for v in window], "top": round(float(top), 6)}
+    knobs = {"operands": count, "values": [round(float(values[row]), 6) for row in rows]}
     return Sample(
         id=f"charts-{split}-{seed}-{index}", question=str(rng.choice(QUESTIONS)), images=(canvas.to_png(image, rng),),
         answer=str(value), trace=trace, transcription=f"{count} bars : {' '.join(map(str, ticks))}", verifier="exact",

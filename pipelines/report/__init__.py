@@ -1,1 +1,1 @@
-"""What an evaluation says and shows: numbers (report.json), figures (*.png) and one self-contained page (report.html)."""
+"""What an evaluation says and shows: numbers (report.json), figures (*.png), one self-contained page (report.html)."""

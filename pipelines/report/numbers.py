@@ -22,7 +22,9 @@ LEVELS = ("easy", "mid", "hard")
 Results = Mapping[str, Sequence[ItemResult]]
 
 
-def model_numbers(items: Sequence[ItemResult], rounds: int, seed: int, cost_range: tuple[float, float]) -> dict[str, Any]:
+def model_numbers(
+    items: Sequence[ItemResult], rounds: int, seed: int, cost_range: tuple[float, float]
+) -> dict[str, Any]:
     """The report of one model: by benchmark, by difficulty, overall, and its routing."""
     benchmarks = {}
     for task in sorted({item.task for item in items}):
@@ -33,7 +35,8 @@ def model_numbers(items: Sequence[ItemResult], rounds: int, seed: int, cost_rang
             "modes": by_mode(own),
             "by_difficulty": {level: by_mode(found) for level, found in levels.items() if found},
         }
-    return {"benchmarks": benchmarks, "overall": by_mode(items), "routing": routing_numbers(items, rounds, seed, cost_range)}
+    chosen = routing_numbers(items, rounds, seed, cost_range)
+    return {"benchmarks": benchmarks, "overall": by_mode(items), "routing": chosen}
 
 
 def by_mode(items: Sequence[ItemResult]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Figures of a report. Each is written as PNG and handed back as SVG whose ink is `currentColor`, for light and dark pages."""
+"""Figures of a report: each a PNG file, and an SVG whose ink is `currentColor`, for light and dark pages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from bimode.routing import ItemResult
 from bimode.statistics import wilson
 from pipelines.report.numbers import LEVELS, Results
 
+WIDE = (8.6, 3.9)  # inches
+ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 3}  # clear of every curve
 INK = "#123457"  # stands for the page's own text colour in the SVG
 MODE_MARKERS = {Mode.NON_THINKING: "s", Mode.AUTO: "o", Mode.THINKING: "^"}
 MODE_COLORS = {Mode.NON_THINKING: "#2a9d8f", Mode.AUTO: "#3b6fe0", Mode.THINKING: "#e07a3b"}
@@ -22,7 +25,7 @@ MODEL_COLORS = {"base": "#9aa0a8", "anneal": "#d99a2b", "bpo": "#3b6fe0"}
 SPARE_COLORS = ("#8a63d2", "#2a9d8f", "#d1495b", "#5c7f2b")
 LEVEL_COLORS = {"easy": "#2a9d8f", "mid": "#d99a2b", "hard": "#d1495b"}
 STYLE = {
-    "figure.figsize": (6.4, 4.0), "figure.dpi": 100, "savefig.dpi": 160, "font.size": 10, "font.family": "sans-serif",
+    "figure.figsize": (5.2, 3.3), "figure.dpi": 100, "savefig.dpi": 160, "font.size": 10, "font.family": "sans-serif",
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.18, "grid.color": INK,
     "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
     "legend.frameon": False, "svg.fonttype": "none", "lines.linewidth": 1.8, "axes.axisbelow": True,
@@ -75,38 +78,47 @@ def _accuracy_tokens(axes: Any, results: Results, report: Mapping[str, Any]) -> 
             axes.errorbar(
                 at["tokens_mean"], at["accuracy"], [[at["accuracy"] - low], [high - at["accuracy"]]], fmt=marker,
                 color=color, ms=9 if mode is Mode.AUTO else 7, elinewidth=1, alpha=0.95,
-                label=f"{name}, {mode.value.replace('_', '-')}",
             )  # fmt: skip
+        axes.plot([], [], "o", color=color, ms=7, label=name)
+    for mode, marker in MODE_MARKERS.items():
+        axes.plot([], [], marker, color=INK, mfc="none", ms=7, ls="none", label=mode.value.replace("_", "-"))
+    axes.plot([], [], "--", color=INK, lw=1, alpha=0.6, label="a coin between the modes")
     last = list(results)[-1]
     for router, marker in (("question_only", "x"), ("oracle", "*")):
         at = report["models"][last]["routing"]["baselines_detail"][router]
-        label = f"{last}, {router.replace('_', ' ')} router"
+        label = f"{router.replace('_', ' ')} router ({last})"
         axes.plot(at["tokens_mean"], at["accuracy"], marker, color=INK, ms=9, label=label, ls="none")
-    axes.plot([], [], "--", color=INK, lw=1, alpha=0.6, label="a coin between the modes")
     axes.set(xlabel="tokens a response (mean)", ylabel="accuracy", ylim=(-0.02, 1.04))
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _think_rate(axes: Any, results: Results) -> None:
     for index, (name, items) in enumerate(results.items()):
-        _by_level(axes, items, lambda i: i.greedy[Mode.AUTO].thought, model_color(name, index), "o", name, 0.07 * (index - 1))
+        look = Look(name, model_color(name, index), shift=0.07 * (index - 1))
+        _by_level(axes, items, lambda i: i.greedy[Mode.AUTO].thought, look)
     axes.set(ylabel="thinks in auto mode", ylim=(-0.03, 1.04))
-    axes.legend(loc="best")
+    axes.legend(**ABOVE)
 
 
 def _crossover(axes: Any, items: Sequence[ItemResult], name: str) -> None:
     for shift, (mode, marker) in enumerate(MODE_MARKERS.items()):
-        label = mode.value.replace("_", "-")
-        _by_level(
-            axes, items, lambda i, mode=mode: i.greedy[mode].correct, MODE_COLORS[mode], marker, label, 0.05 * (shift - 1)
-        )
+        look = Look(mode.value.replace("_", "-"), MODE_COLORS[mode], marker, 0.05 * (shift - 1))
+        _by_level(axes, items, lambda i, mode=mode: i.greedy[mode].correct, look)
     axes.set(ylabel=f"accuracy of {name}", ylim=(-0.03, 1.04))
-    axes.legend(loc="best")
+    axes.legend(**ABOVE)
 
 
-def _by_level(
-    axes: Any, items: Sequence[ItemResult], value: Callable[[ItemResult], bool], color: str, marker: str, label: str, shift: float
-) -> None:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a series is drawn; `shift` keeps series apart that share their x."""
+
+    label: str
+    color: str
+    marker: str = "o"
+    shift: float = 0.0
+
+
+def _by_level(axes: Any, items: Sequence[ItemResult], value: Callable[[ItemResult], bool], look: Look) -> None:
     """A share by difficulty with Wilson's interval."""
     levels = [level for level in LEVELS if any(i.level == level for i in items)]
     for_level = [[value(i) for i in items if i.level == level] for level in levels]
@@ -117,30 +129,29 @@ def _by_level(
         [max(0.0, high - share) for share, (_, high) in zip(shares, bounds, strict=True)],
     ]
     axes.errorbar(
-        [i + shift for i in range(len(levels))], shares, errors, fmt=f"{marker}-", color=color, capsize=3, label=label
-    )
+        [i + look.shift for i in range(len(levels))], shares, errors, fmt=f"{look.marker}-", color=look.color,
+        capsize=3, label=look.label,
+    )  # fmt: skip
     axes.set_xticks(range(len(levels)), [f"{level}\nn = {len(f)}" for level, f in zip(levels, for_level, strict=True)])
 
 
 def _rewards(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
-    _curve(axes, steps, lambda s: s.get("reward"), INK, "all rollouts")
+    _curve(axes, steps, lambda s: s.get("reward"), Look("all rollouts", INK))
     for mode in (Mode.THINKING, Mode.NON_THINKING):
-        label = mode.value.replace("_", "-")
-        _curve(axes, steps, lambda s, mode=mode: s.get("by_mode", {}).get(mode.value, {}).get("reward"), MODE_COLORS[mode], label)
+        look = Look(mode.value.replace("_", "-"), MODE_COLORS[mode])
+        _curve(axes, steps, lambda s, mode=mode: s.get("by_mode", {}).get(mode.value, {}).get("reward"), look)
     axes.set(xlabel="BPO step", ylabel="mean reward")
-    axes.legend(loc="best")
+    axes.legend(**ABOVE)
 
 
 def _decisions(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
     for level, color in LEVEL_COLORS.items():
-        _curve(axes, steps, lambda s, level=level: s.get("decision", {}).get(level), color, level)
+        _curve(axes, steps, lambda s, level=level: s.get("decision", {}).get(level), Look(level, color))
     axes.set(xlabel="BPO step", ylabel="probability of thinking", ylim=(-0.03, 1.04))
-    axes.legend(loc="best")
+    axes.legend(**ABOVE)
 
 
-def _curve(
-    axes: Any, steps: Sequence[Mapping[str, Any]], value: Callable[[Any], float | None], color: str, label: str
-) -> None:  # fmt: skip
+def _curve(axes: Any, steps: Sequence[Mapping[str, Any]], value: Callable[[Any], float | None], look: Look) -> None:
     """The raw series, faint, under its running mean of five; steps that lack the value are left out."""
     points = [(step["step"], value(step)) for step in steps]
     kept = [(x, float(y)) for x, y in points if y is not None]
@@ -148,26 +159,26 @@ def _curve(
         return
     xs, ys = zip(*kept, strict=True)
     smooth = [sum(ys[max(0, i - 4) : i + 1]) / len(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))]
-    axes.plot(xs, ys, color=color, alpha=0.25, lw=1)
-    axes.plot(xs, smooth, color=color, label=label)
+    axes.plot(xs, ys, color=look.color, alpha=0.25, lw=1)
+    axes.plot(xs, smooth, color=look.color, label=look.label)
 
 
 @contextmanager
-def _canvas(name: str) -> Iterator[tuple[Any, Any]]:
+def _canvas(name: str, size: tuple[float, float] | None) -> Iterator[tuple[Any, Any]]:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-        figure, axes = plt.subplots(layout="constrained")
+        figure, axes = plt.subplots(layout="constrained", figsize=size)
         yield figure, axes
         plt.close(figure)
 
 
 def _render(name: str, fill: Callable[[Any], None], png: Path) -> str:
     """Draws once; PNG on white to `png`, SVG on nothing returned. No dates, so equal numbers give equal bytes."""
-    with _canvas(name) as (figure, axes):
+    with _canvas(name, WIDE if name == "accuracy_tokens" else None) as (figure, axes):
         fill(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

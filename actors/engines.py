@@ -1,0 +1,211 @@
+"""Two engines behind one interface: plain torch (the oracle, and enough for one device) and DeepSpeed (ZeRO 0-3).
+
+The learner hands over losses that are already sum / num_tokens with the number of tokens over ALL ranks, so gradients have
+to be *summed* over ranks, and clipped after the sum. Both engines do that, with the same AdamW, groups and learning rate.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from actors import parallel
+from bimode.config import LearnerConfig, OptimConfig
+from bimode.errors import ConfigError, DivergedError
+from bimode.packing import PackedBatch
+from bimode.policy import Policy
+
+BUCKET_ELEMENTS = 200_000_000  # DeepSpeed allocates its reduction buffer in full, so never more than the model has
+
+
+class Engine(Protocol):
+    """Forward, backward, step, full weights, save, restore. All but `forward` are collective."""
+
+    def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        """(logprobs_N, entropy_N) with a graph."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds this rank's gradient; any number of calls before `step`, equally many on every rank."""
+
+    def step(self, lr: float) -> float:
+        """Sums over ranks, clips, updates; returns the norm before clipping. Raises DivergedError, and moves nothing, if it is not finite."""
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Copies of all parameters and buffers on the host, by the module's names; empty on ranks other than 0."""
+
+    def save(self, folder: Path) -> None:
+        """Writes weights and optimizer state into `folder`."""
+
+    def restore(self, folder: Path) -> None:
+        """Reads what `save` wrote with as many ranks."""
+
+
+def build_engine(policy: Policy, learner: LearnerConfig, optim: OptimConfig, dtype: torch.dtype) -> Engine:
+    """The engine that `learner.engine` names, with the parameters of `learner.freeze` frozen."""
+    freeze(policy, learner.freeze)
+    parallel.ensure_group()
+    if learner.engine == "torch":
+        return TorchEngine(policy, optim, dtype)
+    return DeepSpeedEngine(policy, optim, dtype, learner.zero_stage)
+
+
+def freeze(policy: Policy, patterns: tuple[str, ...]) -> None:
+    """Parameters whose name contains a match of any of `patterns` get no gradient. Raises ConfigError for an idle pattern."""
+    for pattern in patterns:
+        frozen = [p for name, p in policy.model.named_parameters() if re.search(pattern, name)]
+        if not frozen:
+            raise ConfigError("learner.freeze", pattern, "matches no parameter; names look like "
+                              + next(name for name, _ in policy.model.named_parameters()))  # fmt: skip
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def adamw(policy: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only: norms and biases are left alone."""
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=optim.lr, betas=optim.betas, foreach=True)
+
+
+class TorchEngine:
+    """Weights and optimizer whole on every rank; bfloat16 is autocast over float32 weights."""
+
+    def __init__(self, policy: Policy, optim: OptimConfig, dtype: torch.dtype) -> None:
+        self.policy = policy.to(parallel.device())
+        self.dtype, self.grad_clip = dtype, optim.grad_clip
+        self.optimizer = adamw(policy, optim)
+
+    def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        with torch.autocast(parallel.device().type, torch.bfloat16, enabled=self.dtype is torch.bfloat16):
+            return self.policy(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> float:
+        parameters = [p for p in self.policy.parameters() if p.grad is not None]
+        if parallel.world() > 1:
+            flat = torch.cat([p.grad.flatten() for p in parameters])
+            dist.all_reduce(flat)
+            for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                p.grad.copy_(part.view_as(p))
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip))
+        _refuse_non_finite(norm)
+        set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def full_weights(self) -> dict[str, Tensor]:
+        if parallel.rank() != 0:
+            return {}
+        return {name: tensor.detach().cpu().clone() for name, tensor in _named_tensors(self.policy.model)}
+
+    def save(self, folder: Path) -> None:
+        if parallel.rank() == 0:
+            state = {"model": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+            torch.save(state, folder / "torch.pt")
+
+    def restore(self, folder: Path) -> None:
+        state = torch.load(folder / "torch.pt", map_location=parallel.device(), weights_only=True)
+        self.policy.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """DeepSpeed's engine with ZeRO `stage`; the number of backward passes a step is ours to choose (unmanaged accumulation)."""
+
+    def __init__(self, policy: Policy, optim: OptimConfig, dtype: torch.dtype, stage: int) -> None:
+        import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        self.deepspeed = deepspeed
+        optimizer = adamw(policy, optim)
+        self.plain = stage == 0 and dtype is torch.float32  # DeepSpeed then calls our optimizer directly
+        self.norm = math.nan
+        if self.plain:
+            self.trained = [p for p in policy.parameters() if p.requires_grad]
+            self.grad_clip = optim.grad_clip
+            optimizer.register_step_pre_hook(self._clip)
+        elements = min(BUCKET_ELEMENTS, sum(p.numel() for p in policy.parameters()))
+        self.engine = deepspeed.initialize(
+            model=policy,
+            optimizer=optimizer,
+            dist_init_required=False,
+            config={
+                "train_batch_size": parallel.world(),
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": 1,
+                "managed_gradient_accumulation": False,
+                "gradient_clipping": 0.0 if self.plain else optim.grad_clip,
+                "zero_optimization": {
+                    "stage": stage, "reduce_bucket_size": elements, "allgather_bucket_size": elements,
+                },
+                "bf16": {"enabled": dtype is torch.bfloat16, "check_grad_overflow": True},
+                "steps_per_print": None,
+            },
+        )[0]  # fmt: skip
+
+    def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
+        return self.engine(batch)
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed divides the reduced gradient by the number of ranks. The loss is divided by the tokens of all ranks
+        # already, so that mean is undone here, once, and nowhere else.
+        self.engine.backward(loss * parallel.world())
+
+    def step(self, lr: float) -> float:
+        set_lr(self.engine.optimizer, lr)
+        self.engine.step()  # a norm that is not finite makes DeepSpeed skip the update on every rank
+        norm = self.norm if self.plain else float(self.engine.get_global_grad_norm())
+        _refuse_non_finite(norm)
+        return norm
+
+    def _clip(self, *_: Any) -> None:
+        self.norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.grad_clip))
+        _refuse_non_finite(self.norm)
+
+    def full_weights(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {}
+        for name, tensor in _named_tensors(self.engine.module.model):
+            if not hasattr(tensor, "ds_id"):  # not sharded: ZeRO 0-2, or a buffer
+                weights[name] = tensor.detach().cpu().clone()
+                continue
+            with self.deepspeed.zero.GatheredParameters([tensor]):
+                weights[name] = tensor.detach().cpu().clone()
+        return weights if parallel.rank() == 0 else {}
+
+    def save(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)
+
+    def restore(self, folder: Path) -> None:
+        self.engine.load_checkpoint(str(folder), tag="deepspeed")
+
+
+def set_lr(optimizer: Any, lr: float) -> None:
+    """Sets the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters (tied ones once) and the buffers that a state dict holds."""
+    yield from model.named_parameters()
+    kept = model.state_dict().keys()
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in kept)
+
+
+def _refuse_non_finite(norm: float) -> None:
+    if not math.isfinite(norm):
+        raise DivergedError(f"gradient norm is {norm}: nothing was updated; lower optim.lr or look at the last batch")

@@ -1,0 +1,89 @@
+"""Generation for evaluation: one fleet of rollout workers that is handed one model after another.
+
+An engine takes seconds to start, so models of one shape and tokenizer follow each other by weight update; others, and
+those too large to pass through the object store, get a new fleet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from actors.graph import RolloutFleet
+from bimode.codec import load_model
+from bimode.config import ModelConfig
+from bimode.records import Completion, GenerationRequest, WeightSnapshot
+from bimode.rundir import digest_json, digest_path
+
+CHUNK = 128  # requests a worker is given at once: a full engine batch, and a progress bar that moves
+MAX_SWAP_BYTES = 1 << 30
+
+
+class Evaluator:
+    """Answers requests with the model that was opened last. `options` are Ray's for one worker."""
+
+    def __init__(self, model: ModelConfig, *, workers: int, options: Mapping[str, Any], seed: int) -> None:
+        self.model, self.num_workers, self.options, self.seed = model, workers, options, seed
+        self._fleet: RolloutFleet | None = None
+        self._shape = ""
+        self._version = 0
+
+    def open(self, model_dir: Path) -> None:
+        """Makes the model in `model_dir` the one that answers."""
+        shape = shape_digest(model_dir)
+        if self._fleet is not None and shape == self._shape and _weight_bytes(model_dir) <= MAX_SWAP_BYTES:
+            self._version += 1
+            self._fleet.load_weights(ray.put(snapshot_of(model_dir, self._version)), self._version)
+            return
+        self.close()
+        self._fleet = RolloutFleet(
+            model_dir, self.model, workers=self.num_workers, options=self.options, seed=self.seed, sync="object_store"
+        )
+        self._shape, self._version = shape, 0
+
+    def generate(
+        self, requests: Sequence[GenerationRequest], on_done: Callable[[int], None] = lambda _: None
+    ) -> list[Completion]:
+        """Completions in the order of `requests`, then samples; `on_done` hears the size of each finished chunk."""
+        if self._fleet is None:
+            raise RuntimeError("open a model first")
+        completions: list[Completion] = []
+        size = CHUNK * self.num_workers
+        for start in range(0, len(requests), size):
+            chunk = requests[start : start + size]
+            completions += self._fleet.generate(chunk, self._version)
+            on_done(len(chunk))
+        return completions
+
+    def close(self) -> None:
+        """Ends the workers."""
+        if self._fleet is not None:
+            self._fleet.close()
+        self._fleet = None
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def shape_digest(model_dir: Path) -> str:
+    """Of everything in a model directory but its weights: equal digests may follow each other by weight update."""
+    others = [p for p in sorted(model_dir.iterdir()) if p.is_file() and ".safetensors" not in p.name]
+    return digest_json([(p.name, digest_path(p)) for p in others])
+
+
+def snapshot_of(model_dir: Path, version: int) -> WeightSnapshot:
+    """The weights of `model_dir` as the learner would send them."""
+    import torch
+
+    named = list(load_model(model_dir, torch.float32).named_parameters())
+    return WeightSnapshot(version, tuple(n for n, _ in named), tuple(p.detach().numpy() for _, p in named))
+
+
+def _weight_bytes(model_dir: Path) -> int:
+    return sum(p.stat().st_size for p in model_dir.glob("*.safetensors"))

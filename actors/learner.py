@@ -1,0 +1,213 @@
+"""The learner: samples and a loss in, an updated policy out. The same class trains in annealing and in BPO.
+
+Consumes `TrainingSample`s and a loss function; packs them, runs micro-batches through an engine (`actors.engines`) and
+exports weights under the names of the model's own checkpoint. It never learns which algorithm made the advantages.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from actors import parallel
+from actors.engines import build_engine
+from bimode.checkpoints import partial_path, publish
+from bimode.codec import Codec, load_model
+from bimode.config import LearnerConfig, OptimConfig
+from bimode.errors import DivergedError
+from bimode.losses import LossFn, LossInputs
+from bimode.modes import Mode
+from bimode.packing import PackedBatch, pack, plan_micro_batches
+from bimode.policy import Policy
+from bimode.records import TrainingSample, WeightSnapshot
+from bimode.schedule import learning_rate
+
+CACHED_IMAGES = 512  # processed images kept: the rollouts of a prompt, and the prompts of a few steps, share theirs
+CHECKPOINTS_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """One optimizer step: `step` counts from 1, `grad_norm` is before clipping."""
+
+    step: int
+    lr: float
+    grad_norm: float
+
+
+class Learner:
+    """One rank of a learner group. Verbs are collective: every rank calls each of them, in the same order."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        learner: LearnerConfig,
+        optim: OptimConfig,
+        *,
+        total_steps: int,
+        dtype: str,
+        seed: int,
+        with_reference: bool,
+    ) -> None:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        torch.manual_seed(seed)
+        self.config, self.optim, self.total_steps, self.step = learner, optim, total_steps, 0
+        self.codec = Codec(model_dir)
+        self.encode_images = lru_cache(maxsize=CACHED_IMAGES)(self.codec.encode_images)
+        precision = getattr(torch, dtype)
+        policy = Policy(load_model(model_dir, torch.float32 if learner.engine == "torch" else precision)).train()
+        self.model = policy.model
+        self.engine = build_engine(policy, learner, optim, precision)
+        self.reference = Policy(load_model(model_dir, precision)).eval().to(parallel.device()) if with_reference else None
+        self.filler = self._make_filler()
+        self.loss_is_finite = True
+
+    def forward_backward(
+        self, samples: Sequence[TrainingSample], loss: LossFn, *, num_tokens: float, labels: Sequence[str] = ()
+    ) -> dict[str, float]:
+        """Adds the gradient of `loss` over this rank's `samples`; returns sums over them.
+
+        `num_tokens` is the sum of all loss masks over ALL ranks. With `labels` (one word a sample) the result also holds
+        ``nll/LABEL`` and ``tokens/LABEL``. Ranks may hold unequally many samples, or none: they run equally many
+        micro-batches, the spare ones on a weightless filler.
+        """
+        lengths = [len(s.prompt_ids) + len(s.token_ids_T) for s in samples]
+        plan = plan_micro_batches(lengths, row_tokens=self.config.row_tokens, micro_rows=self.config.micro_rows)
+        sums: dict[str, float] = {}
+        for k in range(parallel.all_max(len(plan))):
+            indices = plan[k] if k < len(plan) else []
+            batch = self._pack([samples[i] for i in indices])
+            logprobs_N = self._micro_batch(batch, loss, num_tokens, sums)
+            if labels:
+                _add_by_label(sums, batch, logprobs_N, [labels[i] for i in indices])
+        return sums
+
+    def optim_step(self) -> StepInfo:
+        """One update with the gradient gathered since the last. Raises DivergedError on every rank, and moves nothing, if a
+        loss of any rank or the gradient's norm is not finite."""
+        bad = parallel.all_sum([0.0 if self.loss_is_finite else 1.0])[0]
+        if bad:
+            raise DivergedError(f"the loss of step {self.step + 1} is not finite on {bad:.0f} rank(s): nothing was updated")
+        lr = learning_rate(self.step, self.total_steps, self.optim)
+        norm = self.engine.step(lr)
+        self.step += 1
+        return StepInfo(step=self.step, lr=lr, grad_norm=norm)
+
+    def export_weights(self, version: int) -> WeightSnapshot:
+        """All weights as float32 host arrays under the names of the model's checkpoint; without arrays on ranks other than 0."""
+        weights = self._checkpoint_names(self.engine.full_weights())
+        arrays = tuple(tensor.float().numpy() for tensor in weights.values())
+        return WeightSnapshot(version=version, names=tuple(weights), arrays=arrays)
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint folder that `restore` continues from exactly; it appears in one piece, the last two stay."""
+        partial = self._start_partial(path)
+        self.engine.save(partial)
+        state = {"step": self.step, "rng": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        torch.save(state, partial / f"learner-rank{parallel.rank()}.pt")
+        self._publish(path, CHECKPOINTS_KEPT)
+
+    def restore(self, path: Path) -> None:
+        """Continues from what `save` wrote, with as many ranks."""
+        self.engine.restore(path)
+        state = torch.load(path / f"learner-rank{parallel.rank()}.pt", weights_only=True)
+        self.step = int(state["step"])
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"])
+
+    def save_model(self, path: Path) -> None:
+        """Writes a plain Hugging Face directory: safetensors, processor or tokenizer, chat template, generation config."""
+        partial = self._start_partial(path)
+        weights = self.engine.full_weights()
+        if parallel.rank() == 0:
+            self.model.save_pretrained(partial, state_dict=weights)
+            self.codec.processor.save_pretrained(partial)
+        self._publish(path, None)
+
+    def _micro_batch(self, batch: PackedBatch, loss: LossFn, num_tokens: float, sums: dict[str, float]) -> Tensor:
+        logprobs_N, entropy_N = self.engine.forward(batch)
+        reference_N = None
+        if self.reference is not None:
+            with torch.no_grad():
+                reference_N = self.reference(batch)[0]
+        out = loss(
+            LossInputs(
+                logprobs_N=logprobs_N,
+                entropy_N=entropy_N,
+                behavior_logprobs_N=batch.behavior_logprobs_N,
+                reference_logprobs_N=reference_N,
+                advantages_N=batch.advantages_N,
+                loss_mask_N=batch.loss_mask_N,
+            ),
+            num_tokens,
+        )
+        value = float(out.loss.detach())
+        self.loss_is_finite &= math.isfinite(value)
+        for key, amount in (("loss", value), *((key, float(metric)) for key, metric in out.metrics.items())):
+            sums[key] = sums.get(key, 0.0) + amount
+        self.engine.backward(out.loss)
+        return logprobs_N.detach()
+
+    def _pack(self, samples: list[TrainingSample]) -> PackedBatch:
+        """Packs a micro-batch; the filler goes along where it would be empty or would leave the vision tower without work
+        (ZeRO reduces a gradient only when every rank has one)."""
+        if not samples or (self.filler.images and not any(s.images for s in samples)):
+            samples = [*samples, self.filler]
+        vision = [self.encode_images(sample.images) for sample in samples]
+        batch = pack(samples, vision, row_tokens=self.config.row_tokens, pad_id=self.codec.pad_id)
+        return batch.to(parallel.device())
+
+    def _make_filler(self) -> TrainingSample:
+        """A sequence without weight, with an image where the model sees images."""
+        images: tuple[bytes, ...] = ()
+        if self.codec.kind == "image_text":
+            buffer = io.BytesIO()
+            Image.new("RGB", (64, 64)).save(buffer, format="PNG")
+            images = (buffer.getvalue(),)
+        return TrainingSample(
+            prompt_ids=self.codec.encode_prompt("", images), token_ids_T=(self.codec.eos_id,), loss_mask_T=(0.0,),
+            advantages_T=(0.0,), behavior_logprobs_T=(math.nan,), images=images, mode=Mode.AUTO, origin="", version=0,
+        )  # fmt: skip
+
+    def _checkpoint_names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        return dict(revert_weight_conversion(self.model, weights)) if weights else {}
+
+    def _start_partial(self, path: Path) -> Path:
+        partial = partial_path(path)
+        if parallel.rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        parallel.barrier()
+        return partial
+
+    def _publish(self, path: Path, keep: int | None) -> None:
+        parallel.barrier()
+        if parallel.rank() == 0:
+            publish(path, keep)
+        parallel.barrier()
+
+
+def _add_by_label(sums: dict[str, float], batch: PackedBatch, logprobs_N: Tensor, labels: list[str]) -> None:
+    """Adds the weighted negative log-likelihood and the weights of each label's samples to `sums`."""
+    for label in set(labels):
+        member = torch.tensor([name == label for name in labels] + [False], device=logprobs_N.device)  # the filler is last
+        at_N = member[batch.sample_N]
+        weight_N = batch.loss_mask_N * at_N
+        for key, value in (("nll", -(logprobs_N * weight_N).sum()), ("tokens", weight_N.sum())):
+            sums[f"{key}/{label}"] = sums.get(f"{key}/{label}", 0.0) + float(value)

@@ -1,0 +1,120 @@
+"""The learner's end of `sync = "nccl"` and `"ipc"`: vLLM's trainer engines over the learner's own parameters.
+
+Every learner rank makes one `WeightSender` and calls `send` together with the others, since under ZeRO-3 gathering a
+parameter is a collective; rank 0 alone speaks to the rollout workers. `object_store` needs none of this: there the
+learner publishes a `WeightSnapshot` and each worker loads it at its own boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, WeightSource
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+from bimode.errors import ConfigError
+
+
+class GatheredSource(WeightSource):
+    """The parameters of a Hugging Face model, whole, one at a time, also where ZeRO-3 has split them.
+
+    vLLM's own source unwraps DTensors only; a ZeRO-3 parameter is an empty tensor with its true shape in `ds_shape`.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+
+    def metadata(self) -> list[ParamMeta]:
+        named = self._model.named_parameters()
+        return [ParamMeta(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in named]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in self._model.named_parameters():
+            yield name, _whole(parameter)
+
+
+def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A tensor that stays valid after the gathered parameter is freed again: the transport may still be reading it."""
+    if not hasattr(parameter, "ds_shape"):
+        return parameter.detach()
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters([parameter]):
+        return parameter.detach().clone()
+
+
+@dataclass
+class WorkersClient:
+    """vLLM's control plane, fanned out over our rollout workers; each is an engine of its own, of `ranks_each` GPUs."""
+
+    workers: Sequence[Any]  # Ray handles of RolloutWorker
+    version: int = 0
+    ranks_each: int = 1
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """vLLM counts ranks within one engine, so every further engine is moved up in the NCCL group."""
+        import ray
+
+        def place(i: int) -> dict[str, Any]:
+            if "rank_offset" not in init_info:  # ipc has no group
+                return init_info
+            return init_info | {"rank_offset": init_info["rank_offset"] + i * self.ranks_each}
+
+        ray.get([w.init_transfer.remote(place(i)) for i, w in enumerate(self.workers)])
+
+    def start_weight_update(self) -> None:
+        import ray
+
+        ray.get([w.start_update.remote() for w in self.workers])
+
+    def update_weights(self, update_info: Any) -> None:
+        import ray
+
+        ray.get([w.update.remote(update_info) for w in self.workers])
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """vLLM's trainer engines pass no version, so ours is set before each send."""
+        import ray
+
+        ray.get([w.finish_update.remote(self.version) for w in self.workers])
+
+
+class WeightSender:
+    """Pushes the learner's weights to all rollout workers; constructed and used on every learner rank alike.
+
+    `address` and `port` are where rank 0 opens the NCCL rendezvous; `ipc` ignores them (one node, a learner rank on
+    each worker's GPU). Raises ConfigError without a GPU.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, workers: Sequence[Any], *, sync: str, rank: int, address: str, port: int
+    ) -> None:
+        if not torch.cuda.is_available():
+            raise ConfigError("bpo.sync", sync, "moves weights between GPUs; use object_store where there is none")
+        self._client = WorkersClient(workers)
+        self._engine = WeightTransferTrainerFactory.trainer_init(
+            _init_info(sync, rank, address, port, world_size=1 + len(workers)),
+            client=self._client,
+            source=GatheredSource(model),
+        )
+
+    def send(self, version: int) -> None:
+        """One whole update; the workers are at `version`, caches reset, when it returns."""
+        self._client.version = version
+        self._engine.send_weights()
+
+    def close(self) -> None:
+        self._engine.shutdown()
+
+
+def _init_info(sync: str, rank: int, address: str, port: int, world_size: int) -> TrainerInitInfo:
+    if sync == "nccl":
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+        return NCCLTrainerInitInfo(address, port, world_size, rank=rank)
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+    return IPCTrainerInitInfo(packed=True, rank=rank)

@@ -1,0 +1,21 @@
+"""A candidate: a row of the data set on its way, with what only curation needs beside it.
+
+Nothing is dropped while the pipeline runs: a row that fails gets a `reason`, and publishing sends it to the rejects.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from bimode.dataset import SCHEMA
+
+CANDIDATE_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        ("trace", pa.string()),  # the generator's own reasoning
+        ("transcription", pa.string()),
+        ("reason", pa.string()),  # "" while the row is in; else why it is out
+        ("detail", pa.string()),  # e.g. the id of the row that it repeats
+    ]
+)
+REJECT_SCHEMA = pa.schema([*SCHEMA, ("reason", pa.string()), ("detail", pa.string())], metadata=SCHEMA.metadata)

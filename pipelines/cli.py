@@ -1,0 +1,154 @@
+"""The command line: `bimode X` and `python -m pipelines.X` are the same thing. Imports nothing heavy until it must."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bimode.errors import BimodeError, ConfigError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Curate, anneal and optimize models that decide when to think.",
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="TOML file, e.g. pipelines/recipes/tiny.toml")]
+Out = Annotated[str, typer.Option("--out", metavar="DIR", help="run directory; made if absent, continued if not")]
+Set = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="override a value of the recipe; repeatable")]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="override the recipe's seed")]
+NOTHING: list[str] = []
+
+
+def main(command: str | None = None) -> None:
+    """Runs the command line and exits; stage modules call it with their own name."""
+    sys.exit(exit_code([*([command] if command else []), *sys.argv[1:]]))
+
+
+def exit_code(arguments: list[str]) -> int:
+    """0, or the code of what went wrong, which is said in one line on stderr."""
+    try:
+        code = app(arguments, standalone_mode=False, prog_name="bimode")
+        return code if isinstance(code, int) else 0
+    except BimodeError as error:
+        return _fail(str(error), error.exit_code)
+    except typer.TyperException as error:
+        if not (message := error.format_message()):  # no arguments: typer has shown the help
+            return error.exit_code
+        return _fail(f"{message.rstrip('.')}: see bimode --help", error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("interrupted: nothing is left running; the same command continues", INTERRUPTED)
+
+
+def _fail(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return code
+
+
+def _run(stages: tuple[str, ...], recipe: Path, out: str, overrides: list[str], seed: int | None) -> None:
+    """Loads the recipe and runs `stages` of it; no stages means the recipe's own list."""
+    from bimode.recipe import load_recipe
+    from cluster.session import output_directory
+    from pipelines.harness import run_stages
+
+    loaded = load_recipe(recipe, tuple(overrides), seed)
+    run_stages(stages or loaded.stages, loaded, output_directory(out))
+
+
+@app.command()
+def run(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
+    """All stages of the recipe, skipping those whose inputs and config are unchanged."""
+    _run((), recipe, out, set_, seed)
+
+
+@app.command()
+def curate(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
+    """Questions in, tagged bi-mode Parquet out."""
+    _run(("curate",), recipe, out, set_, seed)
+
+
+@app.command()
+def anneal(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
+    """Supervised training in both modes."""
+    _run(("anneal",), recipe, out, set_, seed)
+
+
+@app.command()
+def bpo(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
+    """Bi-mode policy optimization: learns when to think."""
+    _run(("bpo",), recipe, out, set_, seed)
+
+
+@app.command()
+def evaluate(
+    out: Out,
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="TOML file; or give --model and --data")] = None,
+    model: Annotated[Path | None, typer.Option("--model", metavar="M", help="any Hugging Face model directory")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="D", help="any curated data directory")] = None,
+    modes: Annotated[str, typer.Option("--modes", help="of auto,thinking,non_thinking")] = "",
+    set_: Set = NOTHING,
+    seed: Seed = None,
+) -> None:
+    """Three modes on held-out sources: accuracy, tokens, routing; before and after BPO."""
+    overrides = [*set_, *([f"evaluate.modes={_modes(modes)}"] if modes else [])]
+    if recipe is not None and model is None and data is None:
+        _run(("evaluate",), recipe, out, overrides, seed)
+        return
+    if recipe is not None or model is None or data is None:
+        raise ConfigError("evaluate", "arguments", "give either RECIPE, or --model and --data")
+    _evaluate_model(model, data, out, overrides, seed)
+
+
+def _modes(text: str) -> str:
+    return "[" + ",".join(f'"{mode.strip()}"' for mode in text.split(",")) + "]"
+
+
+def _evaluate_model(model: Path, data: Path, out: str, overrides: list[str], seed: int | None) -> None:
+    from bimode.recipe import build_recipe
+    from cluster.session import output_directory
+    from pipelines.harness import run_stages
+
+    for key, path in (("--model", model), ("--data", data)):
+        if not path.is_dir():
+            raise ConfigError(key, path, "no such directory")
+    table = {"name": model.absolute().name, "stages": ["evaluate"], "model": {"base": str(model.absolute())}}
+    recipe = build_recipe(table, tuple(overrides), seed)
+    inputs = {"data": data.absolute(), "model": model.absolute()}
+    run_stages(("evaluate",), recipe, output_directory(out), inputs)
+
+
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Option("--model", metavar="M", help="Hugging Face model directory")],
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    host: Annotated[str, typer.Option("--host", help="0.0.0.0 opens it to the network")] = "127.0.0.1",
+) -> None:
+    """OpenAI-compatible endpoint on Ray Serve, with thinking_mode in chat_template_kwargs."""
+    from pipelines.serve import serve_model
+
+    serve_model(model, host, port)
+
+
+@app.command()
+def submit(
+    recipe: RecipePath,
+    out: Annotated[str, typer.Option("--out", metavar="URI", help="absolute path that every node of the cluster sees")],
+    address: Annotated[str, typer.Option("--address", help="dashboard of the cluster, http://...")] = "",
+    stage: Annotated[str, typer.Option("--stage", help="run, or one stage")] = "run",
+    set_: Set = NOTHING,
+    seed: Seed = None,
+) -> int:
+    """The same run as a Ray job, with this code as its working directory."""
+    from pipelines.submit import submit_run
+
+    return submit_run(recipe, out, address, stage, tuple(set_), seed)
+
+
+if __name__ == "__main__":
+    main()

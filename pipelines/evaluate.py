@@ -1,0 +1,186 @@
+"""Every model of a run on held-out sources, in three modes, greedy: what it is worth, what it costs, when it thinks.
+
+    base, anneal, bpo -> responses -> verdicts -> report.json, *.png, report.html
+
+Where h_acc is wanted, some items are also sampled in both forced modes. Verdicts are kept per model in `results/`, so
+that an evaluation which was stopped goes on with the next model.
+
+    python -m pipelines.evaluate pipelines/recipes/tiny.toml --out runs/demo
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bimode.config import EvaluateConfig, Recipe
+from bimode.errors import StarvedError
+from bimode.modes import Mode, parse_response
+from bimode.records import Completion, GenerationRequest, Prompt
+from bimode.routing import ItemResult, Outcome
+from bimode.rundir import StageDir, StageResult, digest_bytes, digest_json, digest_path, read_json, write_atomic
+
+if TYPE_CHECKING:
+    from actors.evaluator import Evaluator
+
+NOT_MODELS = ("data", "metrics")
+
+
+def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
+    """The curated data and the models of the recipe's stages; whatever is neither `data` nor `metrics` is a model."""
+    from pipelines.harness import base_model
+
+    trained = [stage for stage in ("anneal", "bpo") if stage in recipe.stages]
+    models = {"base": base_model(recipe, run)} | {stage: run / stage / "model" for stage in trained}
+    metrics = {"metrics": run / "bpo" / "metrics.jsonl"} if "bpo" in recipe.stages else {}
+    return {"data": run / "curate" / "data", **models, **metrics}
+
+
+def config(recipe: Recipe) -> Any:
+    """What the numbers depend on; how many workers find them is not among it."""
+    return {
+        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"workers"}),
+        "model": recipe.model.model_dump(mode="json", exclude={"base"}),
+        "seed": recipe.seed,
+    }
+
+
+def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
+    """Evaluates the models of `inputs` in order and writes the report."""
+    from bimode.dataset import read_prompts, split_files
+
+    settings = recipe.evaluate
+    prompts = list({p.id: p for p in read_prompts(inputs["data"], settings.split)}.values())
+    if not prompts:
+        raise StarvedError(f"no {settings.split} rows in {inputs['data']}: raise curate.{settings.split}")
+    models = {name: path for name, path in inputs.items() if name not in NOT_MODELS}
+    results = evaluate_models(recipe, stage, models, prompts)
+    digest = digest_json([(f.name, digest_path(f)) for f in split_files(inputs["data"], settings.split)])
+    data = {"digest": digest, "n": len(prompts), "split": settings.split}
+    figures = write_report(recipe, stage, results, prompts, data, inputs.get("metrics"))
+    responses = sum(len(i.greedy) + sum(map(len, i.sampled.values())) for items in results.values() for i in items)
+    return StageResult(
+        outputs=("report.json", "report.html", "results", *figures),
+        counts={"items": len(prompts), "models": list(results), "responses": responses},
+    )
+
+
+def evaluate_models(
+    recipe: Recipe, stage: StageDir, models: dict[str, Path], prompts: Sequence[Prompt]
+) -> dict[str, list[ItemResult]]:
+    """Judged responses by model, in the order of `models`; those already on disk are read."""
+    from actors.evaluator import Evaluator
+    from cluster.placement import plan
+    from pipelines.progress import track
+    from pipelines.report.results import read_results, write_results
+
+    (role,) = plan("evaluate", recipe)
+    settings = recipe.evaluate
+    requests = make_requests(prompts, settings, recipe.seed)
+    found: dict[str, list[ItemResult]] = {}
+    with (
+        Evaluator(recipe.model, workers=settings.workers, options=role.options(), seed=recipe.seed) as evaluator,
+        track("evaluate", total=len(models) * len(requests), unit="requests") as bar,
+    ):
+        for name, path in models.items():
+            file = stage.path / "results" / f"{name}.jsonl"
+            if file.is_file():
+                bar.advance(len(requests), f"{name} kept")
+            else:
+                evaluator.open(_prepared(path, stage.path / "prepared" / name, recipe.seed))
+                write_results(file, ask(evaluator, prompts, requests, lambda n, name=name: bar.advance(n, name)))
+            found[name] = read_results(file)
+    return found
+
+
+def _prepared(path: Path, root: Path, seed: int) -> Path:
+    """`path` itself where it has the tags and the template, else a completed copy in `root`; the user is told."""
+    from bimode.base import prepare_base
+    from pipelines.progress import say
+
+    prepared, added = prepare_base(str(path), root, seed)
+    if prepared != path:
+        lacked = ", ".join(map(repr, added)) or "the chat template"
+        say(f"evaluate: {path} lacked {lacked}; a completed copy is evaluated: {prepared}")
+    return prepared
+
+
+def make_requests(prompts: Sequence[Prompt], settings: EvaluateConfig, seed: int) -> list[GenerationRequest]:
+    """Greedy in every mode for all prompts, then samples in the forced modes for `h_acc_items` of them."""
+    modes = [Mode(mode) for mode in settings.modes]
+    greedy = [GenerationRequest(p, mode, 1, 0.0, settings.max_tokens, seed) for p in prompts for mode in modes]
+    if not settings.h_acc_samples or set(modes) != set(Mode):
+        return greedy
+    drawn = sorted(prompts, key=lambda p: digest_bytes(p.id.encode()))[: settings.h_acc_items]
+    return greedy + [
+        GenerationRequest(p, mode, settings.h_acc_samples, settings.h_acc_temperature, settings.max_tokens, seed)
+        for p in drawn
+        for mode in (Mode.THINKING, Mode.NON_THINKING)
+    ]
+
+
+def ask(
+    evaluator: Evaluator,
+    prompts: Sequence[Prompt],
+    requests: Sequence[GenerationRequest],
+    on_done: Callable[[int], None],
+) -> list[ItemResult]:
+    """All `requests` to the open model, judged and put together by item, in the order of `prompts`."""
+    completions = evaluator.generate(requests, on_done)
+    greedy: dict[str, dict[Mode, Outcome]] = {p.id: {} for p in prompts}
+    sampled: dict[str, dict[Mode, tuple[Outcome, ...]]] = {p.id: {} for p in prompts}
+    at = 0
+    for request in requests:
+        outcomes = tuple(judge(request.prompt, c) for c in completions[at : at + request.n])
+        at += request.n
+        if request.temperature == 0.0:
+            greedy[request.prompt.id][request.mode] = outcomes[0]
+        else:
+            sampled[request.prompt.id][request.mode] = outcomes
+    return [ItemResult(p.id, p.task, p.level, p.question, greedy[p.id], sampled[p.id]) for p in prompts]
+
+
+def judge(prompt: Prompt, completion: Completion) -> Outcome:
+    """A response that was cut off is wrong, as in training."""
+    from bimode.verify import is_correct
+
+    right = completion.finished and is_correct(completion.text, prompt.answer, prompt.verifier, prompt.verifier_args)
+    return Outcome(right, completion.num_tokens, parse_response(completion.text).is_thinking, completion.text)
+
+
+def write_report(
+    recipe: Recipe,
+    stage: StageDir,
+    results: dict[str, list[ItemResult]],
+    prompts: Sequence[Prompt],
+    data: dict[str, Any],
+    metrics: Path | None,
+) -> list[str]:
+    """report.json, the figures and report.html; returns the names of the figures' files."""
+    from pipelines.harness import package_versions
+    from pipelines.report import numbers, page, plots
+
+    settings = recipe.evaluate
+    sampling = {
+        "temperature": 0.0, "max_tokens": settings.max_tokens, "h_acc_samples": settings.h_acc_samples,
+        "h_acc_items": min(settings.h_acc_items, len(prompts)), "h_acc_temperature": settings.h_acc_temperature,
+        "bootstrap": settings.bootstrap, "seed": recipe.seed, "dtype": recipe.model.dtype,
+    }  # fmt: skip
+    report = numbers.report(
+        results, rounds=settings.bootstrap, seed=recipe.seed, max_tokens=settings.max_tokens, data=data,
+        sampling=sampling, versions=package_versions(),
+    )  # fmt: skip
+    write_atomic(stage.path / "report.json", json.dumps(report, indent=1))
+    figures = plots.draw(results, report, metrics, stage.path)
+    curated = (read_json(stage.run / "curate" / "manifest.json") or {}).get("counts", {})
+    run = page.Run(name=recipe.name, seed=recipe.seed, counts=curated)
+    write_atomic(stage.path / "report.html", page.render(report, results, prompts, figures, run))
+    return [f"{name}.png" for name in figures]
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("evaluate")

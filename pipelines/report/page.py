@@ -1,0 +1,214 @@
+"""report.html: one page that needs nothing else: headline in words, figures, tables, and the responses behind them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from bimode.modes import Mode
+from bimode.records import Prompt
+from bimode.routing import ItemResult, Outcome
+from bimode.rundir import digest_bytes
+from pipelines.report.numbers import LEVELS, Results
+
+MAX_VIEWED = 400  # items in the viewer; a page of more is slow to open
+DASH = "\N{EN DASH}"
+MAX_SIDE = 512  # pixels; larger pictures are shown reduced
+CAPTIONS = {
+    "accuracy_tokens": "Accuracy against tokens. A dashed line joins a model's forced modes: a coin between them lies "
+    "on it, so auto mode earns its keep by its height above the line. Bars are 95 % intervals.",
+    "think_rate": "How often auto mode thinks, by difficulty. Easy, mid and hard are thirds by the generator's knob.",
+    "crossover": "Accuracy of each mode by difficulty: where the forced modes part, thinking is worth its tokens.",
+    "bpo_reward": "Mean reward during BPO, all rollouts and by forced mode (five-step mean over the raw curve).",
+    "bpo_decision": "Trigger rate during BPO, by difficulty: how often the policy's first token decides to think.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What the page says about the run besides its results. `counts` is the curation stage's own, empty without one."""
+
+    name: str
+    seed: int
+    counts: Mapping[str, Any]
+
+
+def render(
+    report: Mapping[str, Any], results: Results, prompts: Sequence[Prompt], figures: Mapping[str, str], run: Run
+) -> str:
+    """The page as HTML. `figures` is SVG by name."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"percent": percent, "num": number}
+    return environment.get_template("page.html.jinja").render(
+        report=report, run=run, levels=LEVELS, modes=[m.value for m in (Mode.NON_THINKING, Mode.AUTO, Mode.THINKING)],
+        headline=headline(report, results), by_level=level_rows(results), viewer=Markup(viewer_json(results, prompts)),
+        figures={name: (Markup(svg), CAPTIONS[name]) for name, svg in figures.items()},
+        funnel=funnel(run.counts), shown=min(len(prompts), MAX_VIEWED), total=len(prompts),
+    )  # fmt: skip
+
+
+def percent(value: float | None) -> str:
+    """A share as whole percent; a dash for null."""
+    return DASH if value is None else f"{100 * value:.0f} %"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with `digits` decimals; a dash for null."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """The last model in words: `cards` are (figure, what it is, interval or ``""``)."""
+
+    model: str
+    cards: tuple[tuple[str, str, str], ...]
+    sentences: tuple[str, ...]
+
+
+def headline(report: Mapping[str, Any], results: Results) -> Headline:
+    """What a reader should take home, about the last model that was run in all three modes."""
+    routed = [name for name in results if report["models"][name]["routing"]]
+    if not routed:
+        name = list(results)[-1]
+        parts = [f"{percent(at['accuracy'])} right in {_words(mode)} mode at {number(at['tokens_mean'], 1)} tokens"
+                 for mode, at in report["models"][name]["overall"].items()]  # fmt: skip
+        return Headline(name, (), (f"{name}: {'; '.join(parts)}.",))
+    name = routed[-1]
+    numbers, overall = report["models"][name]["routing"], report["models"][name]["overall"]
+    rates = think_rates(results[name])
+    easy, hard = rates.get("easy"), rates.get("hard")
+    cards = (
+        (f"{percent(hard)} / {percent(easy)}", "thinks on hard / on easy questions", ""),
+        (percent(numbers["gap_recovery"]), "of the thinking gain kept", _spread(numbers["gap_recovery_ci95"])),
+        (percent(numbers["saving_recovery"]), "of an oracle's token saving", _spread(numbers["saving_recovery_ci95"])),
+        (percent(numbers["tokens_vs_thinking"]), "of the tokens of always thinking", ""),
+    )
+    sentences = [_routing_words(name, easy, hard, numbers), _accuracy_words(overall)]
+    if len(routed) > 1:
+        sentences.append(_before_words(routed[-2], results, report))
+    return Headline(name, cards, tuple(s for s in sentences if s))
+
+
+def think_rates(items: Sequence[ItemResult]) -> dict[str, float]:
+    """Share of auto responses that think, by level."""
+    by_level = {level: [i.greedy[Mode.AUTO].thought for i in items if i.level == level] for level in LEVELS}
+    return {level: sum(found) / len(found) for level, found in by_level.items() if found}
+
+
+def _routing_words(name: str, easy: float | None, hard: float | None, numbers: Mapping[str, Any]) -> str:
+    where = f"{name} thinks on {percent(hard)} of the hard questions and {percent(easy)} of the easy ones"
+    if numbers["gap_recovery"] is None:
+        return f"{where}; its thinking mode gains too little over its direct answers to speak of a share of it."
+    return (f"{where}, and so keeps {percent(numbers['gap_recovery'])} of what thinking gains "
+            f"at {percent(numbers['tokens_vs_thinking'])} of the tokens.")  # fmt: skip
+
+
+def _accuracy_words(overall: Mapping[str, Any]) -> str:
+    at = {mode: f"{percent(v['accuracy'])} at {number(v['tokens_mean'], 1)}" for mode, v in overall.items()}
+    return (
+        f"It is right on {at['auto']} tokens a response; always thinking gives {at['thinking']}, "
+        f"never thinking {at['non_thinking']}."
+    )
+
+
+def _before_words(before: str, results: Results, report: Mapping[str, Any]) -> str:
+    rates, numbers = think_rates(results[before]), report["models"][before]["routing"]
+    shares = f"{percent(rates.get('hard'))} of the hard and {percent(rates.get('easy'))} of the easy ones"
+    words = f"The stage before, {before}, thought on {shares}"
+    if numbers["gap_recovery"] is None:
+        return words + "."
+    kept, spent = percent(numbers["gap_recovery"]), percent(numbers["tokens_vs_thinking"])
+    return f"{words} and kept {kept} of the gain at {spent} of the tokens."
+
+
+def _words(mode: str) -> str:
+    return mode.replace("_", "-")
+
+
+def _spread(interval: Sequence[float] | None) -> str:
+    return f"95 % interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f}" if interval else ""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelRow:
+    """A row of the table model x mode x level: (n, accuracy, tokens, think rate) per level."""
+
+    model: str
+    mode: str
+    cells: tuple[tuple[int, float, float, float], ...]
+
+
+def level_rows(results: Results) -> list[LevelRow]:
+    """All families together, by model, mode and level."""
+    rows = []
+    for name, items in results.items():
+        for mode in (m for m in (Mode.NON_THINKING, Mode.AUTO, Mode.THINKING) if m in items[0].greedy):
+            by_level = [[i.greedy[mode] for i in items if i.level == level] for level in LEVELS]
+            rows.append(LevelRow(name, mode.value, tuple(map(_cell, by_level))))
+    return rows
+
+
+def _cell(found: Sequence[Outcome]) -> tuple[int, float, float, float]:
+    n = len(found)
+    sums = sum(o.correct for o in found), sum(o.tokens for o in found), sum(o.thought for o in found)
+    return (n, *(total / n for total in sums)) if n else (0, 0.0, 0.0, 0.0)  # type: ignore[return-value]
+
+
+def funnel(counts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, int, float]]:
+    """Whole numbers among a stage's counts, nested names joined, with their share of the largest of their group."""
+    rows: list[tuple[str, int, float]] = []
+    own = {key: value for key, value in counts.items() if isinstance(value, int) and not isinstance(value, bool)}
+    largest = max([*own.values(), 1])
+    rows += [(f"{prefix}{key}".replace("_", " "), value, value / largest) for key, value in own.items()]
+    for key, value in counts.items():
+        if isinstance(value, Mapping):
+            rows += funnel(value, f"{prefix}{key} · ")
+    return rows
+
+
+def viewer_json(results: Results, prompts: Sequence[Prompt]) -> str:
+    """Items with pictures and responses as JSON that is safe inside a script element."""
+    chosen = sorted(sorted(prompts, key=lambda p: digest_bytes(p.id.encode()))[:MAX_VIEWED], key=lambda p: p.id)
+    found = {name: {item.id: item for item in items} for name, items in results.items()}
+    payload = {
+        "models": list(results),
+        "items": [
+            {
+                "id": prompt.id, "task": prompt.task, "level": prompt.level, "question": prompt.question,
+                "answer": prompt.answer, "images": [_data_url(image) for image in prompt.images],
+                "responses": {name: _responses(by_id[prompt.id]) for name, by_id in found.items()},
+            }
+            for prompt in chosen
+        ],
+    }  # fmt: skip
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _responses(item: ItemResult) -> dict[str, list[Any]]:
+    """[correct, tokens, thought, text] by mode."""
+    return {mode.value: [int(o.correct), o.tokens, int(o.thought), o.text] for mode, o in item.greedy.items()}
+
+
+def _data_url(image: bytes) -> str:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(image)) as picture:
+        kind = (picture.format or "PNG").lower()
+        if max(picture.size) > MAX_SIDE:
+            picture.thumbnail((MAX_SIDE, MAX_SIDE))
+            buffer = io.BytesIO()
+            picture.convert("RGB").save(buffer, format="PNG")
+            image, kind = buffer.getvalue(), "png"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

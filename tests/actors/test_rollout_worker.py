@@ -1,0 +1,157 @@
+"""The rollout worker on real vLLM: what a completion holds in each mode, for image-text and for text-only models."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bimode.codec import Codec
+from bimode.errors import ConfigError
+from bimode.modes import Mode, parse_response
+from bimode.records import Completion, GenerationRequest, Prompt
+
+LIMIT = 48
+
+
+def picture(seed: int) -> bytes:
+    """A PNG of noise on the tiny model's canvas."""
+    out = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+def ask(name: str, images: tuple[bytes, ...]) -> Prompt:
+    return Prompt(
+        id=name, question="digits : read the strip as one number . what is its remainder ?", images=images,
+        answer="1", verifier="exact", verifier_args="{}", task="t", level="easy",
+    )  # fmt: skip
+
+
+def request(prompt: Prompt, mode: Mode, n: int = 4, temperature: float = 1.0, seed: int = 0) -> GenerationRequest:
+    return GenerationRequest(prompt, mode, n, temperature, LIMIT, seed)
+
+
+PROMPTS = [ask(f"p{i}", (picture(i),)) for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def drawn(ray_local: Any, rollout_actor: Any) -> list[Completion]:
+    """4 samples of 8 prompts in 3 modes, prompts outermost."""
+    requests = [request(p, mode) for p in PROMPTS for mode in Mode]
+    return ray_local.get(rollout_actor.generate.remote(requests))
+
+
+@pytest.mark.ray
+def test_completions_come_in_the_order_of_requests_then_samples(drawn: list[Completion]) -> None:
+    asked = [(p.id, mode) for p in PROMPTS for mode in Mode for _ in range(4)]
+    assert [(c.prompt_id, c.mode) for c in drawn] == asked
+
+
+@pytest.mark.ray
+def test_forced_tokens_lead_and_carry_no_logprob(drawn: list[Completion], tiny_llava: Path) -> None:
+    codec = Codec(tiny_llava)
+    think, direct, close = codec.tokens.think, codec.tokens.direct, codec.tokens.close
+    expected = {Mode.AUTO: (), Mode.THINKING: (think,), Mode.NON_THINKING: (direct, close)}
+    for c in drawn:
+        forced = expected[c.mode]
+        assert c.num_forced == len(forced)
+        assert c.token_ids_T[: c.num_forced] == forced
+        assert all(math.isnan(x) for x in c.logprobs_T[: c.num_forced])
+        assert all(x <= 0 for x in c.logprobs_T[c.num_forced :])  # NaN would fail too
+        assert len(c.logprobs_T) == len(c.versions_T) == len(c.token_ids_T)
+        if c.mode is Mode.NON_THINKING:
+            assert parse_response(c.text).closed and not parse_response(c.text).is_thinking
+
+
+@pytest.mark.ray
+def test_prompt_ids_are_the_learners_and_text_is_the_codecs(drawn: list[Completion], tiny_llava: Path) -> None:
+    codec = Codec(tiny_llava)
+    for prompt, c in zip([p for p in PROMPTS for _ in range(12)], drawn, strict=True):
+        assert c.prompt_ids == codec.encode_prompt(prompt.question, prompt.images)
+        assert c.prompt_ids[-1] == codec.tokens.open
+        assert c.text == codec.decode_response(c.token_ids_T)
+        assert c.worker == "w0"
+
+
+@pytest.mark.ray
+def test_finished_means_ended_by_the_end_of_turn(drawn: list[Completion], tiny_llava: Path) -> None:
+    eos = Codec(tiny_llava).eos_id
+    for c in drawn:
+        assert c.finished == (c.token_ids_T[-1] == eos)
+        assert eos not in c.token_ids_T[:-1]
+        assert c.finished or c.num_tokens == LIMIT  # the limit counts forced tokens too
+    assert {c.finished for c in drawn} == {True, False}
+
+
+@pytest.mark.ray
+def test_image_placeholders_are_never_sampled(drawn: list[Completion], tiny_llava: Path) -> None:
+    (image,) = Codec(tiny_llava).placeholder_ids
+    sampled = [i for c in drawn for i in c.token_ids_T]
+    assert len(sampled) > 3000 and len(set(sampled)) > 150  # nearly every other token of the vocabulary is
+    assert image not in sampled
+
+
+@pytest.mark.ray
+def test_equal_seeds_give_equal_samples(ray_local: Any, rollout_actor: Any) -> None:
+    def draw(seed: int, temperature: float = 1.0) -> list[tuple[int, ...]]:
+        requests = [request(PROMPTS[0], Mode.AUTO, seed=seed, temperature=temperature)]
+        return [c.token_ids_T for c in ray_local.get(rollout_actor.generate.remote(requests))]
+
+    first = draw(seed=1)
+    assert draw(seed=1) == first
+    assert set(draw(seed=2)).isdisjoint(first)
+    assert len(set(first)) == 4
+    assert len(set(draw(seed=1, temperature=0.0) + draw(seed=2, temperature=0.0))) == 1
+
+
+@pytest.mark.ray
+def test_sampled_logprobs_equal_those_of_the_given_response(
+    ray_local: Any, rollout_actor: Any, drawn: list[Completion]
+) -> None:
+    some = drawn[:: len(drawn) // 8]
+    prompts = [next(p for p in PROMPTS if p.id == c.prompt_id) for c in some]
+    scored = ray_local.get(rollout_actor.logprobs_of.remote(prompts, [c.token_ids_T for c in some]))
+    for row, c in zip(scored, some, strict=True):
+        assert len(row) == c.num_tokens
+        np.testing.assert_allclose(row[c.num_forced :], c.logprobs_T[c.num_forced :], atol=1e-4)
+
+
+@pytest.mark.ray
+def test_too_little_room_is_one_line_that_names_the_key(ray_local: Any, rollout_actor: Any) -> None:
+    tight = GenerationRequest(PROMPTS[0], Mode.NON_THINKING, 1, 1.0, 2, 0)
+    with pytest.raises(ConfigError, match="max_tokens = 2: "):
+        ray_local.get(rollout_actor.generate.remote([tight]))
+    long = ask("long", tuple(picture(i) for i in range(4)))
+    with pytest.raises(ConfigError, match="max_model_len = 128: prompt long alone has"):
+        ray_local.get(rollout_actor.generate.remote([request(long, Mode.AUTO)]))
+
+
+def test_gpu_transport_is_refused_without_a_gpu(tiny_llava: Path) -> None:
+    import torch
+
+    from actors.rollout_worker import RolloutWorker
+
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here, so nccl is allowed")
+    with pytest.raises(ConfigError, match=r"bpo.sync = nccl: .*object_store"):
+        RolloutWorker("w0", tiny_llava, max_model_len=128, dtype="float32", seed=0, sync="nccl")
+
+
+@pytest.mark.ray
+def test_a_text_only_model_generates_in_each_mode(ray_local: Any, text_actor: Any) -> None:
+    drawn = ray_local.get(text_actor.generate.remote([request(ask("t", ()), mode) for mode in Mode]))
+    assert [c.num_forced for c in drawn[::4]] == [0, 1, 2]
+    assert all(c.num_forced < c.num_tokens <= LIMIT for c in drawn)
+
+
+@pytest.mark.ray
+def test_a_text_only_model_refuses_images(ray_local: Any, text_actor: Any) -> None:
+    with pytest.raises(ConfigError, match="text model was given a question with images"):
+        ray_local.get(text_actor.generate.remote([request(PROMPTS[0], Mode.AUTO)]))

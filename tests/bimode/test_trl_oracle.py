@@ -1,0 +1,150 @@
+"""GRPO against TRL's own trainer: the same rollouts, rewards and model give the same advantages, loss and gradients.
+
+TRL generates and scores the batch, and computes its loss on padded rows; ours goes through credit, packing and `Policy`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bimode.config import BpoConfig
+from bimode.credit import assign
+from bimode.losses import LossInputs, policy_loss
+from bimode.modes import Mode
+from bimode.packing import PackedBatch, pack
+from bimode.policy import Policy
+from bimode.records import Completion, Prompt, RolloutGroup
+
+GROUP = 4  # = 2 g
+REWARDS = (1.0, 0.0, 0.0, 1.0, 0.25, 0.5, 0.0, 1.0)
+
+
+def reward(completions: list[str], **_: Any) -> list[float]:
+    """Fixed rewards, in the order of the batch."""
+    return list(REWARDS[: len(completions)])
+
+
+@dataclass(frozen=True)
+class TrlBatch:
+    """What TRL's trainer drew, with old and reference log-probabilities that differ from the policy's."""
+
+    trainer: Any
+    inputs: dict[str, Any]
+
+    def ids(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Prompt and completion of a row without padding."""
+        parts = []
+        for name in ("prompt", "completion"):
+            keep = self.inputs[f"{name}_mask"][row].bool()
+            parts.append(tuple(self.inputs[f"{name}_ids"][row][keep].tolist()))
+        return parts[0], parts[1]
+
+    def of_completions(self, name: str) -> list[tuple[float, ...]]:
+        """A [B, T] input as one unpadded tuple a row."""
+        mask_BT = self.inputs["completion_mask"].bool()
+        return [tuple(row[keep].tolist()) for row, keep in zip(self.inputs[name], mask_BT, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def trl_batch(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrlBatch:
+    """A real GRPOTrainer on the tiny text model in float64, and one batch that it generated and scored."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has not met this version of vLLM, which it does not use here
+        from trl import GRPOConfig, GRPOTrainer
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_text, pad_token="</s>", padding_side="left")
+    args = GRPOConfig(
+        output_dir=str(tmp_path_factory.mktemp("trl")), use_cpu=True, bf16=False, report_to="none", seed=0,
+        loss_type="grpo", scale_rewards="group", num_generations=GROUP, per_device_train_batch_size=len(REWARDS),
+        gradient_accumulation_steps=1, max_completion_length=7, epsilon=0.2, epsilon_high=0.3, beta=0.1,
+        gradient_checkpointing=False,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(tiny_text, dtype=torch.float64),
+        reward_funcs=reward,
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": ["3 + 4 =", "what is 2 ?"]}),
+        processing_class=tokenizer,
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    inputs["completion_mask"][1, 4:] = 0  # random weights seldom stop early; lengths must differ
+    inputs["completion_mask"][6, 2:] = 0
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        width = inputs["completion_ids"].shape[1]
+        now = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)[0].double()
+    for name in ("old_per_token_logps", "ref_per_token_logps"):
+        inputs[name] = now + 0.3 * torch.randn(now.shape, generator=noise, dtype=torch.float64)
+    return TrlBatch(trainer, inputs)
+
+
+def our_batch(trl_batch: TrlBatch) -> tuple[PackedBatch, Tensor]:
+    """The same rollouts through credit and packing, and the reference log-probabilities of their tokens [N]."""
+    old = trl_batch.of_completions("old_per_token_logps")
+    groups = []
+    for start in range(0, len(REWARDS), GROUP):
+        completions = []
+        for row in range(start, start + GROUP):
+            prompt_ids, token_ids = trl_batch.ids(row)
+            completions.append(
+                Completion(
+                    prompt_id=str(start), mode=Mode.AUTO, prompt_ids=prompt_ids, token_ids_T=token_ids, num_forced=0,
+                    logprobs_T=old[row], versions_T=(1,) * len(token_ids), text="", finished=True, worker="trl",
+                )  # fmt: skip
+            )
+        prompt = Prompt(
+            id=str(start), question="", images=(), answer="", verifier="", verifier_args="", task="", level="easy"
+        )
+        rewards = REWARDS[start : start + GROUP]
+        groups.append(RolloutGroup(prompt=prompt, completions=tuple(completions), rewards_G=rewards))
+    samples = assign(groups, BpoConfig(algorithm="grpo", decision="trained", group_size=GROUP // 2))
+    reference_N = torch.tensor([x for row in trl_batch.of_completions("ref_per_token_logps") for x in row])
+    return pack(samples, [()] * len(samples), row_tokens=40, pad_id=1), reference_N
+
+
+def test_advantages_are_trls(trl_batch: TrlBatch) -> None:
+    batch, _ = our_batch(trl_batch)
+    starts = [int((batch.sample_N == i).nonzero()[0]) for i in range(len(REWARDS))]
+    torch.testing.assert_close(batch.advantages_N[starts], trl_batch.inputs["advantages"].float())
+    assert trl_batch.inputs["advantages"].unique().numel() > 4
+
+
+@pytest.mark.parametrize("kl", [0.0, 0.1])
+@pytest.mark.parametrize("off_policy", [False, True])
+def test_loss_and_gradients_are_trls(trl_batch: TrlBatch, kl: float, off_policy: bool) -> None:
+    trainer, inputs = trl_batch.trainer, dict(trl_batch.inputs)
+    trainer.beta = kl
+    if not off_policy:
+        inputs["old_per_token_logps"] = None
+    trainer.model.train()
+    trainer.model.zero_grad()
+    theirs = trainer.compute_loss(trainer.model, inputs)
+    theirs.backward()
+    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+    batch, reference_N = our_batch(trl_batch)
+    trainer.model.zero_grad()
+    logprobs_N, entropy_N = Policy(trainer.model)(batch)
+    behavior_N = batch.behavior_logprobs_N if off_policy else torch.full_like(batch.behavior_logprobs_N, torch.nan)
+    loss_inputs = LossInputs(logprobs_N, entropy_N, behavior_N, reference_N, batch.advantages_N, batch.loss_mask_N)
+    out = policy_loss(0.2, 0.3, kl)(loss_inputs, batch.num_loss_tokens)
+    out.loss.backward()
+
+    clipped = out.metrics["clipped_low"] + out.metrics["clipped_high"]
+    assert bool(clipped > 0) is off_policy  # the clip is really exercised
+    assert out.loss.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-6)
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    assert max(g.abs().max() for g in gradients.values()) > 1e-2

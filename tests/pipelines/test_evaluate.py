@@ -1,0 +1,272 @@
+"""The evaluate stage: its numbers and its page on hand-made verdicts, and the whole of it on a real engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bimode.config import EvaluateConfig, Recipe
+from bimode.dataset import SCHEMA, sample_row
+from bimode.errors import StarvedError
+from bimode.modes import Mode
+from bimode.recipe import validate
+from bimode.records import Completion, Prompt, Sample
+from bimode.routing import ItemResult, Outcome
+from bimode.rundir import StageDir
+from data_curation.families.charts import bar_chart
+from data_curation.families.digits import digit_strip
+from pipelines import evaluate
+from pipelines.report import numbers, page, plots
+from pipelines.report.results import read_results, write_results
+
+MODE_FIELDS = {"accuracy", "accuracy_ci95", "tokens_mean", "tokens_p95", "think_rate"}
+ROUTING_FIELDS = {"gap_recovery", "saving_recovery", "h_acc", "tokens_vs_thinking", "nauc", "qnc", "baselines"}
+ALL_MODES = {mode.value for mode in Mode}
+
+
+def samples(each: int) -> list[Sample]:
+    """`each` strips and as many charts, by id, all levels alike."""
+    made = [family(i, "eval", 0, (1.0, 1.0, 1.0)) for family in (digit_strip, bar_chart) for i in range(each)]
+    return sorted(made, key=lambda s: s.id)
+
+
+def prompts_of(made: list[Sample]) -> list[Prompt]:
+    return [Prompt(s.id, s.question, s.images, s.answer, s.verifier, s.verifier_args, s.task, s.level) for s in made]
+
+
+def verdicts(made: list[Sample], thinks_on: tuple[str, ...]) -> list[ItemResult]:
+    """Thinking is always right at 20 tokens, direct on easy items only at 5; auto thinks on the levels given."""
+    items = []
+    for s in made:
+        thinking = Outcome(True, 20, True, f"\n{s.trace}\n</think>\n\n{s.answer}")
+        direct = Outcome(s.level == "easy", 5, False, "\n\n</think>\n\n" + (s.answer if s.level == "easy" else "23"))
+        auto = thinking if s.level in thinks_on else direct
+        greedy = {Mode.NON_THINKING: direct, Mode.AUTO: auto, Mode.THINKING: thinking}
+        drawn = {Mode.THINKING: (thinking,) * 8, Mode.NON_THINKING: (direct,) * 8}
+        items.append(ItemResult(s.id, s.task, s.level, s.question, greedy, drawn))
+    return items
+
+
+def made_report(results: dict[str, list[ItemResult]]) -> dict[str, Any]:
+    return numbers.report(
+        results, rounds=200, seed=0, max_tokens=40, data={"digest": "d", "n": len(next(iter(results.values())))},
+        sampling={"temperature": 0.0}, versions={"python": "3.11"},
+    )  # fmt: skip
+
+
+def check_schema(report: dict[str, Any]) -> None:
+    """The contract's fields, and JSON without NaN."""
+    json.dumps(report, allow_nan=False)
+    assert set(report) == {"models", "gain", "data", "sampling", "versions"}
+    assert {"digest", "n"} <= set(report["data"])
+    for model in report["models"].values():
+        assert set(model) == {"benchmarks", "overall", "routing"}
+        groups = [model["overall"]]
+        for bench in model["benchmarks"].values():
+            assert set(bench) == {"n", "modes", "by_difficulty"}
+            assert set(bench["by_difficulty"]) <= {"easy", "mid", "hard"}
+            groups += [bench["modes"], *bench["by_difficulty"].values()]
+        for group in groups:
+            for found in group.values():
+                assert set(found) == MODE_FIELDS
+                low, high = found["accuracy_ci95"]
+                assert 0 <= low <= found["accuracy"] <= high <= 1
+        if model["routing"] is not None:
+            assert set(model["routing"]) >= ROUTING_FIELDS
+            assert set(model["routing"]["baselines"]) == {"random_same_rate", "question_only", "oracle"}
+
+
+def test_a_perfect_router_reports_perfect_recovery_and_a_gain_over_never_thinking() -> None:
+    made = samples(30)
+    report = made_report({"anneal": verdicts(made, ()), "bpo": verdicts(made, ("mid", "hard"))})
+    check_schema(report)
+    routing = report["models"]["bpo"]["routing"]
+    assert routing["gap_recovery"] == routing["saving_recovery"] == routing["h_acc"] == 1.0
+    assert routing["baselines"]["oracle"] == 1.0
+    assert routing["baselines"]["random_same_rate"] < 0.95
+    assert report["models"]["anneal"]["routing"]["gap_recovery"] == 0.0
+    gain = report["gain"]["bpo_over_anneal"]
+    assert gain["gap_recovery"] == [1.0, 1.0, 1.0], "paired: every resample of the same items gives the same difference"
+    difference, low, high = gain["accuracy_auto"]
+    assert 0 < low < difference < high < 1
+
+
+def test_routing_is_null_where_thinking_gains_nothing_or_a_mode_was_left_out() -> None:
+    easy = [s for s in samples(30) if s.level == "easy"]
+    routing = made_report({"bpo": verdicts(easy, ())})["models"]["bpo"]["routing"]
+    assert routing["gap_recovery"] is None
+    assert routing["gap_recovery_ci95"] is None
+    assert routing["saving_recovery"] == 1.0
+    two = [
+        ItemResult(i.id, i.task, i.level, i.question, {m: o for m, o in i.greedy.items() if m is not Mode.AUTO})
+        for i in verdicts(easy, ())
+    ]
+    report = made_report({"anneal": two, "bpo": two})
+    check_schema(report)
+    assert report["models"]["bpo"]["routing"] is None
+    assert report["gain"] == {}
+
+
+def test_a_paired_gain_refuses_other_items() -> None:
+    made = samples(4)
+    with pytest.raises(ValueError, match="same items"):
+        numbers.gain(verdicts(made, ()), verdicts(made[::-1], ()), rounds=10, seed=0)
+
+
+def test_results_survive_the_disk(tmp_path: Path) -> None:
+    items = verdicts(samples(3), ("hard",))
+    write_results(tmp_path / "bpo.jsonl", items)
+    assert read_results(tmp_path / "bpo.jsonl") == items
+
+
+def test_h_acc_items_are_sampled_in_both_forced_modes_and_left_out_on_request() -> None:
+    prompts = prompts_of(samples(5))
+    requests = evaluate.make_requests(prompts, EvaluateConfig(h_acc_items=4, h_acc_samples=8), seed=1)
+    drawn = [r for r in requests if r.temperature > 0]
+    assert len(requests) == 3 * 10 + 2 * 4
+    assert {r.mode for r in drawn} == {Mode.THINKING, Mode.NON_THINKING}
+    assert all(r.n == 8 for r in drawn)
+    assert len(evaluate.make_requests(prompts, EvaluateConfig(h_acc_samples=0), seed=1)) == 30
+    assert len(evaluate.make_requests(prompts, EvaluateConfig(modes=("auto",)), seed=1)) == 10
+
+
+def completion(prompt: Prompt, text: str, *, finished: bool) -> Completion:
+    return Completion(prompt.id, Mode.AUTO, (1,), (2, 3, 4), 0, (0.0,) * 3, (0,) * 3, text, finished, "rollout-0")
+
+
+def test_a_response_that_was_cut_off_is_wrong_even_if_it_says_the_answer() -> None:
+    (prompt, *_) = prompts_of(samples(1))
+    text = f"\n\n</think>\n\n{prompt.answer}"
+    assert evaluate.judge(prompt, completion(prompt, text, finished=True)).correct
+    assert not evaluate.judge(prompt, completion(prompt, text, finished=False)).correct
+    thought = evaluate.judge(prompt, completion(prompt, f"\nlook\n</think>\n\n{prompt.answer}", finished=True))
+    assert thought == Outcome(True, 3, True, f"\nlook\n</think>\n\n{prompt.answer}")
+
+
+class Page(HTMLParser):
+    """What a page refers to and shows."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.external: list[str] = []
+        self.headings: list[str] = []
+        self.selects: list[str] = []
+        self._at = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self._at = tag
+        self.external += [v for k, v in named.items() if k in ("src", "href", "xlink:href") and v and v[0] != "#"]
+        if tag == "select":
+            self.selects.append(named["id"] or "")
+
+    def handle_data(self, data: str) -> None:
+        if self._at in ("h1", "h2") and data.strip():
+            self.headings.append(data.strip())
+
+
+def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: Path) -> None:
+    made = samples(6)
+    results = {"anneal": verdicts(made, ()), "bpo": verdicts(made, ("mid", "hard"))}
+    report = made_report(results)
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"step": 0, "reward": 0.5}\n{"step": 1, "decision": {"easy": 0.4}}\n{"step": 2, "rew')
+    figures = plots.draw(results, report, metrics, tmp_path)
+    assert set(figures) == {"accuracy_tokens", "think_rate", "crossover", "bpo_reward", "bpo_decision"}
+    assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in figures)
+    run = page.Run("demo </script>", 0, {"read": 40, "tags": {"thinking": 9}})
+    text = page.render(report, results, prompts_of(made), figures, run)
+    parsed = Page(text)
+    assert parsed.external == [], "self-contained"
+    assert set(parsed.selects) == {"model", "task", "level", "mode", "outcome"}
+    assert "What bpo gained over anneal" in parsed.headings
+    assert "bpo thinks on 100 % of the hard questions and 0 % of the easy ones, and so keeps 100 %" in text
+    assert "tags · thinking" in text
+    assert text.count("<svg") == len(figures)
+    embedded = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    assert embedded
+    data = json.loads(embedded[1])
+    assert data["models"] == ["anneal", "bpo"]
+    assert {i["id"] for i in data["items"]} == {s.id for s in made}
+    assert data["items"][0]["images"][0].startswith("data:image/png;base64,")
+    assert data["items"][0]["responses"]["bpo"]["thinking"][0] == 1
+
+
+def test_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
+    made = samples(4)
+    results = {"bpo": verdicts(made, ("hard",))}
+    pages = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        report = made_report(results)
+        figures = plots.draw(results, report, None, tmp_path / name)
+        pages.append(page.render(report, results, prompts_of(made), figures, page.Run("demo", 0, {})))
+    assert pages[0] == pages[1]
+    assert (tmp_path / "one" / "think_rate.png").read_bytes() == (tmp_path / "two" / "think_rate.png").read_bytes()
+
+
+def write_eval(folder: Path, made: list[Sample]) -> Path:
+    folder.mkdir(parents=True)
+    rows = pa.Table.from_pylist([sample_row(s, "eval") for s in made], schema=SCHEMA)
+    pq.write_table(rows, folder / "eval-00000.parquet")
+    return folder
+
+
+def small_recipe() -> Recipe:
+    return validate(
+        {
+            "name": "small",
+            "model": {"base": "new:tiny-llava"},
+            "evaluate": {"max_tokens": 12, "h_acc_items": 2, "h_acc_samples": 2, "bootstrap": 50, "workers": 1},
+        }
+    )
+
+
+def test_an_empty_split_is_said(tmp_path: Path) -> None:
+    data = write_eval(tmp_path / "data", [])
+    with pytest.raises(StarvedError, match="no eval rows"):
+        evaluate.execute(small_recipe(), StageDir(tmp_path, "evaluate"), {"data": data, "base": tmp_path})
+
+
+@pytest.mark.ray
+def test_the_stage_evaluates_models_of_one_shape_on_one_engine(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:
+    from bimode.template import CHAT_TEMPLATE
+    from bimode.tiny_llava import write_tiny_llava
+
+    other = write_tiny_llava(tmp_path / "other", CHAT_TEMPLATE, seed=7)
+    again = Path(shutil.copytree(tiny_llava, tmp_path / "again"))
+    made = samples(6)
+    data = write_eval(tmp_path / "data", made)
+    stage = StageDir(tmp_path, "evaluate")
+    models = {"base": tiny_llava, "anneal": other, "bpo": again}
+    result = evaluate.execute(small_recipe(), stage, {"data": data, **models})
+
+    assert result.counts == {"items": 12, "models": ["base", "anneal", "bpo"], "responses": 3 * (12 * 3 + 2 * 2 * 2)}
+    assert all((stage.path / name).exists() for name in result.outputs)
+    report = json.loads((stage.path / "report.json").read_text())
+    check_schema(report)
+    assert set(report["models"]) == {"base", "anneal", "bpo"}
+    assert all(set(m["overall"]) == ALL_MODES for m in report["models"].values())
+    assert report["data"]["n"] == 12
+    found = {name: read_results(stage.path / "results" / f"{name}.jsonl") for name in models}
+    assert found["bpo"] == found["base"], "the first weights, swapped back in, give the first responses"
+    assert found["anneal"] != found["base"], "other weights are live in between"
+    for item in found["base"]:
+        assert all(o.tokens <= 12 for o in item.greedy.values())
+        assert item.greedy[Mode.NON_THINKING].text.startswith("\n\n</think>")
+        assert not item.greedy[Mode.NON_THINKING].thought
+
+    # a stopped evaluation goes on: what is on disk is not asked again
+    kept = (stage.path / "results" / "base.jsonl").stat().st_mtime_ns
+    shutil.rmtree(other)
+    evaluate.execute(small_recipe(), stage, {"data": data, **models})
+    assert (stage.path / "results" / "base.jsonl").stat().st_mtime_ns == kept

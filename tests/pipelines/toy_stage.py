@@ -1,0 +1,71 @@
+"""The command line with one more stage, `toy`, whose behaviour the first argument chooses: what a stage may do to us.
+
+    python tests/pipelines/toy_stage.py KIND RECIPE --out DIR
+"""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bimode.config import Recipe
+from bimode.errors import StarvedError
+from bimode.rundir import StageDir, StageResult
+
+KIND = sys.argv[1]
+
+
+def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
+    """`missing` wants a directory that nobody makes."""
+    return {"data": run / "nowhere"} if KIND == "missing" else {}
+
+
+def config(recipe: Recipe) -> Any:
+    """The seed alone."""
+    return {"seed": recipe.seed}
+
+
+def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
+    """Real Ray work, then whatever KIND says."""
+    import ray
+
+    (stage.path / "partial.txt").write_text("half")
+    result = ray.get(ray.remote(work).options(name="toy").remote(KIND, stage.path))
+    (stage.path / "out.txt").write_text(result)
+    return StageResult(outputs=("out.txt",), counts={"rows": 1})
+
+
+def work(kind: str, path: Path) -> str:
+    """Runs in a Ray worker."""
+    if kind == "starved":
+        raise StarvedError("no rows left")
+    if kind == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if kind == "bug":
+        raise ZeroDivisionError("a bug")
+    if kind == "sleep":
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)  # like an engine's own process
+        (path / "started").write_text(str(child.pid))
+        time.sleep(600)
+    return "whole"
+
+
+if __name__ == "__main__":
+    module = ModuleType("pipelines.toy")
+    module.inputs, module.config, module.execute = inputs, config, execute  # type: ignore[attr-defined]
+    sys.modules["pipelines.toy"] = module
+    from pipelines import cli
+    from pipelines.cli import NOTHING, Out, RecipePath, Seed, Set
+
+    def toy(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
+        """The stage above."""
+        cli._run(("toy",), recipe, out, set_, seed)
+
+    cli.app.command()(toy)
+    del sys.argv[1]
+    cli.main("toy")
