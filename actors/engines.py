@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,6 +131,9 @@ class DeepSpeedEngine:
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
+        # Where there is a compiler, DeepSpeed would spend a minute or two on a shared-memory all-reduce before the first step.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.deepspeed = deepspeed
         optimizer = adamw(policy, optim)
         self.plain = stage == 0 and dtype is torch.float32  # DeepSpeed then calls our optimizer directly

@@ -34,7 +34,7 @@ class EnginePrompt:
 
 @dataclass(frozen=True, slots=True)
 class EngineSampling:
-    """How `n` samples are drawn. `seed` is the first of n consecutive ones."""
+    """How samples are drawn. `seed` is the first of `n` consecutive ones; `temperature` 0 is greedy, with n = 1."""
 
     n: int
     temperature: float
@@ -143,7 +143,7 @@ class VllmEngine:
         outputs = self._llm.generate(inputs, list(params), use_tqdm=False)
         for prompt, out in zip(prompts, outputs, strict=True):
             if tuple(out.prompt_token_ids) != prompt.expanded_ids:
-                raise ValueError(f"vLLM expanded a prompt to {out.prompt_token_ids}, the learner to {prompt.expanded_ids}")
+                raise ValueError(f"vLLM made {out.prompt_token_ids} of a prompt, the learner {prompt.expanded_ids}")
         return outputs
 
     # ---- weight updates: vLLM's four phases, and the caches they leave stale ----
@@ -164,9 +164,9 @@ class VllmEngine:
         self._llm.finish_weight_update(str(version))
 
     def reset_prefix_cache(self) -> None:
-        """Keys and values of earlier prompts came from the old weights. Raises RuntimeError while requests hold them."""
+        """Keys and values of earlier prompts came from the old weights. Raises RuntimeError while in use."""
         if not self._llm.reset_prefix_cache():
-            raise RuntimeError("vLLM's prefix cache is in use and was not reset: finish or abort its requests first")
+            raise RuntimeError("the prefix cache is in use and was not reset: finish or abort its requests first")
 
     def reset_encoder_cache(self) -> None:
         """So were the image embeddings."""

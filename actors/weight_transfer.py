@@ -5,8 +5,8 @@ go through vLLM's layer-wise reload, which repacks each layer as the first load 
 built-in engines (`actors.weight_sender` is their other end). vLLM imports this module in each worker through
 `worker_extension_cls`, before it makes the transfer engine, so importing it is what registers the engine.
 
-Names are those of the learner's `model.named_parameters()`, or those that `save_pretrained` writes: vLLM maps both. A
-tied `lm_head` may be absent; anything else that is missing is an error, since a silent gap would leave old weights live.
+Names are those of the learner's `model.named_parameters()`, or those that `save_pretrained` writes: vLLM maps both.
+A tied `lm_head` may be absent; anything else that is missing is an error: a silent gap would leave old weights live.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 OBJECT_STORE = "object_store"
@@ -70,9 +71,18 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
+        repack_tied_heads(self.model)
 
     def shutdown(self) -> None:
         """Holds nothing."""
+
+
+def repack_tied_heads(model: torch.nn.Module) -> None:
+    """A head tied to the embedding receives no weights of its own, so the reload leaves its packed copy (CPU) stale."""
+    embeddings = [m for m in model.modules() if type(m) is VocabParallelEmbedding]
+    for head in (m for m in model.modules() if isinstance(m, ParallelLMHead)):
+        if any(head.weight is e.weight for e in embeddings):
+            head.quant_method.process_weights_after_loading(head)
 
 
 def as_tensor(array: Any) -> torch.Tensor:

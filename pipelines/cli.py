@@ -34,16 +34,16 @@ def main(command: str | None = None) -> None:
 def exit_code(arguments: list[str]) -> int:
     """0, or the code of what went wrong, which is said in one line on stderr."""
     try:
-        code = app(arguments, standalone_mode=False, prog_name="bimode")
-        return code if isinstance(code, int) else 0
+        code = app(arguments, standalone_mode=False, prog_name="bimode") or 0
     except BimodeError as error:
         return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
         if not (message := error.format_message()):  # no arguments: typer has shown the help
             return error.exit_code
         return _fail(f"{message.rstrip('.')}: see bimode --help", error.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
+    if code == INTERRUPTED:  # how typer says that Ctrl-C was pressed
         return _fail("interrupted: nothing is left running; the same command continues", INTERRUPTED)
+    return int(code)
 
 
 def _fail(message: str, code: int) -> int:

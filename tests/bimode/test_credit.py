@@ -174,8 +174,10 @@ def test_grpo_scores_every_generated_token() -> None:
     assert masked[1].loss_mask_T == pytest.approx([0.0, 1 / 3, 1 / 3, 1 / 3])
 
 
-def loss_of(samples: Sequence[TrainingSample], logits_NV: torch.Tensor | None = None) -> tuple[float, np.ndarray]:
-    """Policy loss of `samples` under free logits, and its gradient on them [N, V]."""
+def loss_of(
+    samples: Sequence[TrainingSample], logits_NV: torch.Tensor | None = None, reference_N: torch.Tensor | None = None
+) -> tuple[float, np.ndarray]:
+    """Policy loss of `samples` under free logits, and its gradient on them [N, V]; the reference is the policy itself."""
     tokens = [t for s in samples for t in s.token_ids_T]
     logits_NV = torch.zeros(len(tokens), 20, dtype=torch.float64) if logits_NV is None else logits_NV
     logits_NV = logits_NV.clone().requires_grad_()
@@ -184,7 +186,8 @@ def loss_of(samples: Sequence[TrainingSample], logits_NV: torch.Tensor | None = 
     behavior_N = torch.where(behavior_N.isnan(), behavior_N, logprobs_N.detach())  # on policy
     weights_N = torch.tensor([w for s in samples for w in s.loss_mask_T], dtype=torch.float64)
     advantages_N = torch.tensor([a for s in samples for a in s.advantages_T], dtype=torch.float64)
-    reference_N, entropy_N = logprobs_N.detach(), torch.zeros_like(logprobs_N)
+    reference_N = logprobs_N.detach() if reference_N is None else reference_N
+    entropy_N = torch.zeros_like(logprobs_N)
     inputs = LossInputs(logprobs_N, entropy_N, behavior_N, reference_N, advantages_N, weights_N)
     loss = policy_loss(0.2, 0.2, 0.01)(inputs, weights_N.sum().item()).loss
     loss.backward()
@@ -210,19 +213,34 @@ def test_which_tokens_get_a_gradient(algorithm: str, decision: str) -> None:
     assert any(decisions) == (decision != "masked")
 
 
+def push_on_think(p: float, samples: Sequence[TrainingSample], reference: float | None = None) -> float:
+    """d loss / d log-odds of thinking if the policy thinks with `p` (the reference with `reference`): decisions only."""
+    fields = ("token_ids_T", "loss_mask_T", "advantages_T", "behavior_logprobs_T")
+    decisions = [replace(s, **{f: getattr(s, f)[:1] for f in fields}) for s in samples]
+    logits_NV = torch.full((len(decisions), 20), -1e9, dtype=torch.float64)
+    logits_NV[:, THINK], logits_NV[:, DIRECT] = math.log(p), math.log(1 - p)
+    reference_N = None
+    if reference is not None:
+        odds = {Mode.THINKING: reference, Mode.NON_THINKING: 1 - reference}
+        reference_N = torch.tensor([math.log(odds[s.mode]) for s in decisions], dtype=torch.float64)
+    grad_NV = loss_of(decisions, logits_NV, reference_N)[1]
+    assert grad_NV[:, THINK].sum() == pytest.approx(-grad_NV[:, DIRECT].sum())
+    return float(grad_NV[:, THINK].sum())
+
+
 @pytest.mark.parametrize("p", [0.01, 0.5, 0.99])
 def test_push_on_the_decision_does_not_fade(p: float) -> None:
-    """d loss / d log-odds of the choice = -s tanh(delta) / 2 a unit of decision weight, wherever the policy stands."""
+    """d loss / d log-odds = -s tanh(delta) / 2 a unit of decision weight, wherever the policy stands."""
     samples = assign([paired([1, 1], [0, 0])], config("per_mode", "counterfactual", margin=0.2))
-    logits_NV = torch.full((sum(len(s.token_ids_T) for s in samples), 20), -1e9, dtype=torch.float64)
-    logits_NV[:, THINK], logits_NV[:, DIRECT] = math.log(p), math.log(1 - p)
-    decisions = [replace(s, **{f: getattr(s, f)[:1] for f in ROW_FIELDS}) for s in samples]
-    grad_NV = loss_of(decisions, logits_NV[: len(decisions)])[1]
-    assert grad_NV[:, THINK].sum() == pytest.approx(-4 * math.tanh(0.8) / 2)
-    assert grad_NV[:, DIRECT].sum() == pytest.approx(+4 * math.tanh(0.8) / 2)
+    assert push_on_think(p, samples) == pytest.approx(-4 * math.tanh(0.8) / 2)
 
 
-ROW_FIELDS = ("token_ids_T", "loss_mask_T", "advantages_T", "behavior_logprobs_T")
+def test_kl_ends_the_push_before_a_mode_dies() -> None:
+    """A tie, margin .15, kl .01, pi_ref = 1/2: at rest where pi_ref / p = 1 + 4 tanh(.15) / .01 = 60.6, p = .0083."""
+    samples = assign([paired([1, 1], [1, 1])], config("per_mode", "counterfactual", margin=0.15))
+    rest = 0.5 / (1 + 4 * math.tanh(0.15) / 0.01)
+    assert push_on_think(1.05 * rest, samples, reference=0.5) > 0  # still pushed down
+    assert push_on_think(0.95 * rest, samples, reference=0.5) < 0  # and back up
 
 
 def test_samples_carry_what_the_records_hold() -> None:

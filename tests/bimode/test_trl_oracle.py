@@ -1,6 +1,6 @@
 """GRPO against TRL's own trainer: the same rollouts, rewards and model give the same advantages, loss and gradients.
 
-TRL generates and scores the batch, and computes its loss on padded rows; ours goes through credit, packing and `Policy`.
+TRL generates and scores the batch and computes its loss on padded rows; ours goes through credit, packing and `Policy`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class TrlBatch:
 
 @pytest.fixture(scope="module")
 def trl_batch(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrlBatch:
-    """A real GRPOTrainer on the tiny text model in float64, and one batch that it generated and scored."""
+    """A real GRPOTrainer on the tiny text model, and one batch that it generated and scored."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has not met this version of vLLM, which it does not use here
         from trl import GRPOConfig, GRPOTrainer
@@ -62,12 +62,15 @@ def trl_batch(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrlB
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_text, pad_token="</s>", padding_side="left")
-    args = GRPOConfig(
-        output_dir=str(tmp_path_factory.mktemp("trl")), use_cpu=True, bf16=False, report_to="none", seed=0,
-        loss_type="grpo", scale_rewards="group", num_generations=GROUP, per_device_train_batch_size=len(REWARDS),
-        gradient_accumulation_steps=1, max_completion_length=7, epsilon=0.2, epsilon_high=0.3, beta=0.1,
-        gradient_checkpointing=False,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("LOCAL_RANK", raising=False)  # DeepSpeed wants one; accelerate takes it for a launcher
+        args = GRPOConfig(
+            output_dir=str(tmp_path_factory.mktemp("trl")), use_cpu=True, bf16=False, report_to="none", seed=0,
+            loss_type="grpo", scale_rewards="group", num_generations=GROUP, per_device_train_batch_size=len(REWARDS),
+            gradient_accumulation_steps=1, max_completion_length=7, epsilon=0.2, epsilon_high=0.3, beta=0.1,
+            gradient_checkpointing=False,
+            use_bias_correction_kl=False,  # the paper's k3; TRL's default multiplies it by the ratio
+        )  # fmt: skip
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_text, dtype=torch.float64),
         reward_funcs=reward,
@@ -100,9 +103,17 @@ def our_batch(trl_batch: TrlBatch) -> tuple[PackedBatch, Tensor]:
             prompt_ids, token_ids = trl_batch.ids(row)
             completions.append(
                 Completion(
-                    prompt_id=str(start), mode=Mode.AUTO, prompt_ids=prompt_ids, token_ids_T=token_ids, num_forced=0,
-                    logprobs_T=old[row], versions_T=(1,) * len(token_ids), text="", finished=True, worker="trl",
-                )  # fmt: skip
+                    prompt_id=str(start),
+                    mode=Mode.AUTO,
+                    prompt_ids=prompt_ids,
+                    token_ids_T=token_ids,
+                    num_forced=0,
+                    logprobs_T=old[row],
+                    versions_T=(1,) * len(token_ids),
+                    text="",
+                    finished=True,
+                    worker="trl",
+                )
             )
         prompt = Prompt(
             id=str(start), question="", images=(), answer="", verifier="", verifier_args="", task="", level="easy"
@@ -146,5 +157,7 @@ def test_loss_and_gradients_are_trls(trl_batch: TrlBatch, kl: float, off_policy:
     assert bool(clipped > 0) is off_policy  # the clip is really exercised
     assert out.loss.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-6)
     for name, parameter in trainer.model.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            parameter.grad, gradients[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert max(g.abs().max() for g in gradients.values()) > 1e-2
