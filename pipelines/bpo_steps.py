@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bimode.checkpoints import checkpoint_path, latest, step_of
 from bimode.config import BpoConfig, Recipe
 from bimode.credit import modes_drawn
 from bimode.credit.summary import StepSummary, summarize
@@ -89,21 +90,20 @@ class RunLog:
 
     def resume(self, graph: Graph) -> int:
         """Restores the last checkpoint, drops what was logged after it, publishes its weights; returns its step."""
-        last = self.path / "checkpoints" / "last.json"
-        step = json.loads(last.read_text())["step"] if last.is_file() else 0
+        last = latest(self.path / "checkpoints")
+        step = step_of(last) if last else 0
         lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
         write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
         for part in sorted((self.path / "rollouts").glob("step-*.parquet"))[step:]:
             part.unlink()
-        if step:
-            graph.learner.restore(self.path / "checkpoints")
+        if last:
+            graph.learner.restore(last)
             graph.publish(step)
         return step
 
     def checkpoint(self, graph: Graph, step: int) -> None:
-        """Saves the learner, then moves the pointer: a kill between the two loses nothing."""
-        graph.learner.save(self.path / "checkpoints")
-        write_atomic(self.path / "checkpoints" / "last.json", json.dumps({"step": step}))
+        """Saves weights, optimizer and RNG; the folder appears in one piece."""
+        graph.learner.save(checkpoint_path(self.path / "checkpoints", step))
 
     def step(
         self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, float]

@@ -128,11 +128,12 @@ def serve(
     model: Annotated[Path, typer.Option("--model", metavar="M", help="Hugging Face model directory")],
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option("--host", help="0.0.0.0 opens it to the network")] = "127.0.0.1",
+    gpus: Annotated[int, typer.Option("--gpus", min=0, help="GPUs of the engine; 0 serves on the CPU")] = 0,
 ) -> None:
     """OpenAI-compatible endpoint on Ray Serve, with thinking_mode in chat_template_kwargs."""
     from pipelines.serve import serve_model
 
-    serve_model(model, host, port)
+    serve_model(model, host, port, gpus)
 
 
 @app.command()

@@ -128,7 +128,7 @@ def test_too_little_room_is_one_line_that_names_the_key(ray_local: Any, rollout_
     tight = GenerationRequest(PROMPTS[0], Mode.NON_THINKING, 1, 1.0, 2, 0)
     with pytest.raises(ConfigError, match="max_tokens = 2: "):
         ray_local.get(rollout_actor.generate.remote([tight]))
-    long = ask("long", tuple(picture(i) for i in range(4)))
+    long = ask("long", tuple(picture(i) for i in range(6)))
     with pytest.raises(ConfigError, match="max_model_len = 128: prompt long alone has"):
         ray_local.get(rollout_actor.generate.remote([request(long, Mode.AUTO)]))
 

@@ -71,7 +71,7 @@ def gap(model: Any, codec: Codec, asked: Prompt, drawn: Sequence[Completion]) ->
         )
         for c in drawn
     ]  # fmt: skip
-    vision = [codec.encode_images(asked.images)] * len(rows) if asked.images else []
+    vision = [codec.encode_images(asked.images)] * len(rows)
     batch = pack(rows, vision, row_tokens=256, pad_id=codec.pad_id)
     with torch.no_grad():
         logprobs_N, _ = Policy(model.eval())(batch)

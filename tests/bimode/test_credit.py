@@ -177,7 +177,7 @@ def test_grpo_scores_every_generated_token() -> None:
 def loss_of(
     samples: Sequence[TrainingSample], logits_NV: torch.Tensor | None = None, reference_N: torch.Tensor | None = None
 ) -> tuple[float, np.ndarray]:
-    """Policy loss of `samples` under free logits, and its gradient on them [N, V]; the reference is the policy itself."""
+    """Policy loss of `samples` under free logits, and its gradient on them [N, V]; the policy is its own reference."""
     tokens = [t for s in samples for t in s.token_ids_T]
     logits_NV = torch.zeros(len(tokens), 20, dtype=torch.float64) if logits_NV is None else logits_NV
     logits_NV = logits_NV.clone().requires_grad_()
@@ -214,7 +214,7 @@ def test_which_tokens_get_a_gradient(algorithm: str, decision: str) -> None:
 
 
 def push_on_think(p: float, samples: Sequence[TrainingSample], reference: float | None = None) -> float:
-    """d loss / d log-odds of thinking if the policy thinks with `p` (the reference with `reference`): decisions only."""
+    """d loss / d log-odds of thinking, decisions only, where the policy thinks with `p`, the reference `reference`."""
     fields = ("token_ids_T", "loss_mask_T", "advantages_T", "behavior_logprobs_T")
     decisions = [replace(s, **{f: getattr(s, f)[:1] for f in fields}) for s in samples]
     logits_NV = torch.full((len(decisions), 20), -1e9, dtype=torch.float64)
