@@ -1,31 +1,31 @@
-"""Bi-mode supervised annealing under Ray Train: each worker is one rank of the same `Learner` that BPO uses.
+"""Bi-mode annealing under Ray Train v2: what each worker does, and the one `fit` of the stage.
 
-Every worker reads the whole tokenised data set through its Ray Data shard once (rows are small; images stay encoded), then
-takes its slice of each planned batch: a pure function of (seed, step), so a resumed run sees the rows it would have seen.
+Consumes tokenised rows (`actors.feed`) through `ray.train.get_dataset_shard`; waits for the other ranks in every step;
+produces checkpoints, metrics.jsonl and a Hugging Face directory.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors import parallel
-from bimode.checkpoints import checkpoint_path, latest, step_of
-from bimode.config import AnnealConfig
-from bimode.modes import Mode
-from bimode.records import TrainingSample
-from bimode.strategies import plan_steps
+import torch
 
-NAN = float("nan")
+from actors.feed import PlannedFeed, Table, read_sequences, to_samples
+from actors.learner import Learner, StepInfo
+from bimode.checkpoints import latest, step_of
+from bimode.config import AnnealConfig
+from bimode.losses import sft_loss
+from bimode.rundir import write_atomic
+from bimode.strategies import formats_of, phase_of_steps, plan_steps
 
 
 @dataclass(frozen=True, slots=True)
 class AnnealJob:
-    """What a worker is told."""
+    """Everything a worker needs to know; `out` is the stage's folder, which every worker can write to."""
 
     model_dir: Path
     out: Path
@@ -33,115 +33,113 @@ class AnnealJob:
     dtype: str
     seed: int
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
 
-def fit(job: AnnealJob, rows: Any, *, resources: dict[str, float], use_gpu: bool, storage: Path) -> None:
-    """Trains on `rows` (a Ray Dataset of tokenised rows) until `job.out` holds `model`. Raises what a worker raised."""
-    from ray.train import DataConfig, RunConfig, ScalingConfig
+    @property
+    def metrics(self) -> Path:
+        return self.out / "metrics.jsonl"
+
+
+def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[str, Any]:
+    """Trains to the last step, going on from the newest checkpoint; writes ``OUT/model``. Returns counts for the manifest.
+
+    Raises StarvedError if a phase of the strategy finds no rows, and what Ray Train raises if a worker fails.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    config = job.config
+    rows = read_sequences(data, job.model_dir, config.mask_empty_think)
+    table = Table(rows)
+    plan_SB = plan_steps(
+        table.formats, config.strategy, steps=config.steps, batch_size=config.batch_size, seed=job.seed
+    )
+    on_gpu = worker_resources.get("GPU", 0) > 0
     TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=job.config.learner.workers, use_gpu=use_gpu, resources_per_worker=resources
+            num_workers=config.learner.workers, use_gpu=on_gpu, resources_per_worker=worker_resources
         ),
-        run_config=RunConfig(name="anneal", storage_path=str(storage)),
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         datasets={"train": rows},
-        dataset_config=DataConfig(datasets_to_split=[]),
+        dataset_config=PlannedFeed(table, plan_SB, job.checkpoints),
+        run_config=RunConfig(
+            name="ray_train", storage_path=str(job.out.absolute()), failure_config=FailureConfig(max_failures=0)
+        ),
     ).fit()
+    counts = {name: table.formats.count(name) for name in sorted(set(table.formats))}
+    return {"steps": config.steps, "sequences": config.steps * config.batch_size, "rows": counts}
 
 
-def train_worker(config: dict[str, AnnealJob]) -> None:
-    """One rank's loop: resume, then for each step take the slice of the batch, update, log, checkpoint."""
-    from ray import train
+def train_worker(config: dict[str, Any]) -> None:
+    """The per-worker loop: batches of this rank's shard in, one optimizer step each."""
+    import ray.train
 
-    from actors.learner import Learner
-    from bimode.losses import sft_loss
-
-    job = config["job"]
+    job: AnnealJob = config["job"]
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())
     anneal = job.config
-    samples, labels = read_shard(train.get_dataset_shard("train"))
-    plan = plan_steps(labels, anneal.strategy, steps=anneal.steps, batch_size=anneal.batch_size, seed=job.seed)
     learner = Learner(
-        job.model_dir, anneal.learner, anneal.optim, total_steps=anneal.steps, dtype=job.dtype, seed=job.seed,
-        with_reference=False,
+        job.model_dir, anneal.learner, anneal.optim,
+        total_steps=anneal.steps, dtype=job.dtype, seed=job.seed, with_reference=False,
     )  # fmt: skip
-    checkpoints = job.out / "checkpoints"
-    if (last := latest(checkpoints)) is not None:
-        learner.restore(last)
-    log = StepLog(job.out / "metrics.jsonl", start=learner.step) if parallel.rank() == 0 else None
-    for step in range(learner.step, anneal.steps):
-        batch = [int(i) for i in plan[step]]
-        mine = batch[parallel.rank() :: parallel.world()]
-        num_tokens = sum(sum(samples[i].loss_mask_T) for i in batch)
-        sums = learner.forward_backward(
-            [samples[i] for i in mine], sft_loss, num_tokens=num_tokens, labels=[labels[i] for i in mine]
-        )
-        info = learner.optim_step()
-        if log is not None:
-            log.write(info.step, sums, info.lr, info.grad_norm, len(batch))
-        if info.step % anneal.checkpoint_every == 0 and info.step < anneal.steps:
-            learner.save(checkpoint_path(checkpoints, info.step))
+    learner.restore(job.checkpoints)
+    log = MetricsLog(job) if ray.train.get_context().get_world_rank() == 0 else None
+    shard = ray.train.get_dataset_shard("train")
+    share = anneal.batch_size // anneal.learner.workers
+    for batch in shard.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=4):
+        sums, info = train_step(learner, batch, formats_of(anneal.strategy))
+        if log:
+            log.write(sums, info)
+        if info.step % anneal.checkpoint_every == 0 or info.step == anneal.steps:
+            learner.save(job.checkpoints)
     learner.save_model(job.out / "model")
-    parallel.barrier()
+    ray.train.report({"step": learner.step})
 
 
-def read_shard(shard: Any) -> tuple[list[TrainingSample], list[str]]:
-    """All tokenised rows ordered by (id, format), as samples with their formats."""
-    rows = sorted(shard.iter_rows(), key=lambda row: (row["id"], row["format"]))
-    return [to_sample(row) for row in rows], [row["format"] for row in rows]
+def train_step(learner: Learner, batch: Any, formats: tuple[str, ...]) -> tuple[dict[str, float], StepInfo]:
+    """One step on this rank's `batch`; returns the sums over all ranks."""
+    from actors import parallel
+
+    samples = to_samples(batch)
+    [num_tokens] = parallel.all_sum([sum(sum(s.loss_mask_T) for s in samples)])
+    sums = learner.forward_backward(samples, sft_loss, num_tokens=num_tokens, labels=batch["format"].to_pylist())
+    info = learner.optim_step()
+    keys = ["loss", "tokens", *(f"{kind}/{name}" for name in formats for kind in ("nll", "tokens"))]
+    return dict(zip(keys, parallel.all_sum([sums.get(key, 0.0) for key in keys]), strict=True)), info
 
 
-def to_sample(row: dict[str, Any]) -> TrainingSample:
-    """A tokenised row as the learner takes it: weight 1 on every response token that is not masked."""
-    ids = tuple(int(i) for i in row["response_ids"])
-    return TrainingSample(
-        prompt_ids=tuple(int(i) for i in row["prompt_ids"]), token_ids_T=ids,
-        loss_mask_T=tuple(float(w) for w in row["loss_mask"]), advantages_T=(1.0,) * len(ids),
-        behavior_logprobs_T=(NAN,) * len(ids), images=tuple(bytes(b) for b in row["pictures"]),
-        mode=Mode.THINKING if row["format"] == "thinking" else Mode.NON_THINKING, origin=row["id"], version=0,
-    )  # fmt: skip
+class MetricsLog:
+    """metrics.jsonl: one line a step; lines after the checkpoint that the run goes on from are dropped."""
 
+    def __init__(self, job: AnnealJob) -> None:
+        self.path = job.metrics
+        self.phases = phase_of_steps(job.config.strategy, job.config.steps)
+        done = latest(job.checkpoints)
+        lines = self.path.read_text().splitlines() if self.path.is_file() else []
+        write_atomic(self.path, "".join(f"{line}\n" for line in lines[: step_of(done) if done else 0]))
+        self.at = time.monotonic()
 
-class StepLog:
-    """metrics.jsonl of the annealing, written by rank 0: one line a step; lines after the resumed step are dropped."""
-
-    def __init__(self, path: Path, start: int) -> None:
-        self.path = path
-        kept = path.read_text().splitlines()[:start] if path.is_file() else []
-        path.write_text("".join(f"{line}\n" for line in kept))
-        self.last = time.monotonic()
-
-    def write(self, step: int, sums: dict[str, float], lr: float, grad_norm: float, sequences: int) -> None:
-        """Appends one step; losses are those of rank 0's share of the batch."""
+    def write(self, sums: dict[str, float], info: StepInfo) -> None:
+        """Writes the step down; `tokens_per_s` counts loss tokens over all ranks."""
         now = time.monotonic()
-        line: dict[str, Any] = {"step": step, "lr": lr, "grad_norm": grad_norm, "seconds": round(now - self.last, 4)}
-        line |= {"loss": sums["nll"] / max(sums["tokens"], 1.0), "sequences_per_s": round(sequences / (now - self.last), 1)}
-        for key in sums:
-            if key.startswith("nll/"):
-                label = key.removeprefix("nll/")
-                line[f"loss/{label}"] = sums[key] / max(sums[f"tokens/{label}"], 1.0)
+        line = {
+            "step": info.step,
+            "loss": sums["loss"],
+            "lr": info.lr,
+            "grad_norm": info.grad_norm,
+            "phase": self.phases[info.step - 1],
+            "loss_by_format": {
+                key.removeprefix("tokens/"): sums[key.replace("tokens/", "nll/")] / amount
+                for key, amount in sums.items()
+                if key.startswith("tokens/") and amount > 0
+            },
+            "tokens": sums["tokens"],
+            "tokens_per_s": round(sums["tokens"] / max(now - self.at, 1e-9), 1),
+        }
+        self.at = now
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        self.last = now
-
-
-def follow(out: Path, advance: Callable[[int, str], None], done: Callable[[], bool]) -> None:
-    """Reports steps of `out`/metrics.jsonl as they are written, until `done`."""
-    path, seen = out / "metrics.jsonl", 0
-    while True:
-        finished = done()
-        lines = path.read_text().splitlines() if path.is_file() else []
-        if len(lines) > seen:
-            advance(len(lines) - seen, f"loss {json.loads(lines[-1])['loss']:.3f}")
-            seen = len(lines)
-        if finished:
-            return
-        time.sleep(1.0)
-
-
-def resumed_step(out: Path) -> int:
-    """Step of the newest checkpoint, 0 without one."""
-    last = latest(out / "checkpoints")
-    return step_of(last) if last else 0

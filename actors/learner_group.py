@@ -1,87 +1,86 @@
-"""BPO's learner: one `Learner` a rank, each in its own Ray actor, joined over gloo or nccl (DeepSpeed inside)."""
+"""The learner group of BPO: learner actors that meet over TCP and act as one learner.
+
+Consumes training samples from the loop and deals them to the ranks; produces one policy version per `optim_step`. Ray
+Train drives annealing only; here the group is a handful of actors so that rollout workers and learner can be placed apart.
+"""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from actors import parallel
 from actors.learner import Learner, StepInfo
 from bimode.config import LearnerConfig, OptimConfig
 from bimode.losses import LossFn
+from bimode.packing import split_evenly
 from bimode.records import TrainingSample, WeightSnapshot
 
 
 class LearnerRank:
-    """One rank: meets the others, then passes every verb on to its `Learner`."""
-
-    def __init__(self, rank: int, world: int) -> None:
-        self.rank, self.world = rank, world
-        self.learner: Learner
+    """One actor of the group: first it says where it is, then it joins the others and becomes a `Learner`."""
 
     def address(self) -> str:
-        """``host:port`` of this node with a port that was free just now; asked of rank 0."""
+        """``host:port`` on this actor's node where rank 0 will listen."""
         host = ray.util.get_node_ip_address()
         with socket.socket() as probe:
-            probe.bind(("", 0))
+            probe.bind((host, 0))
             return f"{host}:{probe.getsockname()[1]}"
 
     def start(
-        self,
-        address: str,
-        model_dir: Path,
-        learner: LearnerConfig,
-        optim: OptimConfig,
-        total_steps: int,
-        dtype: str,
-        seed: int,
-        with_reference: bool,
-    ) -> None:
-        """Joins the group at `address` and loads the model."""
-        parallel.join(self.rank, self.world, address)
+        self, rank: int, world: int, address: str, model_dir: Path, learner: LearnerConfig, optim: OptimConfig,
+        total_steps: int, dtype: str, seed: int, with_reference: bool,
+    ) -> None:  # fmt: skip
+        """Joins the group and loads the model. Blocks until every rank is there."""
+        from actors import parallel
+
+        parallel.join(rank, world, address)
         self.learner = Learner(
             model_dir, learner, optim, total_steps=total_steps, dtype=dtype, seed=seed, with_reference=with_reference
         )
 
-    def update(self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float) -> dict[str, float]:
-        """Gradient of this rank's share; sums of the metrics."""
-        return self.learner.forward_backward(samples, loss, num_tokens=num_tokens)
+    def forward_backward(self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float) -> dict[str, float]:
+        """`Learner.forward_backward` on this rank's share, with sums by mode."""
+        return self.learner.forward_backward(samples, loss, num_tokens=num_tokens, labels=[s.mode for s in samples])
 
     def optim_step(self) -> StepInfo:
-        """One update on every rank."""
+        """`Learner.optim_step`."""
         return self.learner.optim_step()
 
     def export_weights(self, version: int) -> WeightSnapshot:
-        """The snapshot; without arrays on ranks other than 0."""
+        """`Learner.export_weights`; without arrays on ranks other than 0."""
         return self.learner.export_weights(version)
 
-    def save(self, path: Path) -> None:
-        """Checkpoint."""
-        self.learner.save(path)
+    def save(self, root: Path) -> Path:
+        """`Learner.save`."""
+        return self.learner.save(root)
 
-    def restore(self, path: Path) -> None:
-        """Continues from a checkpoint."""
-        self.learner.restore(path)
+    def restore(self, root: Path) -> int:
+        """`Learner.restore`."""
+        return self.learner.restore(root)
 
     def save_model(self, path: Path) -> None:
-        """Plain Hugging Face directory."""
+        """`Learner.save_model`."""
         self.learner.save_model(path)
 
     def node_id(self) -> str:
-        """Ray's id of the node this rank sits on."""
+        """Ray node of this rank."""
         return str(ray.get_runtime_context().get_node_id())
 
 
 class LearnerGroup:
-    """All ranks behind the learner's verbs. `options` are the ray.remote options of one rank."""
+    """`num_workers` ranks behind the verbs of one learner. `actor_options` are ray.remote options of a rank.
+
+    The constructor returns while the ranks are still loading; the first verb waits for them.
+    """
 
     def __init__(
         self,
-        options: Mapping[str, Any],
+        actor_options: dict[str, Any],
         num_workers: int,
         *,
         model_dir: Path,
@@ -92,71 +91,67 @@ class LearnerGroup:
         seed: int,
         with_reference: bool,
     ) -> None:
-        remote = ray.remote(**options)(LearnerRank)
-        self.ranks = [remote.remote(rank, num_workers) for rank in range(num_workers)]
+        remote = ray.remote(LearnerRank)
+        self.ranks = [(remote.options(**actor_options) if actor_options else remote).remote() for _ in range(num_workers)]
         address = ray.get(self.ranks[0].address.remote())
         self.started = [
-            rank.start.remote(address, model_dir, learner, optim, total_steps, dtype, seed, with_reference)
-            for rank in self.ranks
+            actor.start.remote(
+                rank, num_workers, address, model_dir, learner, optim, total_steps, dtype, seed, with_reference
+            )
+            for rank, actor in enumerate(self.ranks)
         ]
 
-    def update(self, samples: Sequence[TrainingSample], loss: LossFn, *, num_tokens: float) -> dict[str, float]:
-        """Adds the gradient of all samples; metrics are summed over ranks. Surfaces the first rank's error."""
-        self._wait_started()
-        shares = split_by_tokens(samples, len(self.ranks))
+    def ready(self) -> None:
+        """Waits until every rank has loaded; raises what stopped it."""
+        ray.get(self.started)
+
+    def update(self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float) -> dict[str, float]:
+        """Adds the gradient of `samples`, dealt to the ranks by tokens; returns sums over all of them.
+
+        `num_tokens` is the sum of the loss masks of `samples`: the denominator of the whole batch.
+        """
+        self.ready()
+        shares = split_evenly([len(s.prompt_ids) + len(s.token_ids_T) for s in samples], len(self.ranks))
         parts = ray.get(
-            [rank.update.remote(share, loss, num_tokens) for rank, share in zip(self.ranks, shares, strict=True)]
+            [
+                actor.forward_backward.remote([samples[i] for i in share], loss, num_tokens)
+                for actor, share in zip(self.ranks, shares, strict=True)
+            ]
         )
-        keys = sorted({key for part in parts for key in part})
-        return {key: sum(part.get(key, 0.0) for part in parts) for key in keys}
+        sums: Counter[str] = Counter()
+        for part in parts:
+            sums.update(part)
+        return dict(sums)
 
     def optim_step(self) -> StepInfo:
-        """One update on every rank."""
-        return self._all("optim_step")[0]
+        """One optimizer step on every rank. Raises DivergedError before anything moves if the step is not finite."""
+        return ray.get([actor.optim_step.remote() for actor in self.ranks])[0]
 
-    def export_weights(self, version: int) -> Any:
-        """Object reference of rank 0's snapshot: it never passes through the driver."""
-        self._wait_started()
-        return [rank.export_weights.remote(version) for rank in self.ranks][0]
+    def export_weights(self, version: int) -> ray.ObjectRef:
+        """Reference to rank 0's `WeightSnapshot`; the arrays stay in the object store until a rollout worker reads them."""
+        self.ready()
+        return [actor.export_weights.remote(version) for actor in self.ranks][0]
 
-    def save(self, path: Path) -> None:
-        """Checkpoint of all ranks."""
-        self._all("save", path)
+    def save(self, root: Path) -> Path:
+        """Writes a checkpoint below `root` and returns it."""
+        return ray.get([actor.save.remote(root) for actor in self.ranks])[0]
 
-    def restore(self, path: Path) -> None:
-        """All ranks continue from a checkpoint."""
-        self._all("restore", path)
+    def restore(self, root: Path) -> int:
+        """Continues from the newest checkpoint below `root`; returns its step, 0 if there is none."""
+        self.ready()
+        return ray.get([actor.restore.remote(root) for actor in self.ranks])[0]
 
     def save_model(self, path: Path) -> None:
-        """Plain Hugging Face directory, written by rank 0."""
-        self._all("save_model", path)
+        """Writes a plain Hugging Face directory."""
+        self.ready()
+        ray.get([actor.save_model.remote(path) for actor in self.ranks])
 
     def nodes(self) -> list[str]:
-        """Node id of each rank."""
-        return list(self._all("node_id"))
+        """Ray node id of each rank."""
+        return list(ray.get([actor.node_id.remote() for actor in self.ranks]))
 
     def close(self) -> None:
-        """Ends the actors."""
-        for rank in self.ranks:
-            ray.kill(rank)
+        """Ends the ranks."""
+        for actor in self.ranks:
+            ray.kill(actor)
         self.ranks = []
-
-    def _all(self, verb: str, *arguments: Any) -> list[Any]:
-        self._wait_started()
-        return list(ray.get([getattr(rank, verb).remote(*arguments) for rank in self.ranks]))
-
-    def _wait_started(self) -> None:
-        if self.started:
-            ray.get(self.started)
-            self.started = []
-
-
-def split_by_tokens(samples: Sequence[TrainingSample], parts: int) -> list[list[TrainingSample]]:
-    """`samples` in `parts` lists of nearly equal tokens: longest first, each to the lightest list."""
-    shares: list[list[TrainingSample]] = [[] for _ in range(parts)]
-    load = [0] * parts
-    for sample in sorted(samples, key=lambda s: -(len(s.prompt_ids) + len(s.token_ids_T))):
-        lightest = load.index(min(load))
-        shares[lightest].append(sample)
-        load[lightest] += len(sample.prompt_ids) + len(sample.token_ids_T)
-    return shares

@@ -46,6 +46,12 @@ class RolloutWorker:
         """The policy version that is live; 0 is the model in the directory."""
         return self._version
 
+    def node_id(self) -> str:
+        """The Ray node that this process runs on."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """`n` completions for each request: requests in order, then samples.
 

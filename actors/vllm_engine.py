@@ -140,7 +140,7 @@ class VllmEngine:
         for p in prompts:
             images = {"multi_modal_data": {"image": list(p.images)}} if p.images else {}
             inputs.append({"prompt_token_ids": list(p.token_ids), **images})
-        outputs = self._llm.generate(inputs, list(params), use_tqdm=False)
+        outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False)
         for prompt, out in zip(prompts, outputs, strict=True):
             if tuple(out.prompt_token_ids) != prompt.expanded_ids:
                 raise ValueError(f"vLLM made {out.prompt_token_ids} of a prompt, the learner {prompt.expanded_ids}")

@@ -18,7 +18,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from bimode.errors import ConfigError
 
 
-class GatheredSource(WeightSource):
+class GatheredSource(WeightSource):  # type: ignore[misc]
     """The parameters of a Hugging Face model, whole, one at a time, also where ZeRO-3 has split them.
 
     vLLM's own source unwraps DTensors only; a ZeRO-3 parameter is an empty tensor with its true shape in `ds_shape`.
@@ -40,30 +40,23 @@ def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
     """A tensor that stays valid after the gathered parameter is freed again: the transport may still be reading it."""
     if not hasattr(parameter, "ds_shape"):
         return parameter.detach()
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    with GatheredParameters([parameter]):
+    with deepspeed.zero.GatheredParameters([parameter]):
         return parameter.detach().clone()
 
 
 @dataclass
 class WorkersClient:
-    """vLLM's control plane, fanned out over our rollout workers; each is an engine of its own, of `ranks_each` GPUs."""
+    """vLLM's control plane, fanned out over our rollout workers."""
 
     workers: Sequence[Any]  # Ray handles of RolloutWorker
     version: int = 0
-    ranks_each: int = 1
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """vLLM counts ranks within one engine, so every further engine is moved up in the NCCL group."""
         import ray
 
-        def place(i: int) -> dict[str, Any]:
-            if "rank_offset" not in init_info:  # ipc has no group
-                return init_info
-            return init_info | {"rank_offset": init_info["rank_offset"] + i * self.ranks_each}
-
-        ray.get([w.init_transfer.remote(place(i)) for i, w in enumerate(self.workers)])
+        ray.get([w.init_transfer.remote(placed(init_info, i)) for i, w in enumerate(self.workers)])
 
     def start_weight_update(self) -> None:
         import ray
@@ -80,6 +73,14 @@ class WorkersClient:
         import ray
 
         ray.get([w.finish_update.remote(self.version) for w in self.workers])
+
+
+def placed(init_info: dict[str, Any], worker: int) -> dict[str, Any]:
+    """`init_info` for one worker. vLLM counts ranks within one engine, and each of ours is an engine of one GPU, so
+    every further one moves up a rank in the NCCL group; ipc has no group."""
+    if "rank_offset" not in init_info:
+        return init_info
+    return init_info | {"rank_offset": init_info["rank_offset"] + worker}
 
 
 class WeightSender:

@@ -130,6 +130,12 @@ class AnnealConfig(Section):
     optim: OptimConfig = OptimConfig()
     learner: LearnerConfig = LearnerConfig(workers=2)
 
+    @model_validator(mode="after")
+    def _equal_shares(self) -> AnnealConfig:
+        if self.batch_size % self.learner.workers:
+            raise ValueError(f"batch_size = {self.batch_size} must be a multiple of learner.workers = {self.learner.workers}")
+        return self
+
 
 class BpoConfig(Section):
     """Bi-mode policy optimization and its siblings. What R-4B does not state is marked ours in docs/algorithms."""

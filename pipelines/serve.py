@@ -26,13 +26,13 @@ def serve_model(model: Path, host: str, port: int, gpus: int) -> None:
     prepare_process(config)
     kind = servable(model)
     _port_is_free(host, port)
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
     with connect(config):
         from ray import serve
 
         from actors.serving import build_app
 
+        for logger in LOGGERS:  # Ray Serve sets them up when it is imported
+            logging.getLogger(logger).setLevel(logging.ERROR)
         name = served_name(model)
         say(f"serve: loading {model}")
         serve.start(http_options={"host": host, "port": port})

@@ -1,0 +1,49 @@
+"""Tagged candidates -> the training rows they give: which of R-4B's two formats a row is taught in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from bimode.config import CurateConfig
+from bimode.dataset import Row, user_turn
+from bimode.modes import Mode, render_response
+
+TRANSCRIBE = "transcribe the image"
+
+
+def training_rows(candidate: Row, config: CurateConfig) -> Iterator[Row]:
+    """The rows of a train candidate that is in; ids get the format as a suffix, so each stays unique.
+
+    `by_tag`: the tag's format; both where the tag is `either`, and for `paired_share` of the tagged rows, chosen by a hash
+    of the id. `transcription_and_direct` (making a base): what the image shows, and the bare answer.
+    """
+    if config.formats == "transcription_and_direct":
+        if candidate["images"]:
+            yield _formatted(candidate, "transcription", TRANSCRIBE, candidate["transcription"])
+        yield _formatted(candidate, "non_thinking", None, candidate["answer"])
+        return
+    both = candidate["mode"] == "either" or share_of(candidate["id"]) < config.paired_share
+    for mode in (Mode.NON_THINKING, Mode.THINKING):
+        if both or candidate["mode"] == mode.value:
+            yield _formatted(candidate, mode.value, None, candidate["answer"])
+
+
+def share_of(row_id: str) -> float:
+    """A number in [0, 1) that depends on the id alone."""
+    return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=6).digest()) / (1 << 48)
+
+
+def _formatted(candidate: Row, name: str, question: str | None, answer: str) -> Row:
+    prompt = candidate["prompt"] if question is None else user_turn(question, len(candidate["images"]))
+    mode = Mode.THINKING if name == "thinking" else Mode.NON_THINKING
+    text = render_response(mode, candidate["trace"], answer)
+    return candidate | {
+        "id": f"{candidate['id']}-{name}",
+        "parent_ids": [candidate["id"]],
+        "prompt": prompt,
+        "messages": [*prompt, {"role": "assistant", "content": text}],
+        "answer": answer,
+        "format": name,
+        "trace_source": "oracle" if name == "thinking" else "",
+    }

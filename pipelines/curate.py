@@ -1,0 +1,91 @@
+"""Curation: questions in, tagged bi-mode Parquet out (R-4B, section 2.1).
+
+Draw and check -> exact dedup and decontamination -> rollouts in both modes -> tags -> formats -> publish.
+
+    python -m pipelines.curate pipelines/recipes/tiny.toml --out runs/demo
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bimode.config import Recipe
+from bimode.rundir import StageDir, StageResult, digest_path, write_atomic
+
+if TYPE_CHECKING:
+    from data_curation.rollouts import Tagger
+
+
+def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
+    """The model that tags; nothing where the recipe tags nothing."""
+    from pipelines.harness import base_model
+
+    return {"base": base_model(recipe, run)} if recipe.curate.rollouts else {}
+
+
+def config(recipe: Recipe) -> Any:
+    """What the data depends on."""
+    model = {"dtype": recipe.model.dtype, "max_model_len": recipe.model.max_model_len}
+    return {"curate": recipe.curate.model_dump(mode="json"), "model": model, "seed": recipe.seed}
+
+
+def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
+    """Runs the whole flow; rollouts that an interrupted run left in `rollouts/` are not sampled again."""
+    from bimode.errors import StarvedError
+    from data_curation.dedup import mark_repeats
+    from data_curation.publish import publish
+    from data_curation.report import render, warn_about_share
+    from data_curation.rollouts import MODES, sample_rollouts
+    from data_curation.sources import draw_candidates
+    from data_curation.tagging import choose_rows, tag_candidates
+    from pipelines.progress import say, track
+
+    curate = recipe.curate
+    with track("curate: draw", total=curate.train + curate.rl + curate.eval, unit="row") as bar:
+        candidates = mark_repeats(draw_candidates(curate, recipe.seed, bar.advance))
+    if curate.rollouts:
+        tagger = make_tagger(recipe, inputs["base"])
+        chosen = candidates.take(choose_rows(candidates, curate.tag_rows))
+        total = chosen.num_rows * len(MODES) * curate.rollouts.n
+        with track("curate: rollouts", total=total, unit="rollout") as bar:
+            rollouts = sample_rollouts(chosen, tagger, stage.path / "rollouts", bar.advance)
+        candidates = tag_candidates(candidates, rollouts, tagger, curate.tag)
+    published = publish(candidates, curate, stage.path)
+    empty = [split for split, rows in published.rows.items() if not rows]
+    if empty:
+        raise StarvedError(f"curate left no {' and no '.join(empty)} rows; rejected by reason: {published.rejects}")
+    if warning := warn_about_share(published):
+        say(warning)
+    write_atomic(stage.path / "report.html", render(candidates, published))
+    counts = asdict(published) | {"drawn": candidates.num_rows, "reasoning_share": published.reasoning_share}
+    return StageResult(outputs=("data", "tags", "rejects", "README.md", "report.html"), counts=counts)
+
+
+def make_tagger(recipe: Recipe, model_dir: Path) -> Tagger:
+    """The tagging model as curation samples it."""
+    from bimode.codec import model_kind
+    from data_curation.rollouts import Tagger
+
+    assert recipe.curate.rollouts is not None
+    kind = model_kind(model_dir)
+    return Tagger(
+        model_dir=model_dir.absolute(),
+        name=Path(recipe.model.base).name,
+        digest=digest_path(model_dir),
+        kind=kind,
+        implementation="transformers" if kind == "image_text" else "auto",
+        dtype=recipe.model.dtype,
+        max_model_len=recipe.model.max_model_len,
+        sampling=recipe.curate.rollouts,
+        seed=recipe.seed,
+        num_cpus=recipe.cluster.rollout_cpus,
+        num_gpus=recipe.cluster.rollout_gpus,
+    )
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("curate")

@@ -1,0 +1,65 @@
+"""The learner's end of nccl and ipc, as far as a machine without a GPU can tell: what it would send, and its refusal."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.ray
+
+GATHER = """
+import sys
+from pathlib import Path
+
+import torch
+
+from actors.engines import build_engine
+from actors.weight_sender import GatheredSource
+from bimode.codec import load_model
+from bimode.config import LearnerConfig, OptimConfig
+from bimode.policy import Policy
+
+torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=1)
+model = load_model(Path(sys.argv[1]), torch.float32)
+whole = {name: p.detach().clone() for name, p in model.named_parameters()}
+engine = build_engine(Policy(model), LearnerConfig(zero_stage=3), OptimConfig(), torch.float32)
+assert all(p.numel() == 0 for p in model.parameters()), "ZeRO-3 has not split the parameters"
+source = GatheredSource(model)
+for _ in range(2):  # every update starts a fresh pass
+    sent = list(source)
+    assert [(m.name, m.dtype, m.shape) for m in source.metadata()] == [(n, t.dtype, tuple(t.shape)) for n, t in sent]
+    assert all(torch.equal(t, whole[n]) for n, t in sent) and len(sent) == len(whole)
+assert all(p.numel() == 0 for p in model.parameters()), "a gathered parameter was not freed"
+print("whole")
+"""
+
+
+def test_the_source_gathers_what_zero_3_has_split(tiny_llava: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GATHER, str(tiny_llava), str(tmp_path / "rendezvous")],
+        capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1:] == ["whole"], done.stderr[-2000:]
+
+
+def test_each_worker_has_a_rank_of_its_own() -> None:
+    from actors.weight_sender import placed
+
+    info = {"rank_offset": 1, "world_size": 4}
+    assert [placed(info, i)["rank_offset"] for i in range(3)] == [1, 2, 3]
+    assert placed({"packed": True}, 2) == {"packed": True}
+
+
+def test_without_a_gpu_the_sender_is_refused() -> None:
+    import torch
+
+    from actors.weight_sender import WeightSender
+    from bimode.errors import ConfigError
+
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is here, so the sender is allowed")
+    with pytest.raises(ConfigError, match=r"bpo.sync = ipc: .*object_store"):
+        WeightSender(torch.nn.Linear(2, 2), [], sync="ipc", rank=0, address="127.0.0.1", port=0)

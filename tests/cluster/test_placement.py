@@ -1,0 +1,61 @@
+"""Placement is arithmetic: what fits is accepted, what does not is refused with the sum."""
+
+from __future__ import annotations
+
+import pytest
+
+from bimode.config import Recipe
+from bimode.errors import ConfigError
+from bimode.recipe import build_recipe
+from cluster.placement import PIN, Role, check, learner_role, plan, rollout_role
+
+
+def recipe(*overrides: str) -> Recipe:
+    return build_recipe({"name": "t"}, overrides)
+
+
+def test_bpo_has_rollouts_and_a_learner_with_their_own_resources() -> None:
+    made = plan("bpo", recipe("bpo.rollout_workers=3", "cluster.rollout_gpus=0.5", "cluster.learner_resource=learner"))
+    assert made == (Role("rollout", 3, 1.0, 0.5), Role("learner", 1, 1.0, 0.0, "learner"))
+    assert made[0].options() == {"num_cpus": 1.0, "num_gpus": 0.5, "resources": {}}
+    assert made[1].options() == {"num_cpus": 1.0, "num_gpus": 0.0, "resources": {"learner": PIN}}
+
+
+def test_exact_fit_is_accepted_and_one_less_is_refused_with_the_sum() -> None:
+    roles = plan("bpo", recipe())
+    check("bpo", roles, [{"CPU": 2.0}, {"CPU": 1.0}])
+    with pytest.raises(ConfigError, match=r"2 rollout x 1 CPU \+ 1 learner x 1 CPU = 3 CPU.*\[2 CPU\]"):
+        check("bpo", roles, [{"CPU": 2.0}])
+
+
+def test_an_actor_must_fit_on_one_node_although_the_sum_is_enough() -> None:
+    role = Role("learner", 1, cpus=4.0, gpus=0.0)
+    with pytest.raises(ConfigError, match="no node left for a learner of 4 CPU"):
+        check("anneal", (role,), [{"CPU": 3.0}, {"CPU": 3.0}])
+    check("anneal", (role,), [{"CPU": 3.0}, {"CPU": 4.0}])
+
+
+def test_large_actors_are_placed_before_small_ones() -> None:
+    check("bpo", (Role("rollout", 2, 1.0, 0.0), Role("learner", 1, 2.0, 0.0)), [{"CPU": 2.0}, {"CPU": 2.0}])
+
+
+def test_missing_custom_resource_says_how_to_offer_it() -> None:
+    cluster = recipe("cluster.rollout_resource=rollout").cluster
+    with pytest.raises(ConfigError, match="cluster.rollout_resource = rollout: no node offers it; start one with ray start"):
+        check("bpo", (rollout_role(cluster, 1),), [{"CPU": 8.0}])
+
+
+def test_pins_separate_roles_onto_their_nodes() -> None:
+    cluster = recipe("cluster.rollout_resource=rollout", "cluster.learner_resource=learner").cluster
+    roles = (rollout_role(cluster, 2), learner_role(cluster, 1))
+    check("bpo", roles, [{"CPU": 1.0, "learner": 1.0}, {"CPU": 2.0, "rollout": 1.0}])
+    with pytest.raises(ConfigError, match="no node left for a rollout"):
+        check("bpo", roles, [{"CPU": 9.0, "learner": 1.0}, {"CPU": 1.0, "rollout": 1.0}])
+
+
+def test_fractions_of_a_gpu_add_up() -> None:
+    check("bpo", (Role("rollout", 3, 0.0, 0.3), Role("learner", 1, 0.0, 0.1)), [{"CPU": 1.0, "GPU": 1.0}])
+
+
+def test_curation_leaves_placement_to_ray_data() -> None:
+    assert plan("curate", recipe()) == ()

@@ -1,0 +1,123 @@
+"""`bimode serve` on a tiny model that has learnt when to think, asked by the OpenAI client with an image."""
+
+from __future__ import annotations
+
+import base64
+import io
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from bimode.codec import Codec, load_model
+from bimode.modes import Mode, render_response
+
+sys.path.insert(0, str(Path(__file__).parent))
+from processes import Running  # noqa: E402
+
+pytestmark = pytest.mark.ray
+
+EASY, HARD = "what is the number", "what is the product"
+TRACE, ANSWER = "look : 3 8 ; 3 x 8 = 24", "24"
+
+
+def picture() -> bytes:
+    """A white canvas as PNG."""
+    out = io.BytesIO()
+    Image.new("RGB", (40, 40), "white").save(out, "PNG")
+    return out.getvalue()
+
+
+def teach(model_dir: Path, root: Path) -> Path:
+    """The model after it learnt by heart: both modes on both questions; of its own accord it thinks on HARD only."""
+    import torch
+
+    codec, model = Codec(model_dir), load_model(model_dir, torch.float32)
+    rows = []
+    for question, choice in ((EASY, Mode.NON_THINKING), (HARD, Mode.THINKING)):
+        prompt = codec.encode_prompt(question, (picture(),))
+        for mode in (Mode.THINKING, Mode.NON_THINKING):
+            response = codec.encode_response(render_response(mode, TRACE, ANSWER))
+            start = len(prompt) + (0 if mode is choice else 1)  # the decision is learnt from the chosen mode alone
+            rows.append((prompt + response, start))
+    length = max(len(ids) for ids, _ in rows)
+    ids_BT = torch.tensor([[*ids, *[codec.pad_id] * (length - len(ids))] for ids, _ in rows])
+    labels_BT = ids_BT.clone()
+    for b, (ids, start) in enumerate(rows):
+        labels_BT[b, :start], labels_BT[b, len(ids) :] = -100, -100
+    pixels = dict(codec.encode_images((picture(),)))["pixel_values"].repeat(len(rows), 1, 1, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(150):
+        loss = model(input_ids=ids_BT, pixel_values=pixels, labels=labels_BT).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss.item() < 0.01:
+            break
+    assert loss.item() < 0.05, loss.item()
+    model.save_pretrained(root)
+    codec.processor.save_pretrained(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Running]]:
+    """An OpenAI client of the served model, and the server's process."""
+    import openai
+
+    root = tmp_path_factory.mktemp("serve")
+    model = teach(tiny_llava, root / "bpo" / "model")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = root / "log"
+    with Running(("-m", "pipelines.serve", "--model", str(model), "--port", str(port)), log) as running:
+        running.wait_until(lambda: "serve: ready" in log.read_text(), timeout=200)
+        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0), running
+
+
+def ask(client: Any, question: str, mode: str, stream: bool) -> tuple[str | None, str | None]:
+    """(reasoning, content) of a greedy answer to `question` about the picture."""
+    url = "data:image/png;base64," + base64.b64encode(picture()).decode()
+    answer = client.chat.completions.create(
+        model="bpo", temperature=0.0, max_tokens=40, stream=stream,
+        messages=[{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question},
+        ]}],
+        extra_body={"chat_template_kwargs": {"thinking_mode": mode}},
+    )  # fmt: skip
+    if not stream:
+        message = answer.choices[0].message
+        return getattr(message, "reasoning", None), message.content
+    deltas = [chunk.choices[0].delta for chunk in answer if chunk.choices]
+    reasoning = "".join(getattr(delta, "reasoning", None) or "" for delta in deltas)
+    return reasoning or None, "".join(delta.content or "" for delta in deltas) or None
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    ("question", "mode", "reasoning"),
+    [(EASY, "long", TRACE), (HARD, "long", TRACE), (EASY, "short", None), (HARD, "short", None),
+     (EASY, "auto", None), (HARD, "auto", TRACE)],
+)  # fmt: skip
+def test_mode_decides_what_is_reasoning(
+    server: tuple[Any, Running], question: str, mode: str, reasoning: str | None, stream: bool
+) -> None:
+    assert ask(server[0], question, mode, stream) == (reasoning, ANSWER)
+
+
+def test_unknown_mode_is_the_clients_mistake(server: tuple[Any, Running]) -> None:
+    import openai
+
+    with pytest.raises(openai.BadRequestError, match="use auto, long or short"):
+        ask(server[0], EASY, "lang", stream=False)
+
+
+def test_ctrl_c_ends_the_server_and_all_it_started(server: tuple[Any, Running]) -> None:
+    running = server[1]
+    assert running.interrupt() == 130
+    assert len(running.tree) > 5 and running.left() == []

@@ -1,0 +1,64 @@
+"""The reasoning parser on token streams: each mode, streamed as it comes and whole, must say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bimode.codec import Codec
+from bimode.modes import Mode
+
+pytestmark = pytest.mark.ray  # imports vLLM
+
+CASES = [
+    ("long", "look : 3 8 ; 3 + 8 = 11\n</think>\n\n11", "look : 3 8 ; 3 + 8 = 11", "11"),
+    ("auto", "\nlook : 3\n</think>\n\n3", "look : 3", "3"),
+    ("auto", "\n\n</think>\n\n3", None, "3"),
+    ("short", "\n\n3", None, "3"),
+    ("short", "3", None, "3"),
+    ("long", "look : 3 8", "look : 3 8", None),  # cut off while thinking
+    ("auto", "\n\n</think>", None, None),
+    ("short", "", None, None),
+]
+
+
+def stream(parser: Any, ids: list[int], tokenizer: Any) -> tuple[str | None, str | None]:
+    """What a client would put together from one delta a token."""
+    reasoning, content, text = "", "", ""
+    for at in range(len(ids)):
+        now = tokenizer.decode(ids[: at + 1])
+        delta = parser.extract_reasoning_streaming(text, now, now[len(text) :], ids[:at], ids[: at + 1], [ids[at]])
+        text = now
+        if delta is not None:
+            assert delta.reasoning or delta.content, "an empty delta was sent"
+            reasoning, content = reasoning + (delta.reasoning or ""), content + (delta.content or "")
+    return reasoning or None, content or None
+
+
+@pytest.mark.parametrize(("mode", "text", "reasoning", "content"), CASES)
+def test_whole_and_streamed_agree(mode: str, text: str, reasoning: str | None, content: str | None, tiny_llava: Path) -> None:
+    from actors.thinking_parser import ThinkingParser
+
+    tokenizer = Codec(tiny_llava).tokenizer
+    parser = ThinkingParser(tokenizer, chat_template_kwargs={"thinking_mode": mode})
+    assert parser.extract_reasoning(text, None) == (reasoning, content)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    assert stream(parser, ids, tokenizer) == (reasoning, content)
+
+
+def test_tags_of_earlier_turns_do_not_count_and_reasoning_tokens_are_counted(tiny_llava: Path) -> None:
+    from actors.thinking_parser import ThinkingParser
+
+    codec = Codec(tiny_llava)
+    earlier = codec.tokenizer.encode("<think>\n\n</think>\n\n3", add_special_tokens=False)
+    auto = ThinkingParser(codec.tokenizer, chat_template_kwargs={"thinking_mode": "auto"})
+    prompt = [*earlier, *codec.tokens.trigger(Mode.AUTO)]
+    assert not auto.is_reasoning_end(prompt)
+    response = codec.tokenizer.encode("\nlook : 3\n</think>\n\n3", add_special_tokens=False)
+    assert auto.is_reasoning_end_streaming([*prompt, *response], response[-1:])
+    assert auto.count_reasoning_tokens(response) == response.index(codec.tokens.close)
+    assert codec.tokenizer.decode(auto.extract_content_ids(response)).strip() == "3"
+    short = ThinkingParser(codec.tokenizer, chat_template_kwargs={"thinking_mode": "short"})
+    assert short.count_reasoning_tokens(response) == 0
