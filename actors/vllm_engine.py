@@ -94,6 +94,9 @@ class VllmEngine:
             block_size=KV_BLOCK,
             gpu_memory_utilization=GPU_SHARE[sync],  # on CPU the environment bounds the cache instead
             enforce_eager=not gpu,
+            # a seeded request whose prefill is cut in two kills a CPU engine ("CPU Generator does not use offset")
+            enable_chunked_prefill=gpu,
+            max_num_batched_tokens=max(8192, max_model_len),
             limit_mm_per_prompt={"image": MAX_IMAGES} if kind == "image_text" else {},
             logprobs_mode="raw_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=sync),

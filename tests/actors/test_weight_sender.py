@@ -1,4 +1,4 @@
-"""The learner's end of nccl and ipc, as far as a machine without a GPU can tell: what it would send, and its refusal."""
+"""The learner's end of nccl and ipc, as far as a machine without a GPU can tell: what it would send, and a refusal."""
 
 from __future__ import annotations
 
