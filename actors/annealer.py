@@ -7,6 +7,7 @@ produces checkpoints, metrics.jsonl and a Hugging Face directory.
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
         table.formats, config.strategy, steps=config.steps, batch_size=config.batch_size, seed=job.seed
     )
     on_gpu = worker_resources.get("GPU", 0) > 0
-    TorchTrainer(
+    trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
@@ -69,7 +70,12 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
         run_config=RunConfig(
             name="ray_train", storage_path=str(job.out.absolute()), failure_config=FailureConfig(max_failures=0)
         ),
-    ).fit()
+    )
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    finally:
+        signal.signal(signal.SIGINT, interrupt)  # Ray Train leaves its own behind, deaf to Ctrl-C once training is over
     counts = {name: table.formats.count(name) for name in sorted(set(table.formats))}
     return {"steps": config.steps, "sequences": config.steps * config.batch_size, "rows": counts}
 

@@ -40,6 +40,7 @@ class ThinkingParser(ReasoningParser):
         super().__init__(tokenizer, **kwargs)
         self.answered = (chat_template_kwargs or {}).get("thinking_mode") == SHORT
         self.open_id, self.close_id = self.vocab[THINK_OPEN], self.vocab[THINK_CLOSE]
+        self.streams = False
 
     def extract_reasoning(self, model_output: str, request: Any) -> tuple[str | None, str | None]:
         """Both parts of a whole response; an absent one is None."""
@@ -56,17 +57,18 @@ class ThinkingParser(ReasoningParser):
         delta_token_ids: Sequence[int],
     ) -> DeltaMessage | None:
         """What both parts have gained since `previous_text`; None while that is nothing."""
+        self.streams = True
         old, new = split(previous_text, self.answered), split(current_text, self.answered)
         reasoning, content = new[0][len(old[0]) :], new[1][len(old[1]) :]
         return DeltaMessage(reasoning=reasoning or None, content=content or None) if reasoning or content else None
 
     def is_reasoning_end(self, input_ids: Sequence[int]) -> bool:
-        """Never, of a bare prompt: in `short` too the white space before the answer is still to be dropped."""
-        return self._closed(input_ids) and input_ids[-1] != self.close_id
+        """False of every prompt: in `short` too, the white space before the answer is still to be dropped."""
+        return False
 
     def is_reasoning_end_streaming(self, input_ids: Sequence[int], delta_ids: Iterable[int]) -> bool:
-        """Whether the last think block in `input_ids` is closed: from there on a grammar may bind the answer."""
-        return self._closed(input_ids)
+        """In the engine: the last think block is closed, a grammar may bind the answer. In a stream: never, it splits all."""
+        return not self.streams and self._closed(input_ids)
 
     def extract_content_ids(self, input_ids: list[int]) -> list[int]:
         """Ids after the last closing tag; all of them in `short`."""

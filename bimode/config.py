@@ -82,15 +82,14 @@ class CurateConfig(Section):
     level_weights: tuple[float, float, float] = Field((0.5, 0.25, 0.25), description="easy, mid, hard in train and rl")
     formats: Literal["by_tag", "transcription_and_direct"] = "by_tag"
     paired_share: Share = Field(0.25, description="share of tagged rows that are exported in both formats; 1 = all")
-    rollouts: RolloutSampling | None = RolloutSampling()
+    rollouts: RolloutSampling = RolloutSampling()
     tag: TagConfig = TagConfig()
     tag_rows: int = Field(0, ge=0, description="tag at most this many train rows by rollouts; 0 = all")
 
-    @model_validator(mode="after")
-    def _rollouts_where_tags_decide(self) -> CurateConfig:
-        if self.formats == "by_tag" and self.rollouts is None:
-            raise ValueError("formats = by_tag needs [curate.rollouts]: a tag without evidence is a guess")
-        return self
+    @property
+    def tags(self) -> bool:
+        """Whether rows are tagged by rollouts; the formats of a base model's data need no tag."""
+        return self.formats == "by_tag"
 
 
 class OptimConfig(Section):

@@ -17,7 +17,7 @@ from bimode.config import BpoConfig, Recipe
 from bimode.credit import modes_drawn
 from bimode.credit.summary import StepSummary, summarize
 from bimode.losses import LossFn, metric_means
-from bimode.modes import Mode
+from bimode.modes import DECIDE_DIRECT, Mode
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup, TrainingSample
 from bimode.rundir import write_atomic
 from bimode.verify import is_correct
@@ -141,7 +141,7 @@ def think_rates(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) ->
     drawn = probes or [c for g in groups for c in g.of(Mode.AUTO)]
     rates: dict[str, list[float]] = {}
     for c in drawn:
-        rates.setdefault(level[c.prompt_id], []).append(float(not c.text.startswith("<think>\n\n")))
+        rates.setdefault(level[c.prompt_id], []).append(float(not c.text.startswith(DECIDE_DIRECT)))
     return {name: _mean(rates[name]) for name in ("easy", "mid", "hard") if name in rates}
 
 

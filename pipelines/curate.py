@@ -22,7 +22,7 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
     """The model that tags; nothing where the recipe tags nothing."""
     from pipelines.harness import base_model
 
-    return {"base": base_model(recipe, run)} if recipe.curate.rollouts else {}
+    return {"base": base_model(recipe, run)} if recipe.curate.tags else {}
 
 
 def config(recipe: Recipe) -> Any:
@@ -45,7 +45,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     curate = recipe.curate
     with track("curate: draw", total=curate.train + curate.rl + curate.eval, unit="row") as bar:
         candidates = mark_repeats(draw_candidates(curate, recipe.seed, bar.advance))
-    if curate.rollouts:
+    if curate.tags:
         tagger = make_tagger(recipe, inputs["base"])
         chosen = candidates.take(choose_rows(candidates, curate.tag_rows))
         total = chosen.num_rows * len(MODES) * curate.rollouts.n
@@ -68,7 +68,6 @@ def make_tagger(recipe: Recipe, model_dir: Path) -> Tagger:
     from bimode.codec import model_kind
     from data_curation.rollouts import Tagger
 
-    assert recipe.curate.rollouts is not None
     kind = model_kind(model_dir)
     return Tagger(
         model_dir=model_dir.absolute(),

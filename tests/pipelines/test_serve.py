@@ -110,6 +110,17 @@ def test_mode_decides_what_is_reasoning(
     assert ask(server[0], question, mode, stream) == (reasoning, ANSWER)
 
 
+@pytest.mark.parametrize("mode", ["short", "long"])
+def test_a_grammar_binds_the_answer_and_not_the_thinking(server: tuple[Any, Running], mode: str) -> None:
+    content = {"model": "bpo", "temperature": 0.0, "max_tokens": 40}
+    answer = server[0].chat.completions.create(
+        **content,
+        messages=[{"role": "user", "content": HARD}],
+        extra_body={"chat_template_kwargs": {"thinking_mode": mode}, "structured_outputs": {"choice": ["16", "17"]}},
+    )
+    assert answer.choices[0].message.content in ("16", "17")
+
+
 def test_unknown_mode_is_the_clients_mistake(server: tuple[Any, Running]) -> None:
     import openai
 

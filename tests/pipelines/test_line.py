@@ -1,0 +1,101 @@
+"""The whole line as a user starts it, in two steps a stage: on images, and on a foreign text-only model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from bimode.codec import Codec, load_model
+from bimode.dataset import read_prompts
+
+REPO = Path(__file__).resolve().parent.parent.parent
+RECIPES = REPO / "pipelines" / "recipes"
+MODES = {"non_thinking", "auto", "thinking"}
+pytestmark = pytest.mark.ray
+
+
+def bimode(*arguments: str, expect: int = 0) -> str:
+    """Runs `bimode ...` as its own process and returns what it said on stderr."""
+    command = [sys.executable, "-m", "pipelines.run", *arguments]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=900, env=dict(os.environ))
+    assert done.returncode == expect, done.stderr[-4000:]
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished smoke run on the committed base."""
+    out = tmp_path_factory.mktemp("line") / "run"
+    bimode(str(RECIPES / "smoke.toml"), "--out", str(out))
+    return out
+
+
+def check_contract(run: Path, stages: tuple[str, ...]) -> None:
+    """Every file that the contract promises is there, and the manifests close."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert set(manifest["stages"]) == set(stages) and manifest["recipe"]["name"]
+    for stage in stages:
+        sealed = json.loads((run / stage / "manifest.json").read_text())
+        assert sealed["outputs"] and sealed["inputs"] is not None and sealed["counts"]
+    report = json.loads((run / "evaluate" / "report.json").read_text())
+    assert set(report["models"]) == {"base", "anneal", "bpo"}
+    for model in report["models"].values():
+        assert set(model["overall"]) == MODES
+        assert all(0 <= field["accuracy"] <= 1 for field in model["overall"].values())
+    assert "<html" in (run / "evaluate" / "report.html").read_text()
+    assert len((run / "bpo" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_images_go_from_sources_to_the_report(image_run: Path) -> None:
+    check_contract(image_run, ("curate", "anneal", "bpo", "evaluate"))
+
+
+def test_every_rollout_says_its_mode_version_and_worker(image_run: Path) -> None:
+    steps = sorted((image_run / "bpo" / "rollouts").glob("step-*.parquet"))
+    for step, path in enumerate(steps):
+        rows = pq.read_table(path).to_pylist()
+        assert len(rows) == 3 * 2 * 2
+        assert {row["version"] for row in rows} == {step}
+        assert sum(row["mode"] == "thinking" for row in rows) == len(rows) // 2
+        assert {row["worker"] for row in rows} == {"rollout-0", "rollout-1"}
+    assert len(steps) == 2
+
+
+def test_models_of_each_stage_open_with_plain_transformers(image_run: Path) -> None:
+    import torch
+
+    for stage in ("anneal", "bpo"):
+        path = image_run / stage / "model"
+        codec = Codec(path)
+        model = load_model(path, torch.float32)
+        prompt = read_prompts(image_run / "curate" / "data", "eval")[0]
+        ids = torch.tensor([codec.encode_prompt(prompt.question, prompt.images)])
+        out = model.generate(input_ids=ids, **dict(codec.encode_images(prompt.images)), max_new_tokens=2, do_sample=False)
+        assert out.shape[1] > ids.shape[1]
+
+
+def test_parquet_opens_with_datasets_and_decodes_images(image_run: Path) -> None:
+    import datasets
+
+    data = datasets.load_dataset(str(image_run / "curate"), cache_dir=str(image_run / "hf-cache"))
+    assert set(data) == {"train", "rl", "eval"}
+    assert data["eval"][0]["images"][0].size == (40, 40)
+    assert data["train"][0]["messages"][-1]["content"].startswith("<think>")
+
+
+def test_a_second_run_skips_every_stage_and_a_changed_stage_alone_runs(image_run: Path) -> None:
+    said = bimode(str(RECIPES / "smoke.toml"), "--out", str(image_run))
+    assert said.count("unchanged, skipped") == 4
+
+
+def test_a_foreign_text_model_goes_through_by_recipe_alone(tiny_text: Path, tmp_path: Path) -> None:
+    said = bimode(str(RECIPES / "smoke-text.toml"), "--out", str(tmp_path / "run"), "--set", f"model.base={tiny_text}")
+    assert "lacked" in said and "<think>" in said
+    check_contract(tmp_path / "run", ("curate", "anneal", "bpo", "evaluate"))
+    assert Codec(tmp_path / "run" / "bpo" / "model").kind == "text"
