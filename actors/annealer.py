@@ -1,6 +1,6 @@
 """Bi-mode annealing under Ray Train v2: what each worker does, and the one `fit` of the stage.
 
-Consumes tokenised rows (`actors.feed`) through `ray.train.get_dataset_shard`; waits for the other ranks in every step;
+Consumes tokenised rows (`actors.sequences`, `actors.feed`) through `ray.train.get_dataset_shard`; waits for the other ranks in every step;
 produces checkpoints, metrics.jsonl and a Hugging Face directory.
 """
 
@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 
-from actors.feed import PlannedFeed, Table, read_sequences, to_samples
+from actors.feed import PlannedFeed, Table
 from actors.learner import Learner, StepInfo
+from actors.sequences import read_sequences, to_samples
 from bimode.checkpoints import latest, step_of
 from bimode.config import AnnealConfig
 from bimode.losses import sft_loss
@@ -68,7 +69,7 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
         datasets={"train": rows},
         dataset_config=PlannedFeed(table, plan_SB, job.checkpoints),
         run_config=RunConfig(
-            name="ray_train", storage_path=str(job.out.absolute()), failure_config=FailureConfig(max_failures=0)
+            name="ray_train", storage_path=str(job.checkpoints.absolute()), failure_config=FailureConfig(max_failures=0)
         ),
     )
     interrupt = signal.getsignal(signal.SIGINT)

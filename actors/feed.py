@@ -1,8 +1,8 @@
-"""Curated rows -> the sequences a training worker reads, through Ray Data.
+"""What each training worker reads, and in which order, through Ray Data.
 
-Rows are tokenised once and stay in the object store. What each worker reads, and in which order, is a pure plan
-(`bimode.strategies.plan_steps`) dealt out by a `DataConfig`, so that equal seeds train on equal batches whatever the
-timing, and a run that goes on from a checkpoint reads what it would have read.
+Tokenised rows (`actors.sequences`) stay in the object store. The order is a pure plan (`bimode.strategies.plan_steps`)
+dealt out by a `DataConfig`, so that equal seeds train on equal batches whatever the timing, and a run that goes on from a
+checkpoint reads what it would have read. Left out: a set larger than the object store and its spill disk.
 """
 
 from __future__ import annotations
@@ -18,60 +18,8 @@ from numpy.typing import NDArray
 from ray.train import DataConfig
 
 from bimode.checkpoints import latest, step_of
-from bimode.codec import Codec
-from bimode.dataset import question_of
-from bimode.errors import StarvedError
-from bimode.modes import Mode
-from bimode.records import TrainingSample
 
-SEQUENCES = pa.schema(
-    [
-        ("id", pa.string()),
-        ("format", pa.string()),
-        ("prompt_ids", pa.list_(pa.int32())),
-        ("token_ids", pa.list_(pa.int32())),
-        ("loss_mask", pa.list_(pa.float32())),
-        ("images", pa.list_(pa.binary())),
-    ]
-)
-COLUMNS = ("id", "format", "prompt", "messages", "images")
 CHUNK_STEPS = 16  # steps of one worker that a Ray Data task gathers: a task costs milliseconds, a step a few hundred
-
-
-class Tokenize:
-    """Curated rows -> SEQUENCES, for `map_batches(batch_format="pyarrow")`.
-
-    `mask_empty_think`: no loss on ``\\n\\n </think>`` of a non-thinking response (R-4B masks it in pre-training).
-    """
-
-    def __init__(self, model_dir: Path, mask_empty_think: bool) -> None:
-        self.codec, self.mask_empty_think = Codec(model_dir), mask_empty_think
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._row(row) for row in table.to_pylist()], schema=SEQUENCES)
-
-    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
-        images = [image["bytes"] for image in row["images"]]
-        token_ids = self.codec.encode_response(row["messages"][-1]["content"])
-        empty_think = (self.codec.tokens.direct, self.codec.tokens.close)
-        masked = 2 if self.mask_empty_think and token_ids[:2] == empty_think else 0
-        return {
-            "id": row["id"],
-            "format": row["format"],
-            "prompt_ids": self.codec.encode_prompt(question_of(row), images),
-            "token_ids": token_ids,
-            "loss_mask": [0.0] * masked + [1.0] * (len(token_ids) - masked),
-            "images": images,
-        }
-
-
-def read_sequences(data: Path, model_dir: Path, mask_empty_think: bool) -> ray.data.MaterializedDataset:
-    """The train rows of a curated folder, tokenised, in the object store. Raises StarvedError if there are none."""
-    files = [str(path) for path in sorted(data.glob("train-*.parquet"))]
-    if not files:
-        raise StarvedError(f"{data} holds no train-*.parquet: nothing to anneal on")
-    rows = ray.data.read_parquet(files, columns=list(COLUMNS))
-    return rows.map_batches(Tokenize(model_dir, mask_empty_think), batch_format="pyarrow").materialize()
 
 
 class Table:
@@ -128,21 +76,3 @@ class PlannedFeed(DataConfig):
         order = ray.data.from_arrow([pa.table({"row": chunk}) for chunk in chunks])
         order.context.execution_options.preserve_order = True
         return order.map_batches(self.table.gather, batch_format="pyarrow", batch_size=None).iterator()
-
-
-def to_samples(batch: pa.Table) -> list[TrainingSample]:
-    """SEQUENCES -> training samples of supervised learning."""
-    return [
-        TrainingSample(
-            prompt_ids=tuple(row["prompt_ids"]),
-            token_ids_T=tuple(row["token_ids"]),
-            loss_mask_T=tuple(row["loss_mask"]),
-            advantages_T=(1.0,) * len(row["token_ids"]),
-            behavior_logprobs_T=(float("nan"),) * len(row["token_ids"]),
-            images=tuple(row["images"]),
-            mode=Mode.THINKING if row["format"] == Mode.THINKING else Mode.NON_THINKING,
-            origin=row["id"],
-            version=0,
-        )
-        for row in batch.to_pylist()
-    ]

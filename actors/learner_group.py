@@ -130,7 +130,8 @@ class LearnerGroup:
     def export_weights(self, version: int) -> ray.ObjectRef:
         """Reference to rank 0's `WeightSnapshot`; the arrays stay in the object store until a rollout worker reads them."""
         self.ready()
-        return [actor.export_weights.remote(version) for actor in self.ranks][0]
+        snapshots = [actor.export_weights.remote(version) for actor in self.ranks]  # collective: every rank takes part
+        return snapshots[0]
 
     def save(self, root: Path) -> Path:
         """Writes a checkpoint below `root` and returns it."""

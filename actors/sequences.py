@@ -1,0 +1,85 @@
+"""Curated rows <-> the sequences a learner reads: tokenised once by Ray Data, turned into samples by each worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+
+from bimode.codec import Codec
+from bimode.dataset import question_of
+from bimode.errors import StarvedError
+from bimode.modes import Mode
+from bimode.records import TrainingSample
+
+SEQUENCES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("format", pa.string()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("token_ids", pa.list_(pa.int32())),
+        ("loss_mask", pa.list_(pa.float32())),
+        ("images", pa.list_(pa.binary())),
+    ]
+)
+COLUMNS = ("id", "format", "prompt", "messages", "images")
+
+
+class Tokenize:
+    """Curated rows -> SEQUENCES, for `map_batches(batch_format="pyarrow")`.
+
+    `mask_empty_think`: no loss on ``\\n\\n </think>`` of a non-thinking response (R-4B masks it in pre-training).
+    """
+
+    def __init__(self, model_dir: Path, mask_empty_think: bool) -> None:
+        self.codec, self.mask_empty_think = Codec(model_dir), mask_empty_think
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return pa.Table.from_pylist([self._row(row) for row in table.to_pylist()], schema=SEQUENCES)
+
+    def _row(self, row: dict[str, Any]) -> dict[str, Any]:
+        images = [image["bytes"] for image in row["images"]]
+        token_ids = self.codec.encode_response(row["messages"][-1]["content"])
+        empty_think = (self.codec.tokens.direct, self.codec.tokens.close)
+        masked = 2 if self.mask_empty_think and token_ids[:2] == empty_think else 0
+        return {
+            "id": row["id"],
+            "format": row["format"],
+            "prompt_ids": self.codec.encode_prompt(question_of(row), images),
+            "token_ids": token_ids,
+            "loss_mask": [0.0] * masked + [1.0] * (len(token_ids) - masked),
+            "images": images,
+        }
+
+
+def read_sequences(data: Path, model_dir: Path, mask_empty_think: bool) -> ray.data.MaterializedDataset:
+    """The train rows of a curated folder, tokenised, in the object store. Raises StarvedError if there are none."""
+    files = [str(path) for path in sorted(data.glob("train-*.parquet"))]
+    if not files:
+        raise StarvedError(f"{data} holds no train-*.parquet: nothing to anneal on")
+    rows = ray.data.read_parquet(files, columns=list(COLUMNS))
+    # Actors, not tasks: a process that tokenises first imports for seconds, so there are never more of them than files.
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(files))
+    return rows.map_batches(
+        Tokenize, fn_constructor_args=(model_dir, mask_empty_think), compute=pool, batch_format="pyarrow"
+    ).materialize()
+
+
+def to_samples(batch: pa.Table) -> list[TrainingSample]:
+    """SEQUENCES -> training samples of supervised learning."""
+    return [
+        TrainingSample(
+            prompt_ids=tuple(row["prompt_ids"]),
+            token_ids_T=tuple(row["token_ids"]),
+            loss_mask_T=tuple(row["loss_mask"]),
+            advantages_T=(1.0,) * len(row["token_ids"]),
+            behavior_logprobs_T=(float("nan"),) * len(row["token_ids"]),
+            images=tuple(row["images"]),
+            mode=Mode.THINKING if row["format"] == Mode.THINKING else Mode.NON_THINKING,
+            origin=row["id"],
+            version=0,
+        )
+        for row in batch.to_pylist()
+    ]
