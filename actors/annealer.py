@@ -1,7 +1,7 @@
 """Bi-mode annealing under Ray Train v2: what each worker does, and the one `fit` of the stage.
 
-Consumes tokenised rows (`actors.sequences`, `actors.feed`) through `ray.train.get_dataset_shard`; waits for the other ranks in every step;
-produces checkpoints, metrics.jsonl and a Hugging Face directory.
+Consumes tokenised rows (`actors.sequences`, `actors.feed`) through `ray.train.get_dataset_shard`; waits for the other
+ranks in every step; produces checkpoints, metrics.jsonl and a Hugging Face directory.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from actors.feed import PlannedFeed, Table
 from actors.learner import Learner, StepInfo
 from actors.sequences import read_sequences, to_samples
-from bimode.checkpoints import latest, step_of
+from bimode.checkpoints import checkpoint_path, latest, step_of
 from bimode.config import AnnealConfig
 from bimode.losses import sft_loss
 from bimode.rundir import write_atomic
@@ -93,7 +93,8 @@ def train_worker(config: dict[str, Any]) -> None:
         job.model_dir, anneal.learner, anneal.optim,
         total_steps=anneal.steps, dtype=job.dtype, seed=job.seed, with_reference=False,
     )  # fmt: skip
-    learner.restore(job.checkpoints)
+    if (last := latest(job.checkpoints)) is not None:
+        learner.restore(last)
     log = MetricsLog(job) if ray.train.get_context().get_world_rank() == 0 else None
     shard = ray.train.get_dataset_shard("train")
     share = anneal.batch_size // anneal.learner.workers
@@ -102,7 +103,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if log:
             log.write(sums, info)
         if info.step % anneal.checkpoint_every == 0 or info.step == anneal.steps:
-            learner.save(job.checkpoints)
+            learner.save(checkpoint_path(job.checkpoints, info.step))
     learner.save_model(job.out / "model")
     ray.train.report({"step": learner.step})
 

@@ -95,12 +95,13 @@ class TorchEngine:
         loss.backward()
 
     def step(self, lr: float) -> float:
+        gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
         parameters = [p for p in self.policy.parameters() if p.grad is not None]
         if parallel.world() > 1:
-            flat = torch.cat([p.grad.flatten() for p in parameters])
+            flat = torch.cat([g.flatten() for g in gradients])
             dist.all_reduce(flat)
-            for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                p.grad.copy_(part.view_as(p))
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip))
         _refuse_non_finite(norm)
         set_lr(self.optimizer, lr)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from actors import parallel
 from actors.engines import build_engine
-from bimode.checkpoints import checkpoint_path, latest, partial_path, publish
+from bimode.checkpoints import partial_path, publish
 from bimode.codec import Codec, load_model
 from bimode.config import LearnerConfig, OptimConfig
 from bimode.errors import DivergedError
@@ -110,9 +110,11 @@ class Learner:
         arrays = tuple(tensor.float().numpy() for tensor in weights.values())
         return WeightSnapshot(version=version, names=tuple(weights), arrays=arrays)
 
-    def save(self, root: Path) -> Path:
-        """Writes ``ROOT/step-000200``, from which `restore` continues exactly. It appears in one piece; the last two stay."""
-        path = checkpoint_path(root, self.step)
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint (`bimode.checkpoints.checkpoint_path`) that `restore` continues from exactly.
+
+        It appears in one piece; of the checkpoints beside it the last two stay.
+        """
         partial = self._start_partial(path)
         self.engine.save(partial)
         state = {"step": self.step, "rng": torch.get_rng_state()}
@@ -120,20 +122,15 @@ class Learner:
             state["cuda_rng"] = torch.cuda.get_rng_state()
         torch.save(state, partial / f"learner-rank{parallel.rank()}.pt")
         self._publish(path, CHECKPOINTS_KEPT)
-        return path
 
-    def restore(self, root: Path) -> int:
-        """Continues from the newest checkpoint below `root`, with as many ranks as wrote it; returns its step, 0 without one."""
-        path = latest(root)
-        if path is None:
-            return 0
+    def restore(self, path: Path) -> None:
+        """Continues from what `save` wrote, with as many ranks."""
         self.engine.restore(path)
         state = torch.load(path / f"learner-rank{parallel.rank()}.pt", weights_only=True)
         self.step = int(state["step"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(state["cuda_rng"])
-        return self.step
 
     def save_model(self, path: Path) -> None:
         """Writes a plain Hugging Face directory: safetensors, processor or tokenizer, chat template, generation config."""

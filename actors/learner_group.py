@@ -55,13 +55,13 @@ class LearnerRank:
         """`Learner.export_weights`; without arrays on ranks other than 0."""
         return self.learner.export_weights(version)
 
-    def save(self, root: Path) -> Path:
+    def save(self, path: Path) -> None:
         """`Learner.save`."""
-        return self.learner.save(root)
+        self.learner.save(path)
 
-    def restore(self, root: Path) -> int:
+    def restore(self, path: Path) -> None:
         """`Learner.restore`."""
-        return self.learner.restore(root)
+        self.learner.restore(path)
 
     def save_model(self, path: Path) -> None:
         """`Learner.save_model`."""
@@ -133,14 +133,14 @@ class LearnerGroup:
         snapshots = [actor.export_weights.remote(version) for actor in self.ranks]  # collective: every rank takes part
         return snapshots[0]
 
-    def save(self, root: Path) -> Path:
-        """Writes a checkpoint below `root` and returns it."""
-        return ray.get([actor.save.remote(root) for actor in self.ranks])[0]
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint; every rank its share."""
+        ray.get([actor.save.remote(path) for actor in self.ranks])
 
-    def restore(self, root: Path) -> int:
-        """Continues from the newest checkpoint below `root`; returns its step, 0 if there is none."""
+    def restore(self, path: Path) -> None:
+        """Continues from a checkpoint written by as many ranks."""
         self.ready()
-        return ray.get([actor.restore.remote(root) for actor in self.ranks])[0]
+        ray.get([actor.restore.remote(path) for actor in self.ranks])
 
     def save_model(self, path: Path) -> None:
         """Writes a plain Hugging Face directory."""

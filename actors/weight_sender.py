@@ -18,7 +18,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from bimode.errors import ConfigError
 
 
-class GatheredSource(WeightSource):  # type: ignore[misc]
+class GatheredSource(WeightSource):
     """The parameters of a Hugging Face model, whole, one at a time, also where ZeRO-3 has split them.
 
     vLLM's own source unwraps DTensors only; a ZeRO-3 parameter is an empty tensor with its true shape in `ds_shape`.

@@ -30,19 +30,19 @@ OBJECT_STORE = "object_store"
 
 
 @dataclass
-class ObjectStoreInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
+class ObjectStoreInitInfo(WeightTransferInitInfo):
     """Nothing to agree on: the arrays come with the update."""
 
 
 @dataclass
-class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
+class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
     """One whole snapshot: `arrays[i]` (numpy, host, read-only) is the parameter `names[i]`."""
 
     names: Sequence[str]
     arrays: Sequence[Any]
 
 
-class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):  # type: ignore[misc]
+class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
     """Loads full host tensors in checkpoint format; vLLM copies, so the arrays are free again after `finish`."""
 
     init_info_cls = ObjectStoreInitInfo

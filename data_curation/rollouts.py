@@ -128,8 +128,8 @@ class PartWriter:
     """Appends rollouts as numbered Parquet parts, every `PART_ROWS` rows or `PART_SECONDS` seconds."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._rows, self._written = folder, [], time.monotonic()
-        self._rows: list[Rollout]
+        self._folder, self._written = folder, time.monotonic()
+        self._rows: list[Rollout] = []
 
     def add(self, rollout: Rollout) -> None:
         """Keeps `rollout` until the part is due."""
@@ -240,8 +240,6 @@ def _processor(codec: Codec, tagger: Tagger) -> Any:
         engine_kwargs={
             "dtype": tagger.dtype, "max_model_len": tagger.max_model_len, "max_num_seqs": sampling.batch_size,
             "enforce_eager": not gpu, "model_impl": tagger.implementation, "seed": tagger.seed,
-            # a seeded request whose prefill is cut in two kills a CPU engine ("CPU Generator does not use offset")
-            "enable_chunked_prefill": gpu, "max_num_batched_tokens": max(4096, tagger.max_model_len),
             # A prompt is prefilled whole: of a part, vLLM 0.32 rewinds the seeded generator, and dies of it on the CPU.
             "enable_chunked_prefill": False, "disable_chunked_mm_input": True,
             "max_num_batched_tokens": max(BATCHED_TOKENS, tagger.max_model_len),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,7 @@ def evaluate_models(
                 bar.advance(len(requests), f"{name} kept")
             else:
                 evaluator.open(_prepared(path, stage.path / "prepared" / name, recipe.seed))
-                write_results(file, ask(evaluator, prompts, requests, lambda n, name=name: bar.advance(n, name)))
+                write_results(file, ask(evaluator, prompts, requests, partial(bar.advance, note=name)))
             found[name] = read_results(file)
     return found
 

@@ -9,11 +9,15 @@ import logging
 import socket
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError
 from pipelines.failure import StageFailed, causes
 from pipelines.progress import say
+
+if TYPE_CHECKING:
+    from bimode.codec import ModelKind
 
 LOGGERS = ("ray.serve", "ray.llm")
 
@@ -48,7 +52,7 @@ def serve_model(model: Path, host: str, port: int, gpus: int) -> None:
             serve.shutdown()
 
 
-def servable(model: Path) -> str:
+def servable(model: Path) -> ModelKind:
     """`text` or `image_text`. Raises ConfigError unless tokenizer and template know the modes."""
     from bimode.codec import Codec
 

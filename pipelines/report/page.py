@@ -151,8 +151,10 @@ class LevelRow:
 
 
 def level_rows(results: Results) -> list[LevelRow]:
-    """All families together, by model, mode and level."""
-    rows = []
+    """All families together, by model, mode and level; empty where the data knows no levels."""
+    rows: list[LevelRow] = []
+    if not any(item.level in LEVELS for items in results.values() for item in items):
+        return rows
     for name, items in results.items():
         for mode in (m for m in (Mode.NON_THINKING, Mode.AUTO, Mode.THINKING) if m in items[0].greedy):
             by_level = [[i.greedy[mode] for i in items if i.level == level] for level in LEVELS]

@@ -100,10 +100,27 @@ def _think_rate(axes: Any, results: Results) -> None:
     axes.legend(**ABOVE)
 
 
+def _correct_in(mode: Mode) -> Callable[[ItemResult], bool]:
+    """Reads whether an item was right in `mode`."""
+    return lambda item: item.greedy[mode].correct
+
+
+def _value_at(*keys: str) -> Callable[[Mapping[str, Any]], float | None]:
+    """Reads a nested value of a step's metrics, None where a key is missing."""
+
+    def read(step: Mapping[str, Any]) -> float | None:
+        at: Any = step
+        for key in keys:
+            at = at.get(key) if isinstance(at, Mapping) else None
+        return at
+
+    return read
+
+
 def _crossover(axes: Any, items: Sequence[ItemResult], name: str) -> None:
     for shift, (mode, marker) in enumerate(MODE_MARKERS.items()):
         look = Look(mode.value.replace("_", "-"), MODE_COLORS[mode], marker, 0.05 * (shift - 1))
-        _by_level(axes, items, lambda i, mode=mode: i.greedy[mode].correct, look)
+        _by_level(axes, items, _correct_in(mode), look)
     axes.set(ylabel=f"accuracy of {name}", ylim=(-0.03, 1.04))
     axes.legend(**ABOVE)
 
@@ -139,14 +156,14 @@ def _rewards(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
     _curve(axes, steps, lambda s: s.get("reward"), Look("all rollouts", INK))
     for mode in (Mode.THINKING, Mode.NON_THINKING):
         look = Look(mode.value.replace("_", "-"), MODE_COLORS[mode])
-        _curve(axes, steps, lambda s, mode=mode: s.get("by_mode", {}).get(mode.value, {}).get("reward"), look)
+        _curve(axes, steps, _value_at("by_mode", mode.value, "reward"), look)
     axes.set(xlabel="BPO step", ylabel="mean reward")
     axes.legend(**ABOVE)
 
 
 def _decisions(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
     for level, color in LEVEL_COLORS.items():
-        _curve(axes, steps, lambda s, level=level: s.get("decision", {}).get(level), Look(level, color))
+        _curve(axes, steps, _value_at("decision", level), Look(level, color))
     axes.set(xlabel="BPO step", ylabel="probability of thinking", ylim=(-0.03, 1.04))
     axes.legend(**ABOVE)
 

@@ -22,7 +22,7 @@ def read_results(path: Path) -> list[ItemResult]:
     return [_item(json.loads(line)) for line in path.read_text().splitlines()]
 
 
-def _item(row: dict) -> ItemResult:  # type: ignore[type-arg]
+def _item(row: dict) -> ItemResult:
     return ItemResult(
         id=row["id"], task=row["task"], level=row["level"], question=row["question"],
         greedy={Mode(mode): Outcome(**outcome) for mode, outcome in row["greedy"].items()},

@@ -16,7 +16,7 @@ from pipelines.cli import exit_code
 from pipelines.failure import as_user_error
 
 sys.path.insert(0, str(Path(__file__).parent))
-from processes import REPO, command  # noqa: E402
+from processes import REPO, command
 
 SMOKE = 'name = "t"\nstages = ["anneal"]\n'
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from processes import Running, command  # noqa: E402
+from processes import Running, command
 
 TOY = str(Path(__file__).parent / "toy_stage.py")
 pytestmark = pytest.mark.ray

@@ -1,0 +1,81 @@
+"""A Ray cluster of one or two nodes started with `ray start`, on ports of its own; ends exactly what it started."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+REPO = Path(__file__).resolve().parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+class HandStarted:
+    """`with HandStarted(second_node='{"rollout": 1}') as cluster: cluster.dashboard`. Processes are found by temp dir."""
+
+    def __init__(self, cpus: int = 4, resources: str = "{}", second_node: str = "") -> None:
+        self.cpus, self.resources, self.second_node = cpus, resources, second_node
+        self.temp = tempfile.mkdtemp(prefix="rc-", dir="/tmp")  # short: socket paths have a limit
+        self.token = secrets.token_hex(32)
+        self.gcs, self.dashboard_port, self.client = free_ports(3)
+        self.dashboard = f"http://127.0.0.1:{self.dashboard_port}"
+
+    def environment(self) -> dict[str, str]:
+        """For commands that talk to this cluster."""
+        ours = {"RAY_API_SERVER_ADDRESS": self.dashboard, "RAY_USAGE_STATS_ENABLED": "0"}
+        ours |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}  # its own, on every node and client
+        return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | ours
+
+    def __enter__(self) -> HandStarted:
+        try:
+            self._start(
+                "--head", f"--port={self.gcs}", f"--dashboard-port={self.dashboard_port}", "--include-dashboard=true",
+                f"--ray-client-server-port={self.client}", f"--temp-dir={self.temp}", f"--resources={self.resources}",
+            )  # fmt: skip
+            if self.second_node:
+                self._start(f"--address=127.0.0.1:{self.gcs}", f"--resources={self.second_node}")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self, *words: str) -> None:
+        agents = free_ports(3)
+        names = ("dashboard-agent-listen", "metrics-export", "runtime-env-agent")
+        ports = [f"--{name}-port={port}" for name, port in zip(names, agents, strict=True)]
+        common = ["--node-ip-address=127.0.0.1", f"--num-cpus={self.cpus}", "--object-store-memory=300000000", *ports]
+        done = subprocess.run(
+            [RAY, "start", *words, *common, "--disable-usage-stats"],
+            cwd=REPO, env=self.environment(), capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def __exit__(self, *_: object) -> None:
+        for _ in range(2):  # what the first round's victims were still starting
+            ours = [process for process in psutil.process_iter() if self._is_ours(process)]
+            for process in ours:
+                process.kill()
+            psutil.wait_procs(ours, timeout=10)
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.pid != os.getpid() and any(self.temp in word for word in process.cmdline())
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
