@@ -45,7 +45,7 @@ class AnnealJob:
 
 
 def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[str, Any]:
-    """Trains to the last step, going on from the newest checkpoint; writes ``OUT/model``. Returns counts for the manifest.
+    """Trains to the last step, going on from the newest checkpoint; writes ``OUT/model``; returns counts.
 
     Raises StarvedError if a phase of the strategy finds no rows, and what Ray Train raises if a worker fails.
     """

@@ -37,7 +37,10 @@ class Engine(Protocol):
         """Adds this rank's gradient; any number of calls before `step`, equally many on every rank."""
 
     def step(self, lr: float) -> float:
-        """Sums over ranks, clips, updates; returns the norm before clipping. Raises DivergedError, and moves nothing, if it is not finite."""
+        """Sums over ranks, clips, updates; returns the norm before clipping.
+
+        Raises DivergedError, and moves nothing, if the norm is not finite.
+        """
 
     def full_weights(self) -> dict[str, Tensor]:
         """Copies of all parameters and buffers on the host, by the module's names; empty on ranks other than 0."""

@@ -18,17 +18,21 @@ PAGE = jinja2.Template(
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;border-bottom:1px solid #8884;text-align:left}
 td.n{text-align:right;font-variant-numeric:tabular-nums}img{width:120px;image-rendering:pixelated;border-radius:4px}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:1rem}
-.card{border:1px solid #8884;border-radius:8px;padding:.8rem;font-size:.85rem}.warn{background:#c00;color:#fff;padding:.8rem;border-radius:8px}
+.card{border:1px solid #8884;border-radius:8px;padding:.8rem;font-size:.85rem}
+.warn{background:#c00;color:#fff;padding:.8rem;border-radius:8px}
 </style><h1>Curation</h1>{% if warning %}<p class="warn">{{ warning }}</p>{% endif %}
 <h2>Funnel</h2><table><tr><th>step<th>rows</tr><tr><td>drawn<td class="n">{{ drawn }}</tr>
 {% for reason, n in rejects.items() %}<tr><td>rejected: {{ reason }}<td class="n">{{ n }}</tr>{% endfor %}
 {% for split, n in rows.items() %}<tr><td>published: {{ split }}<td class="n">{{ n }}</tr>{% endfor %}
 {% for name, n in formats.items() %}<tr><td>train rows as {{ name }}<td class="n">{{ n }}</tr>{% endfor %}</table>
 {% if tags %}<h2>Tags of the train questions</h2><table><tr><th>family<th>level{% for m in modes %}<th>{{ m }}{% endfor %}</tr>
-{% for key, counts in table %}<tr><td>{{ key[0] }}<td>{{ key[1] }}{% for m in modes %}<td class="n">{{ counts.get(m, 0) }}{% endfor %}</tr>
+{% for key, counts in table %}<tr><td>{{ key[0] }}<td>{{ key[1] }}
+{% for m in modes %}<td class="n">{{ counts.get(m, 0) }}{% endfor %}</tr>
 {% endfor %}</table>{% endif %}<h2>Samples</h2><div class="cards">{% for s in samples %}<div class="card">
-{% for i in s.images %}<img alt="" src="data:image/png;base64,{{ i }}">{% endfor %}<p><b>{{ s.mode }}</b> · {{ s.task }} · {{ s.level }}
-{% if s.n %}· direct {{ s.direct }}/{{ s.n }}, thinking {{ s.think }}/{{ s.n }}{% endif %}<p>{{ s.question }}<p>answer: {{ s.answer }}
+{% for i in s.images %}<img alt="" src="data:image/png;base64,{{ i }}">{% endfor %}
+<p><b>{{ s.mode }}</b> · {{ s.task }} · {{ s.level }}
+{% if s.n %}· direct {{ s.direct }}/{{ s.n }}, thinking {{ s.think }}/{{ s.n }}{% endif %}
+<p>{{ s.question }}<p>answer: {{ s.answer }}
 <p><small>{{ s.trace }}</small></div>{% endfor %}</div></html>
 """,
     autoescape=True,

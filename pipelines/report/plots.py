@@ -164,7 +164,7 @@ def _rewards(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
 def _decisions(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
     for level, color in LEVEL_COLORS.items():
         _curve(axes, steps, _value_at("decision", level), Look(level, color))
-    axes.set(xlabel="BPO step", ylabel="probability of thinking", ylim=(-0.03, 1.04))
+    axes.set(xlabel="BPO step", ylabel="share of first tokens that think", ylim=(-0.03, 1.04))
     axes.legend(**ABOVE)
 
 

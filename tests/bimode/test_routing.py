@@ -73,7 +73,9 @@ def test_recoveries_take_bootstrap_rounds_and_are_undefined_round_by_round() -> 
     assert np.allclose(means.gap_recovery, [0.5, np.nan], equal_nan=True)
 
 
-def sampled(name: str, think: list[bool], direct: list[bool], *, auto_thinks: bool, think_tokens: int = 20) -> ItemResult:
+def sampled(
+    name: str, think: list[bool], direct: list[bool], *, auto_thinks: bool, think_tokens: int = 20
+) -> ItemResult:
     found = item(name, think=(True, 20), direct=(True, 5), auto_thinks=auto_thinks)
     samples = {
         Mode.THINKING: tuple(Outcome(c, think_tokens, True) for c in think),
@@ -137,16 +139,15 @@ def test_always_and_never_thinking_recover_all_and_nothing_of_the_gap(items: lis
 
 
 @given(tables)
-def test_no_router_beats_the_oracle_in_accuracy_nor_recovers_more_than_all_of_its_saving_at_it(
-    items: list[ItemResult],
-) -> None:
+def test_no_router_beats_the_oracle_in_accuracy_and_it_recovers_its_own_saving(items: list[ItemResult]) -> None:
     columns = table(items)
     oracle = routers.measure(columns, columns.oracle_thinks_I, COST_RANGE)
-    others = [
-        routers.measure(columns, routers.random_same_rate(columns), COST_RANGE),
-        routers.measure(columns, routers.question_only(columns, [i.question for i in items], [i.id for i in items]), COST_RANGE),
-        routers.measure(columns, columns.thought_auto_I, COST_RANGE),
+    policies = [
+        routers.random_same_rate(columns),
+        routers.question_only(columns, [i.question for i in items], [i.id for i in items]),
+        columns.thought_auto_I,
     ]
+    others = [routers.measure(columns, thinks_I, COST_RANGE) for thinks_I in policies]
     assert all(other.accuracy <= oracle.accuracy + 1e-9 for other in others)
     if math.isfinite(oracle.saving_recovery):
         assert oracle.saving_recovery == pytest.approx(1.0)

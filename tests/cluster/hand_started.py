@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -28,7 +30,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class HandStarted:
-    """`with HandStarted(second_node='{"rollout": 1}') as cluster: cluster.dashboard`. Processes are found by temp dir."""
+    """`with HandStarted(second_node='{"rollout": 1}') as cluster: cluster.dashboard`."""
 
     def __init__(self, cpus: int = 4, resources: str = "{}", second_node: str = "") -> None:
         self.cpus, self.resources, self.second_node = cpus, resources, second_node
@@ -69,13 +71,20 @@ class HandStarted:
 
     def __exit__(self, *_: object) -> None:
         for _ in range(2):  # what the first round's victims were still starting
-            ours = [process for process in psutil.process_iter() if self._is_ours(process)]
+            ours = self.left()
             for process in ours:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             psutil.wait_procs(ours, timeout=10)
+        shutil.rmtree(self.temp, ignore_errors=True)
 
     def _is_ours(self, process: psutil.Process) -> bool:
+        """By the token in its environment, which every process of this cluster inherits and no other has."""
         try:
-            return process.pid != os.getpid() and any(self.temp in word for word in process.cmdline())
+            return process.pid != os.getpid() and process.environ().get("RAY_AUTH_TOKEN") == self.token
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return False
+
+    def left(self) -> list[psutil.Process]:
+        """Processes of this cluster that run now."""
+        return [p for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE and self._is_ours(p)]

@@ -41,7 +41,7 @@ def test_large_actors_are_placed_before_small_ones() -> None:
 
 def test_missing_custom_resource_says_how_to_offer_it() -> None:
     cluster = recipe("cluster.rollout_resource=rollout").cluster
-    with pytest.raises(ConfigError, match="cluster.rollout_resource = rollout: no node offers it; start one with ray start"):
+    with pytest.raises(ConfigError, match=r"cluster\.rollout_resource = rollout: no node offers it; start one with ray start"):
         check("bpo", (rollout_role(cluster, 1),), [{"CPU": 8.0}])
 
 

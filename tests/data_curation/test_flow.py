@@ -116,7 +116,8 @@ def test_publishing_twice_gives_equal_bytes_that_datasets_decodes(tmp_path: Path
     import datasets
 
     table = drawn()
-    tagged = tag_candidates(table, rollouts_of(table.take(choose_rows(table, 0)), {"easy": 4, "mid": 0, "hard": 0}), tagger(), CONFIG.tag)
+    chosen = table.take(choose_rows(table, 0))
+    tagged = tag_candidates(table, rollouts_of(chosen, {"easy": 4, "mid": 0, "hard": 0}), tagger(), CONFIG.tag)
     published = publish(tagged, CONFIG, tmp_path / "a")
     publish(tagged, CONFIG, tmp_path / "b")
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())

@@ -238,7 +238,7 @@ def test_an_empty_split_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_the_stage_evaluates_models_of_one_shape_on_one_engine(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:
+def test_models_of_one_shape_are_evaluated_on_one_engine(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:
     from bimode.template import CHAT_TEMPLATE
     from bimode.tiny_llava import write_tiny_llava
 
