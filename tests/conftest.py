@@ -15,6 +15,11 @@ REPO = Path(__file__).resolve().parent.parent
 os.environ |= worker_env()  # the test process itself may hold an engine
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The cheap tests first: what starts an engine comes last, in its own order."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+
+
 @pytest.fixture(scope="session")
 def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised tiny LLaVA directory with template and think tags."""

@@ -1,0 +1,149 @@
+"""Two learner ranks in processes of their own, and what they report: run by test_learner.py, one start for all cases.
+
+Every rank calls `scenario` for each case; rank 0 leaves its findings in ``OUT/CASE.pt``.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from actors import parallel
+from actors.learner import Learner
+from bimode.codec import Codec
+from bimode.config import LearnerConfig, OptimConfig
+from bimode.errors import DivergedError
+from bimode.losses import LossInputs, LossOutput, sft_loss
+from bimode.records import TrainingSample
+from tests.sequences import loss_tokens, supervised
+
+STEPS = 3
+OPTIM = OptimConfig(lr=3e-3, warmup_steps=1, schedule="constant", grad_clip=0.5)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One engine, precision and ZeRO stage."""
+
+    name: str
+    engine: str
+    stage: int = 1
+    dtype: str = "float32"
+    freeze: tuple[str, ...] = ()
+
+
+TWO_RANKS = (
+    Case("torch", "torch"),
+    Case("zero0", "deepspeed", 0),
+    Case("zero1", "deepspeed", 1),
+    Case("zero2", "deepspeed", 2),
+    Case("zero3", "deepspeed", 3),
+    Case("bf16", "deepspeed", 1, dtype="bfloat16"),
+    Case("frozen", "deepspeed", 2, freeze=("vision_tower", "projector")),
+)
+ONE_RANK = (Case("alone", "torch"),)
+
+
+def batches(codec: Codec, world: int, rank: int) -> list[tuple[list[TrainingSample], float]]:
+    """Per step: this rank's share and the denominator. With two ranks the second holds few samples, then none with an
+    image, then none at all."""
+    steps = []
+    for step in range(STEPS):
+        whole = [*supervised(codec, 9, first=20 * step), *supervised(codec, 2, images=False, first=20 * step + 9)]
+        shares = {1: [whole], 2: [[whole[:7], whole[7:]], [whole[:9], whole[9:]], [whole, []]][step]}[world]
+        steps.append((shares[rank], loss_tokens(whole)))
+    return steps
+
+
+def nan_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
+    """A loss that is not a number on the second rank."""
+    out = sft_loss(inputs, num_tokens)
+    return LossOutput(out.loss * (float("nan") if parallel.rank() == parallel.world() - 1 else 1.0), out.metrics)
+
+
+def steep_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
+    """A finite loss with an infinite gradient: the square root at zero."""
+    out = sft_loss(inputs, num_tokens)
+    return LossOutput((out.loss - out.loss.detach()).sqrt() + 1.0, out.metrics)
+
+
+def new_learner(case: Case, model_dir: Path) -> Learner:
+    learner = LearnerConfig.model_validate(
+        {"engine": case.engine, "zero_stage": case.stage, "row_tokens": 160, "micro_rows": 2, "freeze": case.freeze}
+    )
+    return Learner(model_dir, learner, OPTIM, total_steps=9, dtype=case.dtype, seed=0, with_reference=False)
+
+
+def train(learner: Learner, steps: list[tuple[list[TrainingSample], float]]) -> tuple[list[float], list[float]]:
+    """Losses over all ranks and gradient norms."""
+    losses, norms = [], []
+    for samples, num_tokens in steps:
+        sums = learner.forward_backward(samples, sft_loss, num_tokens=num_tokens)
+        losses.append(parallel.all_sum([sums["loss"]])[0])
+        norms.append(learner.optim_step().grad_norm)
+    return losses, norms
+
+
+def refused(learner: Learner, loss: Any, samples: list[TrainingSample], num_tokens: float) -> str:
+    """What the step said when it was refused; empty if it went through."""
+    learner.forward_backward(samples, loss, num_tokens=num_tokens)
+    try:
+        learner.optim_step()
+    except DivergedError as error:
+        return str(error)
+    return ""
+
+
+def exported(learner: Learner) -> dict[str, torch.Tensor]:
+    snapshot = learner.export_weights(7)
+    return {name: torch.from_numpy(array.copy()) for name, array in zip(snapshot.names, snapshot.arrays, strict=True)}
+
+
+def scenario(case: Case, model_dir: Path, out: Path) -> None:
+    """Trains, saves, goes on, comes back and goes on again, and is refused twice."""
+    steps = batches(Codec(model_dir), parallel.world(), parallel.rank())
+    learner = new_learner(case, model_dir)
+    losses, norms = train(learner, steps[:2])
+    checkpoint = out / case.name / "step-000002"
+    learner.save(checkpoint)
+    rest = train(learner, steps[2:])
+    weights = exported(learner)
+    learner.save_model(out / case.name / "model")
+    again = new_learner(case, model_dir)
+    again.restore(checkpoint)
+    assert again.step == 2
+    train(again, steps[2:])
+    resumed = exported(again)
+    said = [refused(again, steep_loss, *steps[0])]
+    after_steep = exported(again)
+    if case.engine == "torch":  # gradients of the refused step are still there; DeepSpeed drops its own
+        again = new_learner(case, model_dir)
+        again.restore(checkpoint)
+    before_nan = exported(again)
+    said.append(refused(again, nan_loss, *steps[0]))
+    after_nan = exported(again)
+    complaints = [parallel.all_sum([float(bool(text))])[0] for text in said]
+    found = {
+        "losses": losses + rest[0], "norms": norms + rest[1], "weights": weights, "resumed": resumed,
+        "after_steep": after_steep, "before_nan": before_nan, "after_nan": after_nan, "said": said,
+        "complaints": complaints,
+    }  # fmt: skip
+    if parallel.rank() == 0:
+        torch.save(found, out / f"{case.name}.pt")
+    parallel.barrier()
+
+
+def main(rank: int, world: int, address: str, model_dir: Path, out: Path) -> None:
+    torch.set_num_threads(1)
+    parallel.join(rank, world, address)
+    for case in TWO_RANKS if world == 2 else ONE_RANK:
+        scenario(case, model_dir, out)
+    parallel.leave()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5]))

@@ -1,0 +1,171 @@
+"""The learner on real engines: DeepSpeed with two ranks against plain torch with one; going on; refusing to diverge."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bimode.checkpoints import checkpoints
+from bimode.codec import Codec, load_model
+from bimode.config import LearnerConfig, OptimConfig
+from bimode.losses import policy_loss, sft_loss
+from bimode.template import CHAT_TEMPLATE
+from bimode.tiny_llava import TinyShape, write_tiny_llava
+from tests.sequences import loss_tokens, supervised
+
+REPO = Path(__file__).resolve().parents[2]
+ENGINES = ("torch", "zero0", "zero1", "zero2", "zero3")
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def wide_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaVA whose larger matrices exceed the size up to which ZeRO-3 keeps a parameter whole (100,000)."""
+    shape = TinyShape(text_width=256, intermediate=640, text_layers=2, vision_layers=1)
+    return write_tiny_llava(tmp_path_factory.mktemp("wide") / "model", CHAT_TEMPLATE, shape)
+
+
+@pytest.fixture(scope="module")
+def found(wide_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What each case of ranks.py reported, by name; three processes in all."""
+    out = tmp_path_factory.mktemp("ranks")
+    started = [_start(rank, world, port, wide_llava, out) for world, port in ((1, _port()), (2, _port())) for rank in range(world)]
+    for process in started:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said[-3000:]
+    return {path.stem: torch.load(path) for path in out.glob("*.pt")} | {"out": out}
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _start(rank: int, world: int, port: int, model: Path, out: Path) -> subprocess.Popen[str]:
+    arguments = [str(rank), str(world), f"127.0.0.1:{port}", str(model), str(out)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.actors.ranks", *arguments], cwd=REPO, env=dict(os.environ), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_two_ranks_take_the_steps_of_one(found: dict[str, Any], name: str) -> None:
+    """Uneven shares, a share without images and an empty one included; the gradient is the sum over ranks, not the mean."""
+    ours, alone = found[name], found["alone"]
+    assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    assert ours["norms"] == pytest.approx(alone["norms"], rel=1e-3)
+    assert min(alone["norms"]) > 0.5  # clipping was at work
+    for key, weight in alone["weights"].items():
+        torch.testing.assert_close(ours["weights"][key], weight, atol=2e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_bfloat16_learns_about_the_same(found: dict[str, Any]) -> None:
+    assert found["bf16"]["losses"] == pytest.approx(found["alone"]["losses"], rel=2e-2)
+
+
+def test_frozen_parameters_stay_and_others_move(found: dict[str, Any], wide_llava: Path) -> None:
+    from safetensors.torch import load_file
+
+    start, end = load_file(wide_llava / "model.safetensors"), found["frozen"]["weights"]
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    assert moved and all(name.startswith("language_model") for name in moved)
+
+
+@pytest.mark.parametrize("name", [*ENGINES, "bf16"])
+def test_a_restored_learner_goes_on_exactly(found: dict[str, Any], name: str) -> None:
+    weights, resumed = found[name]["weights"], found[name]["resumed"]
+    assert all(torch.equal(weights[key], resumed[key]) for key in weights)
+
+
+@pytest.mark.parametrize("name", [*ENGINES, "bf16"])
+def test_a_step_that_is_not_finite_is_refused_on_every_rank(found: dict[str, Any], name: str) -> None:
+    case = found[name]
+    gradient, loss = case["said"]
+    assert "gradient norm" in gradient and "not finite on 1 rank" in loss
+    assert case["complaints"] == [2.0, 2.0]
+    assert all(torch.equal(case["resumed"][key], case["after_steep"][key]) for key in case["resumed"])
+    assert all(torch.equal(case["before_nan"][key], case["after_nan"][key]) for key in case["before_nan"])
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero3"])
+def test_the_saved_model_opens_with_plain_transformers(found: dict[str, Any], wide_llava: Path, name: str) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    path = found["out"] / name / "model"
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=torch.float32)
+    assert AutoProcessor.from_pretrained(path).tokenizer.chat_template == CHAT_TEMPLATE
+    trained = found[name]["weights"]["language_model.model.norm.weight"]
+    torch.testing.assert_close(model.model.language_model.norm.weight.detach(), trained)
+    assert torch.equal(model.lm_head.weight, model.get_input_embeddings().weight)
+    assert sorted(p.name for p in path.iterdir()) == sorted(p.name for p in wide_llava.iterdir())
+
+
+def test_exported_names_are_those_of_the_models_files(found: dict[str, Any], wide_llava: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(wide_llava / "model.safetensors", "pt") as file:
+        assert set(found["zero3"]["weights"]) == set(file.keys())
+
+
+def test_a_group_of_actors_learns_and_comes_back(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:
+    from actors.learner_group import LearnerGroup
+
+    optim = OptimConfig(lr=3e-3, warmup_steps=0, schedule="constant")
+    samples = supervised(Codec(tiny_llava), 12)
+    tokens = loss_tokens(samples)
+    group = LearnerGroup(
+        {"num_cpus": 1}, 2, model_dir=tiny_llava, learner=LearnerConfig(workers=2, zero_stage=2), optim=optim,
+        total_steps=4, dtype="float32", seed=0, with_reference=True,
+    )  # fmt: skip
+    try:
+        first = group.update(samples, sft_loss, tokens)
+        assert first["tokens"] == sum(len(s.token_ids_T) for s in samples)
+        assert first["tokens/thinking"] + first["tokens/non_thinking"] == pytest.approx(tokens)
+        assert group.optim_step().step == 1
+        group.save(tmp_path / "step-000001")
+        at_one = ray_local.get(group.export_weights(1))
+        assert at_one.version == 1 and len(at_one.names) == len(at_one.arrays) > 0
+        kl = group.update(samples, policy_loss(0.2, 0.2, 0.1), num_tokens=tokens)["kl"]
+        assert kl > 0  # the policy has left the frozen reference
+        group.optim_step()
+        group.save(tmp_path / "step-000002")
+        group.restore(tmp_path / "step-000001")
+        back = ray_local.get(group.export_weights(1))
+        assert all((a == b).all() for a, b in zip(at_one.arrays, back.arrays, strict=True))
+        assert group.update(samples, sft_loss, tokens)["loss"] < first["loss"]
+        assert group.optim_step().step == 2
+        group.save(tmp_path / "step-000003")
+        assert [path.name for path in checkpoints(tmp_path)] == ["step-000002", "step-000003"]
+    finally:
+        group.close()
+
+
+def test_a_text_model_is_trained_and_saved(text_model: Path, tmp_path: Path) -> None:
+    from actors import parallel
+    from actors.learner import Learner
+
+    samples = supervised(Codec(text_model), 4, images=False)
+    config = LearnerConfig(engine="torch", row_tokens=800)
+    optim = OptimConfig(lr=1e-2, warmup_steps=0)
+    learner = Learner(text_model, config, optim, total_steps=3, dtype="float32", seed=0, with_reference=False)
+    try:
+        losses = []
+        for _ in range(3):
+            losses.append(learner.forward_backward(samples, sft_loss, num_tokens=loss_tokens(samples))["loss"])
+            learner.optim_step()
+        assert losses[2] < losses[0]
+        learner.save_model(tmp_path / "model")
+    finally:
+        parallel.leave()
+    model = load_model(tmp_path / "model", torch.float32)
+    assert type(model).__name__ == "LlamaForCausalLM"
+    Codec(tmp_path / "model").tokens  # noqa: B018 - raises where the mode is not one token

@@ -1,0 +1,42 @@
+"""Checkpoint folders: whole or absent, the newest kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bimode.checkpoints import checkpoint_path, checkpoints, latest, partial_path, publish, step_of
+
+
+def write(root: Path, step: int, text: str = "x") -> Path:
+    path = checkpoint_path(root, step)
+    partial_path(path).mkdir(parents=True)
+    (partial_path(path) / "state").write_text(text)
+    return path
+
+
+def test_a_folder_being_written_is_no_checkpoint(tmp_path: Path) -> None:
+    path = write(tmp_path, 5)
+    assert latest(tmp_path) is None and latest(tmp_path / "absent") is None
+    publish(path)
+    assert latest(tmp_path) == path and step_of(path) == 5
+
+
+def test_only_the_newest_stay_and_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    for step in (9, 10, 1_000_000):
+        publish(write(tmp_path, step), keep=2)
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [10, 1_000_000]
+    assert (tmp_path / "notes").is_dir()
+
+
+def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
+    publish(write(tmp_path, 3, "old"))
+    publish(write(tmp_path, 3, "new"))
+    assert (checkpoint_path(tmp_path, 3) / "state").read_text() == "new"
+
+
+def test_a_foreign_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="no checkpoint"):
+        step_of(Path("model"))

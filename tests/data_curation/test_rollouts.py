@@ -1,0 +1,79 @@
+"""Rollouts on real vLLM through Ray Data: every attempt once, verified as in RL, cached in parts, errors counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from bimode.config import RolloutSampling, SourceConfig
+from bimode.dataset import user_turn
+from bimode.rundir import digest_path
+from bimode.verify import is_correct
+from data_curation import rollouts as module
+from data_curation.candidates import CANDIDATE_SCHEMA
+from data_curation.rollouts import PartWriter, Rollout, Tagger, content_of, read_cache, sample_rollouts
+from data_curation.sources import Draw, draw_row
+
+DRAW = Draw(SourceConfig(family="digits"), "train", "train", 4)
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [draw_row(DRAW, i, 0, (1.0, 1.0, 1.0)) for i in range(count)]
+
+
+def tagger(model: Path, digest: str, n: int = 2) -> Tagger:
+    sampling = RolloutSampling(n=n, max_tokens=6, batch_size=16)
+    return Tagger(model, "tiny", digest, "image_text", "transformers", "float32", 128, sampling, 0, 1.0, 0.0)
+
+
+def test_what_decides_the_words_decides_the_cache_and_nothing_else() -> None:
+    one = tagger(Path("m"), "digest")
+    assert replace(one, sampling=one.sampling.model_copy(update={"n": 8, "batch_size": 4})).params_hash == one.params_hash
+    assert replace(one, sampling=one.sampling.model_copy(update={"max_tokens": 7})).params_hash != one.params_hash
+    assert replace(one, digest="other").params_hash != one.params_hash and replace(one, seed=1).params_hash != one.params_hash
+    row = rows(1)[0]
+    assert content_of(row | {"answer": "x"}) != content_of(row) == content_of(row | {"mode": "thinking"})
+
+
+def test_parts_are_read_back_and_failed_attempts_are_retried(tmp_path: Path) -> None:
+    part = PartWriter(tmp_path / "cache")
+    good, bad = Rollout("a", "c", "thinking", 0, True, 5, "\n</think>", ""), Rollout("b", "c", "thinking", 0, False, 0, "", "no")
+    part.add(good)
+    part.flush()
+    part.add(bad)
+    part.flush()
+    part.flush()
+    assert len(list((tmp_path / "cache").glob("part-*.parquet"))) == 2
+    assert list(read_cache(tmp_path / "cache")) == [good]
+
+
+@pytest.mark.ray
+def test_attempts_are_sampled_once_verified_and_an_impossible_row_is_an_error_not_an_end(
+    ray_local: Any, tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = rows(3)
+    too_long = rows(4)[3] | {"prompt": user_turn("what " * 200, 1)}
+    table = pa.Table.from_pylist([*sound, too_long], schema=CANDIDATE_SCHEMA)
+    model, heard = tagger(tiny_llava, digest_path(tiny_llava)), []
+    found = sample_rollouts(table, model, tmp_path, heard.append)
+    by_id = {row["id"]: row for row in sound}
+    keys = {(r.id, r.mode, r.attempt) for r in found}
+    assert len(found) == len(keys) == sum(heard) == 4 * 2 * 2
+    assert {r.id for r in found if r.error} == {too_long["id"]}
+    for r in found:
+        if not r.error:
+            assert r.text.startswith("\n\n</think>" if r.mode == "non_thinking" else "\n")
+            assert r.num_tokens <= 6 + (2 if r.mode == "non_thinking" else 1)
+            assert r.passed is is_correct(r.text, by_id[r.id]["answer"], "exact", "{}")
+    assert len({r.text for r in found if r.id == sound[0]["id"] and r.mode == "thinking"}) == 2  # seeds differ
+
+    def no_engine(*_: object) -> Any:
+        raise AssertionError("the engine was started for attempts that are in the cache")
+
+    monkeypatch.setattr(module, "_run_engine", no_engine)
+    again = sample_rollouts(table.slice(0, 3), model, tmp_path, heard.append)
+    assert again == [r for r in found if not r.error]
