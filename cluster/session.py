@@ -41,6 +41,15 @@ def in_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def enter_code() -> None:
+    """Inside a job: back into the unpacked code.
+
+    Nodes on one machine share its folder, and a second node that unpacks it again leaves this process in a deleted one.
+    """
+    if in_job():
+        os.chdir(ROOT)
+
+
 def output_directory(out: str) -> Path:
     """`--out` as an absolute path.
 

@@ -23,7 +23,7 @@ from bimode.errors import ConfigError
 from bimode.rundir import StageDir, digest_json, digest_path, read_json, update_run_manifest, write_atomic
 from cluster.environment import code_version
 from cluster.placement import check, node_resources, plan
-from cluster.session import connect, in_job, prepare_process
+from cluster.session import connect, enter_code, in_job, prepare_process
 from pipelines.failure import reported
 from pipelines.progress import say
 
@@ -47,6 +47,7 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
     with Session(recipe.cluster) as session:
         for name in names:
             with reported(name, run):
+                enter_code()
                 module = import_module(f"pipelines.{name}")
                 _run_one(module, StageDir(run, name), recipe, dict(inputs or module.inputs(recipe, run)), session)
 
