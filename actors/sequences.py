@@ -59,7 +59,7 @@ def read_sequences(data: Path, model_dir: Path, mask_empty_think: bool) -> ray.d
     files = [str(path) for path in sorted(data.glob("train-*.parquet"))]
     if not files:
         raise StarvedError(f"{data} holds no train-*.parquet: nothing to anneal on")
-    rows = ray.data.read_parquet(files, columns=list(COLUMNS))
+    rows = ray.data.read_parquet(files).select_columns(list(COLUMNS))
     # Actors, not tasks: a process that tokenises first imports for seconds, so there are never more of them than files.
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(files))
     return rows.map_batches(

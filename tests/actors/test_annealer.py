@@ -1,0 +1,101 @@
+"""Annealing under Ray Train: which rows reach which worker, and a run that was cut off ends where it would have ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bimode.codec import Codec
+from bimode.config import AnnealConfig, LearnerConfig, OptimConfig
+from bimode.dataset import SCHEMA, sample_row
+from bimode.errors import StarvedError
+from bimode.modes import Mode, render_response
+from bimode.strategies import plan_steps
+from data_curation.families import arithmetic, charts, digits
+
+FAMILIES = (digits.digit_strip, charts.bar_chart, arithmetic.expression)
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A curated folder: 12 questions in both formats, over two files."""
+    folder = tmp_path_factory.mktemp("curated")
+    rows = []
+    for i in range(12):
+        sample = FAMILIES[i % 3](i, "train", 0, (1, 1, 1))
+        for mode in (Mode.THINKING, Mode.NON_THINKING):
+            row = sample_row(sample, "train")
+            answer = {"role": "assistant", "content": render_response(mode, sample.trace, sample.answer)}
+            rows.append(row | {"format": str(mode), "messages": [*row["prompt"], answer]})
+    for k in range(2):
+        pq.write_table(pa.Table.from_pylist(rows[k::2], schema=SCHEMA), folder / f"train-0000{k}-of-00002.parquet")
+    return folder
+
+
+def test_workers_read_the_plan_from_the_checkpoint_on(
+    ray_local: Any, data: Path, tiny_llava: Path, tmp_path: Path
+) -> None:
+    from actors.feed import PlannedFeed, Table
+    from actors.sequences import read_sequences, to_samples
+
+    table = Table(read_sequences(data, tiny_llava, mask_empty_think=True))
+    assert table.formats == ["non_thinking", "thinking"] * 12
+    plan_SB = plan_steps(table.formats, "mixed", steps=40, batch_size=6, seed=1)
+    names = sorted(f"{row['id']}|{row['format']}" for part in data.iterdir() for row in pq.read_table(part).to_pylist())
+    (tmp_path / "step-000003").mkdir()
+    shards = PlannedFeed(table, plan_SB, tmp_path).configure({"train": None}, 2, None, None)
+    tokens = Codec(tiny_llava).tokens
+    for rank, shard in enumerate(shards):
+        steps = list(shard["train"].iter_batches(batch_size=3, batch_format="pyarrow"))
+        read = [[f"{row['id']}|{row['format']}" for row in step.to_pylist()] for step in steps]
+        assert read == [[names[i] for i in step] for step in plan_SB[3:, rank::2]]
+        for sample in to_samples(steps[0]):
+            empty = sample.mode is Mode.NON_THINKING
+            assert (sample.token_ids_T[:2] == (tokens.direct, tokens.close)) == empty
+            assert sample.loss_mask_T[:2] == ((0.0, 0.0) if empty else (1.0, 1.0))
+            assert set(sample.loss_mask_T[2:]) == {1.0} and sample.images and np.isnan(sample.behavior_logprobs_T).all()
+
+
+def test_an_empty_folder_starves(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:
+    from actors.sequences import read_sequences
+
+    with pytest.raises(StarvedError, match="nothing to anneal on"):
+        read_sequences(tmp_path, tiny_llava, mask_empty_think=False)
+
+
+def test_a_run_cut_off_ends_where_it_would_have_ended(
+    ray_local: Any, data: Path, tiny_llava: Path, tmp_path: Path
+) -> None:
+    """Two workers with DeepSpeed: one run straight through, and one that lost everything after its first checkpoint."""
+    from actors.annealer import AnnealJob, fit
+
+    config = AnnealConfig(
+        strategy="non_r_then_r", steps=6, batch_size=8, checkpoint_every=3, optim=OptimConfig(warmup_steps=1),
+        learner=LearnerConfig(workers=2, zero_stage=2),
+    )  # fmt: skip
+    whole, cut = (AnnealJob(tiny_llava, tmp_path / name, config, "float32", 0) for name in ("whole", "cut"))
+    whole.out.mkdir()
+    assert fit(whole, data, {"CPU": 1.0})["rows"] == {"non_thinking": 12, "thinking": 12}
+    shutil.copytree(whole.out, cut.out)
+    shutil.rmtree(cut.out / "model")
+    shutil.rmtree(cut.checkpoints / "step-000006")
+    cut.metrics.write_text("".join(cut.metrics.read_text().splitlines(keepends=True)[:5]))
+    fit(cut, data, {"CPU": 1.0})
+
+    def lines(job: AnnealJob) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in job.metrics.read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key != "tokens_per_s"} for line in found]
+
+    assert lines(cut) == lines(whole)
+    assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4, 5, 6]
+    assert [set(line["loss_by_format"]) for line in lines(whole)] == [{"non_thinking"}] * 4 + [{"thinking"}] * 2
+    weights = [(job.out / "model" / "model.safetensors").read_bytes() for job in (whole, cut)]
+    assert weights[0] == weights[1]
