@@ -49,14 +49,14 @@ def test_workers_read_the_plan_from_the_checkpoint_on(
     table = Table(read_sequences(data, tiny_llava, mask_empty_think=True))
     assert table.formats == ["non_thinking", "thinking"] * 12
     plan_SB = plan_steps(table.formats, "mixed", steps=40, batch_size=6, seed=1)
-    names = sorted(f"{row['id']}|{row['format']}" for part in data.iterdir() for row in pq.read_table(part).to_pylist())
+    keys = sorted((row["id"], row["format"]) for part in data.iterdir() for row in pq.read_table(part).to_pylist())
     (tmp_path / "step-000003").mkdir()
     shards = PlannedFeed(table, plan_SB, tmp_path).configure({"train": None}, 2, None, None)
     tokens = Codec(tiny_llava).tokens
     for rank, shard in enumerate(shards):
         steps = list(shard["train"].iter_batches(batch_size=3, batch_format="pyarrow"))
-        read = [[f"{row['id']}|{row['format']}" for row in step.to_pylist()] for step in steps]
-        assert read == [[names[i] for i in step] for step in plan_SB[3:, rank::2]]
+        read = [[(row["id"], row["format"]) for row in step.to_pylist()] for step in steps]
+        assert read == [[keys[i] for i in step] for step in plan_SB[3:, rank::2]]
         for sample in to_samples(steps[0]):
             empty = sample.mode is Mode.NON_THINKING
             assert (sample.token_ids_T[:2] == (tokens.direct, tokens.close)) == empty

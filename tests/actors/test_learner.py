@@ -36,7 +36,8 @@ def wide_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(wide_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each case of ranks.py reported, by name; three processes in all."""
     out = tmp_path_factory.mktemp("ranks")
-    started = [_start(rank, world, port, wide_llava, out) for world, port in ((1, _port()), (2, _port())) for rank in range(world)]
+    groups = ((1, _port()), (2, _port()))
+    started = [_start(rank, world, port, wide_llava, out) for world, port in groups for rank in range(world)]
     for process in started:
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said[-3000:]

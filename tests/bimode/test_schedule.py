@@ -35,5 +35,5 @@ def test_rises_in_the_warmup_and_never_after(steps: int, warmup: int, share: flo
     found = rates(steps, warmup_steps=warmup, final_lr_share=share)
     before, after = found[:warmup], found[warmup:]
     assert before == sorted(before) and after == sorted(after, reverse=True)
-    assert 0 < found[0] and max(found) <= 1.0
+    assert found[0] > 0 and max(found) <= 1.0
     assert min(after, default=1.0) >= share - 1e-12

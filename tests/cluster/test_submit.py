@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hand_started import REPO, HandStarted  # noqa: E402
+from hand_started import REPO, HandStarted
 
 pytestmark = pytest.mark.ray
 
