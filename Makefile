@@ -39,7 +39,7 @@ types: $(STAMP) ## mypy: strict on bimode
 	$(BIN)/mypy
 
 bench: $(STAMP) ## every benchmark; each prints one line of JSON at its end
-	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+	@set -e; for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file"; done
 
 lock: ## resolve pyproject.toml into both locks, keeping what is pinned (UPGRADE=--upgrade lets it move)
 	@test -x .stamps/uv/bin/uv || { $(PYTHON) -m venv .stamps/uv && .stamps/uv/bin/pip install -q uv==$(UV_VERSION); }

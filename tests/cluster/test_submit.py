@@ -50,13 +50,14 @@ def test_failed_job_is_one_line_and_a_code(cluster: HandStarted, tmp_path: Path)
     assert "error: " in failed.stdout, "the job's own line was not followed"
 
 
+@pytest.mark.slow
 def test_smoke_runs_to_its_report_with_each_role_on_its_node(cluster: HandStarted, tmp_path: Path) -> None:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
     flags = [word for flag in FLAGS for word in ("--set", flag)]
     done = submit(cluster, "pipelines/recipes/smoke.toml", "--out", str(tmp_path / "run"), *flags)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     report = json.loads((tmp_path / "run" / "evaluate" / "report.json").read_text())
     assert set(report["models"]) == {"base", "bpo"}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["code"].startswith(commit or "unknown")
     listed = subprocess.run(
         [sys.executable, "-c", NODES, cluster.dashboard],
@@ -66,4 +67,4 @@ def test_smoke_runs_to_its_report_with_each_role_on_its_node(cluster: HandStarte
     for name, resources in json.loads(listed.stdout.splitlines()[-1]):
         places.setdefault(name, set()).update({"rollout", "learner"} & set(resources))
     assert places["RolloutWorker"] == {"rollout"}
-    assert places["Learner"] == {"learner"}
+    assert places["LearnerRank"] == {"learner"}
