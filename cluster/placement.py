@@ -98,8 +98,7 @@ def _sum(roles: Sequence[Role]) -> str:
         if any(name in role.needs for role in roles)
     }
     parts = " + ".join(
-        f"{role.count} {role.name} x {_amounts({k: v for k, v in role.needs.items() if k in ('CPU', 'GPU')})}"
-        for role in roles
+        f"{role.count} {role.name} x {_amounts({k: v for k, v in role.needs.items() if k in ('CPU', 'GPU')})}" for role in roles
     )
     return f"{parts} = {_amounts(totals)}"
 
@@ -107,5 +106,5 @@ def _sum(roles: Sequence[Role]) -> str:
 def _fix(stage: str, role: Role, nodes: Sequence[Mapping[str, float]]) -> str:
     shown = {"CPU", "GPU", *role.needs}
     have = "; ".join(_amounts({k: v for k, v in node.items() if k in shown}) for node in nodes)
-    return f"{stage} has no node left for a {role.name} of {_amounts(role.needs)}; nodes have [{have}]; " \
-        "lower the numbers or add nodes"
+    need = f"{stage} has no node left for a {role.name} of {_amounts(role.needs)}"
+    return f"{need}; nodes have [{have}]; lower the numbers or add nodes"

@@ -103,9 +103,7 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _run_one(
-    module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[str, Path], session: Session
-) -> None:
+def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[str, Path], session: Session) -> None:
     name, config = stage.stage, module.config(recipe)
     digests = stage.input_digests(inputs)
     if stage.is_current(config, inputs):
