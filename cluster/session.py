@@ -41,15 +41,6 @@ def in_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def enter_code() -> None:
-    """Inside a job: back into the unpacked code.
-
-    Nodes on one machine share its folder, and a second node that unpacks it again leaves this process in a deleted one.
-    """
-    if in_job():
-        os.chdir(ROOT)
-
-
 def output_directory(out: str) -> Path:
     """`--out` as an absolute path.
 
@@ -111,10 +102,31 @@ def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
         runtime_env |= {"working_dir": str(ROOT), "excludes": list(NOT_SHIPPED)}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
     try:
+        _unpack_everywhere(ray)
         yield
     finally:
         with _uninterrupted():
             ray.shutdown()
+
+
+def _unpack_everywhere(ray: Any) -> None:
+    """Puts the code on every node before anything starts, and goes back into it.
+
+    Nodes on one machine share its folder: a node that unpacks later replaces it and leaves earlier processes in a
+    deleted directory, of which MKL dies. The workers of this call end with it (`max_calls`), so none is left in one.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    touch = ray.remote(num_cpus=0, max_calls=1)(_pid)
+    alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes = [NodeAffinitySchedulingStrategy(node, soft=True) for node in alive]
+    ray.get([touch.options(scheduling_strategy=node).remote() for node in nodes])
+    if in_job():
+        os.chdir(ROOT)
+
+
+def _pid() -> int:
+    return os.getpid()
 
 
 def _python_path() -> str:

@@ -23,7 +23,7 @@ from bimode.errors import ConfigError
 from bimode.rundir import StageDir, digest_json, digest_path, read_json, update_run_manifest, write_atomic
 from cluster.environment import code_version
 from cluster.placement import check, node_resources, plan
-from cluster.session import connect, enter_code, in_job, prepare_process
+from cluster.session import connect, in_job, prepare_process
 from pipelines.failure import reported
 from pipelines.progress import say
 
@@ -47,7 +47,6 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
     with Session(recipe.cluster) as session:
         for name in names:
             with reported(name, run):
-                enter_code()
                 module = import_module(f"pipelines.{name}")
                 _run_one(module, StageDir(run, name), recipe, dict(inputs or module.inputs(recipe, run)), session)
 
@@ -125,18 +124,19 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
 def _claim(stage: StageDir, work: dict[str, Any]) -> None:
     """Leaves in the folder only unfinished work of this very config and these inputs.
 
-    Anything else there moves to DIR/replaced/STAGE, so that a changed recipe neither mixes with old work nor loses it.
+    Anything else moves to DIR/replaced/STAGE-1, -2, ..., so that a changed recipe neither mixes with old work nor loses it.
     """
     claim = stage.path / "claim.json"
-    if stage.path.exists() and any(stage.path.iterdir()):
+    held = {path.name for path in stage.path.iterdir()} if stage.path.is_dir() else set()
+    if held - {claim.name}:
         if read_json(claim) == work:
             say(f"{stage.stage}: going on from unfinished work in {stage.path}")
         else:
-            aside = stage.run / "replaced" / stage.stage
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(exist_ok=True)
+            parent = stage.run / "replaced"
+            parent.mkdir(exist_ok=True)
+            aside = parent / f"{stage.stage}-{1 + len(list(parent.glob(f'{stage.stage}-*')))}"
             stage.path.rename(aside)
-            say(f"{stage.stage}: config or inputs changed; starts anew, the earlier result is in {aside}")
+            say(f"{stage.stage}: config or inputs changed; starts anew, the earlier work is in {aside}")
     stage.manifest.unlink(missing_ok=True)
     write_atomic(claim, json.dumps(work, indent=1))
 

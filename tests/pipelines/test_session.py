@@ -34,7 +34,7 @@ def test_stage_is_sealed_then_skipped_then_redone(recipe: str, tmp_path: Path) -
     assert second.returncode == 0 and "toy: unchanged, skipped" in second.stderr
     third = command(*words, "--seed", "3")
     assert third.returncode == 0 and "config or inputs changed" in third.stderr
-    assert (run / "replaced" / "toy" / "out.txt").is_file() and (run / "toy" / "out.txt").is_file()
+    assert (run / "replaced" / "toy-1" / "out.txt").is_file() and (run / "toy" / "out.txt").is_file()
     assert json.loads((run / "manifest.json").read_text())["run"] == manifest["run"]
 
 
