@@ -24,8 +24,6 @@ class RolloutWorker:
     """
 
     def __init__(self, name: str, model_dir: Path, *, max_model_len: int, dtype: str, seed: int, sync: str) -> None:
-        from transformers import AutoConfig
-
         from actors.vllm_engine import VllmEngine
 
         self.name = name
@@ -35,7 +33,6 @@ class RolloutWorker:
         self._engine = VllmEngine(
             Path(model_dir),
             kind=self.codec.kind,
-            architectures=AutoConfig.from_pretrained(model_dir).architectures or (),
             max_model_len=max_model_len,
             dtype=dtype,
             seed=seed,

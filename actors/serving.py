@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,11 @@ class ThinkingServer(LLMServer):
 
 def build_app(model_dir: Path, kind: ModelKind, *, name: str, gpus: int) -> Any:
     """The Serve application for `model_dir`, known to clients as `name`, on `gpus` GPUs (0: on one CPU)."""
-    architectures = json.loads((model_dir / "config.json").read_text()).get("architectures") or []
     bundle = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0}
     engine: dict[str, Any] = {
         "dtype": "auto" if gpus else "float32",
         "enforce_eager": not gpus,
-        "model_impl": implementation(architectures, kind),
+        "model_impl": implementation(model_dir),
         "tensor_parallel_size": max(gpus, 1),
         "reasoning_parser": thinking_parser.NAME,
         "reasoning_parser_plugin": thinking_parser.__name__,

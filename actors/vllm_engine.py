@@ -7,6 +7,7 @@ host arrays reach its worker without a copy.
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,13 @@ class EngineSample:
     stopped: bool
 
 
-def implementation(architectures: Sequence[str], kind: ModelKind) -> str:
-    """vLLM's `model_impl`: its native class is preferred, except for LLaVA.
+def implementation(model_dir: Path) -> str:
+    """vLLM's `model_impl` for a model directory: its native class is preferred, except for LLaVA.
 
     Its native LLaVA rejects the parameter names that transformers 5 writes and needs torchvision.
     """
-    return "transformers" if kind == "image_text" and "LlavaForConditionalGeneration" in architectures else "auto"
+    architectures = json.loads((model_dir / "config.json").read_text()).get("architectures") or ()
+    return "transformers" if "LlavaForConditionalGeneration" in architectures else "auto"
 
 
 class VllmEngine:
@@ -70,7 +72,6 @@ class VllmEngine:
         model_dir: Path,
         *,
         kind: ModelKind,
-        architectures: Sequence[str],
         max_model_len: int,
         dtype: str,
         seed: int,
@@ -86,7 +87,7 @@ class VllmEngine:
 
         self._llm = LLM(
             str(model_dir),
-            model_impl=implementation(architectures, kind),
+            model_impl=implementation(model_dir),
             dtype=dtype,
             seed=seed,
             max_model_len=max_model_len,

@@ -84,8 +84,6 @@ class RunLog:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.started = time.monotonic()
-        self.tokens = 0
-        self.completions = 0
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
     def resume(self, graph: Graph) -> int:
@@ -111,9 +109,6 @@ class RunLog:
         """Writes the step down; returns a note for the progress bar."""
         summary = summarize(groups)
         decision = think_rates(groups, probes)
-        completions = [c for g in groups for c in g.completions]
-        self.tokens += sum(c.num_tokens for c in completions)
-        self.completions += len(completions)
         line = {
             "step": step,
             "version": step,
@@ -131,8 +126,12 @@ class RunLog:
         return f"reward {line['reward']:.2f}, think {rates}"
 
     def counts(self) -> dict[str, Any]:
-        """For the manifest."""
-        return {"completions": self.completions, "tokens": self.tokens}
+        """For the manifest; read off what was written, so that an interrupted run counts all of its steps."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        tokens = pq.read_table(self.path / "rollouts", columns=["tokens"])["tokens"]
+        return {"completions": len(tokens), "tokens": pc.sum(tokens).as_py()}
 
 
 def think_rates(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) -> dict[str, float]:

@@ -65,16 +65,16 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
 def make_tagger(recipe: Recipe, model_dir: Path) -> Tagger:
     """The tagging model as curation samples it."""
+    from actors.vllm_engine import implementation
     from bimode.codec import model_kind
     from data_curation.rollouts import Tagger
 
-    kind = model_kind(model_dir)
     return Tagger(
         model_dir=model_dir.absolute(),
         name=Path(recipe.model.base).name,
         digest=digest_path(model_dir),
-        kind=kind,
-        implementation="transformers" if kind == "image_text" else "auto",
+        kind=model_kind(model_dir),
+        implementation=implementation(model_dir),
         dtype=recipe.model.dtype,
         max_model_len=recipe.model.max_model_len,
         sampling=recipe.curate.rollouts,

