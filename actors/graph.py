@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from actors.learner_group import LearnerGroup
 from bimode.config import LearnerConfig, ModelConfig, OptimConfig
 from bimode.errors import StaleWeightsError
 from bimode.records import Completion, GenerationRequest
@@ -62,10 +63,15 @@ class RolloutFleet:
         return ordered
 
     def load_weights(self, snapshot: Any, version: int) -> None:
-        """Puts a snapshot (an object reference) into every worker and checks what each acknowledges."""
-        acknowledged = ray.get([worker.load_weights.remote(snapshot) for worker in self.workers])
-        if set(acknowledged) != {version}:
-            raise StaleWeightsError(f"published version {version}, workers acknowledged {acknowledged}")
+        """Puts a snapshot (an object reference) into every worker. Raises StaleWeightsError if one is left behind."""
+        ray.get([worker.load_weights.remote(snapshot) for worker in self.workers])
+        self.expect(version)
+
+    def expect(self, version: int) -> None:
+        """Raises StaleWeightsError unless every worker is at `version`."""
+        held = ray.get([worker.version.remote() for worker in self.workers])
+        if set(held) != {version}:
+            raise StaleWeightsError(f"published version {version}, workers hold {held}")
 
     def nodes(self) -> list[str]:
         """Ray node id of each worker."""
@@ -78,11 +84,35 @@ class RolloutFleet:
         self.workers = []
 
 
+class SnapshotPublisher:
+    """`sync = "object_store"`: rank 0 puts one snapshot into the object store, and each worker loads it from there."""
+
+    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup) -> None:
+        self.fleet, self.learner = fleet, learner
+
+    def publish(self, version: int) -> None:
+        self.fleet.load_weights(self.learner.export_weights(version), version)
+
+
+class TransferPublisher:
+    """`sync = "nccl"` or `"ipc"`: the ranks push to the workers' GPUs. Connects on construction."""
+
+    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, sync: str) -> None:
+        self.fleet, self.learner = fleet, learner
+        learner.open_senders(fleet.workers, sync)
+
+    def publish(self, version: int) -> None:
+        self.learner.send(version)
+        self.fleet.expect(version)
+
+
 class Graph:
     """The fleet and the learner group of one run, and the policy version they agree on."""
 
-    def __init__(self, fleet: RolloutFleet, learner: Any) -> None:
-        self.fleet, self.learner = fleet, learner
+    def __init__(
+        self, fleet: RolloutFleet, learner: LearnerGroup, publisher: SnapshotPublisher | TransferPublisher
+    ) -> None:
+        self.fleet, self.learner, self._publisher = fleet, learner, publisher
         self.version = 0
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
@@ -91,7 +121,7 @@ class Graph:
 
     def publish(self, version: int) -> None:
         """Learner -> every worker: the weights after an update become policy `version`."""
-        self.fleet.load_weights(self.learner.export_weights(version), version)
+        self._publisher.publish(version)
         self.version = version
 
     def close(self) -> None:
@@ -121,8 +151,6 @@ def build_graph(
     seed: int,
 ) -> Graph:
     """Starts both sides at once (an engine takes seconds to load) and returns the graph at version 0."""
-    from actors.learner_group import LearnerGroup
-
     fleet = RolloutFleet(
         model_dir, model, workers=rollout_workers, options=rollout_options, seed=seed, sync=sync
     )
@@ -137,4 +165,6 @@ def build_graph(
         seed=seed,
         with_reference=with_reference,
     )
-    return Graph(fleet, group)
+    if sync == "object_store":
+        return Graph(fleet, group, SnapshotPublisher(fleet, group))
+    return Graph(fleet, group, TransferPublisher(fleet, group, sync))

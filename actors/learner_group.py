@@ -55,6 +55,20 @@ class LearnerRank:
         """`Learner.export_weights`; without arrays on ranks other than 0."""
         return self.learner.export_weights(version)
 
+    def open_sender(self, workers: Sequence[Any], sync: str, address: str) -> None:
+        """Joins the rollout workers' transfer group (`actors.weight_sender`); every rank at once."""
+        from actors import parallel
+        from actors.weight_sender import WeightSender
+
+        host, port = address.rsplit(":", 1)
+        self.sender = WeightSender(
+            self.learner.model, workers, sync=sync, rank=parallel.rank(), address=host, port=int(port)
+        )
+
+    def send(self, version: int) -> None:
+        """`WeightSender.send`; every rank at once."""
+        self.sender.send(version)
+
     def save(self, path: Path) -> None:
         """`Learner.save`."""
         self.learner.save(path)
@@ -132,6 +146,16 @@ class LearnerGroup:
         self.ready()
         snapshots = [actor.export_weights.remote(version) for actor in self.ranks]  # collective: every rank takes part
         return snapshots[0]
+
+    def open_senders(self, workers: Sequence[Any], sync: str) -> None:
+        """Connects every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``."""
+        self.ready()
+        address = ray.get(self.ranks[0].address.remote())
+        ray.get([actor.open_sender.remote(workers, sync, address) for actor in self.ranks])
+
+    def send(self, version: int) -> None:
+        """Pushes the weights to the workers of `open_senders`, which are at `version` when it returns."""
+        ray.get([actor.send.remote(version) for actor in self.ranks])
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint; every rank its share."""

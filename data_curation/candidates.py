@@ -14,6 +14,9 @@ CANDIDATE_SCHEMA = pa.schema(
         *SCHEMA,
         ("trace", pa.string()),  # the generator's own reasoning
         ("transcription", pa.string()),
+        ("tag_rule", pa.string()),  # which line of the rule decided (bimode.tags.Tag.reason); "" where untagged
+        ("tag_low", pa.float32()),  # interval of the guess-corrected direct rate
+        ("tag_high", pa.float32()),
         ("reason", pa.string()),  # "" while the row is in; else why it is out
         ("detail", pa.string()),  # e.g. the id of the row that it repeats
     ]

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import pyarrow as pa
+
 from bimode.config import CurateConfig
 from bimode.dataset import Row, user_turn
 from bimode.modes import Mode, render_response
+from data_curation.dedup import replace_columns
 
 TRANSCRIBE = "transcribe the image"
 
@@ -27,6 +30,14 @@ def training_rows(candidate: Row, config: CurateConfig) -> Iterator[Row]:
     for mode in (Mode.NON_THINKING, Mode.THINKING):
         if both or candidate["mode"] == mode.value:
             yield _formatted(candidate, mode.value, None, candidate["answer"])
+
+
+def mark_without_trace(candidates: pa.Table, config: CurateConfig) -> pa.Table:
+    """Train rows without a trace are out where a tag may ask for one: an empty trace would teach not to think."""
+    rows = candidates.select(["split", "trace", "reason"]).to_pylist()
+    lacks = [config.tags and row["split"] == "train" and not row["reason"] and not row["trace"].strip() for row in rows]
+    reasons = ["no_trace" if lack else row["reason"] for lack, row in zip(lacks, rows, strict=True)]
+    return replace_columns(candidates, {"reason": reasons})
 
 
 def share_of(row_id: str) -> float:

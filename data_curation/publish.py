@@ -17,7 +17,10 @@ import pyarrow.parquet as pq
 
 from bimode.config import CurateConfig
 from bimode.dataset import HF_FEATURES, SCHEMA, SPLITS
+from bimode.errors import StarvedError
+from bimode.rundir import digest_json
 from data_curation.candidates import REJECT_SCHEMA
+from data_curation.dedup import replace_columns
 from data_curation.formats import training_rows
 from data_curation.tagging import tag_table
 
@@ -42,9 +45,10 @@ class Published:
 
 
 def publish(candidates: pa.Table, config: CurateConfig, out: Path) -> Published:
-    """Writes data/, tags/, rejects/ and README.md below `out` and returns the counts."""
-    partial = out / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    """Writes data/, tags/, rejects/ and README.md below `out` and returns the counts.
+
+    Raises StarvedError, and leaves what is there, if a split would be empty.
+    """
     alive = candidates.filter(pc.equal(candidates["reason"], ""))
     rejected = candidates.filter(pc.not_equal(candidates["reason"], ""))
     by_split = {split: alive.filter(pc.equal(alive["split"], split)) for split in SPLITS}
@@ -54,8 +58,15 @@ def publish(candidates: pa.Table, config: CurateConfig, out: Path) -> Published:
         "rl": by_split["rl"].select(SCHEMA.names).cast(SCHEMA),
         "eval": by_split["eval"].select(SCHEMA.names).cast(SCHEMA),
     }
+    rejects = dict(sorted(Counter(rejected["reason"].to_pylist()).items()))
+    if empty := [split for split, table in tables.items() if not table.num_rows]:
+        raise StarvedError(f"curate left no {' and no '.join(empty)} rows; rejected by reason: {rejects}")
+    partial = out / ".partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    ops = lineage(config)
     for split, table in tables.items():
-        _write_shards(table.replace_schema_metadata(SCHEMA.metadata), partial / "data", split)
+        stamped = replace_columns(table, {"ops": [ops] * table.num_rows})
+        _write_shards(stamped.replace_schema_metadata(SCHEMA.metadata), partial / "data", split)
     (partial / "tags").mkdir(parents=True)
     pq.write_table(tag_table(alive), partial / "tags" / "tags.parquet", compression="zstd")
     (partial / "rejects").mkdir()
@@ -64,7 +75,7 @@ def publish(candidates: pa.Table, config: CurateConfig, out: Path) -> Published:
     )
     published = Published(
         rows={split: table.num_rows for split, table in tables.items()},
-        rejects=dict(sorted(Counter(rejected["reason"].to_pylist()).items())),
+        rejects=rejects,
         tags=dict(sorted(Counter(tag_table(by_split["train"])["mode"].to_pylist()).items())),
         formats=dict(sorted(Counter(row["format"] for row in train).items())),
     )
@@ -76,6 +87,23 @@ def publish(candidates: pa.Table, config: CurateConfig, out: Path) -> Published:
         (partial / name).rename(target)
     partial.rmdir()
     return published
+
+
+def lineage(config: CurateConfig) -> list[dict[str, str]]:
+    """What was done to every row, in order, each with the digest of the settings that decided it."""
+    settings = config.model_dump(mode="json")
+    used = {
+        "draw": ("sources", "source_split", "level_weights", "train", "rl", "eval"),
+        "check": (),
+        "exact_dedup": (),
+        "tag": ("tag", "rollouts", "tag_rows"),
+        "format": ("formats", "paired_share"),
+    }
+    return [
+        {"op": op, "version": "1", "config_hash": digest_json({key: settings[key] for key in keys})}
+        for op, keys in used.items()
+        if op != "tag" or config.tags
+    ]
 
 
 def _write_shards(table: pa.Table, folder: Path, split: str) -> None:

@@ -57,7 +57,9 @@ def draw_row(draw: Draw, index: int, seed: int, weights: tuple[float, float, flo
     sample = family_of(draw.source)(
         index, draw.source_split, seed, ONE_LEVEL[index % 3] if draw.split == "eval" else weights
     )
-    row = sample_row(sample, draw.split) | {"trace": sample.trace, "transcription": sample.transcription}
+    row = sample_row(sample, draw.split) | {
+        "trace": sample.trace, "transcription": sample.transcription, "tag_rule": "", "tag_low": None, "tag_high": None,
+    }  # fmt: skip
     reason, detail = check_row(row)
     return row | {"reason": reason, "detail": detail}
 

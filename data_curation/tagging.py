@@ -13,8 +13,9 @@ from data_curation.dedup import replace_columns
 from data_curation.rollouts import Rollout, Tagger
 
 TAG_COLUMNS = (
-    "id", "split", "task", "level", "mode", "mode_reason", "mode_conf", "n_rollouts", "n_pass_direct", "n_pass_think",
-    "pass_rate_direct", "pass_rate_think", "guess_rate", "rollout_model", "rollout_params_hash",
+    "id", "split", "task", "level", "mode", "mode_reason", "mode_conf", "tag_rule", "tag_low", "tag_high", "n_rollouts",
+    "n_pass_direct", "n_pass_think", "pass_rate_direct", "pass_rate_think", "guess_rate", "rollout_model",
+    "rollout_params_hash",
 )  # fmt: skip
 
 
@@ -47,6 +48,7 @@ def tag_candidates(candidates: pa.Table, rollouts: Sequence[Rollout], tagger: Ta
             tag = assign_tag(direct, think, n, row["guess_rate"], thinks, config)
             row |= {
                 "mode": tag.mode, "mode_reason": "pass_rate", "mode_conf": tag.confidence, "n_rollouts": n,
+                "tag_rule": tag.reason, "tag_low": tag.interval[0], "tag_high": tag.interval[1],
                 "n_pass_direct": direct, "n_pass_think": think, "pass_rate_direct": direct / n,
                 "pass_rate_think": think / n, "rollout_model": tagger.name, "rollout_params_hash": tagger.params_hash,
             }  # fmt: skip

@@ -33,8 +33,8 @@ def config(recipe: Recipe) -> Any:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Runs the whole flow; rollouts that an interrupted run left in `rollouts/` are not sampled again."""
-    from bimode.errors import StarvedError
     from data_curation.dedup import mark_repeats
+    from data_curation.formats import mark_without_trace
     from data_curation.publish import publish
     from data_curation.report import render, warn_about_share
     from data_curation.rollouts import MODES, sample_rollouts
@@ -44,7 +44,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
     curate = recipe.curate
     with track("curate: draw", total=curate.train + curate.rl + curate.eval, unit="row") as bar:
-        candidates = mark_repeats(draw_candidates(curate, recipe.seed, bar.advance))
+        candidates = mark_without_trace(mark_repeats(draw_candidates(curate, recipe.seed, bar.advance)), curate)
     if curate.tags:
         tagger = make_tagger(recipe, inputs["base"])
         chosen = candidates.take(choose_rows(candidates, curate.tag_rows))
@@ -53,9 +53,6 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
             rollouts = sample_rollouts(chosen, tagger, stage.path / "rollouts", bar.advance)
         candidates = tag_candidates(candidates, rollouts, tagger, curate.tag)
     published = publish(candidates, curate, stage.path)
-    empty = [split for split, rows in published.rows.items() if not rows]
-    if empty:
-        raise StarvedError(f"curate left no {' and no '.join(empty)} rows; rejected by reason: {published.rejects}")
     if warning := warn_about_share(published):
         say(warning)
     write_atomic(stage.path / "report.html", render(candidates, published))

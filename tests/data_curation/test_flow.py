@@ -11,10 +11,10 @@ import pytest
 
 from bimode.config import CurateConfig, RolloutSampling, SourceConfig
 from bimode.dataset import Row, read_prompts
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, StarvedError
 from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.dedup import mark_repeats
-from data_curation.formats import training_rows
+from data_curation.dedup import mark_repeats, replace_columns
+from data_curation.formats import mark_without_trace, training_rows
 from data_curation.publish import publish
 from data_curation.report import render, warn_about_share
 from data_curation.rollouts import Rollout, Tagger
@@ -125,8 +125,25 @@ def test_publishing_twice_gives_equal_bytes_that_datasets_decodes(tmp_path: Path
     data = datasets.load_dataset(str(tmp_path / "a"), cache_dir=str(tmp_path / "cache"))
     assert data["rl"][0]["images"][0].size == (40, 40)
     assert len(read_prompts(tmp_path / "a", "eval")) == published.rows["eval"] == 9
-    assert pq.read_table(tmp_path / "a" / "tags" / "tags.parquet").num_rows == 12
+    tags = pq.read_table(tmp_path / "a" / "tags" / "tags.parquet").to_pylist()
+    assert len(tags) == 12
+    assert {t["tag_rule"] for t in tags if t["mode"] == "thinking"} == {"direct_poor"}
+    assert all(0 <= t["tag_low"] <= t["tag_high"] <= 1 for t in tags)
+    assert [op["op"] for op in data["train"][0]["ops"]] == ["draw", "check", "exact_dedup", "tag", "format"]
     assert "data:image/png" in render(tagged, published)
+
+
+def test_a_row_without_a_trace_is_not_taught_as_reasoning(tmp_path: Path) -> None:
+    table = drawn()
+    bare = replace_columns(table, {"trace": [""] * table.num_rows})
+    marked = mark_without_trace(bare, CONFIG)
+    assert marked["reason"].to_pylist().count("no_trace") == 12
+    (tmp_path / "data").mkdir()
+    with pytest.raises(StarvedError, match=r"no train rows.*no_trace"):
+        publish(marked, CONFIG, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["data"], "what was published before stays"
+    as_it_is = CONFIG.model_copy(update={"formats": "transcription_and_direct"})
+    assert set(mark_without_trace(bare, as_it_is)["reason"].to_pylist()) == {""}
 
 
 def test_a_degenerate_share_is_said_loudly(tmp_path: Path) -> None:
