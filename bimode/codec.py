@@ -24,14 +24,15 @@ ModelKind = Literal["text", "image_text"]
 
 def model_kind(path: Path) -> ModelKind:
     """Reads config.json of a Hugging Face directory. Raises ConfigError for anything but the two kinds."""
+    if not (path / "config.json").is_file():
+        lacks = "no config.json there" if path.is_dir() else "no such directory"
+        raise ConfigError("model", path, f"{lacks}; give a Hugging Face model directory")
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     )
 
-    if not (path / "config.json").is_file():
-        raise ConfigError("model", path, "no config.json there; give a Hugging Face model directory")
     try:
         config = AutoConfig.from_pretrained(path)
     except (ValueError, OSError) as error:
@@ -72,10 +73,20 @@ class Codec:
 
     @cached_property
     def processor(self) -> Any:
-        """The processor of an image-text model, the tokenizer of a text model."""
+        """The processor of an image-text model, the tokenizer of a text model. Raises ConfigError if its files are missing."""
         from transformers import AutoProcessor, AutoTokenizer
 
-        return (AutoProcessor if self.kind == "image_text" else AutoTokenizer).from_pretrained(self.path)
+        loader, files = AutoTokenizer, "tokenizer.json and tokenizer_config.json"
+        if self.kind == "image_text":
+            loader, files = AutoProcessor, f"{files} and processor_config.json (or preprocessor_config.json)"
+        try:
+            found = loader.from_pretrained(self.path, local_files_only=True)
+        except (OSError, ValueError):  # transformers would go on about its hub, over many lines
+            found = None
+        tokenizer = getattr(found, "tokenizer", found)
+        if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_ids):  # without files it may be made empty
+            raise ConfigError("model", self.path, f"no tokenizer or processor there that transformers can read; add {files}")
+        return found
 
     @cached_property
     def tokenizer(self) -> Any:

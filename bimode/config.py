@@ -6,9 +6,12 @@ line (`bimode.recipe`). Validators refuse, they never change a value.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from bimode.errors import ConfigError
 
 Stage = Literal["curate", "anneal", "bpo", "evaluate"]
 Positive = Annotated[int, Field(gt=0)]
@@ -19,26 +22,30 @@ Level = Literal["easy", "mid", "hard"]
 class Section(BaseModel):
     """A table of the recipe: frozen, and every unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
     """Where the run starts."""
 
-    base: str = Field("assets/tiny-base", description="Hugging Face directory, or `new:tiny-llava` for random weights")
-    max_model_len: Positive = 256
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    base: str = Field(
+        "assets/tiny-base", min_length=1, description="Hugging Face directory, or `new:tiny-llava` for random weights"
+    )
+    max_model_len: Positive = Field(256, description="tokens of prompt and response together that an engine takes")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the weights, in the engines and under DeepSpeed; with the torch learner that of autocast"
+    )
 
 
 class ClusterConfig(Section):
     """Resources of a local Ray instance and of each role. On a running cluster only the role sizes count."""
 
-    num_cpus: Positive = Field(4, description="logical CPUs of a local Ray; at least 4 (Ray Data and actors share them)")
-    object_store_mb: Positive = 512
-    rollout_cpus: float = Field(1.0, ge=0.0)
-    rollout_gpus: float = Field(0.0, ge=0.0)
-    learner_cpus: float = Field(1.0, ge=0.0)
-    learner_gpus: float = Field(0.0, ge=0.0)
+    num_cpus: int = Field(4, ge=4, description="logical CPUs of a local Ray; at least 4 (Ray Data and actors share them)")
+    object_store_mb: Positive = Field(512, description="MiB of shared memory for the objects of a local Ray")
+    rollout_cpus: float = Field(1.0, ge=0.0, description="logical CPUs of each engine, in curate, bpo and evaluate")
+    rollout_gpus: float = Field(0.0, ge=0.0, description="GPUs of each engine; 0 runs it on the CPU")
+    learner_cpus: float = Field(1.0, ge=0.0, description="logical CPUs of each learner rank, in anneal and bpo")
+    learner_gpus: float = Field(0.0, ge=0.0, description="GPUs of each learner rank; 0 trains on the CPU")
     rollout_resource: str = Field("", description="custom Ray resource that pins rollout workers, e.g. `rollout`")
     learner_resource: str = Field("", description="custom Ray resource that pins the learner, e.g. `learner`")
     threads: Positive = Field(1, description="torch threads of each worker")
@@ -47,44 +54,71 @@ class ClusterConfig(Section):
 class SourceConfig(Section):
     """One source of questions."""
 
-    family: Literal["digits", "charts", "arithmetic", "tables", "reasoning_gym"]
-    weight: float = Field(1.0, gt=0.0)
-    tasks: tuple[str, ...] = Field((), description="reasoning_gym only: names of its data sets")
+    family: Literal["digits", "charts", "arithmetic", "tables", "reasoning_gym"] = Field(
+        description="which generator (`data_curation/families`); `tables` and `reasoning_gym` are text only"
+    )
+    weight: float = Field(1.0, gt=0.0, description="share of the questions, over the sum of all sources' weights")
+    tasks: tuple[str, ...] = Field((), description="reasoning_gym only: `chain_sum`, `leg_counting`; empty: the first")
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> SourceConfig:
+        if self.tasks and self.family != "reasoning_gym":
+            raise ConfigError("tasks", ", ".join(self.tasks), f"only reasoning_gym has tasks; leave them out of {self.family}")
+        return self
 
 
 class RolloutSampling(Section):
     """How the tagging model is sampled: `n` per mode."""
 
-    n: Positive = 8
-    temperature: float = Field(1.0, gt=0.0)
-    max_tokens: Positive = 48
-    batch_size: Positive = 128
-    concurrency: Positive = 1
+    n: Positive = Field(8, description="attempts at each question in each mode")
+    temperature: float = Field(1.0, gt=0.0, description="of sampling")
+    max_tokens: Positive = Field(48, description="generated tokens of an attempt; those that force the mode come on top")
+    batch_size: Positive = Field(128, description="sequences that an engine works on at a time")
+    concurrency: Positive = Field(1, description="engines")
 
 
 class TagConfig(Section):
-    """Which rule turns pass counts into a tag (contract, Tags)."""
+    """Which rule turns pass counts into a tag (`bimode.tags`)."""
 
-    rule: Literal["corrected", "r4b"] = "corrected"
-    confidence: float = Field(0.9, gt=0.5, lt=1.0)
+    rule: Literal["corrected", "r4b"] = Field(
+        "corrected", description="`corrected` for guessing (ours); `r4b`: thinking where every direct attempt fails"
+    )
+    confidence: float = Field(0.9, gt=0.5, lt=1.0, description="of Wilson's interval of the direct pass rate, two-sided")
     direct_ok: Share = Field(0.75, description="direct pass rate, corrected for guessing, at which thinking is not needed")
     direct_poor: Share = Field(0.5, description="and the rate below which it is")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> TagConfig:
+        if self.direct_poor >= self.direct_ok:
+            raise ConfigError("direct_poor", self.direct_poor, f"must be below direct_ok = {self.direct_ok}")
+        return self
 
 
 class CurateConfig(Section):
     """Questions in, tagged bi-mode Parquet out."""
 
-    sources: tuple[SourceConfig, ...] = (SourceConfig(family="digits"),)
-    train: Positive = 600
-    rl: Positive = 200
-    eval: Positive = 300
+    sources: tuple[SourceConfig, ...] = Field(
+        (SourceConfig(family="digits"),), min_length=1, description="where questions come from, one `[[curate.sources]]` each"
+    )
+    train: Positive = Field(600, description="questions drawn for annealing, before any is rejected")
+    rl: Positive = Field(200, description="questions drawn for BPO")
+    eval: Positive = Field(300, description="questions drawn for evaluation, levels in equal thirds")
     source_split: Literal["", "base"] = Field("", description="`base`: draw train rows from the base model's own sources")
     level_weights: tuple[float, float, float] = Field((0.5, 0.25, 0.25), description="easy, mid, hard in train and rl")
-    formats: Literal["by_tag", "transcription_and_direct"] = "by_tag"
+    formats: Literal["by_tag", "transcription_and_direct"] = Field(
+        "by_tag", description="`transcription_and_direct`: what the image shows and bare answers, to make a base model; no tags"
+    )
     paired_share: Share = Field(0.25, description="share of tagged rows that are exported in both formats; 1 = all")
-    rollouts: RolloutSampling = RolloutSampling()
-    tag: TagConfig = TagConfig()
+    rollouts: RolloutSampling = Field(RolloutSampling(), description="how the tagging model is sampled")
+    tag: TagConfig = Field(TagConfig(), description="the rule of the tags")
     tag_rows: int = Field(0, ge=0, description="tag at most this many train rows by rollouts; 0 = all")
+
+    @field_validator("level_weights")
+    @classmethod
+    def _is_a_share(cls, weights: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise ValueError("weights are zero or more, and one of them is more; write e.g. [0.5, 0.25, 0.25]")
+        return weights
 
     @property
     def tags(self) -> bool:
@@ -95,98 +129,173 @@ class CurateConfig(Section):
 class OptimConfig(Section):
     """AdamW with a linear warm-up and a cosine down to `final_lr_share`."""
 
-    lr: float = Field(1e-3, gt=0.0)
-    final_lr_share: Share = 0.1
-    warmup_steps: int = Field(20, ge=0)
-    schedule: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = Field(0.05, ge=0.0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    grad_clip: float = Field(1.0, gt=0.0)
+    lr: float = Field(1e-3, gt=0.0, description="peak learning rate (R-4B anneals at 4e-5)")
+    final_lr_share: Share = Field(0.1, description="last learning rate over `lr`, cosine only (R-4B's annealing: 0.1)")
+    warmup_steps: int = Field(20, ge=0, description="steps in which the learning rate rises linearly to `lr`")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate after the warm-up")
+    weight_decay: float = Field(0.05, ge=0.0, description="AdamW's, on matrices only")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
+    grad_clip: float = Field(1.0, gt=0.0, description="largest norm of the whole gradient")
+
+    @field_validator("betas")
+    @classmethod
+    def _are_decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("each must be at least 0 and below 1; write e.g. [0.9, 0.98]")
+        return betas
+
+
+class BpoOptimConfig(OptimConfig):
+    """AdamW at a constant learning rate (ours)."""
+
+    lr: float = Field(1e-4, gt=0.0, description="peak learning rate (ours)")
+    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises linearly to `lr`")
+    schedule: Literal["cosine", "constant"] = Field("constant", description="of the learning rate after the warm-up")
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's, on matrices only")
 
 
 class LearnerConfig(Section):
     """The learner group: same class for annealing and BPO."""
 
-    workers: Positive = 1
-    engine: Literal["deepspeed", "torch"] = "deepspeed"
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    workers: Positive = Field(1, description="ranks; each takes `cluster.learner_cpus` and `learner_gpus`")
+    engine: Literal["deepspeed", "torch"] = Field(
+        "deepspeed", description="`torch` holds weights and optimizer whole on each rank"
+    )
+    zero_stage: Literal[0, 1, 2, 3] = Field(
+        1, description="what DeepSpeed splits over the ranks: 1 optimizer state, 2 gradients too, 3 weights too"
+    )
     row_tokens: Positive = Field(288, description="tokens of a packed row")
     micro_rows: Positive = Field(16, description="packed rows of one forward pass")
     freeze: tuple[str, ...] = Field((), description="regular expressions of parameter names that do not train")
 
+    @field_validator("freeze")
+    @classmethod
+    def _compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+        return patterns
 
-Strategy = Literal["mixed", "non_r", "only_r", "non_r_then_r", "transcribe_then_direct"]
+
+class AnnealLearnerConfig(LearnerConfig):
+    """The same for annealing, on two ranks by default."""
+
+    workers: Positive = Field(2, description="ranks; each takes `cluster.learner_cpus` and `learner_gpus`")
+
+
+Strategy = Literal["mixed", "non_r", "only_r", "non_r_then_r", "transcribe_then_direct", "transcription_and_direct"]
 
 
 class AnnealConfig(Section):
     """Bi-mode supervised annealing (R-4B, section 2 and Table 3)."""
 
-    strategy: Strategy = "mixed"
-    steps: Positive = 300
+    strategy: Strategy = Field("mixed", description="which formats are trained when (R-4B, Table 3; `bimode.strategies`)")
+    steps: Positive = Field(300, description="optimizer steps")
     batch_size: Positive = Field(64, description="sequences of one optimizer step, over all workers")
     mask_empty_think: bool = Field(False, description="no loss on the empty think block (R-4B masks it in pre-training)")
-    checkpoint_every: Positive = 200
-    optim: OptimConfig = OptimConfig()
-    learner: LearnerConfig = LearnerConfig(workers=2)
+    checkpoint_every: Positive = Field(200, description="steps between checkpoints, of which the last two are kept")
+    optim: OptimConfig = Field(OptimConfig(), description="the optimizer")
+    learner: AnnealLearnerConfig = Field(AnnealLearnerConfig(), description="the learner group")
 
     @model_validator(mode="after")
     def _equal_shares(self) -> AnnealConfig:
         if self.batch_size % self.learner.workers:
-            raise ValueError(f"batch_size = {self.batch_size} must be a multiple of learner.workers = {self.learner.workers}")
+            fix = f"must be a multiple of anneal.learner.workers = {self.learner.workers}"
+            raise ConfigError("batch_size", self.batch_size, fix)
         return self
 
 
 class BpoConfig(Section):
     """Bi-mode policy optimization and its siblings. What R-4B does not state is marked ours in docs/algorithms."""
 
-    algorithm: Literal["bpo", "grpo", "per_mode"] = "per_mode"
-    decision: Literal["masked", "trained", "counterfactual"] = "counterfactual"
+    algorithm: Literal["bpo", "grpo", "per_mode"] = Field(
+        "per_mode", description="`bpo` is R-4B's, `grpo` its baseline, `per_mode` ours after CounterRoute"
+    )
+    decision: Literal["masked", "trained", "counterfactual"] = Field(
+        "counterfactual", description="what the token that picks the mode is taught by; `counterfactual` needs `per_mode`"
+    )
     margin: float = Field(0.15, ge=0.0, description="per_mode: thinking must be better by this much to be chosen (ours)")
     decision_scale: float = Field(4.0, gt=0.0, description="per_mode: advantage of the decision token (CounterRoute's s)")
-    steps: Positive = 40
-    prompts_per_step: Positive = 24
+    steps: Positive = Field(40, description="updates of the policy (ours)")
+    prompts_per_step: Positive = Field(24, description="questions of one step (ours)")
     group_size: Positive = Field(8, description="g: rollouts per prompt and mode (GRPO draws 2 g in auto)")
-    temperature: float = Field(1.0, gt=0.0)
-    max_tokens: Positive = 48
-    clip_low: float = Field(0.2, gt=0.0)
-    clip_high: float = Field(0.2, gt=0.0)
-    kl: float = Field(0.01, ge=0.0)
+    temperature: float = Field(1.0, gt=0.0, description="of sampling (ours)")
+    max_tokens: Positive = Field(48, description="tokens after `<think>`, forced ones too; a response cut off earns 0 (ours)")
+    clip_low: float = Field(0.2, gt=0.0, description="a probability ratio below 1 - clip_low is clipped (ours)")
+    clip_high: float = Field(0.2, gt=0.0, description="and one above 1 + clip_high (ours)")
+    kl: float = Field(0.01, ge=0.0, description="weight of k3 towards the model BPO starts from; 0 loads no reference (ours)")
     shuffle_rewards: bool = Field(False, description="control: rewards are permuted inside each step")
-    rollout_workers: Positive = 2
-    sync: Literal["object_store", "nccl", "ipc"] = "object_store"
-    checkpoint_every: Positive = 10
-    optim: OptimConfig = OptimConfig(lr=1e-4, schedule="constant", weight_decay=0.0, warmup_steps=0)
-    learner: LearnerConfig = LearnerConfig()
+    rollout_workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
+    sync: Literal["object_store", "nccl", "ipc"] = Field(
+        "object_store", description="weights to the engines: by Ray's object store, or from GPU to GPU (`ipc`: on one device)"
+    )
+    checkpoint_every: Positive = Field(10, description="steps between checkpoints, of which the last two are kept")
+    optim: BpoOptimConfig = Field(BpoOptimConfig(), description="the optimizer (ours)")
+    learner: LearnerConfig = Field(LearnerConfig(), description="the learner group")
 
     @model_validator(mode="after")
     def _decision_fits(self) -> BpoConfig:
         if self.decision == "counterfactual" and self.algorithm != "per_mode":
-            raise ValueError(f"decision = counterfactual needs algorithm = per_mode, not {self.algorithm}")
+            fix = f"needs bpo.algorithm = per_mode, not {self.algorithm}; set bpo.decision=masked or trained"
+            raise ConfigError("decision", self.decision, fix)
         return self
 
 
 class EvaluateConfig(Section):
     """Three modes on held-out sources."""
 
-    modes: tuple[Literal["auto", "thinking", "non_thinking"], ...] = ("non_thinking", "auto", "thinking")
-    split: Literal["train", "rl", "eval"] = "eval"
-    max_tokens: Positive = 64
+    modes: tuple[Literal["auto", "thinking", "non_thinking"], ...] = Field(
+        ("non_thinking", "auto", "thinking"), min_length=1, description="modes that are run; the routing numbers need all three"
+    )
+    split: Literal["train", "rl", "eval"] = Field("eval", description="questions that are asked")
+    max_tokens: Positive = Field(64, description="tokens after `<think>`, forced ones too; a response cut off is wrong")
     h_acc_samples: int = Field(8, ge=0, description="samples an item and mode for h_acc; 0 leaves it out (null)")
-    h_acc_items: Positive = 60
-    h_acc_temperature: float = Field(1.0, gt=0.0)
-    bootstrap: Positive = 1000
-    workers: Positive = 2
+    h_acc_items: Positive = Field(60, description="questions that are sampled for h_acc")
+    h_acc_temperature: float = Field(1.0, gt=0.0, description="of those samples; everything else is greedy")
+    bootstrap: Positive = Field(1000, description="resamples of the questions behind the 95 % intervals of routing and gain")
+    workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
+
+    @field_validator("modes")
+    @classmethod
+    def _once_each(cls, modes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(modes)) < len(modes):
+            raise ValueError("name each mode once")
+        return modes
 
 
 class Recipe(Section):
     """A whole run."""
 
-    name: str = Field(min_length=1)
-    seed: int = Field(0, ge=0)
-    stages: tuple[Stage, ...] = ("curate", "anneal", "bpo", "evaluate")
+    name: str = Field(min_length=1, description="of the run; a recipe in the repository is named as its file")
+    seed: int = Field(0, ge=0, description="of everything that is drawn; `--seed` overrides it")
+    stages: tuple[Stage, ...] = Field(
+        ("curate", "anneal", "bpo", "evaluate"), description="what `bimode run` does, in this order"
+    )
     model: ModelConfig = ModelConfig()
     cluster: ClusterConfig = ClusterConfig()
     curate: CurateConfig = CurateConfig()
     anneal: AnnealConfig = AnnealConfig()
     bpo: BpoConfig = BpoConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @field_validator("stages")
+    @classmethod
+    def _in_order(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        if not stages or stages != tuple(stage for stage in get_args(Stage) if stage in stages):
+            raise ValueError(f"name at least one, each once, in this order: {', '.join(get_args(Stage))}")
+        return stages
+
+    @model_validator(mode="after")
+    def _responses_fit(self) -> Recipe:
+        limits = {
+            "curate.rollouts.max_tokens": self.curate.rollouts.max_tokens,
+            "bpo.max_tokens": self.bpo.max_tokens,
+            "evaluate.max_tokens": self.evaluate.max_tokens,
+        }
+        for key, tokens in limits.items():
+            if tokens >= self.model.max_model_len:
+                fix = f"must be below model.max_model_len = {self.model.max_model_len}, which holds the prompt too"
+                raise ConfigError(key, tokens, fix)
+        return self

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BimodeError(Exception):
     """Base of every error that the command line prints as one line."""
@@ -20,6 +23,15 @@ class ConfigError(BimodeError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.key} = {self.value}: {self.fix}"
+
+
+@contextmanager
+def keyed(key: str) -> Iterator[None]:
+    """A ConfigError of the block names `key` instead of its own: the flag or the key under which the user gave the value."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(key, error.value, error.fix) from None
 
 
 class DivergedError(BimodeError, RuntimeError):

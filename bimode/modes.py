@@ -102,7 +102,7 @@ class Parsed:
 
     @property
     def is_thinking(self) -> bool:
-        """Thinking means that anything but white space stands between the tags (contract, Modes)."""
+        """Thinking means that anything but white space stands between the tags."""
         return bool(self.trace.strip())
 
 

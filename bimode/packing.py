@@ -33,11 +33,6 @@ class PackedBatch:
     advantages_N: Tensor
     behavior_logprobs_N: Tensor  # NaN: not known, the learner takes its own
 
-    @property
-    def num_loss_tokens(self) -> float:
-        """Sum of the loss mask: this micro-batch's share of the global denominator."""
-        return float(self.loss_mask_N.sum())
-
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch on `device`."""
         tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if not f.name.startswith("vision")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = (), seed: int | None = 
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         raise ConfigError("recipe", path, f"no such file; here are {near}" if near else "no such file") from None
-    except (tomllib.TOMLDecodeError, IsADirectoryError, UnicodeDecodeError) as error:
+    except OSError as error:  # a folder, a file where a folder should be, no permission
+        raise ConfigError("recipe", path, f"cannot be read: {error.strerror}; name a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("recipe", path, f"not a TOML file: {error}") from None
     return build_recipe(table, overrides, seed)
 
@@ -39,7 +43,9 @@ def validate(table: dict[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(table)
     except ValidationError as error:
-        raise _as_config_error(error.errors()[0]) from None
+        # a misspelt key first: it may be why another one is missing
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        raise _as_config_error(problems[0]) from None
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
@@ -47,33 +53,60 @@ def _apply(table: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise ConfigError("--set", override, "write it as section.key=value")
     *parents, last = key.strip().split(".")
-    at = table
+    at: Any = table
     for name in parents:
-        at = at.setdefault(name, {})
-        if not isinstance(at, dict):
+        at = at[_index(at, name, override)] if isinstance(at, list) else at.setdefault(name, {})
+        if not isinstance(at, dict | list):
             raise ConfigError("--set", override, f"{name} is a value, not a section")
+    place = _index(at, last, override) if isinstance(at, list) else last
     try:
-        at[last] = tomllib.loads(f"v = {text}")["v"]
+        at[place] = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
-        at[last] = text  # a bare word is a string
+        at[place] = text  # a bare word is a string
+
+
+def _index(values: list[Any], name: str, override: str) -> int:
+    if not name.isdecimal() or int(name) >= len(values):
+        raise ConfigError("--set", override, f"no entry {name}: the list has {len(values)}, counted from 0")
+    return int(name)
 
 
 def _as_config_error(problem: Any) -> ConfigError:
-    path = [str(part) for part in problem["loc"]]
-    key = ".".join(path) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(path[-1], _known(path[:-1]), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(_known(path[:-1]))}"
-        return ConfigError(key, problem["input"], f"unknown key; {hint}")
-    value = "(missing)" if problem["type"] == "missing" else problem["input"]
-    message = problem["msg"].removeprefix("Value error, ")
-    return ConfigError(key, value if not isinstance(value, dict) else "{...}", message)
+    path, value = [str(part) for part in problem["loc"]], problem["input"]
+    own = problem.get("ctx", {}).get("error")
+    if isinstance(own, ConfigError):  # of a validator that looks at several keys of the section at `path`
+        return ConfigError(".".join([*path, own.key]), own.value, own.fix)
+    shown = "(missing)" if problem["type"] == "missing" else "{...}" if isinstance(value, dict) else value
+    return ConfigError(".".join(path) or "recipe", shown, _fix(problem, path))
+
+
+def _fix(problem: Any, path: list[str]) -> str:
+    """What to write instead: pydantic's own words, or better ones."""
+    value = problem["input"]
+    section = ".".join(part for part in path if not part.isdecimal())
+    match problem["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(path[-1], _known(path[:-1]), n=1)
+            return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known here: {', '.join(_known(path[:-1]))}"
+        case "literal_error":
+            expected = problem["ctx"]["expected"]
+            near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
+            return f"use {expected}" + (f"; did you mean {near[0]}?" if near else "")
+        case "model_type":
+            return f"is a section; write [[{section}]]" if path[-1].isdecimal() else f"is a section; write [{section}]"
+        case "tuple_type":
+            return f"is a list; write [[{section}]]" if isinstance(value, dict) else f"is a list; write {json.dumps([value])}"
+        case "too_short" | "string_too_short":
+            return "must not be empty"
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 def _known(path: list[str]) -> list[str]:
     """Keys of the section at `path`, following nested models only."""
     model: Any = Recipe
     for name in path:
+        if name.isdecimal():  # an entry of a list, whose model is known from the list's annotation
+            continue
         field = getattr(model, "model_fields", {}).get(name)
         candidates = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
         model = next((c for c in candidates if hasattr(c, "model_fields")), None)

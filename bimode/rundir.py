@@ -1,4 +1,4 @@
-"""A run directory and its manifests: the only thing that stages exchange (contract, "A run directory").
+"""A run directory and its manifests: the only thing that stages exchange (docs/formats.md).
 
 A stage's manifest holds the digests of its inputs, its config, its counts and the digests of its outputs. A stage is
 skipped when all four still hold. Times stand in manifests only, so that equal work gives equal bytes elsewhere.
@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,31 @@ class StageDir:
             (self.path / name).exists() and digest_path(self.path / name) == digest
             for name, digest in entry["outputs"].items()
         )
+
+    def claim(self, work: Mapping[str, Any]) -> str:
+        """Leaves in the folder only work of this very config and these inputs; returns what the user should know of it.
+
+        Other work moves to DIR/replaced/STAGE-1, -2, ..., so that a changed recipe neither mixes with old work nor loses it;
+        it comes back from there, sealed or unfinished, when its config and inputs do.
+        """
+        claim, replaced = self.path / "claim.json", self.run / "replaced"
+        held = self.path.is_dir() and any(path != claim for path in self.path.iterdir())
+        if held and read_json(claim) == work:
+            return f"{self.stage}: going on from unfinished work in {self.path}"
+        earlier = next((p for p in sorted(replaced.glob(f"{self.stage}-*")) if read_json(p / claim.name) == work), None)
+        aside = self._set_aside(replaced) if held else None
+        if earlier:
+            claim.unlink(missing_ok=True)
+            earlier.replace(self.path)  # over nothing, or over a folder that is empty now
+            there = f"; what was there is in {aside}" if aside else ""
+            return f"{self.stage}: earlier work of this config and these inputs is back from {earlier}{there}"
+        write_atomic(claim, json.dumps(work, indent=1))
+        return f"{self.stage}: config or inputs changed; starts anew, the earlier work is in {aside}" if aside else ""
+
+    def _set_aside(self, replaced: Path) -> Path:
+        replaced.mkdir(exist_ok=True)
+        free = next(path for n in count(1) if not (path := replaced / f"{self.stage}-{n}").exists())
+        return self.path.rename(free)
 
     def seal(
         self, config: Any, inputs: Mapping[str, Path], outputs: tuple[str, ...], counts: Mapping[str, Any], started: float

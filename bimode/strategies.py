@@ -32,6 +32,7 @@ STRATEGIES: dict[Strategy, tuple[Phase, ...]] = {
     "only_r": (Phase(("thinking",), 1.0),),
     "non_r_then_r": (Phase(("non_thinking",), 2 / 3), Phase(("thinking",), 1 / 3)),
     "mixed": (Phase(("non_thinking", "thinking"), 1.0),),
+    "transcription_and_direct": (Phase(("transcription", "non_thinking"), 1.0),),
     "transcribe_then_direct": (Phase(("transcription",), 0.2), Phase(("transcription", "non_thinking"), 0.8)),
 }
 

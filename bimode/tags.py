@@ -1,4 +1,4 @@
-"""Pass counts -> the tag of a row: which mode it should be taught in (contract, Tags).
+"""Pass counts -> the tag of a row: which mode it should be taught in.
 
 `corrected` (ours). With k of n direct attempts right, guess rate g and p = k / n, the guess-corrected direct rate is
 c(p) = (p - g) / (1 - g); its interval is c() of Wilson's interval at `TagConfig.confidence`, which c() keeps in order.

@@ -16,7 +16,7 @@ from bimode.errors import ConfigError
 from cluster.environment import worker_env
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_SHIPPED = (".git", ".venv", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
+NOT_SHIPPED = (".git", ".venv*", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
 DRIVER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; without it every start prints a warning
@@ -44,12 +44,14 @@ def in_job() -> bool:
 def output_directory(out: str) -> Path:
     """`--out` as an absolute path.
 
-    Raises ConfigError for a relative path inside a job (it would vanish with the job's unpacked copy) and for a URI
-    that is not `file://`.
+    Raises ConfigError for an empty one, for a relative path inside a job (it would vanish with the job's unpacked copy)
+    and for a URI that is not `file://`.
     """
     scheme, separator, rest = out.partition("://")
     if separator and scheme != "file":
         raise ConfigError("--out", out, "only file systems for now; mount it on every node and give the absolute path")
+    if not (rest if separator else out).strip():
+        raise ConfigError("--out", repr(out), "it is empty; name a directory")
     path = Path(rest if separator else out)
     if in_job() and not path.is_absolute():
         raise ConfigError("--out", out, "inside a job it must be absolute: a relative one vanishes with the job")

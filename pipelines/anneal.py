@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bimode.config import Recipe
+from bimode.errors import keyed
 from bimode.rundir import StageDir, StageResult
 
 POLL_S = 1.0
@@ -31,6 +32,14 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 def config(recipe: Recipe) -> Any:
     """What the annealed model depends on."""
     return {"anneal": recipe.anneal.model_dump(mode="json"), "model": recipe.model.model_dump(mode="json"), "seed": recipe.seed}
+
+
+def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """There are rows to train on. Raises ConfigError."""
+    from bimode.dataset import split_files
+
+    with keyed("anneal.data"):
+        split_files(inputs["data"], "train")
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bimode.config import Recipe
+from bimode.errors import keyed
 from bimode.rundir import StageDir, StageResult
 
 
@@ -27,6 +28,14 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 def config(recipe: Recipe) -> Any:
     """What the policy depends on."""
     return {"bpo": recipe.bpo.model_dump(mode="json"), "model": recipe.model.model_dump(mode="json"), "seed": recipe.seed}
+
+
+def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """There are prompts to draw. Raises ConfigError."""
+    from bimode.dataset import split_files
+
+    with keyed("bpo.data"):
+        split_files(inputs["data"], "rl")
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bimode.checkpoints import checkpoint_path, latest, step_of
 from bimode.config import BpoConfig, Recipe
 from bimode.credit import modes_drawn
-from bimode.credit.summary import StepSummary, summarize
+from bimode.credit.summary import summarize
 from bimode.losses import LossFn, metric_means
 from bimode.modes import DECIDE_DIRECT, Mode
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup, TrainingSample
@@ -107,17 +107,15 @@ class RunLog:
         self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, float]
     ) -> str:
         """Writes the step down; returns a note for the progress bar."""
-        summary = summarize(groups)
         decision = think_rates(groups, probes)
         line = {
             "step": step,
             "version": step,
             "reward": _mean([r for g in groups for r in g.rewards_G]),
-            "by_mode": _by_mode(summary),
             "decision": decision,
             **learnt,
             "seconds": round(time.monotonic() - self.started, 2),
-            **summary.to_json(),
+            **summarize(groups).to_json(),
         }
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
@@ -157,14 +155,6 @@ def _seed(seed: int, index: int, mode: Mode) -> int:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
-
-
-def _by_mode(summary: StepSummary) -> dict[str, dict[str, float]]:
-    return {
-        mode.value: {"reward": m.reward, "accuracy": m.accuracy, "tokens": m.tokens}
-        for (mode, level), m in summary.means.items()
-        if level == "all"
-    }
 
 
 def _write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:

@@ -21,8 +21,11 @@ app = typer.Typer(
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="TOML file, e.g. pipelines/recipes/tiny.toml")]
 Out = Annotated[str, typer.Option("--out", metavar="DIR", help="run directory; made if absent, continued if not")]
-Set = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help="override a value of the recipe; repeatable")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="override the recipe's seed")]
+SET_HELP = """override a key (docs/recipe.md), e.g. --set bpo.steps=10 --set 'evaluate.modes=["auto"]'; repeatable"""
+Set = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help=SET_HELP)]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="override the recipe's seed, which is 0 where it has none")]
+MODES_HELP = "of auto,thinking,non_thinking; the recipe's evaluate.modes by default, all three with --model"
+ADDRESS_HELP = "dashboard of the cluster; by default RAY_API_SERVER_ADDRESS or RAY_ADDRESS (http://...), else http://127.0.0.1:8265"
 NOTHING: list[str] = []
 
 
@@ -61,6 +64,26 @@ def _run(stages: tuple[str, ...], recipe: Path, out: str, overrides: list[str], 
     run_stages(stages or loaded.stages, loaded, output_directory(out))
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import tomllib
+
+        from cluster.environment import code_version
+
+        project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+        print(f"bimode {project['version']} ({code_version()})")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="show version and git commit, then exit")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
 @app.command()
 def run(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
     """All stages of the recipe, skipping those whose inputs and config are unchanged."""
@@ -88,10 +111,10 @@ def bpo(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) ->
 @app.command()
 def evaluate(
     out: Out,
-    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="TOML file; or give --model and --data")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="TOML file; or give --model and --data")] = None,
     model: Annotated[Path | None, typer.Option("--model", metavar="M", help="any Hugging Face model directory")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="D", help="any curated data directory")] = None,
-    modes: Annotated[str, typer.Option("--modes", help="of auto,thinking,non_thinking")] = "",
+    modes: Annotated[str, typer.Option("--modes", metavar="A,B", help=MODES_HELP)] = "",
     set_: Set = NOTHING,
     seed: Seed = None,
 ) -> None:
@@ -111,22 +134,25 @@ def _modes(text: str) -> str:
 
 def _evaluate_model(model: Path, data: Path, out: str, overrides: list[str], seed: int | None) -> None:
     from bimode.recipe import build_recipe
-    from cluster.session import output_directory
+    from cluster.session import output_directory, prepare_process
+    from pipelines.evaluate import check
     from pipelines.harness import run_stages
 
     for key, path in (("--model", model), ("--data", data)):
         if not path.is_dir():
             raise ConfigError(key, path, "no such directory")
     table = {"name": model.absolute().name, "stages": ["evaluate"], "model": {"base": str(model.absolute())}}
-    recipe = build_recipe(table, tuple(overrides), seed)
+    recipe, run = build_recipe(table, tuple(overrides), seed), output_directory(out)
     inputs = {"data": data.absolute(), "model": model.absolute()}
-    run_stages(("evaluate",), recipe, output_directory(out), inputs)
+    prepare_process(recipe.cluster)  # before transformers is imported: it reads the environment
+    check(recipe, inputs, prefix="--")
+    run_stages(("evaluate",), recipe, run, inputs)
 
 
 @app.command()
 def serve(
     model: Annotated[Path, typer.Option("--model", metavar="M", help="Hugging Face model directory")],
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="of the endpoint")] = 8000,
     host: Annotated[str, typer.Option("--host", help="0.0.0.0 opens it to the network")] = "127.0.0.1",
     gpus: Annotated[int, typer.Option("--gpus", min=0, help="GPUs of the engine; 0 serves on the CPU")] = 0,
 ) -> None:
@@ -139,9 +165,9 @@ def serve(
 @app.command()
 def submit(
     recipe: RecipePath,
-    out: Annotated[str, typer.Option("--out", metavar="URI", help="absolute path that every node of the cluster sees")],
-    address: Annotated[str, typer.Option("--address", help="dashboard of the cluster, http://...")] = "",
-    stage: Annotated[str, typer.Option("--stage", help="run, or one stage")] = "run",
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="run directory: an absolute path that every node sees")],
+    address: Annotated[str, typer.Option("--address", metavar="URL", help=ADDRESS_HELP)] = "",
+    stage: Annotated[str, typer.Option("--stage", help="curate, anneal, bpo or evaluate; run is all of the recipe's")] = "run",
     set_: Set = NOTHING,
     seed: Seed = None,
 ) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config import Recipe
+from bimode.errors import ConfigError
 from bimode.rundir import StageDir, StageResult, digest_path, write_atomic
 
 if TYPE_CHECKING:
@@ -29,6 +30,19 @@ def config(recipe: Recipe) -> Any:
     """What the data depends on."""
     model = {"dtype": recipe.model.dtype, "max_model_len": recipe.model.max_model_len}
     return {"curate": recipe.curate.model_dump(mode="json"), "model": model, "seed": recipe.seed}
+
+
+def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """The sources can be drawn from, and the tagging model can see what they show. Raises ConfigError."""
+    from bimode.codec import model_kind
+    from data_curation.families import TEXT_ONLY
+    from data_curation.sources import plan_draws
+
+    plan_draws(recipe.curate)
+    pictured = [source.family for source in recipe.curate.sources if source.family not in TEXT_ONLY]
+    if pictured and recipe.curate.tags and model_kind(inputs["base"]) == "text":
+        fix = f"asks about images, and model.base is a text model; use {' or '.join(TEXT_ONLY)}"
+        raise ConfigError("curate.sources.family", pictured[0], fix)
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config import EvaluateConfig, Recipe
-from bimode.errors import StarvedError
+from bimode.errors import StarvedError, keyed
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.routing import ItemResult, Outcome
@@ -48,6 +48,23 @@ def config(recipe: Recipe) -> Any:
     }
 
 
+def check(recipe: Recipe, inputs: dict[str, Path], prefix: str = "evaluate.") -> None:
+    """There are questions, and every model can be asked. Raises ConfigError, whose key is `prefix` and the input's name."""
+    from bimode.codec import Codec
+    from bimode.dataset import split_files
+
+    with keyed(f"{prefix}data"):
+        split_files(inputs["data"], recipe.evaluate.split)
+    for name, path in models_of(inputs).items():
+        with keyed(f"{prefix}{name}"):
+            _ = Codec(path).processor  # refuses another kind of model, and one without its tokenizer
+
+
+def models_of(inputs: dict[str, Path]) -> dict[str, Path]:
+    """The models among `inputs`, in their order."""
+    return {name: path for name, path in inputs.items() if name not in NOT_MODELS}
+
+
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Evaluates the models of `inputs` in order and writes the report."""
     from bimode.dataset import read_prompts, split_files
@@ -56,8 +73,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     prompts = list({p.id: p for p in read_prompts(inputs["data"], settings.split)}.values())
     if not prompts:
         raise StarvedError(f"no {settings.split} rows in {inputs['data']}: raise curate.{settings.split}")
-    models = {name: path for name, path in inputs.items() if name not in NOT_MODELS}
-    results = evaluate_models(recipe, stage, models, prompts)
+    results = evaluate_models(recipe, stage, models_of(inputs), prompts)
     digest = digest_json([(f.name, digest_path(f)) for f in split_files(inputs["data"], settings.split)])
     data = {"digest": digest, "n": len(prompts), "split": settings.split}
     figures = write_report(recipe, stage, results, prompts, data, inputs.get("metrics"))
@@ -176,7 +192,8 @@ def write_report(
     write_atomic(stage.path / "report.json", json.dumps(report, indent=1))
     figures = plots.draw(results, report, metrics, stage.path)
     curated = (read_json(stage.run / "curate" / "manifest.json") or {}).get("counts", {})
-    run = page.Run(name=recipe.name, seed=recipe.seed, counts=curated)
+    trained = (read_json(stage.run / "bpo" / "manifest.json") or {}).get("config", {}).get("bpo", {})
+    run = page.Run(recipe.name, recipe.seed, curated, bpo=trained if "bpo" in results else {})
     write_atomic(stage.path / "report.html", page.render(report, results, prompts, figures, run))
     return [f"{name}.png" for name in figures]
 

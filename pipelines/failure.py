@@ -29,20 +29,21 @@ def reported(stage: str, run: Path) -> Iterator[None]:
 def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
     """The one line for `error`. ConfigErrors stay as they are; others gain the stage and what is kept."""
     chain = list(causes(error))[::-1]  # a Ray task error is also an instance of its cause: the cause itself first
-    kept = _kept(run)
     for cause in chain:
         if isinstance(cause, ConfigError):
             return cause
         if isinstance(cause, BimodeError):
-            return type(cause)(f"{stage}: {cause} ({kept}; {GO_ON})")
+            return type(cause)(f"{stage}: {cause} ({_kept(run)}; {GO_ON})")
+    kept = _kept(run)
     if any(is_full_disk(cause) for cause in chain):
         return StageFailed(f"{stage}: no space left on the disk of {run}: free some ({kept}; {GO_ON})")
-    log = run / "error.log"
+    log, where = run / "error.log", ""
     with suppress(OSError):
         log.write_text("".join(traceback.format_exception(error)))
+        where = f"traceback in {log}; "
     cause = chain[0]
     line = (str(cause).strip().splitlines() or [""])[0]
-    return StageFailed(f"{stage}: {type(cause).__name__}: {line} ({kept}; traceback in {log}; {GO_ON})")
+    return StageFailed(f"{stage}: {type(cause).__name__}: {line} ({kept}; {where}{GO_ON})")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

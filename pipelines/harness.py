@@ -1,12 +1,13 @@
 """What every stage has in common: read manifest -> skip or do -> write manifest.
 
-A stage module gives `inputs`, `config` and `execute`; this file gives it a connected Ray, a folder that holds only its
-own unfinished work, and a sealed manifest. It decides nothing about models or data.
+A stage module gives `inputs`, `config` and `execute`, and may give `check`, which refuses inputs before Ray starts; this
+file gives it a connected Ray, a folder that holds only its own unfinished work, and a sealed manifest. Nothing that is
+there is touched before all checks have passed. It decides nothing about models or data.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import sys
 import time
@@ -19,11 +20,11 @@ from types import ModuleType
 from typing import Any
 
 from bimode.config import ClusterConfig, Recipe
-from bimode.errors import ConfigError
-from bimode.rundir import StageDir, digest_json, digest_path, read_json, update_run_manifest, write_atomic
+from bimode.errors import ConfigError, keyed
+from bimode.rundir import StageDir, digest_json, digest_path, read_json, update_run_manifest
 from cluster.environment import code_version
 from cluster.placement import check, node_resources, plan
-from cluster.session import connect, in_job, prepare_process
+from cluster.session import ROOT, connect, in_job, prepare_process
 from pipelines.failure import reported
 from pipelines.progress import say
 
@@ -38,7 +39,7 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
     """
     prepare_process(recipe.cluster)
     with reported("start", run):
-        open_run(recipe, run)
+        open_run(run)
     with Session(recipe.cluster) as session:
         for name in names:
             with reported(name, run):
@@ -67,14 +68,20 @@ class Session:
             self.connected = True
 
 
-def open_run(recipe: Recipe, run: Path) -> None:
-    """Makes DIR and writes what is known before any stage: run id, recipe, seed, code and package versions."""
+def open_run(run: Path) -> None:
+    """Makes DIR. Raises ConfigError where that is not possible, or where nothing can be written there."""
     try:
         run.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError("--out", run, "a file is in the way; name a directory") from None
-    except PermissionError:
-        raise ConfigError("--out", run, "no permission to make it; name another directory") from None
+    except OSError as error:
+        raise ConfigError("--out", run, f"cannot be made ({error.strerror}); name another directory") from None
+    if not os.access(run, os.W_OK | os.X_OK):
+        raise ConfigError("--out", run, "no permission to write there; name another directory")
+
+
+def describe_run(recipe: Recipe, run: Path) -> None:
+    """Writes down what is about to work here: run id, recipe, seed, code and package versions."""
 
     def change(manifest: dict[str, Any]) -> None:
         manifest.setdefault("run", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}")
@@ -103,37 +110,35 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
     if stage.is_current(config, inputs):
         say(f"{name}: unchanged, skipped ({stage.path})")
         return
-    _claim(stage, {"config": digest_json(config), "inputs": digests})
+    if hasattr(module, "check"):
+        module.check(recipe, inputs)
     session.ensure()
     check(name, plan(name, recipe), node_resources())
-    say(f"{name}: started")
-    started = time.time()
-    result = module.execute(recipe, stage, inputs)
-    stage.seal(config, inputs, result.outputs, result.counts, started)
-    seconds = round(time.time() - started, 1)
-    entry = {"config": digest_json(config), "inputs": digests, "counts": dict(result.counts), "seconds": seconds}
+    describe_run(recipe, stage.run)
+    if found := stage.claim({"config": digest_json(config), "inputs": digests}):
+        say(found)
+    if not stage.is_current(config, inputs):  # it is where work that was put aside came back whole
+        stage.manifest.unlink(missing_ok=True)
+        say(f"{name}: started")
+        started = time.time()
+        result = module.execute(recipe, stage, inputs)
+        stage.seal(config, inputs, result.outputs, result.counts, started)
+        say(f"{name}: done in {time.time() - started:.0f} s ({stage.path})")
+    sealed = read_json(stage.manifest)
+    entry = {"config": sealed["config_digest"], **{key: sealed[key] for key in ("inputs", "counts", "seconds")}}
     update_run_manifest(stage.run, lambda manifest: manifest["stages"].update({name: entry}))
-    say(f"{name}: done in {seconds:.0f} s ({stage.path})")
 
 
-def _claim(stage: StageDir, work: dict[str, Any]) -> None:
-    """Leaves in the folder only unfinished work of this very config and these inputs.
+def base_directory(base: str) -> Path:
+    """`model.base` as an absolute path: seen from here or, so that recipes work from anywhere, from the code's root."""
+    from bimode.base import NEW_TINY_LLAVA
 
-    Anything else moves to DIR/replaced/STAGE-1, -2, ..., so that a changed recipe neither mixes with old work nor loses it.
-    """
-    claim = stage.path / "claim.json"
-    held = {path.name for path in stage.path.iterdir()} if stage.path.is_dir() else set()
-    if held - {claim.name}:
-        if read_json(claim) == work:
-            say(f"{stage.stage}: going on from unfinished work in {stage.path}")
-        else:
-            parent = stage.run / "replaced"
-            parent.mkdir(exist_ok=True)
-            aside = parent / f"{stage.stage}-{1 + len(list(parent.glob(f'{stage.stage}-*')))}"
-            stage.path.rename(aside)
-            say(f"{stage.stage}: config or inputs changed; starts anew, the earlier work is in {aside}")
-    stage.manifest.unlink(missing_ok=True)
-    write_atomic(claim, json.dumps(work, indent=1))
+    looked = list(dict.fromkeys((Path(base).absolute(), ROOT / base)))
+    for path in looked:
+        if path.is_dir():
+            return path
+    there = " or ".join(map(str, looked))
+    raise ConfigError("model.base", base, f"no such directory: {there}; give a model directory or {NEW_TINY_LLAVA}")
 
 
 def base_model(recipe: Recipe, run: Path) -> Path:
@@ -144,17 +149,16 @@ def base_model(recipe: Recipe, run: Path) -> Path:
     from bimode.base import NEW_TINY_LLAVA, prepare_base
 
     base = recipe.model.base
-    if base != NEW_TINY_LLAVA and not Path(base).is_dir():
-        raise ConfigError("model.base", base, f"no such directory; give a model directory or {NEW_TINY_LLAVA}")
-    source = "" if base == NEW_TINY_LLAVA else digest_path(Path(base))
-    key = digest_json([base, source, recipe.seed])
+    directory = None if base == NEW_TINY_LLAVA else base_directory(base)
+    key = digest_json([base, digest_path(directory) if directory else "", recipe.seed])
     known = (read_json(run / "manifest.json") or {}).get("base", {})
     if known.get("key") == key and Path(known["path"]).is_dir():
         return Path(known["path"])
-    shutil.rmtree(run / "base", ignore_errors=True)
-    path, added = prepare_base(base, run / "base", recipe.seed)
-    if in_job() and path != run / "base":
-        path = Path(shutil.copytree(path, run / "base"))
+    with keyed("model.base"):
+        path, added = prepare_base(str(directory or base), run / "base", recipe.seed)
+    if path.resolve() != (run / "base").resolve():
+        shutil.rmtree(run / "base", ignore_errors=True)  # made for another base
+        path = Path(shutil.copytree(path, run / "base")) if in_job() else path
     if added:
         say(f"base: {base} lacked {', '.join(map(repr, added))}; added, embeddings resized, template replaced: {path}")
     entry = {"key": key, "path": str(path.absolute()), "added": list(added)}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bimode.config import ClusterConfig
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, keyed
 from pipelines.failure import StageFailed, causes
 from pipelines.progress import say
 
@@ -28,8 +29,8 @@ def serve_model(model: Path, host: str, port: int, gpus: int) -> None:
 
     config = ClusterConfig(rollout_gpus=float(gpus))
     prepare_process(config)
-    kind = servable(model)
     _port_is_free(host, port)
+    kind = servable(model)
     with connect(config):
         from ray import serve
 
@@ -56,12 +57,13 @@ def servable(model: Path) -> ModelKind:
     """`text` or `image_text`. Raises ConfigError unless tokenizer and template know the modes."""
     from bimode.codec import Codec
 
-    codec = Codec(model)
-    kind, template = codec.kind, codec.tokenizer.chat_template
-    if not template or "thinking_mode" not in template:
-        raise ConfigError("--model", model, "its chat template has no thinking_mode; serve the model/ of a run's stage")
-    _ = codec.tokens  # proves that one token decides the mode
-    return kind
+    with keyed("--model"):
+        codec = Codec(model)
+        template = codec.tokenizer.chat_template
+        if not template or "thinking_mode" not in template:
+            raise ConfigError("--model", model, "its chat template has no thinking_mode; serve the model/ of a run's stage")
+        _ = codec.tokens  # proves that one token decides the mode
+        return codec.kind
 
 
 def served_name(model: Path) -> str:
@@ -75,7 +77,9 @@ def _port_is_free(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
+            if not isinstance(error, OSError) or isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+                raise ConfigError("--host", host, "no address of this machine; use 127.0.0.1 or 0.0.0.0") from None
             raise ConfigError("--port", port, f"cannot listen on {host}: {error.strerror}; choose another") from None
 
 

@@ -21,6 +21,7 @@ Weights = tuple[float, float, float]  # easy, mid, hard
 Family = Callable[[int, str, int, Weights], Sample]
 
 FAMILIES: dict[str, Family] = {"digits": digit_strip, "charts": bar_chart, "arithmetic": expression, "tables": worked_sum}
+TEXT_ONLY = ("tables", "reasoning_gym")
 
 
 def family_of(source: SourceConfig) -> Family:

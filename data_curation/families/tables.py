@@ -1,6 +1,6 @@
 """Worked sums in text, for the base model only: what R-4B's language model brings along, a tiny one has to be taught.
 
-Chains of one to four steps modulo 23 in the notation of the other families' reasoning; ``,`` appends a digit:
+Chains of one to six steps modulo 23 in the notation of the other families' reasoning; ``,`` appends a digit:
 ``r -> (10 r + d) mod 23``. Generated, no image, no source object.
 """
 
@@ -22,7 +22,7 @@ OPERATIONS = {
 def worked_sum(index: int, split: str, seed: int, weights: tuple[float, float, float]) -> Sample:
     """Sample `index` of the family; `weights` are ignored, every length is equally likely."""
     rng = canvas.rng_of("tables", split, seed, index)
-    count = int(rng.integers(1, 5))
+    count = int(rng.integers(1, 7))
     value = int(rng.integers(0, canvas.MODULUS))
     asked, worked = [str(value)], [str(value)]
     for _ in range(count):

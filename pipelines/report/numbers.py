@@ -1,6 +1,6 @@
-"""Judged responses -> report.json (docs: the contract's fields; a number that is undefined is null).
+"""Judged responses -> report.json (docs/formats.md has its fields; a number that is undefined is null).
 
-Beside the contract's names, `routing` holds the bootstrap intervals, the fixed cost range of nauc, and under
+Beside the numbers themselves, `routing` holds the bootstrap intervals, the fixed cost range of nauc, and under
 `baselines_detail` what each baseline router spends and recovers at auto's own think rate.
 """
 

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,15 @@ CAPTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the page says about the run besides its results. `counts` is the curation stage's own, empty without one."""
+    """What the page says about the run besides its results.
+
+    `counts` is the curation stage's own, empty without one; `bpo` the table that the BPO stage ran with, empty likewise.
+    """
 
     name: str
     seed: int
     counts: Mapping[str, Any]
+    bpo: Mapping[str, Any] = field(default_factory=dict)
 
 
 def render(
@@ -54,8 +58,16 @@ def render(
         report=report, run=run, levels=LEVELS, modes=[m.value for m in (Mode.NON_THINKING, Mode.AUTO, Mode.THINKING)],
         headline=headline(report, results), by_level=level_rows(results), viewer=Markup(viewer_json(results, prompts)),
         figures={name: (Markup(svg), CAPTIONS[name]) for name, svg in figures.items()},
-        funnel=funnel(run.counts), shown=min(len(prompts), MAX_VIEWED), total=len(prompts),
+        trained=trained_words(run.bpo), funnel=funnel(run.counts), shown=min(len(prompts), MAX_VIEWED), total=len(prompts),
     )  # fmt: skip
+
+
+def trained_words(bpo: Mapping[str, Any]) -> str:
+    """E.g. `algorithm: per_mode, decision: counterfactual, 40 steps`; nothing where no BPO stage is known."""
+    if not bpo:
+        return ""
+    words = f"algorithm: {bpo['algorithm']}, decision: {bpo['decision']}, {bpo['steps']} steps"
+    return words + (", rewards shuffled (control)" if bpo.get("shuffle_rewards") else "")
 
 
 def percent(value: float | None) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bimode.credit.summary import ALL_LEVELS
 from bimode.modes import Mode
 from bimode.routing import ItemResult
 from bimode.statistics import wilson
@@ -42,7 +43,7 @@ def draw(results: Results, report: Mapping[str, Any], metrics: Path | None, fold
         figures["think_rate"] = lambda axes: _think_rate(axes, complete)
         figures["crossover"] = lambda axes: _crossover(axes, complete[last], last)
     steps = read_metrics(metrics)
-    if any("reward" in step or "by_mode" in step for step in steps):
+    if any("reward" in step for step in steps):
         figures["bpo_reward"] = lambda axes: _rewards(axes, steps)
     if any("decision" in step for step in steps):
         figures["bpo_decision"] = lambda axes: _decisions(axes, steps)
@@ -156,7 +157,7 @@ def _rewards(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
     _curve(axes, steps, lambda s: s.get("reward"), Look("all rollouts", INK))
     for mode in (Mode.THINKING, Mode.NON_THINKING):
         look = Look(mode.value.replace("_", "-"), MODE_COLORS[mode])
-        _curve(axes, steps, _value_at("by_mode", mode.value, "reward"), look)
+        _curve(axes, steps, _value_at("modes", mode.value, ALL_LEVELS, "reward"), look)
     axes.set(xlabel="BPO step", ylabel="mean reward")
     axes.legend(**ABOVE)
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.codec import Codec
-from bimode.config import AnnealConfig, LearnerConfig, OptimConfig
+from bimode.config import AnnealConfig, AnnealLearnerConfig, OptimConfig
 from bimode.dataset import SCHEMA, sample_row
 from bimode.errors import StarvedError
 from bimode.modes import Mode, render_response
@@ -79,7 +79,7 @@ def test_a_run_cut_off_ends_where_it_would_have_ended(
 
     config = AnnealConfig(
         strategy="non_r_then_r", steps=6, batch_size=8, checkpoint_every=3, optim=OptimConfig(warmup_steps=1),
-        learner=LearnerConfig(workers=2, zero_stage=2),
+        learner=AnnealLearnerConfig(workers=2, zero_stage=2),
     )  # fmt: skip
     whole, cut = (AnnealJob(tiny_llava, tmp_path / name, config, "float32", 0) for name in ("whole", "cut"))
     whole.out.mkdir()

@@ -142,3 +142,12 @@ def test_nothing_names_a_host_or_a_machine() -> None:
         if b"\0" not in text and (hit := FORBIDDEN.search(text.decode(errors="replace"))):
             named.append(f"{path}: {hit.group()}")
     assert named == []
+
+
+def test_an_environment_is_made_from_one_lock(tmp_path: Path) -> None:
+    """Packages of two locks on top of each other work by accident; nothing happening at all would look like success."""
+    (tmp_path / ".stamp-cpu").touch()
+    words = ["make", "-n", "env", f"VENV={tmp_path}", "LOCK=requirements/gpu.lock"]
+    done = subprocess.run(words, cwd=REPO, capture_output=True, text=True)
+    assert done.returncode != 0 and "holds cpu.lock, not requirements/gpu.lock: add VENV=.venv-gpu" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "pip" not in done.stdout

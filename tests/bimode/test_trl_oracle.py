@@ -150,7 +150,7 @@ def test_loss_and_gradients_are_trls(trl_batch: TrlBatch, kl: float, off_policy:
     logprobs_N, entropy_N = Policy(trainer.model)(batch)
     behavior_N = batch.behavior_logprobs_N if off_policy else torch.full_like(batch.behavior_logprobs_N, torch.nan)
     loss_inputs = LossInputs(logprobs_N, entropy_N, behavior_N, reference_N, batch.advantages_N, batch.loss_mask_N)
-    out = policy_loss(0.2, 0.3, kl)(loss_inputs, batch.num_loss_tokens)
+    out = policy_loss(0.2, 0.3, kl)(loss_inputs, float(batch.loss_mask_N.sum()))
     out.loss.backward()
 
     clipped = out.metrics["clipped_low"] + out.metrics["clipped_high"]

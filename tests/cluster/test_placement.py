@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bimode.config import Recipe
 from bimode.errors import ConfigError
-from bimode.recipe import build_recipe
+from bimode.recipe import build_recipe, load_recipe
 from cluster.placement import PIN, Role, check, learner_role, plan, rollout_role
 
 
@@ -55,6 +57,20 @@ def test_pins_separate_roles_onto_their_nodes() -> None:
 
 def test_fractions_of_a_gpu_add_up() -> None:
     check("bpo", (Role("rollout", 3, 0.0, 0.3), Role("learner", 1, 0.0, 0.1)), [{"CPU": 1.0, "GPU": 1.0}])
+
+
+def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
+    """Nobody has run it yet, so that its numbers agree with each other is all that a test can hold."""
+    gpu = load_recipe(Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "gpu.toml")
+    for stage in ("anneal", "bpo", "evaluate"):
+        check(stage, plan(stage, gpu), [{"CPU": gpu.cluster.num_cpus, "GPU": 8.0}])
+    assert gpu.curate.rollouts.concurrency * gpu.cluster.rollout_gpus <= 8
+    room = gpu.model.max_model_len // 4  # for a prompt with its image
+    longest = max(gpu.curate.rollouts.max_tokens, gpu.bpo.max_tokens, gpu.evaluate.max_tokens)
+    assert 1000 < longest <= gpu.model.max_model_len - room
+    for learner in (gpu.anneal.learner, gpu.bpo.learner):
+        assert learner.row_tokens >= gpu.model.max_model_len and learner.zero_stage == 3
+    assert gpu.model.dtype == "bfloat16" and gpu.bpo.optim.schedule == "constant"
 
 
 def test_curation_leaves_placement_to_ray_data() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -62,3 +63,9 @@ def test_splits_and_seeds_share_no_puzzle() -> None:
 def test_a_task_without_an_honest_trace_is_refused_in_one_line() -> None:
     with pytest.raises(ConfigError, match="game_of_life_halting: no honest trace"):
         family("game_of_life_halting")
+
+
+def test_a_library_that_was_left_out_at_installation_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    with pytest.raises(ConfigError, match="reasoning_gym: needs a C compiler at installation"):
+        family("chain_sum")

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import errno
+import json
 import pickle
+import re
 import resource
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 from ray.exceptions import RayTaskError
 
+from bimode.codec import Codec
 from bimode.errors import ConfigError, DivergedError, StarvedError
+from bimode.recipe import build_recipe
+from pipelines import curate
 from pipelines.cli import exit_code
 from pipelines.failure import as_user_error
+from pipelines.harness import base_directory
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import REPO, command
@@ -53,7 +60,13 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
         (("run", "{recipe}", "--out", "s3://bucket/run"), "--out = s3://bucket/run"),
         (("evaluate", "--out", "x", "--model", "m"), "--model and --data"),
         (("evaluate", "--out", "x", "--model", "absent", "--data", "absent"), "--model = absent: no such directory"),
-        (("serve", "--model", "absent"), "model = absent: no config.json"),
+        (("run", "{recipe}", "--out", ""), "--out = '': it is empty"),
+        (("run", "{recipe}", "--out", "x" * 300), "cannot be made (File name too long)"),
+        (("run", "pipelines", "--out", "x"), "recipe = pipelines: cannot be read: Is a directory"),
+        (("run", "README.md/x", "--out", "x"), "recipe = README.md/x: cannot be read: Not a directory"),
+        (("serve", "--model", "absent"), "--model = absent: no such directory"),
+        (("serve", "--model", "absent", "--host", "203.0.113.1"), "--host = 203.0.113.1: no address of this machine"),
+        (("submit", "{recipe}", "--out", "/x", "--stage", "report"), "--stage = report: use one of run, curate"),
         (("submit", "{recipe}", "--out", "relative", "--address", "http://127.0.0.1:1"), "the job sees only"),
         (("submit", "pipelines/recipes/tiny.toml", "--out", "relative"), "--out = relative: a job needs an absolute"),
     ],
@@ -64,6 +77,99 @@ def test_mistakes_are_one_line_and_code_2(
     monkeypatch.chdir(REPO)
     code, line = said(capsys, *(word.format(recipe=recipe) for word in words))
     assert code == 2 and part in line
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("anneal=3", "anneal = 3: is a section; write [anneal]"),
+        ("evaluate.modes=auto", 'evaluate.modes = auto: is a list; write ["auto"]'),
+        ("evaluate.modes=[]", "evaluate.modes = []: must not be empty"),
+        ('evaluate.modes=["auto", "auto"]', "evaluate.modes = ['auto', 'auto']: name each mode once"),
+        ("anneal.batch_size=7", "anneal.batch_size = 7: must be a multiple of anneal.learner.workers = 2"),
+        ("bpo.algorithm=bpo", "bpo.decision = counterfactual: needs bpo.algorithm = per_mode, not bpo; set bpo.decision=masked"),
+        ("bpo.algorithm=gpro", "bpo.algorithm = gpro: use 'bpo', 'grpo' or 'per_mode'; did you mean grpo?"),
+        ("curate.sources.1.family=chart", "curate.sources.1.family = chart: use 'digits', 'charts'"),
+        ("curate.sources.2.family=charts", "--set = curate.sources.2.family=charts: no entry 2: the list has 2"),
+        ("curate.sources.0.wieght=2", "curate.sources.0.wieght = 2: unknown key; did you mean weight?"),
+        ('curate.sources.0.tasks=["chain_sum"]', "curate.sources.0.tasks = chain_sum: only reasoning_gym has tasks"),
+        ("curate.sources=[]", "curate.sources = []: must not be empty"),
+        ("curate.level_weights=[0, 0, 0]", "curate.level_weights = [0, 0, 0]: weights are zero or more"),
+        ("curate.level_weights=[-1, 1, 1]", "curate.level_weights = [-1, 1, 1]: weights are zero or more"),
+        ("curate.tag.direct_poor=0.75", "curate.tag.direct_poor = 0.75: must be below direct_ok = 0.75"),
+        ("cluster.num_cpus=3", "cluster.num_cpus = 3: "),
+        ("anneal.optim.betas=[0.9, 1.0]", "anneal.optim.betas = [0.9, 1.0]: each must be at least 0 and below 1"),
+        ("anneal.optim.lr=nan", "anneal.optim.lr = nan: "),
+        ('bpo.learner.freeze=["("]', "bpo.learner.freeze = ['(']: '(' is not a regular expression"),
+        ("bpo.max_tokens=256", "bpo.max_tokens = 256: must be below model.max_model_len = 256"),
+        ('stages=["bpo", "anneal"]', "stages = ['bpo', 'anneal']: name at least one, each once, in this order: curate, anneal"),
+        ("stages=[]", "stages = []: name at least one"),
+        ('model.base=""', "model.base = : must not be empty"),
+        ("nmae=x", "nmae = x: unknown key; did you mean name?"),
+    ],
+)
+def test_impossible_values_name_their_key_and_the_way_out(
+    override: str, line: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe.write_text(SMOKE + '[[curate.sources]]\nfamily = "digits"\n[[curate.sources]]\nfamily = "arithmetic"\n')
+    code, found = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"), "--set", override)
+    assert code == 2 and found.startswith(f"error: {line}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_misspelt_key_is_told_before_the_one_that_it_leaves_missing() -> None:
+    with pytest.raises(ConfigError, match="nmae = x: unknown key; did you mean name"):
+        build_recipe({"nmae": "x"})
+
+
+def test_an_entry_of_a_list_can_be_set() -> None:
+    sources = [{"family": "digits"}, {"family": "charts"}]
+    overrides = ("curate.sources.1.weight=2", "curate.sources.0.family=tables")
+    made = build_recipe({"name": "t", "curate": {"sources": sources}}, overrides)
+    assert [(s.family, s.weight) for s in made.curate.sources] == [("tables", 1.0), ("charts", 2.0)]
+
+
+def test_a_shipped_base_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert base_directory("assets/tiny-base") == REPO / "assets" / "tiny-base"
+    (tmp_path / "assets" / "tiny-base").mkdir(parents=True)
+    assert base_directory("assets/tiny-base") == tmp_path / "assets" / "tiny-base", "one that lies here comes first"
+    with pytest.raises(ConfigError, match=f"no such directory: {tmp_path}/absent or {REPO}/absent; "):
+        base_directory("absent")
+
+
+def test_model_and_data_are_looked_into_before_anything_starts(
+    tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each complaint names the flag; the run directory is not even made."""
+    data, bare, out = tmp_path / "data", tmp_path / "bare", tmp_path / "run"
+    data.mkdir()
+    bare.mkdir()
+    (data / "train-00000.parquet").write_text("")
+    words = ("evaluate", "--out", str(out), "--data", str(data), "--model")
+    assert said(capsys, *words, str(tiny_llava)) == (
+        2, f"error: --data = {data}: no eval-*.parquet there; here are train-00000.parquet",
+    )  # fmt: skip
+    (data / "eval-00000.parquet").write_text("")
+    assert said(capsys, *words, str(bare))[1].startswith(f"error: --model = {bare}: no config.json there")
+    shutil.copy(tiny_llava / "config.json", bare)
+    for command_line in ((*words, str(bare)), ("serve", "--model", str(bare))):
+        code, line = said(capsys, *command_line)
+        assert code == 2 and line.startswith(f"error: --model = {bare}: no tokenizer or processor there")
+    assert not out.exists()
+
+
+def test_a_tokenizer_made_of_nothing_is_none(tmp_path: Path) -> None:
+    """Some tokenizer classes come up empty where their files are missing, instead of failing."""
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
+    with pytest.raises(ConfigError, match="no tokenizer or processor there"):
+        _ = Codec(tmp_path).tokenizer
+
+
+def test_a_text_model_is_not_asked_about_images(tiny_text: Path, tiny_llava: Path) -> None:
+    curate.check(build_recipe({"name": "t"}), {"base": tiny_llava})
+    with pytest.raises(ConfigError, match=r"curate\.sources\.family = digits: asks about images"):
+        curate.check(build_recipe({"name": "t"}), {"base": tiny_text})
 
 
 def test_missing_base_directory(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +190,7 @@ def test_missing_input_names_the_stage_to_run(
     run = tmp_path / "run"
     code, line = said(capsys, "anneal", str(recipe), "--out", str(run), "--set", f"model.base={tiny_llava}")
     assert code == 2 and line.startswith(f"error: anneal.data = {run}/curate/data: no such path")
+    assert "recipe" not in json.loads((run / "manifest.json").read_text()), "nothing has worked here by this recipe"
 
 
 def test_a_file_in_the_way_of_out(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +227,8 @@ def test_unforeseen_error_goes_to_the_log_and_says_what_is_kept(tmp_path: Path) 
     assert "anneal: ZeroDivisionError: a bug" in str(error) and "curate" in str(error) and error.exit_code == 1
     assert "ZeroDivisionError" in (tmp_path / "error.log").read_text()
     assert pickle.loads(pickle.dumps(error)).args == error.args
+    unwritten = as_user_error("anneal", tmp_path / "gone", ZeroDivisionError("a bug"))
+    assert "a bug" in str(unwritten) and "traceback" not in str(unwritten), "no log is claimed that was not written"
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:
@@ -133,6 +242,26 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     assert cpu_seconds() - before <= 0.5
     heavy = "import sys, pipelines.cli as c; c.exit_code(['--help']); sys.exit(bool({'torch', 'ray', 'vllm'} & set(sys.modules)))"
     assert command("-c", heavy).returncode == 0
+
+
+def test_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["--version"]) == 0
+    assert re.fullmatch(r"bimode \d+\.\d+\.\d+ \(([0-9a-f]{40}(-dirty)?|unknown)\)\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("evaluate", ("evaluate [OPTIONS] [RECIPE]", "all three with --model", '\'evaluate.modes=["auto"]\'')),
+        ("submit", ("http://127.0.0.1:8265", "curate, anneal, bpo or evaluate")),
+        ("serve", ("default: 8000", "default: 127.0.0.1")),
+    ],
+)
+def test_help_tells_the_defaults(name: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever reads the help alone knows what happens when an option is left out."""
+    assert exit_code([name, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert [word for word in words if word not in shown] == []
 
 
 def test_module_and_command_are_the_same() -> None:

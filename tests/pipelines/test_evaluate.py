@@ -63,7 +63,7 @@ def made_report(results: dict[str, list[ItemResult]]) -> dict[str, Any]:
 
 
 def check_schema(report: dict[str, Any]) -> None:
-    """The contract's fields, and JSON without NaN."""
+    """The fields of docs/formats.md, and JSON without NaN."""
     json.dumps(report, allow_nan=False)
     assert set(report) == {"models", "gain", "data", "sampling", "versions"}
     assert {"digest", "n"} <= set(report["data"])
@@ -179,17 +179,22 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     results = {"anneal": verdicts(made, ()), "bpo": verdicts(made, ("mid", "hard"))}
     report = made_report(results)
     metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text('{"step": 0, "reward": 0.5}\n{"step": 1, "decision": {"easy": 0.4}}\n{"step": 2, "rew')
+    first = '{"step": 0, "reward": 0.5, "modes": {"thinking": {"all": {"reward": 0.7}}}}'
+    metrics.write_text(first + '\n{"step": 1, "decision": {"easy": 0.4}}\n{"step": 2, "rew')
     figures = plots.draw(results, report, metrics, tmp_path)
     assert set(figures) == {"accuracy_tokens", "think_rate", "crossover", "bpo_reward", "bpo_decision"}
     assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in figures)
-    run = page.Run("demo </script>", 0, {"read": 40, "tags": {"thinking": 9}})
+    assert "thinking" in figures["bpo_reward"], "the reward of a mode is drawn where the metrics have it"
+    trained = {"algorithm": "per_mode", "decision": "counterfactual", "steps": 40, "shuffle_rewards": False}
+    run = page.Run("demo </script>", 0, {"read": 40, "tags": {"thinking": 9}}, trained)
     text = page.render(report, results, prompts_of(made), figures, run)
     parsed = Page(text)
     assert parsed.external == [], "self-contained"
     assert set(parsed.selects) == {"model", "task", "level", "mode", "outcome"}
     assert "What bpo gained over anneal" in parsed.headings
     assert "bpo thinks on 100 % of the hard questions and 0 % of the easy ones, and so keeps 100 %" in text
+    assert "algorithm: per_mode, decision: counterfactual, 40 steps<" in text
+    assert "algorithm:" not in page.render(report, results, prompts_of(made), figures, page.Run("demo", 0, {}))
     assert "tags · thinking" in text
     assert text.count("<svg") == len(figures)
     embedded = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)

@@ -36,8 +36,8 @@ def image_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def check_contract(run: Path, stages: tuple[str, ...]) -> None:
-    """Every file that the contract promises is there, and the manifests close."""
+def check_run(run: Path, stages: tuple[str, ...]) -> None:
+    """Every file that docs/formats.md promises is there, and the manifests close."""
     manifest = json.loads((run / "manifest.json").read_text())
     assert set(manifest["stages"]) == set(stages) and manifest["recipe"]["name"]
     for stage in stages:
@@ -53,7 +53,7 @@ def check_contract(run: Path, stages: tuple[str, ...]) -> None:
 
 
 def test_images_go_from_sources_to_the_report(image_run: Path) -> None:
-    check_contract(image_run, ("curate", "anneal", "bpo", "evaluate"))
+    check_run(image_run, ("curate", "anneal", "bpo", "evaluate"))
 
 
 def test_every_rollout_says_its_mode_version_and_worker(image_run: Path) -> None:
@@ -97,5 +97,5 @@ def test_a_second_run_skips_every_stage_and_a_changed_stage_alone_runs(image_run
 def test_a_foreign_text_model_goes_through_by_recipe_alone(tiny_text: Path, tmp_path: Path) -> None:
     said = bimode(str(RECIPES / "smoke-text.toml"), "--out", str(tmp_path / "run"), "--set", f"model.base={tiny_text}")
     assert "lacked" in said and "<think>" in said
-    check_contract(tmp_path / "run", ("curate", "anneal", "bpo", "evaluate"))
+    check_run(tmp_path / "run", ("curate", "anneal", "bpo", "evaluate"))
     assert Codec(tmp_path / "run" / "bpo" / "model").kind == "text"

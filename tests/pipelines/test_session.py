@@ -1,28 +1,89 @@
-"""A run on real Ray, from the outside: it seals, skips, starts anew when changed, and leaves nothing behind on Ctrl-C."""
+"""A run on real Ray, from the outside: it seals, skips, starts anew when changed, and leaves nothing behind on Ctrl-C.
+
+Without Ray: what is sealed stays where it is until nothing can be refused any more, and comes back when its recipe does.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
+
+from bimode.config import ClusterConfig
+from bimode.errors import ConfigError
+from bimode.recipe import build_recipe
+from bimode.rundir import StageDir
+from pipelines.harness import Session, _run_one
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import Running, command
 
 TOY = str(Path(__file__).parent / "toy_stage.py")
-pytestmark = pytest.mark.ray
 
 
 @pytest.fixture()
 def recipe(tmp_path: Path) -> str:
     path = tmp_path / "toy.toml"
-    path.write_text('name = "toy"\nstages = []\n')
+    path.write_text('name = "toy"\n')
     return str(path)
 
 
+def sealed(run: Path, work: dict[str, str]) -> StageDir:
+    """A stage folder in which `work` was done."""
+    stage = StageDir(run, "toy")
+    stage.claim(work)
+    (stage.path / "out.txt").write_text(work["config"])
+    stage.seal(work, {}, ("out.txt",), {"rows": 1}, 0.0)
+    return stage
+
+
+class Refused(Session):
+    """No Ray to be had."""
+
+    def ensure(self) -> None:
+        """What `connect` says of a cluster that does not answer."""
+        raise ConfigError("RAY_ADDRESS", "x", "no cluster")
+
+
+@pytest.mark.parametrize("refuses", ["check", "connect"])
+def test_what_is_refused_leaves_sealed_work_in_its_place(tmp_path: Path, refuses: str) -> None:
+    """A mistake in a changed recipe must not cost the work of the one before, nor be written down as what ran."""
+    stage = sealed(tmp_path, {"config": "old"})
+
+    def check(*_: object) -> None:
+        if refuses == "check":
+            raise ConfigError("toy", 1, "no")
+
+    module = ModuleType("toy")
+    module.config, module.check = lambda recipe: {"config": "new"}, check  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="toy = 1" if refuses == "check" else "no cluster"):
+        _run_one(module, stage, build_recipe({"name": "t"}), {}, Refused(ClusterConfig()))
+    assert stage.is_current({"config": "old"}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
+
+
+def test_replaced_work_comes_back_with_its_recipe(tmp_path: Path) -> None:
+    old, new = {"config": "old"}, {"config": "new"}
+    stage = sealed(tmp_path, old)
+    assert "starts anew" in stage.claim(new)
+    assert (tmp_path / "replaced" / "toy-1" / "out.txt").read_text() == "old"
+    assert stage.claim(new) == "", "nothing is there but the claim"
+    back = stage.claim(old)
+    assert back.endswith(f"is back from {tmp_path}/replaced/toy-1") and stage.is_current(old, {})
+    stage.claim(new)
+    (stage.path / "half.txt").write_text("new")
+    assert "going on from unfinished work" in stage.claim(new)
+    assert "what was there is in" in stage.claim(old) and stage.is_current(old, {})
+    stage.claim({"config": "third"})
+    assert "is back from" in stage.claim(new) and (stage.path / "half.txt").read_text() == "new"
+    assert {path.name for path in (tmp_path / "replaced").iterdir()} == {"toy-1"}, "no folder is kept twice or lost"
+
+
+@pytest.mark.ray
 def test_stage_is_sealed_then_skipped_then_redone(recipe: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = (TOY, "ok", recipe, "--out", str(run))
@@ -36,8 +97,11 @@ def test_stage_is_sealed_then_skipped_then_redone(recipe: str, tmp_path: Path) -
     assert third.returncode == 0 and "config or inputs changed" in third.stderr
     assert (run / "replaced" / "toy-1" / "out.txt").is_file() and (run / "toy" / "out.txt").is_file()
     assert json.loads((run / "manifest.json").read_text())["run"] == manifest["run"]
+    fourth = command(*words)
+    assert fourth.returncode == 0 and "is back from" in fourth.stderr and "toy: started" not in fourth.stderr
 
 
+@pytest.mark.ray
 def test_starved_worker_is_one_line_and_its_work_is_kept(recipe: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     failed = command(TOY, "starved", recipe, "--out", str(run))
@@ -47,6 +111,7 @@ def test_starved_worker_is_one_line_and_its_work_is_kept(recipe: str, tmp_path: 
     assert (run / "toy" / "partial.txt").is_file()
 
 
+@pytest.mark.ray
 def test_ctrl_c_leaves_no_process_and_goes_on(recipe: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     started = run / "toy" / "started"
