@@ -213,8 +213,8 @@ class BpoConfig(Section):
     algorithm: Literal["bpo", "grpo", "per_mode"] = Field(
         "per_mode", description="`bpo` is R-4B's, `grpo` its baseline, `per_mode` ours after CounterRoute"
     )
-    decision: Literal["masked", "trained", "counterfactual"] = Field(
-        "counterfactual", description="what the token that picks the mode is taught by; `counterfactual` needs `per_mode`"
+    decision: Literal["masked", "trained", "counterfactual", "preferred"] = Field(
+        "preferred", description="what the token that picks the mode is taught by; the last two need `per_mode`"
     )
     margin: float = Field(0.15, ge=0.0, description="per_mode: thinking must be better by this much to be chosen (ours)")
     decision_scale: float = Field(4.0, gt=0.0, description="per_mode: advantage of the decision token (CounterRoute's s)")
@@ -237,7 +237,7 @@ class BpoConfig(Section):
 
     @model_validator(mode="after")
     def _decision_fits(self) -> BpoConfig:
-        if self.decision == "counterfactual" and self.algorithm != "per_mode":
+        if self.decision in ("counterfactual", "preferred") and self.algorithm != "per_mode":
             fix = f"needs bpo.algorithm = per_mode, not {self.algorithm}; set bpo.decision=masked or trained"
             raise ConfigError("decision", self.decision, fix)
         return self

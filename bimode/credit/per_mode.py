@@ -1,22 +1,23 @@
-"""Per-mode credit with the difference of the modes on the decision token (after CounterRoute; the weights are ours).
+"""Per-mode credit: how to answer is judged inside a mode, which mode by the difference of the two (after CounterRoute).
 
 The rollouts are BPO's: g forced thinking, g forced non-thinking. Two questions are kept apart:
 
     how to answer   each mode is a group of its own:  A_k = (r_k - mean_mode(r)) / std_mode(r), weight 1/|o_k| a token
-    which mode      delta = mean r(thinking) - mean r(non-thinking) - margin, weight 1/4 on the decision token:
-                    A = +s tanh(delta) in thinking rollouts, -s tanh(delta) in the others
+    which mode      push = s tanh(mean r(thinking) - mean r(non-thinking) - margin), on the decision token alone
 
 So a right answer never loses credit because the *other* mode does better, and the token that decides is the only one
 that hears of the difference. `margin` is the price of thinking: a tie, and a question that neither mode can answer, go
-to the shorter mode.
+to the shorter mode. `config.decision` says who hears of `push`; p is the probability of the better mode:
 
-Both halves push the same log-odds. With p = pi(thinking) and ratio 1 the mean push is s tanh(delta) [(1 - p) + p] / 2:
-it does not fade where the policy is sure, so a wrong habit is unlearnt as fast as a new one is learnt. What ends it is
-k3, which grows like pi_ref / pi as a mode is given up: they balance near kl (pi_ref / pi - 1) = s |tanh(delta)|, which
-keeps both modes alive. With kl = 0 nothing ends the push.
+    preferred (ours)   the better mode's rollouts: A = |push|, weight 1/2. Mean push on the log-odds |push| (1 - p) / 2.
+    counterfactual     both (CounterRoute): A = +-push, weight 1/4. Mean push |push| / 2, wherever the policy stands.
 
-The decision weighs 1/4 whatever the length of the response. With s = 4 (CounterRoute's) it counts at most as much as a
-response whose advantage is 1, among ten tokens as among ten thousand.
+`preferred` is cross-entropy to the better mode, weighted by how much better it is. It unlearns a wrong habit as fast as
+`counterfactual` and fades where the choice is made, so questions that are settled stop dragging those that are not, and
+questions that look alike settle at odds of their summed pushes. `counterfactual` never fades; only k3 holds it, near
+kl (pi_ref / pi - 1) = s |tanh(delta)|, and with kl = 0 nothing does.
+
+The decision weighs the same whatever the length of the response: among ten tokens as among ten thousand.
 """
 
 from __future__ import annotations
@@ -45,13 +46,18 @@ def credit(group: RolloutGroup, config: BpoConfig) -> list[TokenCredit]:
         sequence_credit(completion, advantage, decision=config.decision == "trained")
         for completion, advantage in zip(group.completions, advantages_G, strict=True)
     ]
-    if config.decision != "counterfactual":
-        return credits
-    for_thinking = thinking_advantage(rewards_G[is_thinking_G], rewards_G[~is_thinking_G], config)
-    return [
-        each.with_decision(DECISION_WEIGHT, for_thinking if is_thinking else -for_thinking)
-        for is_thinking, each in zip(is_thinking_G, credits, strict=True)
-    ]
+    push = thinking_advantage(rewards_G[is_thinking_G], rewards_G[~is_thinking_G], config)
+    if config.decision == "counterfactual":
+        return [
+            each.with_decision(DECISION_WEIGHT, push if is_thinking else -push)
+            for is_thinking, each in zip(is_thinking_G, credits, strict=True)
+        ]
+    if config.decision == "preferred":
+        return [
+            each.with_decision(2 * DECISION_WEIGHT, abs(push)) if is_thinking == (push > 0) else each
+            for is_thinking, each in zip(is_thinking_G, credits, strict=True)
+        ]
+    return credits
 
 
 def thinking_advantage(thinking_G: Array, direct_G: Array, config: BpoConfig) -> float:

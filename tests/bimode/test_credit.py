@@ -64,6 +64,7 @@ BI_MODE = [
     ("per_mode", "masked"),
     ("per_mode", "trained"),
     ("per_mode", "counterfactual"),
+    ("per_mode", "preferred"),
 ]
 
 
@@ -81,7 +82,7 @@ def test_equal_rewards_teach_exactly_nothing(reward: float, size: int) -> None:
     assert not group_advantages(np.full((1, size), reward)).any()
 
 
-@pytest.mark.parametrize(("algorithm", "decision"), [c for c in BI_MODE if c[1] != "counterfactual"])
+@pytest.mark.parametrize(("algorithm", "decision"), [c for c in BI_MODE if c[1] not in ("counterfactual", "preferred")])
 def test_equal_rewards_give_zero_advantage(algorithm: str, decision: str) -> None:
     samples = assign([paired([0.1] * 3, [0.1] * 3)], config(algorithm, decision, g=3))
     assert all(a == 0.0 for s in samples for a in s.advantages_T)
@@ -148,6 +149,15 @@ def test_per_mode_by_hand() -> None:
     assert samples[2].loss_mask_T == pytest.approx((DECISION_WEIGHT, 0.0, 0.5, 0.5))
 
 
+def test_preferred_scores_the_decision_of_the_better_mode_alone() -> None:
+    """Thinking (1, 1), direct (1, 0), margin .1: push 4 tanh(.4) = 1.519796 for thinking; with margin .6, -.398672."""
+    samples = assign([paired([1, 1], [1, 0])], config("per_mode", "preferred", margin=0.1))
+    assert [s.advantages_T[0] for s in samples] == pytest.approx([1.519796, 1.519796, 0, 0], abs=1e-6)
+    assert [s.loss_mask_T[0] for s in samples] == [2 * DECISION_WEIGHT, 2 * DECISION_WEIGHT, 0, 0]
+    samples = assign([paired([1, 1], [1, 0])], config("per_mode", "preferred", margin=0.6))
+    assert [s.advantages_T[0] for s in samples] == pytest.approx([0, 0, 0.398672, 0.398672], abs=1e-6)
+
+
 def test_margin_sends_ties_to_the_direct_mode() -> None:
     for rewards in (paired([1, 1], [1, 1]), paired([0, 0], [0, 0])):
         samples = assign([rewards], config("per_mode", "counterfactual", margin=0.15))
@@ -196,7 +206,7 @@ def loss_of(
 
 @pytest.mark.parametrize(("algorithm", "decision"), BI_MODE)
 def test_which_tokens_get_a_gradient(algorithm: str, decision: str) -> None:
-    """Masked: exactly none on the decision. Trained, counterfactual: some. The forced ``</think>``: never."""
+    """Masked: exactly none on the decision. Trained and those of per_mode: some. The forced ``</think>``: never."""
     samples = assign([paired([1, 0], [1, 0]), paired([1, 1], [1, 0])], config(algorithm, decision, margin=0.2))
     grad_NV = loss_of(samples)[1]
     start = 0
@@ -233,6 +243,13 @@ def test_push_on_the_decision_does_not_fade(p: float) -> None:
     """d loss / d log-odds = -s tanh(delta) / 2 a unit of decision weight, wherever the policy stands."""
     samples = assign([paired([1, 1], [0, 0])], config("per_mode", "counterfactual", margin=0.2))
     assert push_on_think(p, samples) == pytest.approx(-4 * math.tanh(0.8) / 2)
+
+
+@pytest.mark.parametrize("p", [0.01, 0.5, 0.99])
+def test_preferred_fades_where_the_choice_is_made(p: float) -> None:
+    """d loss / d log-odds = -s tanh(delta) (1 - p) a unit of decision weight: cross-entropy to the better mode."""
+    samples = assign([paired([1, 1], [0, 0])], config("per_mode", "preferred", margin=0.2))
+    assert push_on_think(p, samples) == pytest.approx(-4 * math.tanh(0.8) * (1 - p))
 
 
 def test_kl_ends_the_push_before_a_mode_dies() -> None:

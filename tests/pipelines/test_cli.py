@@ -87,7 +87,7 @@ def test_mistakes_are_one_line_and_code_2(
         ("evaluate.modes=[]", "evaluate.modes = []: must not be empty"),
         ('evaluate.modes=["auto", "auto"]', "evaluate.modes = ['auto', 'auto']: name each mode once"),
         ("anneal.batch_size=7", "anneal.batch_size = 7: must be a multiple of anneal.learner.workers = 2"),
-        ("bpo.algorithm=bpo", "bpo.decision = counterfactual: needs bpo.algorithm = per_mode, not bpo; set bpo.decision=masked"),
+        ("bpo.algorithm=bpo", "bpo.decision = preferred: needs bpo.algorithm = per_mode, not bpo; set bpo.decision=masked"),
         ("bpo.algorithm=gpro", "bpo.algorithm = gpro: use 'bpo', 'grpo' or 'per_mode'; did you mean grpo?"),
         ("curate.sources.1.family=chart", "curate.sources.1.family = chart: use 'digits', 'charts'"),
         ("curate.sources.2.family=charts", "--set = curate.sources.2.family=charts: no entry 2: the list has 2"),
