@@ -13,6 +13,7 @@ def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
     """Variables for `runtime_env["env_vars"]`: no hub, no telemetry, one engine per process, bounded threads."""
     env = {
         "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # also of loading from disk
         "TRANSFORMERS_VERBOSITY": "error",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",

@@ -13,6 +13,7 @@ caches make the shared prompt cheap.
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -257,4 +258,8 @@ def _processor(codec: Codec, tagger: Tagger) -> Any:
         prepare_multimodal_stage=False,
     )  # fmt: skip
     to_engine = ToEngine(sampling, codec.eos_id)
-    return build_processor(config, preprocess=to_engine.__call__, postprocess=FromEngine(codec).__call__)
+    logging.disable(logging.INFO)  # it calls ray.init again, and tells of it and of a cloud mirror that nobody asked for
+    try:
+        return build_processor(config, preprocess=to_engine.__call__, postprocess=FromEngine(codec).__call__)
+    finally:
+        logging.disable(logging.NOTSET)
