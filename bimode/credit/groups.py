@@ -36,10 +36,10 @@ class TokenCredit:
     weights_T: Array
     advantages_T: Array
 
-    def with_decision(self, weight: float, advantage: float) -> TokenCredit:
-        """The same credit with the choice of mode weighed and signed on its own."""
+    def with_decision(self, weight: float, advantage: float, tokens: int = 1) -> TokenCredit:
+        """The same credit with the choice of mode, its first `tokens`, weighed and signed on its own."""
         weights_T, advantages_T = self.weights_T.copy(), self.advantages_T.copy()
-        weights_T[DECISION], advantages_T[DECISION] = weight, advantage
+        weights_T[DECISION : DECISION + tokens], advantages_T[DECISION : DECISION + tokens] = weight, advantage
         return TokenCredit(weights_T, advantages_T)
 
 
@@ -67,7 +67,7 @@ def sequence_credit(completion: Completion, advantage: float, *, decision: bool)
     """One advantage for a whole sequence, every scored token with weight 1/|o|.
 
     Scored is what the policy generated, and the choice of mode exactly if `decision`. A forced ``</think>`` (token 1 of
-    a non-thinking completion) is no action of the policy and is never scored.
+    a non-thinking completion) is no action of the policy and is not scored here.
     """
     is_scored_T = np.arange(completion.num_tokens) >= completion.num_forced
     is_scored_T[DECISION] = decision

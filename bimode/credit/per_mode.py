@@ -14,8 +14,10 @@ to the shorter mode. `config.decision` says who hears of `push`; p is the probab
 
 `preferred` is cross-entropy to the better mode, weighted by how much better it is. It unlearns a wrong habit as fast as
 `counterfactual` and fades where the choice is made, so questions that are settled stop dragging those that are not, and
-questions that look alike settle at odds of their summed pushes. `counterfactual` never fades; only k3 holds it, near
-kl (pi_ref / pi - 1) = s |tanh(delta)|, and with kl = 0 nothing does.
+questions that look alike settle at odds of their summed pushes. It scores the whole forced trigger, so the direct mode's
+``</think>`` too: where the first token alone is pushed the second is forgotten, and auto mode answers inside an open
+think block. `counterfactual` never fades; only k3 holds it, near kl (pi_ref / pi - 1) = s |tanh(delta)|, and with
+kl = 0 nothing does.
 
 The decision weighs the same whatever the length of the response: among ten tokens as among ten thousand.
 """
@@ -54,8 +56,8 @@ def credit(group: RolloutGroup, config: BpoConfig) -> list[TokenCredit]:
         ]
     if config.decision == "preferred":
         return [
-            each.with_decision(2 * DECISION_WEIGHT, abs(push)) if is_thinking == (push > 0) else each
-            for is_thinking, each in zip(is_thinking_G, credits, strict=True)
+            each.with_decision(2 * DECISION_WEIGHT, abs(push), c.num_forced) if is_thinking == (push > 0) else each
+            for is_thinking, each, c in zip(is_thinking_G, credits, group.completions, strict=True)
         ]
     return credits
 

@@ -156,6 +156,9 @@ def test_preferred_scores_the_decision_of_the_better_mode_alone() -> None:
     assert [s.loss_mask_T[0] for s in samples] == [2 * DECISION_WEIGHT, 2 * DECISION_WEIGHT, 0, 0]
     samples = assign([paired([1, 1], [1, 0])], config("per_mode", "preferred", margin=0.6))
     assert [s.advantages_T[0] for s in samples] == pytest.approx([0, 0, 0.398672, 0.398672], abs=1e-6)
+    assert samples[2].token_ids_T[1] == CLOSE, "the trigger's </think> belongs to the decision"
+    assert samples[2].advantages_T[1] == samples[2].advantages_T[0]
+    assert samples[2].loss_mask_T == (2 * DECISION_WEIGHT, 2 * DECISION_WEIGHT, 0.5, 0.5)
 
 
 def test_margin_sends_ties_to_the_direct_mode() -> None:
@@ -206,7 +209,7 @@ def loss_of(
 
 @pytest.mark.parametrize(("algorithm", "decision"), BI_MODE)
 def test_which_tokens_get_a_gradient(algorithm: str, decision: str) -> None:
-    """Masked: exactly none on the decision. Trained and those of per_mode: some. The forced ``</think>``: never."""
+    """Masked: exactly none on the decision. Others: some. The forced ``</think>``: in `preferred` only, with it."""
     samples = assign([paired([1, 0], [1, 0]), paired([1, 1], [1, 0])], config(algorithm, decision, margin=0.2))
     grad_NV = loss_of(samples)[1]
     start = 0
@@ -218,7 +221,8 @@ def test_which_tokens_get_a_gradient(algorithm: str, decision: str) -> None:
         elif sample.advantages_T[0]:
             assert rows[0].any()
         if sample.mode is Mode.NON_THINKING:
-            assert sample.token_ids_T[1] == CLOSE and not rows[1].any()
+            assert sample.token_ids_T[1] == CLOSE
+            assert rows[1].any() == (decision == "preferred" and rows[0].any())
     decisions = [s.advantages_T[0] for s in samples]
     assert any(decisions) == (decision != "masked")
 
