@@ -64,14 +64,11 @@ class RolloutFleet:
 
     def load_weights(self, snapshot: Any, version: int) -> None:
         """Puts a snapshot (an object reference) into every worker. Raises StaleWeightsError if one is left behind."""
-        ray.get([worker.load_weights.remote(snapshot) for worker in self.workers])
-        self.expect(version)
+        _agree(ray.get([worker.load_weights.remote(snapshot) for worker in self.workers]), version)
 
     def expect(self, version: int) -> None:
         """Raises StaleWeightsError unless every worker is at `version`."""
-        held = ray.get([worker.version.remote() for worker in self.workers])
-        if set(held) != {version}:
-            raise StaleWeightsError(f"published version {version}, workers hold {held}")
+        _agree(ray.get([worker.version.remote() for worker in self.workers]), version)
 
     def nodes(self) -> list[str]:
         """Ray node id of each worker."""
@@ -84,6 +81,11 @@ class RolloutFleet:
         self.workers = []
 
 
+def _agree(held: Sequence[int], version: int) -> None:
+    if set(held) != {version}:
+        raise StaleWeightsError(f"published version {version}, workers hold {list(held)}")
+
+
 class SnapshotPublisher:
     """`sync = "object_store"`: rank 0 puts one snapshot into the object store, and each worker loads it from there."""
 
@@ -91,6 +93,7 @@ class SnapshotPublisher:
         self.fleet, self.learner = fleet, learner
 
     def publish(self, version: int) -> None:
+        """The learner's weights become policy `version` of every worker."""
         self.fleet.load_weights(self.learner.export_weights(version), version)
 
 
@@ -102,6 +105,7 @@ class TransferPublisher:
         learner.open_senders(fleet.workers, sync)
 
     def publish(self, version: int) -> None:
+        """The learner's weights become policy `version` of every worker."""
         self.learner.send(version)
         self.fleet.expect(version)
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from bimode.dataset import question_of
 from bimode.rundir import digest_json
+from data_curation.candidates import replace_columns
 
 KEEP_ORDER = {"eval": 0, "train": 1, "rl": 2}
 
@@ -74,11 +75,3 @@ def _contamination(row_id: str, split: str, checked: bool, repeats: Mapping[str,
         "hit": hit if reason == "contaminated" else "",
         "method": "exact question + pixels" if applies else "",
     }
-
-
-def replace_columns(table: pa.Table, columns: Mapping[str, list[object]]) -> pa.Table:
-    """`table` with the values of some columns replaced; types and order stay."""
-    for name, values in columns.items():
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, table.schema.field(at), pa.array(values, type=table.schema.field(at).type))
-    return table

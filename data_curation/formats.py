@@ -10,7 +10,7 @@ import pyarrow as pa
 from bimode.config import CurateConfig
 from bimode.dataset import Row, user_turn
 from bimode.modes import Mode, render_response
-from data_curation.dedup import replace_columns
+from data_curation.candidates import replace_columns
 
 TRANSCRIBE = "transcribe the image"
 

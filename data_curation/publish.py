@@ -19,8 +19,7 @@ from bimode.config import CurateConfig
 from bimode.dataset import HF_FEATURES, SCHEMA, SPLITS
 from bimode.errors import StarvedError
 from bimode.rundir import digest_json
-from data_curation.candidates import REJECT_SCHEMA
-from data_curation.dedup import replace_columns
+from data_curation.candidates import REJECT_SCHEMA, replace_columns
 from data_curation.formats import training_rows
 from data_curation.tagging import tag_table
 

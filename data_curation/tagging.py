@@ -9,7 +9,7 @@ import pyarrow as pa
 from bimode.config import TagConfig
 from bimode.modes import Mode
 from bimode.tags import assign_tag, can_think
-from data_curation.dedup import replace_columns
+from data_curation.candidates import replace_columns
 from data_curation.rollouts import Rollout, Tagger
 
 TAG_COLUMNS = (

@@ -12,8 +12,8 @@ import pytest
 from bimode.config import CurateConfig, RolloutSampling, SourceConfig
 from bimode.dataset import Row, read_prompts
 from bimode.errors import ConfigError, StarvedError
-from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.dedup import mark_repeats, replace_columns
+from data_curation.candidates import CANDIDATE_SCHEMA, replace_columns
+from data_curation.dedup import mark_repeats
 from data_curation.formats import mark_without_trace, training_rows
 from data_curation.publish import publish
 from data_curation.report import render, warn_about_share
