@@ -1,6 +1,7 @@
 """F2, bar charts of real series (vega-datasets): a few values of one series, each drawn at its rank within the series.
 
-Question: the product of the bars modulo 23. A bar's height is the value's ninth of the series (1 = lowest ninth, 9 =
+Question: the bars from left to right, times and plus in turn, modulo 23. (A plain product is a sum of logarithms, which a model
+learns to guess directly.) A bar's height is the value's ninth of the series (1 = lowest ninth, 9 =
 highest), so that all heights are equally likely whatever the series' shape; scaling by the maximum makes most bars equal, and
 equal bars can be answered without looking. The raw values stand in `difficulty`, series and rows in `source_refs`.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from itertools import cycle
 
 import numpy as np
 
@@ -16,8 +18,8 @@ from bimode.records import Sample
 from data_curation.families import canvas
 
 QUESTIONS = (
-    "multiply the bar heights in the chart ; what is the remainder by 23 ?",
-    "take the product of all bar heights ; what is its remainder by 23 ?",
+    "take the bar heights from left to right , x then + then x ; what is the remainder by 23 ?",
+    "work out the bars from left to right , x then + then x ; what is its remainder by 23 ?",
 )
 TICKS = 9
 TICK_PIXELS = 4
@@ -53,11 +55,11 @@ def ninth(values: np.ndarray, row: int) -> int:
 
 
 def chart_trace(ticks: list[int]) -> tuple[str, int]:
-    """The reasoning for a chart and its answer, each step modulo 23."""
+    """The reasoning for a chart and its answer, each step modulo 23: ``((a x b) + c) x d``."""
     value, steps = ticks[0], [str(ticks[0])]
-    for tick in ticks[1:]:
-        value = (value * tick) % canvas.MODULUS
-        steps.append(f"x {tick} > {value}")
+    for operator, tick in zip(cycle("x+"), ticks[1:]):
+        value = (value * tick if operator == "x" else value + tick) % canvas.MODULUS
+        steps.append(f"{operator} {tick} > {value}")
     return f"look : {len(ticks)} bars : {' '.join(map(str, ticks))} ; then {' '.join(steps)} ; so {value}", value
 
 

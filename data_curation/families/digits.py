@@ -1,6 +1,6 @@
 """F1, digit strips: real handwritten digits (UCI optdigits, as shipped by scikit-learn), read as one number.
 
-Question: the number's remainder by 23. One or two digits are a matter of looking; from three on the running remainder
+Question: the number's remainder by 23. One or two digits are a matter of looking; of four and five the running remainder
 ``r -> (10 r + d) mod 23`` has to be carried. The wording never changes with the length.
 """
 

@@ -49,7 +49,7 @@ def test_source_references_stay_inside_the_split(name: str) -> None:
 
 def test_traces_end_in_the_answer_worked_out_by_hand() -> None:
     assert strip_trace([3, 8, 1])[1] == 381 % 23 == 13
-    assert chart_trace([4, 7, 7])[1] == 4 * 7 * 7 % 23 == 12
+    assert chart_trace([4, 7, 7, 2])[1] == (4 * 7 + 7) * 2 % 23 == 1
     assert arithmetic_trace([8, 9, 3], ["-", "x"]) == (
         "look : 3 terms : 8 - 9 x 3 ; then 8 - 9 > 22 x 3 > 20 ; so 20",
         ((8 - 9) * 3) % 23,
