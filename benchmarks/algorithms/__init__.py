@@ -1,0 +1,4 @@
+"""Every algorithm from one annealed checkpoint, under equal rollout tokens: one table and one picture.
+
+python -m benchmarks.algorithms runs/full pipelines/recipes/tiny-full.toml --out runs/algorithms --seeds 0,1,2
+"""
