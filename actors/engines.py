@@ -19,10 +19,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from actors import parallel
-from bimode.config import LearnerConfig, OptimConfig
 from bimode.errors import ConfigError, DivergedError
 from bimode.packing import PackedBatch
 from bimode.policy import Policy
+from bimode.sections import LearnerConfig, OptimConfig
 
 BUCKET_ELEMENTS = 200_000_000  # DeepSpeed allocates its reduction buffer in full, so never more than the model has
 

@@ -12,9 +12,10 @@ from typing import Any
 import ray
 
 from actors.learner_group import LearnerGroup
-from bimode.config import LearnerConfig, ModelConfig, OptimConfig
+from bimode.config import ModelConfig
 from bimode.errors import StaleWeightsError
 from bimode.records import Completion, GenerationRequest
+from bimode.sections import LearnerConfig, OptimConfig
 
 
 class RolloutFleet:

@@ -22,7 +22,6 @@ from actors import parallel
 from actors.engines import build_engine
 from bimode.checkpoints import partial_path, publish
 from bimode.codec import Codec, load_model
-from bimode.config import LearnerConfig, OptimConfig
 from bimode.errors import DivergedError
 from bimode.losses import LossFn, LossInputs
 from bimode.modes import Mode
@@ -30,6 +29,7 @@ from bimode.packing import PackedBatch, pack, plan_micro_batches
 from bimode.policy import Policy
 from bimode.records import TrainingSample, WeightSnapshot
 from bimode.schedule import learning_rate
+from bimode.sections import LearnerConfig, OptimConfig
 
 CACHED_IMAGES = 512  # processed images kept: the rollouts of a prompt, and the prompts of a few steps, share theirs
 CHECKPOINTS_KEPT = 2

@@ -15,10 +15,10 @@ from typing import Any
 import ray
 
 from actors.learner import Learner, StepInfo
-from bimode.config import LearnerConfig, OptimConfig
 from bimode.losses import LossFn
 from bimode.packing import split_evenly
 from bimode.records import TrainingSample, WeightSnapshot
+from bimode.sections import LearnerConfig, OptimConfig
 
 
 class LearnerRank:

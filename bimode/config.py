@@ -1,28 +1,22 @@
 """The recipe as a schema: what a human types, checked before anything starts. Imports nothing heavy.
 
 Every value has a default or is required; an unknown key, a wrong type or an impossible value is a `ConfigError` of one
-line (`bimode.recipe`). Validators refuse, they never change a value.
+line (`bimode.recipe`). Validators refuse; only `bpo.algorithm` brings defaults, of keys that are not given.
+The `[bpo]` section is in `bimode.bpo_config`, what sections share in `bimode.sections`.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from bimode.bpo_config import BpoConfig
 from bimode.errors import ConfigError
+from bimode.sections import LearnerConfig, OptimConfig, Positive, Section, Share
 
 Stage = Literal["curate", "anneal", "bpo", "evaluate"]
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Level = Literal["easy", "mid", "hard"]
-
-
-class Section(BaseModel):
-    """A table of the recipe: frozen, and every unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -126,59 +120,6 @@ class CurateConfig(Section):
         return self.formats == "by_tag"
 
 
-class OptimConfig(Section):
-    """AdamW with a linear warm-up and a cosine down to `final_lr_share`."""
-
-    lr: float = Field(1e-3, gt=0.0, description="peak learning rate (R-4B anneals at 4e-5)")
-    final_lr_share: Share = Field(0.1, description="last learning rate over `lr`, cosine only (R-4B's annealing: 0.1)")
-    warmup_steps: int = Field(20, ge=0, description="steps in which the learning rate rises linearly to `lr`")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate after the warm-up")
-    weight_decay: float = Field(0.05, ge=0.0, description="AdamW's, on matrices only")
-    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW's")
-    grad_clip: float = Field(1.0, gt=0.0, description="largest norm of the whole gradient")
-
-    @field_validator("betas")
-    @classmethod
-    def _are_decays(cls, betas: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError("each must be at least 0 and below 1; write e.g. [0.9, 0.98]")
-        return betas
-
-
-class BpoOptimConfig(OptimConfig):
-    """AdamW at a constant learning rate (ours)."""
-
-    lr: float = Field(1e-4, gt=0.0, description="peak learning rate (ours)")
-    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises linearly to `lr`")
-    schedule: Literal["cosine", "constant"] = Field("constant", description="of the learning rate after the warm-up")
-    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's, on matrices only")
-
-
-class LearnerConfig(Section):
-    """The learner group: same class for annealing and BPO."""
-
-    workers: Positive = Field(1, description="ranks; each takes `cluster.learner_cpus` and `learner_gpus`")
-    engine: Literal["deepspeed", "torch"] = Field(
-        "deepspeed", description="`torch` holds weights and optimizer whole on each rank"
-    )
-    zero_stage: Literal[0, 1, 2, 3] = Field(
-        1, description="what DeepSpeed splits over the ranks: 1 optimizer state, 2 gradients too, 3 weights too"
-    )
-    row_tokens: Positive = Field(288, description="tokens of a packed row")
-    micro_rows: Positive = Field(16, description="packed rows of one forward pass")
-    freeze: tuple[str, ...] = Field((), description="regular expressions of parameter names that do not train")
-
-    @field_validator("freeze")
-    @classmethod
-    def _compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-        return patterns
-
-
 class AnnealLearnerConfig(LearnerConfig):
     """The same for annealing, on two ranks by default."""
 
@@ -204,42 +145,6 @@ class AnnealConfig(Section):
         if self.batch_size % self.learner.workers:
             fix = f"must be a multiple of anneal.learner.workers = {self.learner.workers}"
             raise ConfigError("batch_size", self.batch_size, fix)
-        return self
-
-
-class BpoConfig(Section):
-    """Bi-mode policy optimization and its siblings. What R-4B does not state is marked ours in docs/algorithms."""
-
-    algorithm: Literal["bpo", "grpo", "per_mode"] = Field(
-        "per_mode", description="`bpo` is R-4B's, `grpo` its baseline, `per_mode` ours after CounterRoute"
-    )
-    decision: Literal["masked", "trained", "counterfactual", "preferred"] = Field(
-        "preferred", description="what the token that picks the mode is taught by; the last two need `per_mode`"
-    )
-    margin: float = Field(0.15, ge=0.0, description="per_mode: thinking must be better by this much to be chosen (ours)")
-    decision_scale: float = Field(4.0, gt=0.0, description="per_mode: advantage of the decision token (CounterRoute's s)")
-    steps: Positive = Field(40, description="updates of the policy (ours)")
-    prompts_per_step: Positive = Field(24, description="questions of one step (ours)")
-    group_size: Positive = Field(8, description="g: rollouts per prompt and mode (GRPO draws 2 g in auto)")
-    temperature: float = Field(1.0, gt=0.0, description="of sampling (ours)")
-    max_tokens: Positive = Field(48, description="tokens after `<think>`, forced ones too; a response cut off earns 0 (ours)")
-    clip_low: float = Field(0.2, gt=0.0, description="a probability ratio below 1 - clip_low is clipped (ours)")
-    clip_high: float = Field(0.2, gt=0.0, description="and one above 1 + clip_high (ours)")
-    kl: float = Field(0.01, ge=0.0, description="weight of k3 towards the model BPO starts from; 0 loads no reference (ours)")
-    shuffle_rewards: bool = Field(False, description="control: rewards are permuted inside each step")
-    rollout_workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
-    sync: Literal["object_store", "nccl", "ipc"] = Field(
-        "object_store", description="weights to the engines: by Ray's object store, or from GPU to GPU (`ipc`: on one device)"
-    )
-    checkpoint_every: Positive = Field(10, description="steps between checkpoints, of which the last two are kept")
-    optim: BpoOptimConfig = Field(BpoOptimConfig(), description="the optimizer (ours)")
-    learner: LearnerConfig = Field(LearnerConfig(), description="the learner group")
-
-    @model_validator(mode="after")
-    def _decision_fits(self) -> BpoConfig:
-        if self.decision in ("counterfactual", "preferred") and self.algorithm != "per_mode":
-            fix = f"needs bpo.algorithm = per_mode, not {self.algorithm}; set bpo.decision=masked or trained"
-            raise ConfigError("decision", self.decision, fix)
         return self
 
 
@@ -277,7 +182,7 @@ class Recipe(Section):
     cluster: ClusterConfig = ClusterConfig()
     curate: CurateConfig = CurateConfig()
     anneal: AnnealConfig = AnnealConfig()
-    bpo: BpoConfig = BpoConfig()
+    bpo: BpoConfig = Field(default_factory=BpoConfig)  # its algorithm is imported when a recipe is made
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @field_validator("stages")

@@ -85,6 +85,11 @@ def mode_tokens(tokenizer: Any) -> ModeTokens:
     return tokens
 
 
+def decides_direct(text: str) -> bool:
+    """Whether the response `text` (all after ``<think>``) chose the direct mode, whatever it did then."""
+    return text.startswith(DECIDE_DIRECT)
+
+
 def render_response(mode: Mode, trace: str, answer: str) -> str:
     """Assistant text in R-4B's form, from ``<think>`` on: the trace is left out in non-thinking mode."""
     if mode is Mode.THINKING:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import TypeVar
 
 import numpy as np
@@ -12,12 +13,25 @@ Item = TypeVar("Item")
 
 def batch_of(items: Sequence[Item], step: int, size: int, seed: int) -> list[Item]:
     """Items of `step`: epochs are permutations of all items, cut into consecutive batches that may span two epochs."""
-    picked: list[Item] = []
+    return [items[i] for i in _positions(len(items), step, size, seed)]
+
+
+def stream_of(items: Sequence[Item], step: int, size: int, seed: int) -> Iterator[Item]:
+    """`batch_of` the step, and then without end what may replace its items: the others, shuffled for this step."""
+    batch = _positions(len(items), step, size, seed)
+    yield from (items[i] for i in batch)
+    others = sorted(set(range(len(items))) - set(batch)) or batch
+    for epoch in count(1):  # not from 0: numpy seeds [a, b, 0] as [a, b], which is an epoch of `_positions`
+        yield from (items[i] for i in np.random.default_rng([seed, step, epoch]).permutation(others))
+
+
+def _positions(num_items: int, step: int, size: int, seed: int) -> list[int]:
+    picked: list[int] = []
     position = step * size
     while len(picked) < size:
-        epoch, offset = divmod(position, len(items))
-        order = np.random.default_rng([seed, epoch]).permutation(len(items))
-        take = order[offset : offset + size - len(picked)]
-        picked += [items[i] for i in take]
+        epoch, offset = divmod(position, num_items)
+        order = np.random.default_rng([seed, epoch]).permutation(num_items)
+        take = order[offset : offset + size - len(picked)].tolist()
+        picked += take
         position += len(take)
     return picked

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from bimode.config import Recipe, Section, SourceConfig
+from bimode import algorithms
+from bimode.config import Recipe, SourceConfig
+from bimode.sections import Section
 
 HEAD = """\
 # The recipe
 
-Written by `make reference` from `bimode/config.py`; a test fails where the two differ. A recipe is a TOML file. Every key
-has a default but `name` and a source's `family`; an unknown key, a wrong type or an impossible value is refused before
-anything starts. `--set section.key=value` overrides one key and can be repeated; a list is written as TOML, e.g.
-`--set 'evaluate.modes=["auto"]'`. A source is counted from 0: `--set curate.sources.0.weight=2`.
+Written by `make reference` from `bimode/config.py`, `bpo_config.py` and `algorithms/`; a test fails where they differ. A
+recipe is a TOML file. Every key has a default but `name` and a source's `family`; an unknown key, a wrong type or an
+impossible value is refused before anything starts. `--set section.key=value` overrides one key and can be repeated; a
+list is written as TOML, e.g. `--set 'evaluate.modes=["auto"]'`. A source is counted from 0:
+`--set curate.sources.0.weight=2`.
 
 The defaults are those of the tiny model. `pipelines/recipes/gpu.toml` is a complete recipe for a large one. "Ours" marks
 a value that R-4B (arXiv 2508.21113) does not state. Counts are whole numbers; tokens are those of the model's tokenizer.
@@ -42,6 +46,8 @@ def _tables(section: Section, path: str) -> Iterator[str]:
     below = {name: value for name in fields if isinstance(value := getattr(section, name), Section)}
     yield from (_row(name, field, getattr(section, name)) for name, field in fields.items() if name not in below)
     yield ""
+    if "algorithm" in fields:
+        yield from _algorithm_table()
     for name, value in below.items():
         yield from _tables(value, f"{path}.{name}" if path else name)
     if "sources" in fields:
@@ -56,8 +62,18 @@ def _source_table(path: str) -> Iterator[str]:
     yield ""
 
 
+def _algorithm_table() -> Iterator[str]:
+    yield "Each algorithm, what it sets where the recipe does not, and what `decision` may be:\n"
+    yield "| `algorithm` | its defaults | `decision` |\n|---|---|---|"
+    for name in algorithms.names():
+        algorithm = algorithms.load(name)
+        defaults = ", ".join(f"`{key} = {_toml(value)}`" for key, value in algorithm.defaults.items())
+        yield f"| `{name}` | {defaults} | {', '.join(f'`{each}`' for each in algorithm.decisions)} |"
+    yield ""
+
+
 def _row(name: str, field: FieldInfo, default: Any) -> str:
-    shown = "required" if field.is_required() else f"`{_toml(default)}`"
+    shown = "required" if field.is_required() else "none" if default is None else f"`{_toml(default)}`"
     return f"| `{name}` | {type_words(field)} | {shown} | {field.description or ''} |"
 
 
@@ -75,6 +91,8 @@ def _words(kind: Any) -> str:
     if get_origin(kind) is tuple:
         inner = _words(arguments[0]).removeprefix("one of ")
         return f"list of {inner}" if arguments[-1] is Ellipsis else f"list of {len(arguments)} {inner}s"
+    if NoneType in arguments:
+        return _words(arguments[0])
     if isinstance(kind, type) and issubclass(kind, Section):
         return "tables, below"
     return WORDS[kind]

@@ -5,6 +5,7 @@ Axis suffixes are in CONTRIBUTING.md; here `T` is the tokens of one response.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bimode.modes import Mode
@@ -82,15 +83,24 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
-    """All completions of one prompt drawn under one policy version, with their rewards in the same order."""
+    """All completions of one prompt drawn under one policy version, with their rewards in the same order.
+
+    `reference_reward` is the mean reward of the starting policy in auto mode, for an algorithm that compares with it.
+    """
 
     prompt: Prompt
     completions: tuple[Completion, ...]
     rewards_G: tuple[float, ...]
+    reference_reward: float = math.nan
 
     def of(self, mode: Mode) -> tuple[Completion, ...]:
         """The completions drawn in `mode`."""
         return tuple(c for c in self.completions if c.mode is mode)
+
+    def mean_reward(self, mode: Mode) -> float:
+        """Mean reward of the completions drawn in `mode`, of which there is one at least."""
+        rewards = [r for c, r in zip(self.completions, self.rewards_G, strict=True) if c.mode is mode]
+        return sum(rewards) / len(rewards)
 
 
 @dataclass(frozen=True, slots=True)

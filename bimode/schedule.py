@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from bimode.config import OptimConfig
+from bimode.sections import OptimConfig
 
 
 def learning_rate(step: int, total_steps: int, optim: OptimConfig) -> float:

@@ -1,6 +1,6 @@
 """Bi-mode Policy Optimization (R-4B, section 3.1): every query is answered in both modes, until the model chooses well.
 
-One loop: draw prompts -> forced rollouts in both modes -> reward -> credit -> update -> weights to the workers.
+One loop: draw prompts -> rollouts, forced or free -> reward -> credit -> update -> weights to the workers.
 The algorithm is `bpo.algorithm` (docs/algorithms.md); the learner is handed tensors and a loss and never learns its name.
 Left out here: asynchrony, leases and elasticity; every sample already carries the policy version it was drawn under.
 
@@ -40,25 +40,26 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Trains for `bpo.steps` steps, going on from the last checkpoint where there is one."""
-    from bimode.credit import assign, shuffle_rewards
     from bimode.dataset import read_prompts
     from bimode.losses import policy_loss
-    from bimode.order import batch_of
-    from pipelines.bpo_steps import RunLog, collect, open_graph, update
+    from bimode.order import stream_of
+    from pipelines.bpo_reference import reference_rewards
+    from pipelines.bpo_steps import RunLog, collect, credit, open_graph, update
     from pipelines.progress import track
 
     bpo, log = recipe.bpo, RunLog(stage.path)
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl)
     with open_graph(recipe, inputs["model"]) as graph, track("bpo", total=bpo.steps, unit="step") as bar:
+        references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
         start = log.resume(graph)
         bar.advance(start)
         for step in range(start, bpo.steps):
-            groups, probes = collect(graph, batch_of(prompts, step, bpo.prompts_per_step, recipe.seed), bpo, recipe.seed + step)
-            credited = shuffle_rewards(groups, recipe.seed + step) if bpo.shuffle_rewards else groups
-            learnt = update(graph, assign(credited, bpo), loss)
+            now, seed = bpo.at(step), recipe.seed + step
+            drawn = collect(graph, stream_of(prompts, step, bpo.prompts_per_step, recipe.seed), now, references, seed)
+            learnt = update(graph, credit(drawn.groups, now, seed), loss)
             graph.publish(step + 1)
-            bar.advance(1, log.step(step, groups, probes, learnt))
+            bar.advance(1, log.step(step, drawn.groups, drawn.probes, learnt | {"dropped": drawn.dropped}))
             if (step + 1) % bpo.checkpoint_every == 0 or step + 1 == bpo.steps:
                 log.checkpoint(graph, step + 1)
         graph.learner.save_model(stage.path / "model")

@@ -7,20 +7,24 @@ its mode, reward, policy version, worker and prompt id).
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bimode.bpo_config import BpoConfig
 from bimode.checkpoints import checkpoint_path, latest, step_of
-from bimode.config import BpoConfig, Recipe
-from bimode.credit import modes_drawn
+from bimode.config import Recipe
+from bimode.credit import CreditedBatch, assign, informative, modes_drawn, shuffle_rewards
 from bimode.credit.summary import summarize
 from bimode.losses import LossFn, metric_means
-from bimode.modes import DECIDE_DIRECT, Mode
-from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup, TrainingSample
+from bimode.modes import Mode, decides_direct
+from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
+from bimode.rewards import correctness, shaped
 from bimode.rundir import write_atomic
-from bimode.verify import is_correct
 
 if TYPE_CHECKING:
     from actors.graph import Graph
@@ -48,31 +52,72 @@ def open_graph(recipe: Recipe, model_dir: Path) -> Graph:
     )
 
 
-def collect(graph: Graph, prompts: Sequence[Prompt], bpo: BpoConfig, seed: int) -> tuple[list[RolloutGroup], list[Completion]]:
-    """Rewarded groups of `prompts`, in their order, and the probes: the bare decision in auto, `group_size` times each.
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Groups of a step with correctness as their reward, probes of the same prompts, and how many groups were dropped."""
+
+    groups: list[RolloutGroup]
+    probes: list[Completion]
+    dropped: int
+
+
+def collect(
+    graph: Graph, prompts: Iterator[Prompt], bpo: BpoConfig, references: Mapping[str, float], seed: int
+) -> Drawn:
+    """`bpo.prompts_per_step` groups of `prompts`, in their order.
+
+    Where `bpo.resample` allows further rounds, groups that carry no credit give way to groups of the next prompts; those of
+    the last round stay. `references` holds the starting policy's mean reward by prompt id, where the algorithm wants it.
+    """
+    groups: list[RolloutGroup] = []
+    probes: list[Completion] = []
+    asked = 0
+    for rounds_left in reversed(range(bpo.resample + 1)):
+        wanted = list(islice(prompts, bpo.prompts_per_step - len(groups)))
+        for group, probe in _draw(graph, wanted, bpo, references, seed, asked):
+            if not rounds_left or informative(shaped(group, bpo), bpo):
+                groups.append(group)
+                probes += probe
+        asked += len(wanted)
+        if len(groups) == bpo.prompts_per_step:
+            break
+    return Drawn(groups, probes, dropped=asked - len(groups))
+
+
+def _draw(
+    graph: Graph, prompts: Sequence[Prompt], bpo: BpoConfig, references: Mapping[str, float], seed: int, first: int
+) -> list[tuple[RolloutGroup, list[Completion]]]:
+    """The group of each prompt and its probes: the bare decision in auto, `group_size` times; seeds count from `first`.
 
     The probes are one token long; they show the think rate (R-4B, Figure 8) and are not trained on.
     """
     draws = modes_drawn(bpo)
+    num_probes = 0 if any(mode is Mode.AUTO for mode, _ in draws) else bpo.group_size
     wanted = [
         GenerationRequest(p, mode, n, bpo.temperature, bpo.max_tokens, seed=_seed(seed, i, mode))
-        for i, p in enumerate(prompts)
+        for i, p in enumerate(prompts, first)
         for mode, n in draws
     ]
-    probing = [] if any(mode is Mode.AUTO for mode, _ in draws) else [
-        GenerationRequest(p, Mode.AUTO, bpo.group_size, bpo.temperature, 1, seed=_seed(seed, i, Mode.AUTO))
-        for i, p in enumerate(prompts)
-    ]  # fmt: skip
-    completions = graph.generate([*wanted, *probing])
+    probing = [
+        GenerationRequest(p, Mode.AUTO, num_probes, bpo.temperature, 1, seed=_seed(seed, i, Mode.AUTO))
+        for i, p in enumerate(prompts, first)
+        if num_probes
+    ]
+    completions = iter(graph.generate([*wanted, *probing]))
     size = sum(n for _, n in draws)
-    groups = [_group(p, completions[i * size : (i + 1) * size]) for i, p in enumerate(prompts)]
-    return groups, completions[len(prompts) * size :]
+    groups = [_group(p, tuple(islice(completions, size)), references) for p in prompts]
+    return [(group, list(islice(completions, num_probes))) for group in groups]
 
 
-def update(graph: Graph, samples: Sequence[TrainingSample], loss: LossFn) -> dict[str, float]:
-    """One optimizer step on `samples`; the denominator is the weight of the whole batch. Returns token means and step info."""
-    num_tokens = sum(sum(s.loss_mask_T) for s in samples)
-    sums = graph.learner.update(samples, loss, num_tokens=num_tokens)
+def credit(groups: Sequence[RolloutGroup], bpo: BpoConfig, seed: int) -> CreditedBatch:
+    """The samples of one update: rewards as the recipe shapes them and, in the control, dealt anew."""
+    rewarded = [shaped(group, bpo) for group in groups]
+    return assign(shuffle_rewards(rewarded, seed) if bpo.shuffle_rewards else rewarded, bpo)
+
+
+def update(graph: Graph, batch: CreditedBatch, loss: LossFn) -> dict[str, float]:
+    """One optimizer step on `batch`. Returns token means and step info."""
+    sums = graph.learner.update(batch.samples, loss, num_tokens=batch.denominator)
     info = graph.learner.optim_step()
     return metric_means(sums) | {"loss": sums.get("loss", 0.0), "grad_norm": info.grad_norm, "lr": info.lr}
 
@@ -138,15 +183,13 @@ def think_rates(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) ->
     drawn = probes or [c for g in groups for c in g.of(Mode.AUTO)]
     rates: dict[str, list[float]] = {}
     for c in drawn:
-        rates.setdefault(level[c.prompt_id], []).append(float(not c.text.startswith(DECIDE_DIRECT)))
+        rates.setdefault(level[c.prompt_id], []).append(float(not decides_direct(c.text)))
     return {name: _mean(rates[name]) for name in ("easy", "mid", "hard") if name in rates}
 
 
-def _group(prompt: Prompt, completions: Sequence[Completion]) -> RolloutGroup:
-    rewards = tuple(
-        float(c.finished and is_correct(c.text, prompt.answer, prompt.verifier, prompt.verifier_args)) for c in completions
-    )
-    return RolloutGroup(prompt, tuple(completions), rewards)
+def _group(prompt: Prompt, completions: tuple[Completion, ...], references: Mapping[str, float]) -> RolloutGroup:
+    rewards_G = tuple(correctness(c, prompt) for c in completions)
+    return RolloutGroup(prompt, completions, rewards_G, references.get(prompt.id, math.nan))
 
 
 def _seed(seed: int, index: int, mode: Mode) -> int:

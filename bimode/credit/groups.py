@@ -1,24 +1,24 @@
 """What all credit functions share: a group's advantage, which tokens are scored, and with what weight.
 
-    A_k = (r_k - mean(r)) / (std(r) + 1e-4)          over the G rollouts of a prompt
+    A_k = (r_k - mean(r)) / (std(r) + 1e-4)          over the G rollouts of a prompt;  `normalize = "none"`: r_k - mean(r)
 
 `std` is the sample standard deviation (G - 1) and the 1e-4 is added to it, as in TRL; the GRPO paper (arXiv 2402.03300,
 section 4.1.2) says only "std". A group of equal rewards gives exactly 0.
 
-Weights: a loss is a sum over tokens divided by the sum of the weights of the batch (`bimode.losses`). GRPO's
-1/G sum_k 1/|o_k| sum_t is therefore a weight of 1/|o_k| on each scored token of o_k: a sequence weighs 1, the weights
-of P groups add up to P G, and that is the `num_tokens` the learner divides by.
+Credit marks the tokens of a response that are scored; what each of them weighs is the batch's affair (`bimode.credit`).
+Only a decision may have a weight of its own, counted in responses: a response weighs 1, however long it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bimode.config import BpoConfig
+from bimode.bpo_config import BpoConfig, Decision
 from bimode.errors import IncompleteGroupError, StaleWeightsError
 from bimode.modes import Mode
 from bimode.records import Completion, RolloutGroup
@@ -31,57 +31,88 @@ STD_EPS = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class TokenCredit:
-    """Weight and advantage of each token of one completion; a weight of 0 means context."""
+    """What the tokens of one completion are credited with, all [T]; a token neither scored nor weighed is context.
 
-    weights_T: Array
+    `own_weights_T` weighs a decision on its own, in responses; `decision_logprob` replaces the behaviour log-probability
+    of the decision, NaN leaves the completion's.
+    """
+
+    is_scored_T: NDArray[np.bool_]
+    own_weights_T: Array
     advantages_T: Array
+    decision_logprob: float = math.nan
 
     def with_decision(self, weight: float, advantage: float, tokens: int = 1) -> TokenCredit:
         """The same credit with the choice of mode, its first `tokens`, weighed and signed on its own."""
-        weights_T, advantages_T = self.weights_T.copy(), self.advantages_T.copy()
-        weights_T[DECISION : DECISION + tokens], advantages_T[DECISION : DECISION + tokens] = weight, advantage
-        return TokenCredit(weights_T, advantages_T)
+        at_T = np.arange(len(self.is_scored_T)) < DECISION + tokens
+        return replace(
+            self,
+            is_scored_T=self.is_scored_T & ~at_T,
+            own_weights_T=np.where(at_T, weight, self.own_weights_T),
+            advantages_T=np.where(at_T, advantage, self.advantages_T),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """How a prompt is drawn, as (mode, multiple of g), and what each completion of the group then gets, in order."""
+    """How a prompt is drawn, as (mode, multiple of g), and what each completion of the group then gets, in order.
+
+    `defaults` are values of BpoConfig where the user gives none; `decisions` are the values that `bpo.decision` may have.
+    An algorithm that `self_routes` also credits rollouts that chose their mode, beside the forced ones (`bpo.self_routed`).
+    `reference_samples` is how many completions of each prompt the starting policy is judged by before the first step.
+    """
 
     draws: tuple[tuple[Mode, int], ...]
     credit: Callable[[RolloutGroup, BpoConfig], list[TokenCredit]]
+    decisions: tuple[Decision, ...]
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    self_routes: bool = False
+    reference_samples: int = 0
 
 
+AUTO_ONLY = ((Mode.AUTO, 2),)
 BOTH_MODES = ((Mode.THINKING, 1), (Mode.NON_THINKING, 1))
 
 
-def group_advantages(rewards_PG: Array) -> Array:
+def group_advantages(rewards_PG: Array, normalize: str = "std") -> Array:
     """Rewards -> advantages of the same shape, normalised over the last axis (equation of the module)."""
     centred_PG = rewards_PG - rewards_PG.mean(-1, keepdims=True)
     dof = max(rewards_PG.shape[-1] - 1, 1)
-    std_P1 = np.sqrt((centred_PG**2).sum(-1, keepdims=True) / dof)
+    std_P1 = np.sqrt((centred_PG**2).sum(-1, keepdims=True) / dof) + STD_EPS if normalize == "std" else 1.0
     is_flat_P1 = np.ptp(rewards_PG, axis=-1, keepdims=True) == 0  # the mean of equal floats may miss them by an ulp
-    return np.where(is_flat_P1, 0.0, centred_PG / (std_P1 + STD_EPS))
+    return np.where(is_flat_P1, 0.0, centred_PG / std_P1)
 
 
-def sequence_credit(completion: Completion, advantage: float, *, decision: bool) -> TokenCredit:
-    """One advantage for a whole sequence, every scored token with weight 1/|o|.
+def mode_advantages(group: RolloutGroup, rewards_G: Array, normalize: str) -> Array:
+    """Advantages [G] of `rewards_G`, each mode of `group` normalised for itself."""
+    advantages_G = np.zeros_like(rewards_G)
+    for mode in Mode:
+        if len(at := [i for i, c in enumerate(group.completions) if c.mode is mode]):
+            advantages_G[at] = group_advantages(rewards_G[at], normalize)
+    return advantages_G
 
-    Scored is what the policy generated, and the choice of mode exactly if `decision`. A forced ``</think>`` (token 1 of
-    a non-thinking completion) is no action of the policy and is not scored here.
+
+def sequence_credit(completion: Completion, advantage: float, decision: Decision) -> TokenCredit:
+    """One advantage for a whole sequence: for what the policy generated, and for the choice of mode if `decision` says so.
+
+    Under `is_half` a forced choice counts as drawn with probability 1/2 (AdaptThink, arXiv 2505.13417). A forced
+    ``</think>`` (token 1 of a non-thinking completion) is no action of the policy and is not scored here.
     """
     is_scored_T = np.arange(completion.num_tokens) >= completion.num_forced
-    is_scored_T[DECISION] = decision
+    is_scored_T[DECISION] = decision in ("trained", "is_half")
     return TokenCredit(
-        weights_T=is_scored_T / max(is_scored_T.sum(), 1),
+        is_scored_T=is_scored_T,
+        own_weights_T=np.zeros(completion.num_tokens),
         advantages_T=np.where(is_scored_T, advantage, 0.0),
+        decision_logprob=math.log(0.5) if decision == "is_half" and completion.num_forced else math.nan,
     )
 
 
 def whole_group_credit(group: RolloutGroup, config: BpoConfig) -> list[TokenCredit]:
     """One advantage a sequence, normalised over all rollouts of the prompt: GRPO's and BPO's credit alike."""
-    advantages_G = group_advantages(np.array(group.rewards_G, dtype=np.float64))
+    advantages_G = group_advantages(np.array(group.rewards_G, dtype=np.float64), config.normalize)
     return [
-        sequence_credit(completion, advantage, decision=config.decision == "trained")
+        sequence_credit(completion, advantage, config.decision)
         for completion, advantage in zip(group.completions, advantages_G, strict=True)
     ]
 

@@ -15,10 +15,10 @@ import torch
 from actors import parallel
 from actors.learner import Learner
 from bimode.codec import Codec
-from bimode.config import LearnerConfig, OptimConfig
 from bimode.errors import DivergedError
 from bimode.losses import LossInputs, LossOutput, sft_loss
 from bimode.records import TrainingSample
+from bimode.sections import LearnerConfig, OptimConfig
 from tests.sequences import loss_tokens, supervised
 
 STEPS = 3

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.codec import Codec
-from bimode.config import AnnealConfig, AnnealLearnerConfig, OptimConfig
+from bimode.config import AnnealConfig, AnnealLearnerConfig
 from bimode.dataset import SCHEMA, sample_row
 from bimode.errors import StarvedError
 from bimode.modes import Mode, render_response
+from bimode.sections import OptimConfig
 from bimode.strategies import plan_steps
 from data_curation.families import arithmetic, charts, digits
 

@@ -14,8 +14,8 @@ import torch
 
 from bimode.checkpoints import checkpoints
 from bimode.codec import Codec, load_model
-from bimode.config import LearnerConfig, OptimConfig
 from bimode.losses import policy_loss, sft_loss
+from bimode.sections import LearnerConfig, OptimConfig
 from bimode.template import CHAT_TEMPLATE
 from bimode.tiny_llava import TinyShape, write_tiny_llava
 from tests.sequences import loss_tokens, supervised

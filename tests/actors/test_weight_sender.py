@@ -19,7 +19,7 @@ import torch
 from actors.engines import build_engine
 from actors.weight_sender import GatheredSource
 from bimode.codec import load_model
-from bimode.config import LearnerConfig, OptimConfig
+from bimode.sections import LearnerConfig, OptimConfig
 from bimode.policy import Policy
 
 torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=1)

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bimode.config import BpoConfig
-from bimode.credit import ALGORITHMS, assign, modes_drawn, shuffle_rewards
+from bimode.algorithms.per_mode import DECISION_WEIGHT
+from bimode.bpo_config import BpoConfig
+from bimode.credit import assign, modes_drawn, shuffle_rewards
 from bimode.credit.groups import group_advantages
-from bimode.credit.per_mode import DECISION_WEIGHT
 from bimode.credit.summary import summarize
 from bimode.errors import IncompleteGroupError, StaleWeightsError
 from bimode.losses import LossInputs, policy_loss
@@ -84,13 +83,13 @@ def test_equal_rewards_teach_exactly_nothing(reward: float, size: int) -> None:
 
 @pytest.mark.parametrize(("algorithm", "decision"), [c for c in BI_MODE if c[1] not in ("counterfactual", "preferred")])
 def test_equal_rewards_give_zero_advantage(algorithm: str, decision: str) -> None:
-    samples = assign([paired([0.1] * 3, [0.1] * 3)], config(algorithm, decision, g=3))
+    samples = assign([paired([0.1] * 3, [0.1] * 3)], config(algorithm, decision, g=3)).samples
     assert all(a == 0.0 for s in samples for a in s.advantages_T)
 
 
 def test_bpo_masked_is_equation_1_by_hand() -> None:
     """Rewards (1, 1), (1, 0): joint mean 3/4, sample std sqrt((3/16 + 9/16) / 3) = 1/2; right .25/.5, wrong -.75/.5."""
-    samples = assign([paired([1, 1], [1, 0], length=4)], config("bpo", "masked"))
+    samples = assign([paired([1, 1], [1, 0], length=4)], config("bpo", "masked")).samples
     right, wrong = 0.25 / 0.5001, -0.75 / 0.5001
     thinking, _, direct_right, direct_wrong = samples
     assert thinking.token_ids_T == (THINK, WORD, WORD, WORD, END)
@@ -106,7 +105,7 @@ def test_bpo_masked_is_equation_1_by_hand() -> None:
 
 
 def test_bpo_trained_makes_the_decision_the_first_response_token() -> None:
-    samples = assign([paired([1, 1], [1, 0], length=4)], config("bpo", "trained"))
+    samples = assign([paired([1, 1], [1, 0], length=4)], config("bpo", "trained")).samples
     assert samples[0].loss_mask_T == pytest.approx([0.2] * 5)
     assert samples[3].loss_mask_T == pytest.approx([1 / 3, 0.0, 1 / 3, 1 / 3])  # the forced </think> stays out
     assert samples[3].advantages_T[0] == pytest.approx(-0.75 / 0.5001)
@@ -116,7 +115,7 @@ def test_bpo_trained_makes_the_decision_the_first_response_token() -> None:
 @given(st.lists(st.sampled_from([0.0, 1.0]), min_size=16, max_size=16))
 def test_bpo_mean_mode_advantage(rewards: list[float]) -> None:
     """Mean advantage of the thinking half = (p_T - p_N) / (2 std): no routing signal where the modes tie."""
-    samples = assign([paired(rewards[:8], rewards[8:])], config("bpo", "trained", g=8))
+    samples = assign([paired(rewards[:8], rewards[8:])], config("bpo", "trained", g=8)).samples
     mean_T = np.mean([s.advantages_T[0] for s in samples[:8]])
     mean_N = np.mean([s.advantages_T[0] for s in samples[8:]])
     p_T, p_N = np.mean(rewards[:8]), np.mean(rewards[8:])
@@ -129,8 +128,8 @@ def test_bpo_mean_mode_advantage(rewards: list[float]) -> None:
 def test_joint_group_drags_the_weaker_mode_down_and_per_mode_does_not() -> None:
     """What the joint group costs the weaker mode: one right direct answer among thinking ones gets next to nothing."""
     rewards = paired([1, 1, 1, 1], [1, 0, 0, 0])
-    joint = assign([rewards], config("bpo", "masked", g=4))
-    apart = assign([rewards], config("per_mode", "counterfactual", g=4))
+    joint = assign([rewards], config("bpo", "masked", g=4)).samples
+    apart = assign([rewards], config("per_mode", "counterfactual", g=4)).samples
     # joint: mean 5/8, sample std sqrt((5 * 9/64 + 3 * 25/64) / 7) = .517549; its own mode: mean 1/4, std 1/2
     assert joint[4].advantages_T[-1] == pytest.approx(0.375 / 0.517649, abs=1e-6)
     assert apart[4].advantages_T[-1] == pytest.approx(0.75 / 0.5001)
@@ -140,7 +139,7 @@ def test_joint_group_drags_the_weaker_mode_down_and_per_mode_does_not() -> None:
 
 def test_per_mode_by_hand() -> None:
     """Thinking (1, 1), direct (1, 0), margin .1: delta = 1 - .5 - .1 = .4, decision +-4 tanh(.4) = +-1.519796."""
-    samples = assign([paired([1, 1], [1, 0])], config("per_mode", "counterfactual", margin=0.1))
+    samples = assign([paired([1, 1], [1, 0])], config("per_mode", "counterfactual", margin=0.1)).samples
     a = 0.5 / (math.sqrt(0.5) + 1e-4)  # (1, 0): mean .5, sample std sqrt(.5)
     assert samples[0].advantages_T == pytest.approx((1.519796, 0, 0, 0, 0), abs=1e-6)
     assert samples[2].advantages_T == pytest.approx((-1.519796, 0, a, a), abs=1e-6)
@@ -151,10 +150,10 @@ def test_per_mode_by_hand() -> None:
 
 def test_preferred_scores_the_decision_of_the_better_mode_alone() -> None:
     """Thinking (1, 1), direct (1, 0), margin .1: push 4 tanh(.4) = 1.519796 for thinking; with margin .6, -.398672."""
-    samples = assign([paired([1, 1], [1, 0])], config("per_mode", "preferred", margin=0.1))
+    samples = assign([paired([1, 1], [1, 0])], config("per_mode", "preferred", margin=0.1)).samples
     assert [s.advantages_T[0] for s in samples] == pytest.approx([1.519796, 1.519796, 0, 0], abs=1e-6)
     assert [s.loss_mask_T[0] for s in samples] == [2 * DECISION_WEIGHT, 2 * DECISION_WEIGHT, 0, 0]
-    samples = assign([paired([1, 1], [1, 0])], config("per_mode", "preferred", margin=0.6))
+    samples = assign([paired([1, 1], [1, 0])], config("per_mode", "preferred", margin=0.6)).samples
     assert [s.advantages_T[0] for s in samples] == pytest.approx([0, 0, 0.398672, 0.398672], abs=1e-6)
     assert samples[2].token_ids_T[1] == CLOSE, "the trigger's </think> belongs to the decision"
     assert samples[2].advantages_T[1] == samples[2].advantages_T[0]
@@ -163,27 +162,27 @@ def test_preferred_scores_the_decision_of_the_better_mode_alone() -> None:
 
 def test_margin_sends_ties_to_the_direct_mode() -> None:
     for rewards in (paired([1, 1], [1, 1]), paired([0, 0], [0, 0])):
-        samples = assign([rewards], config("per_mode", "counterfactual", margin=0.15))
+        samples = assign([rewards], config("per_mode", "counterfactual", margin=0.15)).samples
         assert samples[0].advantages_T[0] == pytest.approx(-4 * math.tanh(0.15))
         assert samples[2].advantages_T[0] == pytest.approx(4 * math.tanh(0.15))
-    (first, *_) = assign([paired([1, 1], [1, 1])], config("per_mode", "counterfactual", margin=0.0))
+    (first, *_) = assign([paired([1, 1], [1, 1])], config("per_mode", "counterfactual", margin=0.0)).samples
     assert first.advantages_T[0] == 0.0
 
 
 def test_decision_credit_does_not_depend_on_length() -> None:
     short, long = (
-        assign([paired([1, 0], [0, 0], length=n)], config("per_mode", "counterfactual"))[0] for n in (3, 300)
+        assign([paired([1, 0], [0, 0], length=n)], config("per_mode", "counterfactual")).samples[0] for n in (3, 300)
     )
     assert short.loss_mask_T[0] * short.advantages_T[0] == long.loss_mask_T[0] * long.advantages_T[0]
 
 
 def test_grpo_scores_every_generated_token() -> None:
     completions = [completion(Mode.AUTO, n) for n in (2, 4, 5, 5)]
-    samples = assign([group(completions, [1, 0, 0, 0])], config("grpo", "trained"))
+    samples = assign([group(completions, [1, 0, 0, 0])], config("grpo", "trained")).samples
     # (1, 0, 0, 0): mean 1/4, sample std sqrt((9/16 + 3/16) / 3) = 1/2
     assert samples[0].advantages_T == pytest.approx([0.75 / 0.5001] * 2)
     assert samples[1].loss_mask_T == pytest.approx([0.25] * 4)
-    masked = assign([group(completions, [1, 0, 0, 0])], config("grpo", "masked"))
+    masked = assign([group(completions, [1, 0, 0, 0])], config("grpo", "masked")).samples
     assert masked[1].loss_mask_T == pytest.approx([0.0, 1 / 3, 1 / 3, 1 / 3])
 
 
@@ -210,7 +209,7 @@ def loss_of(
 @pytest.mark.parametrize(("algorithm", "decision"), BI_MODE)
 def test_which_tokens_get_a_gradient(algorithm: str, decision: str) -> None:
     """Masked: exactly none on the decision. Others: some. The forced ``</think>``: in `preferred` only, with it."""
-    samples = assign([paired([1, 0], [1, 0]), paired([1, 1], [1, 0])], config(algorithm, decision, margin=0.2))
+    samples = assign([paired([1, 0], [1, 0]), paired([1, 1], [1, 0])], config(algorithm, decision, margin=0.2)).samples
     grad_NV = loss_of(samples)[1]
     start = 0
     for sample in samples:
@@ -245,27 +244,27 @@ def push_on_think(p: float, samples: Sequence[TrainingSample], reference: float 
 @pytest.mark.parametrize("p", [0.01, 0.5, 0.99])
 def test_push_on_the_decision_does_not_fade(p: float) -> None:
     """d loss / d log-odds = -s tanh(delta) / 2 a unit of decision weight, wherever the policy stands."""
-    samples = assign([paired([1, 1], [0, 0])], config("per_mode", "counterfactual", margin=0.2))
+    samples = assign([paired([1, 1], [0, 0])], config("per_mode", "counterfactual", margin=0.2)).samples
     assert push_on_think(p, samples) == pytest.approx(-4 * math.tanh(0.8) / 2)
 
 
 @pytest.mark.parametrize("p", [0.01, 0.5, 0.99])
 def test_preferred_fades_where_the_choice_is_made(p: float) -> None:
     """d loss / d log-odds = -s tanh(delta) (1 - p) a unit of decision weight: cross-entropy to the better mode."""
-    samples = assign([paired([1, 1], [0, 0])], config("per_mode", "preferred", margin=0.2))
+    samples = assign([paired([1, 1], [0, 0])], config("per_mode", "preferred", margin=0.2)).samples
     assert push_on_think(p, samples) == pytest.approx(-4 * math.tanh(0.8) * (1 - p))
 
 
 def test_kl_ends_the_push_before_a_mode_dies() -> None:
     """A tie, margin .15, kl .01, pi_ref = 1/2: at rest where pi_ref / p = 1 + 4 tanh(.15) / .01 = 60.6, p = .0083."""
-    samples = assign([paired([1, 1], [1, 1])], config("per_mode", "counterfactual", margin=0.15))
+    samples = assign([paired([1, 1], [1, 1])], config("per_mode", "counterfactual", margin=0.15)).samples
     rest = 0.5 / (1 + 4 * math.tanh(0.15) / 0.01)
     assert push_on_think(1.05 * rest, samples, reference=0.5) > 0  # still pushed down
     assert push_on_think(0.95 * rest, samples, reference=0.5) < 0  # and back up
 
 
 def test_samples_carry_what_the_records_hold() -> None:
-    (first, *_) = assign([paired([1, 0], [0, 0])], config())
+    (first, *_) = assign([paired([1, 0], [0, 0])], config()).samples
     assert (first.prompt_ids, first.images, first.mode, first.origin, first.version) == (
         (1, 2), (b"png",), Mode.THINKING, "q", 3,
     )  # fmt: skip
@@ -277,7 +276,7 @@ def test_groups_that_are_not_as_drawn_are_refused(algorithm: str) -> None:
     wanted = config(algorithm)
     modes = [mode for mode, n in modes_drawn(wanted) for _ in range(n)]
     completions = [completion(mode, 3) for mode in modes]
-    assert len(assign([group(completions, [1, 0, 0, 1])], wanted)) == 4
+    assert len(assign([group(completions, [1, 0, 0, 1])], wanted).samples) == 4
     other = completion(Mode.AUTO if algorithm != "grpo" else Mode.THINKING, 3)
     bad = {
         "a completion short": group(completions[1:], [0, 0, 1]),
@@ -302,10 +301,6 @@ def test_modes_drawn() -> None:
     both = ((Mode.THINKING, 8), (Mode.NON_THINKING, 8))
     assert modes_drawn(config("bpo", g=8)) == modes_drawn(config("per_mode", g=8)) == both
     assert modes_drawn(config("grpo", g=8)) == ((Mode.AUTO, 16),)
-
-
-def test_recipe_words_are_the_algorithms() -> None:
-    assert set(get_args(BpoConfig.model_fields["algorithm"].annotation)) == set(ALGORITHMS)
 
 
 def test_shuffled_rewards_are_the_same_rewards() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bimode.config import Recipe, Section, SourceConfig
+from bimode.config import Recipe, SourceConfig
 from bimode.recipe import build_recipe
 from bimode.recipe_reference import render
+from bimode.sections import Section
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipe.md"
 

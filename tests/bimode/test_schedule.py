@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bimode.config import OptimConfig
 from bimode.schedule import learning_rate
+from bimode.sections import OptimConfig
 
 
 def rates(steps: int, **optim: object) -> list[float]:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bimode.config import BpoConfig
+from bimode.bpo_config import BpoConfig
 from bimode.credit import assign
 from bimode.losses import LossInputs, policy_loss
 from bimode.modes import Mode
@@ -120,7 +120,7 @@ def our_batch(trl_batch: TrlBatch) -> tuple[PackedBatch, Tensor]:
         )
         rewards = REWARDS[start : start + GROUP]
         groups.append(RolloutGroup(prompt=prompt, completions=tuple(completions), rewards_G=rewards))
-    samples = assign(groups, BpoConfig(algorithm="grpo", decision="trained", group_size=GROUP // 2))
+    samples = assign(groups, BpoConfig(algorithm="grpo", decision="trained", group_size=GROUP // 2)).samples
     reference_N = torch.tensor([x for row in trl_batch.of_completions("ref_per_token_logps") for x in row])
     return pack(samples, [()] * len(samples), row_tokens=40, pad_id=1), reference_N
 

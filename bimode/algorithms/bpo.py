@@ -9,11 +9,17 @@ With 0/1 rewards the mean advantage of the thinking half is (p_T - p_N) / (2 std
 modes are compared, but the right answers of the weaker mode lose credit together with its wrong ones.
 
 The paper does not say whether the forced decision token is scored. `masked` reads it literally: the trigger is prompt.
-`trained` makes the decision the first token of the response, with the same A_k. 1/|o_k| is GRPO's, which R-4B follows.
+`trained` makes the decision the first token of the response, with the same A_k; `is_half` too, as if drawn with
+probability 1/2. 1/|o_k| is GRPO's, which R-4B follows.
 """
 
 from __future__ import annotations
 
 from bimode.credit.groups import BOTH_MODES, Algorithm, whole_group_credit
 
-BPO = Algorithm(draws=BOTH_MODES, credit=whole_group_credit)
+ALGORITHM = Algorithm(
+    draws=BOTH_MODES,
+    credit=whole_group_credit,
+    decisions=("masked", "trained", "is_half"),
+    defaults={"decision": "masked"},
+)

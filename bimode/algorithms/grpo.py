@@ -8,7 +8,11 @@ decision is a sampled token like any other; `decision = masked` takes it out of 
 
 from __future__ import annotations
 
-from bimode.credit.groups import Algorithm, whole_group_credit
-from bimode.modes import Mode
+from bimode.credit.groups import AUTO_ONLY, Algorithm, whole_group_credit
 
-GRPO = Algorithm(draws=((Mode.AUTO, 2),), credit=whole_group_credit)
+ALGORITHM = Algorithm(
+    draws=AUTO_ONLY,
+    credit=whole_group_credit,
+    decisions=("masked", "trained"),
+    defaults={"decision": "trained"},
+)

@@ -1,0 +1,115 @@
+"""The `[bpo]` section of the recipe. The algorithm that it names brings its own defaults, and says what it cannot do."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
+
+from bimode import algorithms
+from bimode.errors import ConfigError
+from bimode.sections import LearnerConfig, OptimConfig, Positive, Section, Share
+
+Decision = Literal["masked", "trained", "is_half", "counterfactual", "preferred"]
+
+
+class BpoOptimConfig(OptimConfig):
+    """AdamW at a constant learning rate (ours)."""
+
+    lr: float = Field(1e-4, gt=0.0, description="peak learning rate (ours)")
+    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises linearly to `lr`")
+    schedule: Literal["cosine", "constant"] = Field("constant", description="of the learning rate after the warm-up")
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW's, on matrices only")
+
+
+class BpoConfig(Section):
+    """Bi-mode policy optimization and its siblings. What R-4B does not state is marked ours in docs/algorithms."""
+
+    algorithm: str = Field("per_mode", description="a file of `bimode/algorithms`; its defaults of this section stand below")
+    decision: Decision = Field(
+        "preferred", description="what the token that picks the mode is taught by; which of them, depends on the algorithm"
+    )
+    margin: float = Field(
+        0.15, ge=0.0, description="thinking must be better by this much to be chosen; unused in `bpo` and in auto mode (ours)"
+    )
+    margin_final: float | None = Field(None, ge=0.0, description="margin of the last step, reached linearly; none is constant")
+    decision_scale: float = Field(
+        4.0, gt=0.0, description="largest advantage of a `counterfactual` or `preferred` decision (CounterRoute's s)"
+    )
+    self_routed: Share = Field(
+        0.0, description="share of a prompt's 2 g rollouts drawn in auto mode; 15 % stay forced in each mode (CounterRoute)"
+    )
+    self_routed_final: float | None = Field(
+        None, ge=0.0, le=1.0, description="that share at the last step, reached linearly; none is constant"
+    )
+    steps: Positive = Field(40, description="updates of the policy (ours)")
+    prompts_per_step: Positive = Field(24, description="questions of one step (ours)")
+    group_size: Positive = Field(8, description="g: rollouts per prompt and mode (2 g in auto where no mode is forced)")
+    temperature: float = Field(1.0, gt=0.0, description="of sampling (ours)")
+    max_tokens: Positive = Field(48, description="tokens after `<think>`, forced ones too; a response cut off earns 0 (ours)")
+    overlong_buffer: Share = Field(
+        0.0, description="last share of `max_tokens` over which a response loses 0 to 1 of reward (DAPO: 4096 of 20480)"
+    )
+    resample: int = Field(
+        0, ge=0, description="rounds in which groups without any credit give way to fresh questions (DAPO's dynamic sampling)"
+    )
+    normalize: Literal["std", "none"] = Field("std", description="centred rewards of a group: over their std, or as they are")
+    aggregate: Literal["sequence", "token", "constant"] = Field(
+        "sequence", description="a token weighs 1 over its response's tokens, the batch's mean of those, or `max_tokens`"
+    )
+    clip_low: float = Field(0.2, gt=0.0, description="a probability ratio below 1 - clip_low is clipped (ours)")
+    clip_high: float = Field(0.2, gt=0.0, description="and one above 1 + clip_high (ours)")
+    kl: float = Field(0.01, ge=0.0, description="weight of k3 towards the model BPO starts from; 0 loads no reference (ours)")
+    shuffle_rewards: bool = Field(False, description="control: rewards are permuted inside each step")
+    rollout_workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
+    sync: Literal["object_store", "nccl", "ipc"] = Field(
+        "object_store", description="weights to the engines: by Ray's object store, or from GPU to GPU (`ipc`: on one device)"
+    )
+    checkpoint_every: Positive = Field(10, description="steps between checkpoints, of which the last two are kept")
+    optim: BpoOptimConfig = Field(BpoOptimConfig(), description="the optimizer (ours)")
+    learner: LearnerConfig = Field(LearnerConfig(), description="the learner group")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_the_algorithms_defaults(cls, given: Any) -> Any:
+        """What the user gave, over what the algorithm would have, over the schema's own defaults."""
+        if not isinstance(given, dict):
+            return given
+        name = given.get("algorithm", cls.model_fields["algorithm"].default)
+        return {**algorithms.load(name).defaults, **given} if name in algorithms.names() else given
+
+    @field_validator("algorithm")
+    @classmethod
+    def _is_a_file(cls, name: str) -> str:
+        if name not in algorithms.names():
+            *others, last = map(repr, algorithms.names())
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+        return name
+
+    @model_validator(mode="after")
+    def _fits_the_algorithm(self) -> BpoConfig:
+        algorithm = algorithms.load(self.algorithm)
+        if self.decision not in algorithm.decisions:
+            fix = f"bpo.algorithm = {self.algorithm} takes {' or '.join(algorithm.decisions)}"
+            raise ConfigError("decision", self.decision, fix)
+        for key, share in (("self_routed", self.self_routed), ("self_routed_final", self.self_routed_final)):
+            if share and not algorithm.self_routes:
+                raise ConfigError(key, share, f"bpo.algorithm = {self.algorithm} has no rollouts of both kinds; leave it out")
+        return self
+
+    def at(self, step: int) -> BpoConfig:
+        """The config of `step` (from 0): scheduled values resolved, linearly from the first step to the last."""
+        progress = step / max(self.steps - 1, 1)
+
+        def on_the_way(start: float, end: float | None) -> float:
+            return start if end is None else start + progress * (end - start)
+
+        return self.model_copy(
+            update={
+                "margin": on_the_way(self.margin, self.margin_final),
+                "margin_final": None,
+                "self_routed": on_the_way(self.self_routed, self.self_routed_final),
+                "self_routed_final": None,
+            }
+        )

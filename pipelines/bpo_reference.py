@@ -1,0 +1,58 @@
+"""What the starting policy earns on each question: the baseline of algorithms that compare with it (AdaptThink)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bimode import algorithms
+from bimode.bpo_config import BpoConfig
+from bimode.config import Recipe
+from bimode.modes import Mode
+from bimode.order import batch_of
+from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
+from bimode.rewards import correctness, shaped
+
+if TYPE_CHECKING:
+    from actors.graph import Graph
+
+FILE = "reference.parquet"
+
+
+def reference_rewards(graph: Graph, prompts: Sequence[Prompt], recipe: Recipe, path: Path) -> dict[str, float]:
+    """Mean reward by prompt id of `Algorithm.reference_samples` completions in auto mode; empty where it is 0.
+
+    `graph` holds the policy that the run started from. Kept in the stage's folder `path`, so drawn once per run.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    n, bpo = algorithms.load(recipe.bpo.algorithm).reference_samples, recipe.bpo
+    if not n:
+        return {}
+    if not (path / FILE).is_file():
+        asked = _asked(prompts, bpo, recipe.seed)
+        drawn = iter(graph.generate([
+            GenerationRequest(p, Mode.AUTO, n, bpo.temperature, bpo.max_tokens, seed=recipe.seed + i)
+            for i, p in enumerate(asked)
+        ]))  # fmt: skip
+        rewards = [_mean_reward(p, tuple(islice(drawn, n)), bpo) for p in asked]
+        table = pa.table({"prompt_id": [p.id for p in asked], "reward": rewards})
+        pq.write_table(table, path / f".partial-{FILE}")
+        (path / f".partial-{FILE}").replace(path / FILE)
+    kept = pq.read_table(path / FILE)
+    return dict(zip(kept["prompt_id"].to_pylist(), kept["reward"].to_pylist(), strict=True))
+
+
+def _asked(prompts: Sequence[Prompt], bpo: BpoConfig, seed: int) -> list[Prompt]:
+    """Prompts that the run will draw: those of its batches, or all where groups may be replaced."""
+    if bpo.resample:
+        return list(prompts)
+    return list({p.id: p for step in range(bpo.steps) for p in batch_of(prompts, step, bpo.prompts_per_step, seed)}.values())
+
+
+def _mean_reward(prompt: Prompt, completions: tuple[Completion, ...], bpo: BpoConfig) -> float:
+    group = RolloutGroup(prompt, completions, tuple(correctness(c, prompt) for c in completions))
+    return shaped(group, bpo).mean_reward(Mode.AUTO)
