@@ -19,6 +19,7 @@ from bimode.config import LearnerConfig, OptimConfig
 from bimode.losses import LossFn
 from bimode.packing import split_evenly
 from bimode.records import TrainingSample, WeightSnapshot
+from bimode.token_metrics import label_of
 
 
 class LearnerRank:
@@ -44,8 +45,8 @@ class LearnerRank:
         )
 
     def forward_backward(self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float) -> dict[str, float]:
-        """`Learner.forward_backward` on this rank's share, with sums by mode."""
-        return self.learner.forward_backward(samples, loss, num_tokens=num_tokens, labels=[s.mode for s in samples])
+        """`Learner.forward_backward` on this rank's share, with sums by mode and level."""
+        return self.learner.forward_backward(samples, loss, num_tokens=num_tokens, labels=list(map(label_of, samples)))
 
     def optim_step(self) -> StepInfo:
         """`Learner.optim_step`."""

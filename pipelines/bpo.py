@@ -42,6 +42,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     """Trains for `bpo.steps` steps, going on from the last checkpoint where there is one."""
     from bimode.credit import assign, shuffle_rewards
     from bimode.dataset import read_prompts
+    from bimode.importance import importance_of
     from bimode.losses import policy_loss
     from bimode.order import batch_of
     from pipelines.bpo_steps import RunLog, collect, open_graph, update
@@ -49,7 +50,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
     bpo, log = recipe.bpo, RunLog(stage.path)
     prompts = read_prompts(inputs["data"], "rl")
-    loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl)
+    loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
     with open_graph(recipe, inputs["model"]) as graph, track("bpo", total=bpo.steps, unit="step") as bar:
         start = log.resume(graph)
         bar.advance(start)

@@ -16,10 +16,11 @@ from bimode.checkpoints import checkpoint_path, latest, step_of
 from bimode.config import BpoConfig, Recipe
 from bimode.credit import modes_drawn
 from bimode.credit.summary import summarize
-from bimode.losses import LossFn, metric_means
+from bimode.losses import LossFn
 from bimode.modes import DECIDE_DIRECT, Mode
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup, TrainingSample
 from bimode.rundir import write_atomic
+from bimode.token_metrics import means_by_mode, metric_means
 from bimode.verify import is_correct
 
 if TYPE_CHECKING:
@@ -69,12 +70,13 @@ def collect(graph: Graph, prompts: Sequence[Prompt], bpo: BpoConfig, seed: int) 
     return groups, completions[len(prompts) * size :]
 
 
-def update(graph: Graph, samples: Sequence[TrainingSample], loss: LossFn) -> dict[str, float]:
+def update(graph: Graph, samples: Sequence[TrainingSample], loss: LossFn) -> dict[str, Any]:
     """One optimizer step on `samples`; the denominator is the weight of the whole batch. Returns token means and step info."""
     num_tokens = sum(sum(s.loss_mask_T) for s in samples)
     sums = graph.learner.update(samples, loss, num_tokens=num_tokens)
     info = graph.learner.optim_step()
-    return metric_means(sums) | {"loss": sums.get("loss", 0.0), "grad_norm": info.grad_norm, "lr": info.lr}
+    step = {"loss": sums.get("loss", 0.0), "grad_norm": info.grad_norm, "lr": info.lr}
+    return metric_means(sums) | step | {"learner": means_by_mode(sums)}
 
 
 class RunLog:
@@ -104,7 +106,7 @@ class RunLog:
         graph.learner.save(checkpoint_path(self.path / "checkpoints", step))
 
     def step(
-        self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, float]
+        self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, Any]
     ) -> str:
         """Writes the step down; returns a note for the progress bar."""
         decision = think_rates(groups, probes)
