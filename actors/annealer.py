@@ -55,16 +55,12 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
     config = job.config
     rows = read_sequences(data, job.model_dir, config.mask_empty_think)
     table = Table(rows)
-    plan_SB = plan_steps(
-        table.formats, config.strategy, steps=config.steps, batch_size=config.batch_size, seed=job.seed
-    )
+    plan_SB = plan_steps(table.formats, config.strategy, steps=config.steps, batch_size=config.batch_size, seed=job.seed)
     on_gpu = worker_resources.get("GPU", 0) > 0
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job},
-        scaling_config=ScalingConfig(
-            num_workers=config.learner.workers, use_gpu=on_gpu, resources_per_worker=worker_resources
-        ),
+        scaling_config=ScalingConfig(num_workers=config.learner.workers, use_gpu=on_gpu, resources_per_worker=worker_resources),
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         datasets={"train": rows},
         dataset_config=PlannedFeed(table, plan_SB, job.checkpoints),

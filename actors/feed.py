@@ -67,9 +67,7 @@ class PlannedFeed(DataConfig):
     ) -> list[dict[str, ray.data.DataIterator]]:
         done = latest(self.checkpoints)
         plan_SB = self.plan_SB[step_of(done) if done else 0 :]
-        return [
-            {name: self._shard(plan_SB[:, rank::world_size]) for name in datasets} for rank in range(world_size)
-        ]
+        return [{name: self._shard(plan_SB[:, rank::world_size]) for name in datasets} for rank in range(world_size)]
 
     def _shard(self, plan_SB: NDArray[np.int64]) -> ray.data.DataIterator:
         chunks = [plan_SB[at : at + CHUNK_STEPS].ravel() for at in range(0, max(len(plan_SB), 1), CHUNK_STEPS)]

@@ -46,10 +46,7 @@ class RolloutFleet:
         """Completions in the order of `requests`. Raises StaleWeightsError if any was drawn under another version."""
         shares = [list(range(i, len(requests), len(self.workers))) for i in range(len(self.workers))]
         answers = ray.get(
-            [
-                worker.generate.remote([requests[i] for i in share])
-                for worker, share in zip(self.workers, shares, strict=True)
-            ]
+            [worker.generate.remote([requests[i] for i in share]) for worker, share in zip(self.workers, shares, strict=True)]
         )
         by_request: dict[int, list[Completion]] = {}
         for share, completions in zip(shares, answers, strict=True):
@@ -114,9 +111,7 @@ class TransferPublisher:
 class Graph:
     """The fleet and the learner group of one run, and the policy version they agree on."""
 
-    def __init__(
-        self, fleet: RolloutFleet, learner: LearnerGroup, publisher: SnapshotPublisher | TransferPublisher
-    ) -> None:
+    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, publisher: SnapshotPublisher | TransferPublisher) -> None:
         self.fleet, self.learner, self._publisher = fleet, learner, publisher
         self.version = 0
 
@@ -156,9 +151,7 @@ def build_graph(
     seed: int,
 ) -> Graph:
     """Starts both sides at once (an engine takes seconds to load) and returns the graph at version 0."""
-    fleet = RolloutFleet(
-        model_dir, model, workers=rollout_workers, options=rollout_options, seed=seed, sync=sync
-    )
+    fleet = RolloutFleet(model_dir, model, workers=rollout_workers, options=rollout_options, seed=seed, sync=sync)
     group = LearnerGroup(
         dict(learner_options),
         learner.workers,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from actors import parallel
 from actors.engines import build_engine
+from actors.reference import Reference
 from bimode.checkpoints import partial_path, publish
 from bimode.codec import Codec, load_model
 from bimode.errors import DivergedError
@@ -30,6 +32,7 @@ from bimode.policy import Policy
 from bimode.records import TrainingSample, WeightSnapshot
 from bimode.schedule import learning_rate
 from bimode.sections import LearnerConfig, OptimConfig
+from bimode.token_metrics import decision_values, token_sums
 
 CACHED_IMAGES = 512  # processed images kept: the rollouts of a prompt, and the prompts of a few steps, share theirs
 CHECKPOINTS_KEPT = 2
@@ -66,10 +69,14 @@ class Learner:
         self.codec = Codec(model_dir)
         self.encode_images = lru_cache(maxsize=CACHED_IMAGES)(self.codec.encode_images)
         precision = getattr(torch, dtype)
-        policy = Policy(load_model(model_dir, torch.float32 if learner.engine == "torch" else precision)).train()
-        self.model = policy.model
+        self.model = load_model(model_dir, torch.float32 if learner.engine == "torch" else precision)
+        if learner.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        policy = Policy(self.model, learner.head_chunk).train()
         self.engine = build_engine(policy, learner, optim, precision)
-        self.reference = Policy(load_model(model_dir, precision)).eval().to(parallel.device()) if with_reference else None
+        self.reference: Reference | None = None
+        if with_reference:
+            self.reference = Reference(model_dir, precision, head_chunk=learner.head_chunk, offload=learner.reference_offload)
         self.filler = self._make_filler()
         self.loss_is_finite = True
 
@@ -78,20 +85,26 @@ class Learner:
     ) -> dict[str, float]:
         """Adds the gradient of `loss` over this rank's `samples`; returns sums over them.
 
-        `num_tokens` is the sum of all loss masks over ALL ranks. With `labels` (one word a sample) the result also holds
-        ``nll/LABEL`` and ``tokens/LABEL``. Ranks may hold unequally many samples, or none: they run equally many
-        micro-batches, the spare ones on a weightless filler.
+        `num_tokens` is the sum of all loss masks over ALL ranks. The result holds ``loss`` and the sums of
+        `bimode.token_metrics`, with `labels` (one word a sample) by label too. Ranks may hold unequally many samples, or
+        none: they run equally many micro-batches, the spare ones on a weightless filler.
         """
         lengths = [len(s.prompt_ids) + len(s.token_ids_T) for s in samples]
         plan = plan_micro_batches(lengths, row_tokens=self.config.row_tokens, micro_rows=self.config.micro_rows)
-        sums: dict[str, float] = {}
-        for k in range(parallel.all_max(len(plan))):
-            indices = plan[k] if k < len(plan) else []
-            batch = self._pack([samples[i] for i in indices])
-            logprobs_N = self._micro_batch(batch, loss, num_tokens, sums)
-            if labels:
-                _add_by_label(sums, batch, logprobs_N, [labels[i] for i in indices])
-        return sums
+        plan += [[] for _ in range(parallel.all_max(len(plan)) - len(plan))]
+        parts = [[samples[i] for i in indices] for indices in plan]
+        references: Sequence[Tensor | None] = [None] * len(parts)
+        if self.reference is not None:
+            references = self.reference.logprobs(map(self._pack, parts))
+        names = sorted(set(labels)) or [""]
+        sums: Counter[str] = Counter()
+        for indices, part, reference_N in zip(plan, parts, references, strict=True):
+            batch = self._pack(part)
+            value, values = self._micro_batch(batch, loss, num_tokens, reference_N)
+            index = [*(names.index(labels[i]) if labels else 0 for i in indices), len(names)]  # the filler is last
+            label_N = torch.tensor(index, device=batch.sample_N.device)[batch.sample_N]
+            sums.update({"loss": value, **token_sums(values, label_N, names)})
+        return dict(sums)
 
     def optim_step(self) -> StepInfo:
         """One update with the gradient gathered since the last. Raises DivergedError on every rank, and moves nothing, if a
@@ -141,12 +154,11 @@ class Learner:
             self.codec.processor.save_pretrained(partial)
         self._publish(path, None)
 
-    def _micro_batch(self, batch: PackedBatch, loss: LossFn, num_tokens: float, sums: dict[str, float]) -> Tensor:
+    def _micro_batch(
+        self, batch: PackedBatch, loss: LossFn, num_tokens: float, reference_N: Tensor | None
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Forward and backward; returns the loss and the token values."""
         logprobs_N, entropy_N = self.engine.forward(batch)
-        reference_N = None
-        if self.reference is not None:
-            with torch.no_grad():
-                reference_N = self.reference(batch)[0]
         out = loss(
             LossInputs(
                 logprobs_N=logprobs_N,
@@ -160,10 +172,8 @@ class Learner:
         )
         value = float(out.loss.detach())
         self.loss_is_finite &= math.isfinite(value)
-        for key, amount in (("loss", value), *((key, float(metric)) for key, metric in out.metrics.items())):
-            sums[key] = sums.get(key, 0.0) + amount
         self.engine.backward(out.loss)
-        return logprobs_N.detach()
+        return value, out.values | decision_values(batch, logprobs_N, entropy_N)
 
     def _pack(self, samples: list[TrainingSample]) -> PackedBatch:
         """Packs a micro-batch; the filler goes along where it would be empty or would leave the vision tower without work
@@ -204,13 +214,3 @@ class Learner:
         if parallel.rank() == 0:
             publish(path, keep)
         parallel.barrier()
-
-
-def _add_by_label(sums: dict[str, float], batch: PackedBatch, logprobs_N: Tensor, labels: list[str]) -> None:
-    """Adds the weighted negative log-likelihood and the weights of each label's samples to `sums`."""
-    for label in set(labels):
-        member = torch.tensor([name == label for name in labels] + [False], device=logprobs_N.device)  # the filler is last
-        at_N = member[batch.sample_N]
-        weight_N = batch.loss_mask_N * at_N
-        for key, value in (("nll", -(logprobs_N * weight_N).sum()), ("tokens", weight_N.sum())):
-            sums[f"{key}/{label}"] = sums.get(f"{key}/{label}", 0.0) + float(value)

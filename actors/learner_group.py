@@ -19,6 +19,7 @@ from bimode.losses import LossFn
 from bimode.packing import split_evenly
 from bimode.records import TrainingSample, WeightSnapshot
 from bimode.sections import LearnerConfig, OptimConfig
+from bimode.token_metrics import label_of
 
 
 class LearnerRank:
@@ -44,8 +45,8 @@ class LearnerRank:
         )
 
     def forward_backward(self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float) -> dict[str, float]:
-        """`Learner.forward_backward` on this rank's share, with sums by mode."""
-        return self.learner.forward_backward(samples, loss, num_tokens=num_tokens, labels=[s.mode for s in samples])
+        """`Learner.forward_backward` on this rank's share, with sums by mode and level."""
+        return self.learner.forward_backward(samples, loss, num_tokens=num_tokens, labels=list(map(label_of, samples)))
 
     def optim_step(self) -> StepInfo:
         """`Learner.optim_step`."""
@@ -61,9 +62,7 @@ class LearnerRank:
         from actors.weight_sender import WeightSender
 
         host, port = address.rsplit(":", 1)
-        self.sender = WeightSender(
-            self.learner.model, workers, sync=sync, rank=parallel.rank(), address=host, port=int(port)
-        )
+        self.sender = WeightSender(self.learner.model, workers, sync=sync, rank=parallel.rank(), address=host, port=int(port))
 
     def send(self, version: int) -> None:
         """`WeightSender.send`; every rank at once."""
@@ -109,9 +108,7 @@ class LearnerGroup:
         self.ranks = [(remote.options(**actor_options) if actor_options else remote).remote() for _ in range(num_workers)]
         address = ray.get(self.ranks[0].address.remote())
         self.started = [
-            actor.start.remote(
-                rank, num_workers, address, model_dir, learner, optim, total_steps, dtype, seed, with_reference
-            )
+            actor.start.remote(rank, num_workers, address, model_dir, learner, optim, total_steps, dtype, seed, with_reference)
             for rank, actor in enumerate(self.ranks)
         ]
 

@@ -90,9 +90,7 @@ class WeightSender:
     each worker's GPU). Raises ConfigError without a GPU.
     """
 
-    def __init__(
-        self, model: torch.nn.Module, workers: Sequence[Any], *, sync: str, rank: int, address: str, port: int
-    ) -> None:
+    def __init__(self, model: torch.nn.Module, workers: Sequence[Any], *, sync: str, rank: int, address: str, port: int) -> None:
         if not torch.cuda.is_available():
             raise ConfigError("bpo.sync", sync, "moves weights between GPUs; use object_store where there is none")
         self._client = WorkersClient(workers)

@@ -61,6 +61,15 @@ class BpoConfig(Section):
     clip_low: float = Field(0.2, gt=0.0, description="a probability ratio below 1 - clip_low is clipped (ours)")
     clip_high: float = Field(0.2, gt=0.0, description="and one above 1 + clip_high (ours)")
     kl: float = Field(0.01, ge=0.0, description="weight of k3 towards the model BPO starts from; 0 loads no reference (ours)")
+    importance: Literal["behavior", "truncated", "decoupled"] = Field(
+        "behavior", description="what the ratio corrects: `bimode/importance.py` has the three as formulas"
+    )
+    importance_cap: float = Field(
+        2.0, ge=1.0, description="truncated: largest weight learner / engine of a token (TIS's C; 2 is usual)"
+    )
+    importance_reject: float = Field(
+        5.0, ge=1.0, description="decoupled: a token whose weight learner / engine is larger is left out of the surrogate (ours)"
+    )
     shuffle_rewards: bool = Field(False, description="control: rewards are permuted inside each step")
     rollout_workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
     sync: Literal["object_store", "nccl", "ipc"] = Field(

@@ -7,21 +7,27 @@ micro-batch and rank:
     policy   L = 1/W sum_t w_t [ -min( rho_t A_t, clip(rho_t, 1 - clip_low, 1 + clip_high) A_t ) + kl k3_t ]
              rho_t = pi(t) / pi_behaviour(t),   k3_t = r_t - log r_t - 1,   r_t = pi_ref(t) / pi(t)
 
+`bimode.importance` has other choices for rho_t, which come with a weight u_t on the surrogate.
+
 The policy loss is GRPO's (arXiv 2402.03300, eq. 3 and 4) and so BPO's (R-4B, arXiv 2508.21113, eq. 1); which of the two
 it is, and the 1/|o_i| before each sequence, sit in w and A, which `bimode.credit` fills in. Dividing by the *global* W
 makes the losses of micro-batches and ranks add up to the loss of the batch.
 
-A token whose behaviour log-probability is NaN was not drawn by the policy (a forced decision token): it counts as
-on-policy, rho = pi / stop_gradient(pi), which is 1 in value and gives A_t grad log pi(t).
+A token whose behaviour log-probability is NaN was not drawn by the policy (a forced decision token): it counts as drawn
+by pi_prox, the policy at the start of the step. With one update a step that is rho = pi / stop_gradient(pi), which is 1
+in value and gives A_t grad log pi(t).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from bimode.importance import BEHAVIOR, Importance
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,50 +40,30 @@ class LossInputs:
     reference_logprobs_N: Tensor | None
     advantages_N: Tensor
     loss_mask_N: Tensor  # weight of each token; 0 is context
+    proximal_logprobs_N: Tensor | None = None  # at the start of the step; None: now, which is exact with one update a step
 
     def scored(self) -> LossInputs:
         """Only the tokens with a weight: nothing that a context token holds (NaN, inf) can reach loss or gradient."""
-        at = self.loss_mask_N > 0
-        reference = self.reference_logprobs_N
-        return LossInputs(
-            logprobs_N=self.logprobs_N[at],
-            entropy_N=self.entropy_N[at],
-            behavior_logprobs_N=self.behavior_logprobs_N[at],
-            reference_logprobs_N=None if reference is None else reference[at],
-            advantages_N=self.advantages_N[at],
-            loss_mask_N=self.loss_mask_N[at],
-        )
+        at_N = self.loss_mask_N > 0
+        given = ((f.name, getattr(self, f.name)) for f in fields(self))
+        kept: dict[str, Any] = {name: None if value_N is None else value_N[at_N] for name, value_N in given}
+        return LossInputs(**kept)
+
+    def spread(self, **scored_values: Tensor) -> dict[str, Tensor]:
+        """Values of the scored tokens as detached float values of all tokens [N], 0 where a token is not scored."""
+        at_N, zeros_N = self.loss_mask_N > 0, torch.zeros_like(self.loss_mask_N)
+        return {name: zeros_N.masked_scatter(at_N, values.detach().to(zeros_N.dtype)) for name, values in scored_values.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class LossOutput:
-    """`loss` is this micro-batch's share of the batch loss; `metrics` are detached token sums (see `metric_means`)."""
+    """`loss` is this micro-batch's share of the batch loss; `values` are detached, each [N] (see `bimode.token_metrics`)."""
 
     loss: Tensor
-    metrics: dict[str, Tensor]
+    values: dict[str, Tensor]
 
 
 LossFn = Callable[[LossInputs, float], LossOutput]
-
-# What each sum is divided by once it has been added over micro-batches and ranks.
-DENOMINATORS: dict[str, str] = {
-    "nll": "tokens",
-    "entropy": "tokens",
-    "kl": "tokens",
-    "clipped_low": "tokens",
-    "clipped_high": "tokens",
-    "ratio": "sampled",
-    "mismatch": "sampled",
-}
-
-
-def metric_means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Token means from the added sums; a mean over no tokens is left out, and so is any key that is no token sum."""
-    return {
-        key: sums[key] / sums[DENOMINATORS[key]]
-        for key in sums
-        if key in DENOMINATORS and sums.get(DENOMINATORS[key], 0.0) > 0
-    }
 
 
 def sft_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
@@ -85,7 +71,7 @@ def sft_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
     scored = inputs.scored()
     loss = -(scored.loss_mask_N * scored.logprobs_N).sum() / num_tokens
     ones_N = torch.ones_like(scored.logprobs_N)
-    return LossOutput(loss, _sums(tokens=ones_N, nll=-scored.logprobs_N, entropy=scored.entropy_N))
+    return LossOutput(loss, inputs.spread(tokens=ones_N, nll=-scored.logprobs_N, entropy=scored.entropy_N))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,44 +81,43 @@ class PolicyLoss:
     clip_low: float
     clip_high: float
     kl: float
+    importance: Importance = BEHAVIOR
 
     def __call__(self, inputs: LossInputs, num_tokens: float) -> LossOutput:
         """The equation of the module. Raises ValueError if `kl` > 0 and the reference log-probabilities are missing."""
         scored = inputs.scored()
         logprobs_N, advantages_N = scored.logprobs_N, scored.advantages_N
         sampled_N = ~scored.behavior_logprobs_N.isnan()
-        log_ratio_N = logprobs_N - torch.where(sampled_N, scored.behavior_logprobs_N, logprobs_N.detach())
-        ratio_N = log_ratio_N.exp()
+        proximal_N = logprobs_N.detach() if scored.proximal_logprobs_N is None else scored.proximal_logprobs_N
+        behavior_N = torch.where(sampled_N, scored.behavior_logprobs_N, proximal_N)
+        correction = self.importance(behavior_N, proximal_N)
+        ratio_N = (logprobs_N - correction.anchor_N).exp()
         clipped_N = ratio_N.clamp(1 - self.clip_low, 1 + self.clip_high)
-        loss_N = -torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
-        sums = {
+        loss_N = -correction.weight_N * torch.minimum(ratio_N * advantages_N, clipped_N * advantages_N)
+        values = {
             "tokens": torch.ones_like(logprobs_N),
             "sampled": sampled_N,
             "entropy": scored.entropy_N,
-            "ratio": ratio_N[sampled_N],
+            "ratio": ratio_N * sampled_N,
             # KL(behaviour || learner): zero if the engine that samples and the one that learns agree
-            "mismatch": k3(log_ratio_N)[sampled_N],
+            "mismatch": k3(proximal_N - behavior_N),
+            "capped": correction.capped_N,
             "clipped_low": (ratio_N < 1 - self.clip_low) & (advantages_N < 0),
             "clipped_high": (ratio_N > 1 + self.clip_high) & (advantages_N > 0),
         }
         if scored.reference_logprobs_N is not None:
-            kl_N = k3(scored.reference_logprobs_N - logprobs_N)
-            loss_N = loss_N + self.kl * kl_N
-            sums["kl"] = kl_N
+            values["kl"] = k3(scored.reference_logprobs_N - logprobs_N)
+            loss_N = loss_N + self.kl * values["kl"]
         elif self.kl > 0:
             raise ValueError(f"kl = {self.kl}: the policy loss needs the log-probabilities of the reference")
-        return LossOutput((scored.loss_mask_N * loss_N).sum() / num_tokens, _sums(**sums))
+        return LossOutput((scored.loss_mask_N * loss_N).sum() / num_tokens, inputs.spread(**values))
 
 
-def policy_loss(clip_low: float, clip_high: float, kl: float) -> LossFn:
+def policy_loss(clip_low: float, clip_high: float, kl: float, importance: Importance = BEHAVIOR) -> LossFn:
     """The loss of GRPO, BPO and per-mode credit alike."""
-    return PolicyLoss(clip_low, clip_high, kl)
+    return PolicyLoss(clip_low, clip_high, kl, importance)
 
 
 def k3(log_ratio_N: Tensor) -> Tensor:
     """Schulman's non-negative estimate of KL(q || p), [N], from tokens drawn under q and log_ratio = log p - log q."""
     return log_ratio_N.exp() - log_ratio_N - 1
-
-
-def _sums(**values_N: Tensor) -> dict[str, Tensor]:
-    return {key: value_N.detach().sum().float() for key, value_N in values_N.items()}

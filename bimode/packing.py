@@ -29,6 +29,7 @@ class PackedBatch:
     at_N: Tensor
     targets_N: Tensor
     sample_N: Tensor  # index of the sample each token belongs to
+    first_N: Tensor  # True at the first response token of each sample
     loss_mask_N: Tensor
     advantages_N: Tensor
     behavior_logprobs_N: Tensor  # NaN: not known, the learner takes its own
@@ -111,6 +112,7 @@ def pack(
         at_N=torch.cat([at[i] for i in range(len(samples))]),
         targets_N=torch.tensor([t for s in samples for t in s.token_ids_T], dtype=torch.long),
         sample_N=torch.tensor([i for i, s in enumerate(samples) for _ in s.token_ids_T], dtype=torch.long),
+        first_N=torch.tensor([t == 0 for s in samples for t in range(len(s.token_ids_T))], dtype=torch.bool),
         loss_mask_N=tokens("loss_mask_T"),
         advantages_N=tokens("advantages_T"),
         behavior_logprobs_N=tokens("behavior_logprobs_T"),

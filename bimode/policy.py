@@ -1,6 +1,7 @@
 """A policy as the learner sees it: packed rows in, log-probabilities and entropy of the response tokens out.
 
-Only response positions go through the language-model head, so [B, T, V] is never materialised.
+Only response positions go through the language-model head, so [B, T, V] is never materialised; and of those at most
+`head_chunk` at a time, so neither is [N, V]: what a chunk's logits are needed for in the backward pass is computed again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bimode.packing import PackedBatch
 
@@ -21,11 +23,15 @@ def token_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float = 1.
 
 
 class Policy(nn.Module):
-    """Wraps a causal or image-text model of transformers; `forward` is what DeepSpeed and torch engines call."""
+    """Wraps a causal or image-text model of transformers; `forward` is what DeepSpeed and torch engines call.
 
-    def __init__(self, model: Any) -> None:
+    `head_chunk`: response positions whose logits exist at a time; 0 takes all at once.
+    """
+
+    def __init__(self, model: Any, head_chunk: int = 0) -> None:
         super().__init__()
         self.model = model
+        self.head_chunk = head_chunk
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Returns (logprobs_N, entropy_N) of the batch's response tokens."""
@@ -34,5 +40,12 @@ class Policy(nn.Module):
             input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False, **images
         ).last_hidden_state
         hidden_ND = hidden_BTD.flatten(0, 1)[batch.at_N]
-        logits_NV = self.model.lm_head(hidden_ND).float()
-        return token_logprobs(logits_NV, batch.targets_N)
+        if not 0 < self.head_chunk < len(hidden_ND):
+            return self._head(hidden_ND, batch.targets_N)
+        chunks = zip(hidden_ND.split(self.head_chunk), batch.targets_N.split(self.head_chunk), strict=True)
+        parts = [checkpoint(self._head, *chunk, use_reentrant=False) for chunk in chunks]
+        logprobs, entropy = zip(*parts, strict=True)
+        return torch.cat(logprobs), torch.cat(entropy)
+
+    def _head(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        return token_logprobs(self.model.lm_head(hidden_ND).float(), targets_N)

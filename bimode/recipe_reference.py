@@ -1,6 +1,6 @@
 """docs/recipe.md, written from the schema: every key of a recipe with its type, default and meaning.
 
-    python -m bimode.recipe_reference > docs/recipe.md        (make reference)
+python -m bimode.recipe_reference > docs/recipe.md        (make reference)
 """
 
 from __future__ import annotations

@@ -119,6 +119,7 @@ class TrainingSample:
     mode: Mode
     origin: str  # id of the row it came from
     version: int  # policy version of the newest token; 0 for SFT
+    level: str = ""  # of the question, for metrics; SFT leaves it empty
 
 
 @dataclass(frozen=True, slots=True)

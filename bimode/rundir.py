@@ -83,8 +83,7 @@ class StageDir:
         if entry["config_digest"] != digest_json(config) or entry["inputs"] != self.input_digests(inputs):
             return False
         return all(
-            (self.path / name).exists() and digest_path(self.path / name) == digest
-            for name, digest in entry["outputs"].items()
+            (self.path / name).exists() and digest_path(self.path / name) == digest for name, digest in entry["outputs"].items()
         )
 
     def claim(self, work: Mapping[str, Any]) -> str:

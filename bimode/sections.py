@@ -48,6 +48,15 @@ class LearnerConfig(Section):
     )
     row_tokens: Positive = Field(288, description="tokens of a packed row")
     micro_rows: Positive = Field(16, description="packed rows of one forward pass")
+    gradient_checkpointing: bool = Field(
+        False, description="activations inside a layer are computed again in the backward pass: less memory, more time"
+    )
+    head_chunk: int = Field(
+        4096, ge=0, description="response positions whose logits exist at a time, the rest being computed again; 0 = all"
+    )
+    reference_offload: bool = Field(
+        False, description="BPO: the reference lives in the host's memory between steps; without effect on a CPU"
+    )
     freeze: tuple[str, ...] = Field((), description="regular expressions of parameter names that do not train")
 
     @field_validator("freeze")

@@ -54,9 +54,7 @@ def mark_repeats(candidates: pa.Table) -> pa.Table:
     """`candidates` with reason, detail, dup_group and contamination filled in for every row that was still in."""
     rows = candidates.select(["id", "split", "prompt", "image_sha256", "reason", "detail"]).to_pylist()
     alive = [row for row in rows if not row["reason"]]
-    repeats = find_repeats(
-        KeyedRow(row["id"], row["split"], content_key(question_of(row), row["image_sha256"])) for row in alive
-    )
+    repeats = find_repeats(KeyedRow(row["id"], row["split"], content_key(question_of(row), row["image_sha256"])) for row in alive)
     kept = {row["id"] for row in alive}
     new = {
         "reason": [repeats.get(row["id"], (row["reason"], ""))[0] for row in rows],

@@ -110,9 +110,7 @@ def _write_shards(table: pa.Table, folder: Path, split: str) -> None:
     count = max(1, -(-table.num_rows // SHARD_ROWS))
     for k in range(count):
         part = table.slice(k * SHARD_ROWS, SHARD_ROWS)
-        pq.write_table(
-            part, folder / f"{split}-{k:05d}-of-{count:05d}.parquet", compression="zstd", row_group_size=GROUP_ROWS
-        )
+        pq.write_table(part, folder / f"{split}-{k:05d}-of-{count:05d}.parquet", compression="zstd", row_group_size=GROUP_ROWS)
 
 
 def card(candidates: pa.Table, published: Published) -> str:

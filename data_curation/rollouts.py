@@ -99,9 +99,7 @@ def sample_rollouts(rows: pa.Table, tagger: Tagger, cache: Path, on_done: Callab
     rows = rows.select(REQUEST_COLUMNS)
     wanted = {(row["id"], content_of(row)) for row in rows.to_pylist()}
     folder = cache / tagger.params_hash
-    found = {
-        _key(r): r for r in read_cache(folder) if (r.id, r.content) in wanted and r.attempt < tagger.sampling.n
-    }
+    found = {_key(r): r for r in read_cache(folder) if (r.id, r.content) in wanted and r.attempt < tagger.sampling.n}
     on_done(len(found))
     if len(found) < len(wanted) * len(MODES) * tagger.sampling.n:
         part = PartWriter(folder)

@@ -54,9 +54,7 @@ def plan_draws(config: CurateConfig) -> list[Draw]:
 
 def draw_row(draw: Draw, index: int, seed: int, weights: tuple[float, float, float]) -> Row:
     """Candidate `index` of `draw`, checked. Evaluation takes the three levels in turn, so that thirds are exact."""
-    sample = family_of(draw.source)(
-        index, draw.source_split, seed, ONE_LEVEL[index % 3] if draw.split == "eval" else weights
-    )
+    sample = family_of(draw.source)(index, draw.source_split, seed, ONE_LEVEL[index % 3] if draw.split == "eval" else weights)
     row = sample_row(sample, draw.split) | {
         "trace": sample.trace, "transcription": sample.transcription, "tag_rule": "", "tag_low": None, "tag_high": None,
     }  # fmt: skip

@@ -41,6 +41,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Trains for `bpo.steps` steps, going on from the last checkpoint where there is one."""
     from bimode.dataset import read_prompts
+    from bimode.importance import importance_of
     from bimode.losses import policy_loss
     from bimode.order import stream_of
     from pipelines.bpo_reference import reference_rewards
@@ -49,7 +50,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
     bpo, log = recipe.bpo, RunLog(stage.path)
     prompts = read_prompts(inputs["data"], "rl")
-    loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl)
+    loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
     with open_graph(recipe, inputs["model"]) as graph, track("bpo", total=bpo.steps, unit="step") as bar:
         references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
         start = log.resume(graph)

@@ -20,11 +20,12 @@ from bimode.checkpoints import checkpoint_path, latest, step_of
 from bimode.config import Recipe
 from bimode.credit import CreditedBatch, assign, informative, modes_drawn, shuffle_rewards
 from bimode.credit.summary import summarize
-from bimode.losses import LossFn, metric_means
+from bimode.losses import LossFn
 from bimode.modes import Mode, decides_direct
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
 from bimode.rewards import correctness, shaped
 from bimode.rundir import write_atomic
+from bimode.token_metrics import means_by_mode, metric_means
 
 if TYPE_CHECKING:
     from actors.graph import Graph
@@ -61,9 +62,7 @@ class Drawn:
     dropped: int
 
 
-def collect(
-    graph: Graph, prompts: Iterator[Prompt], bpo: BpoConfig, references: Mapping[str, float], seed: int
-) -> Drawn:
+def collect(graph: Graph, prompts: Iterator[Prompt], bpo: BpoConfig, references: Mapping[str, float], seed: int) -> Drawn:
     """`bpo.prompts_per_step` groups of `prompts`, in their order.
 
     Where `bpo.resample` allows further rounds, groups that carry no credit give way to groups of the next prompts; those of
@@ -115,11 +114,12 @@ def credit(groups: Sequence[RolloutGroup], bpo: BpoConfig, seed: int) -> Credite
     return assign(shuffle_rewards(rewarded, seed) if bpo.shuffle_rewards else rewarded, bpo)
 
 
-def update(graph: Graph, batch: CreditedBatch, loss: LossFn) -> dict[str, float]:
+def update(graph: Graph, batch: CreditedBatch, loss: LossFn) -> dict[str, Any]:
     """One optimizer step on `batch`. Returns token means and step info."""
     sums = graph.learner.update(batch.samples, loss, num_tokens=batch.denominator)
     info = graph.learner.optim_step()
-    return metric_means(sums) | {"loss": sums.get("loss", 0.0), "grad_norm": info.grad_norm, "lr": info.lr}
+    step = {"loss": sums.get("loss", 0.0), "grad_norm": info.grad_norm, "lr": info.lr}
+    return metric_means(sums) | step | {"learner": means_by_mode(sums)}
 
 
 class RunLog:
@@ -148,9 +148,7 @@ class RunLog:
         """Saves weights, optimizer and RNG; the folder appears in one piece."""
         graph.learner.save(checkpoint_path(self.path / "checkpoints", step))
 
-    def step(
-        self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, float]
-    ) -> str:
+    def step(self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, Any]) -> str:
         """Writes the step down; returns a note for the progress bar."""
         decision = think_rates(groups, probes)
         line = {

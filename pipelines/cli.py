@@ -25,7 +25,9 @@ SET_HELP = """override a key (docs/recipe.md), e.g. --set bpo.steps=10 --set 'ev
 Set = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help=SET_HELP)]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="override the recipe's seed, which is 0 where it has none")]
 MODES_HELP = "of auto,thinking,non_thinking; the recipe's evaluate.modes by default, all three with --model"
-ADDRESS_HELP = "dashboard of the cluster; by default RAY_API_SERVER_ADDRESS or RAY_ADDRESS (http://...), else http://127.0.0.1:8265"
+ADDRESS_HELP = (
+    "dashboard of the cluster; by default RAY_API_SERVER_ADDRESS or RAY_ADDRESS (http://...), else http://127.0.0.1:8265"
+)
 NOTHING: list[str] = []
 
 

@@ -1,6 +1,6 @@
 """A model behind an OpenAI-compatible endpoint; `thinking_mode` is auto, long or short in `chat_template_kwargs`.
 
-    python -m pipelines.serve --model runs/demo/bpo/model
+python -m pipelines.serve --model runs/demo/bpo/model
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The same run as a Ray job; see `cluster.submit`.
 
-    python -m pipelines.submit pipelines/recipes/smoke.toml --out /shared/runs/smoke --address http://127.0.0.1:8265
+python -m pipelines.submit pipelines/recipes/smoke.toml --out /shared/runs/smoke --address http://127.0.0.1:8265
 """
 
 from __future__ import annotations

@@ -27,9 +27,7 @@ def credit(group: RolloutGroup, config: BpoConfig) -> list[TokenCredit]:
     rewards_G = -1 + np.array(group.rewards_G, dtype=np.float64) * (1 + worth_G)
     return [
         sequence_credit(completion, advantage, "masked").with_decision(DECISION_WEIGHT, advantage)
-        for completion, advantage in zip(
-            group.completions, group_advantages(rewards_G, config.normalize).tolist(), strict=True
-        )
+        for completion, advantage in zip(group.completions, group_advantages(rewards_G, config.normalize).tolist(), strict=True)
     ]
 
 

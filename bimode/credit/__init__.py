@@ -103,4 +103,5 @@ def _sample(group: RolloutGroup, completion: Completion, credit: TokenCredit, le
         mode=completion.mode,
         origin=group.prompt.id,
         version=max(completion.versions_T),
+        level=group.prompt.level,
     )

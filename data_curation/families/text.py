@@ -92,9 +92,7 @@ def guess_rate(task: str, level: str) -> float:
     """Share of the most common answer at `level`: what the best blind answer scores."""
     rng = rng_of("reasoning_gym", task, level, "guess")
     values = TASKS[task].levels[level]
-    answers = Counter(
-        entry_of(task, int(rng.choice(values)), int(rng.integers(2**62)))["answer"] for _ in range(GUESS_PROBE)
-    )
+    answers = Counter(entry_of(task, int(rng.choice(values)), int(rng.integers(2**62)))["answer"] for _ in range(GUESS_PROBE))
     return answers.most_common(1)[0][1] / GUESS_PROBE
 
 

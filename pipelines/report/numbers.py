@@ -22,9 +22,7 @@ LEVELS = ("easy", "mid", "hard")
 Results = Mapping[str, Sequence[ItemResult]]
 
 
-def model_numbers(
-    items: Sequence[ItemResult], rounds: int, seed: int, cost_range: tuple[float, float]
-) -> dict[str, Any]:
+def model_numbers(items: Sequence[ItemResult], rounds: int, seed: int, cost_range: tuple[float, float]) -> dict[str, Any]:
     """The report of one model: by benchmark, by difficulty, overall, and its routing."""
     benchmarks = {}
     for task in sorted({item.task for item in items}):
@@ -62,9 +60,7 @@ def routing_numbers(
     if set(items[0].greedy) != set(Mode):
         return None
     columns = routing.table(items)
-    auto = routers.measure_policy(
-        columns, columns.correct_auto_I, columns.tokens_auto_I, columns.thought_auto_I, cost_range
-    )
+    auto = routers.measure_policy(columns, columns.correct_auto_I, columns.tokens_auto_I, columns.thought_auto_I, cost_range)
     means_R = Means(*bootstrap_means(columns.columns(), rounds, seed))
     policies = {
         "random_same_rate": routers.random_same_rate(columns),

@@ -45,9 +45,7 @@ class Run:
     bpo: Mapping[str, Any] = field(default_factory=dict)
 
 
-def render(
-    report: Mapping[str, Any], results: Results, prompts: Sequence[Prompt], figures: Mapping[str, str], run: Run
-) -> str:
+def render(report: Mapping[str, Any], results: Results, prompts: Sequence[Prompt], figures: Mapping[str, str], run: Run) -> str:
     """The page as HTML. `figures` is SVG by name."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

@@ -62,13 +62,13 @@ def batches(codec: Codec, world: int, rank: int) -> list[tuple[list[TrainingSamp
 def nan_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
     """A loss that is not a number on the second rank."""
     out = sft_loss(inputs, num_tokens)
-    return LossOutput(out.loss * (float("nan") if parallel.rank() == parallel.world() - 1 else 1.0), out.metrics)
+    return LossOutput(out.loss * (float("nan") if parallel.rank() == parallel.world() - 1 else 1.0), out.values)
 
 
 def steep_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
     """A finite loss with an infinite gradient: the square root at zero."""
     out = sft_loss(inputs, num_tokens)
-    return LossOutput((out.loss - out.loss.detach()).sqrt() + 1.0, out.metrics)
+    return LossOutput((out.loss - out.loss.detach()).sqrt() + 1.0, out.values)
 
 
 def new_learner(case: Case, model_dir: Path) -> Learner:

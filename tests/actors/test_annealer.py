@@ -41,9 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_workers_read_the_plan_from_the_checkpoint_on(
-    ray_local: Any, data: Path, tiny_llava: Path, tmp_path: Path
-) -> None:
+def test_workers_read_the_plan_from_the_checkpoint_on(ray_local: Any, data: Path, tiny_llava: Path, tmp_path: Path) -> None:
     from actors.feed import PlannedFeed, Table
     from actors.sequences import read_sequences, to_samples
 
@@ -72,9 +70,7 @@ def test_an_empty_folder_starves(ray_local: Any, tiny_llava: Path, tmp_path: Pat
         read_sequences(tmp_path, tiny_llava, mask_empty_think=False)
 
 
-def test_a_run_cut_off_ends_where_it_would_have_ended(
-    ray_local: Any, data: Path, tiny_llava: Path, tmp_path: Path
-) -> None:
+def test_a_run_cut_off_ends_where_it_would_have_ended(ray_local: Any, data: Path, tiny_llava: Path, tmp_path: Path) -> None:
     """Two workers with DeepSpeed: one run straight through, and one that lost everything after its first checkpoint."""
     from actors.annealer import AnnealJob, fit
 

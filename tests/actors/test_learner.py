@@ -130,7 +130,7 @@ def test_a_group_of_actors_learns_and_comes_back(ray_local: Any, tiny_llava: Pat
     try:
         first = group.update(samples, sft_loss, tokens)
         assert first["tokens"] == sum(len(s.token_ids_T) for s in samples)
-        assert first["tokens/thinking"] + first["tokens/non_thinking"] == pytest.approx(tokens)
+        assert first["tokens/thinking"] + first["tokens/non_thinking"] == first["tokens"]
         assert group.optim_step().step == 1
         group.save(tmp_path / "step-000001")
         at_one = ray_local.get(group.export_weights(1))

@@ -112,9 +112,7 @@ def test_equal_seeds_give_equal_samples(ray_local: Any, rollout_actor: Any) -> N
 
 
 @pytest.mark.ray
-def test_sampled_logprobs_equal_those_of_the_given_response(
-    ray_local: Any, rollout_actor: Any, drawn: list[Completion]
-) -> None:
+def test_sampled_logprobs_equal_those_of_the_given_response(ray_local: Any, rollout_actor: Any, drawn: list[Completion]) -> None:
     some = drawn[:: len(drawn) // 8]
     prompts = [next(p for p in PROMPTS if p.id == c.prompt_id) for c in some]
     scored = ray_local.get(rollout_actor.logprobs_of.remote(prompts, [c.token_ids_T for c in some]))

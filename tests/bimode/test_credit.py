@@ -170,9 +170,7 @@ def test_margin_sends_ties_to_the_direct_mode() -> None:
 
 
 def test_decision_credit_does_not_depend_on_length() -> None:
-    short, long = (
-        assign([paired([1, 0], [0, 0], length=n)], config("per_mode", "counterfactual")).samples[0] for n in (3, 300)
-    )
+    short, long = (assign([paired([1, 0], [0, 0], length=n)], config("per_mode", "counterfactual")).samples[0] for n in (3, 300))
     assert short.loss_mask_T[0] * short.advantages_T[0] == long.loss_mask_T[0] * long.advantages_T[0]
 
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bimode.losses import LossInputs, k3, metric_means, policy_loss, sft_loss
+from bimode.importance import Decoupled, Truncated
+from bimode.losses import LossInputs, LossOutput, k3, policy_loss, sft_loss
+from bimode.token_metrics import metric_means
 
 NAN = math.nan
 
@@ -35,6 +37,10 @@ def inputs_of(
     )
 
 
+def sums_of(out: LossOutput) -> dict[str, float]:
+    return {name: value_N.sum().item() for name, value_N in out.values.items()}
+
+
 # Ratios 1.5, 0.5, 1.1, 0.5, 1.5 against clip(0.8, 1.3), as log-probabilities of a token that had 0.1.
 RATIOS = (1.5, 0.5, 1.1, 0.5, 1.5)
 ADVANTAGES = (1.0, 1.0, -2.0, -2.0, -2.0)
@@ -51,10 +57,10 @@ def test_policy_loss_by_hand() -> None:
     assert out.loss.item() == pytest.approx(0.5, abs=1e-12)
     # d loss / d logp = -rho A / 10 where the unclipped side is the minimum, else 0
     assert logprobs_N.grad.tolist() == pytest.approx([0.0, -0.05, 0.22, 0.0, 0.3], abs=1e-12)
-    sums = {key: value.item() for key, value in out.metrics.items()}
+    sums = sums_of(out)
     assert sums == pytest.approx(
         {
-            "tokens": 5, "sampled": 5, "entropy": 2.5, "ratio": sum(RATIOS), "clipped_low": 1, "clipped_high": 1,
+            "tokens": 5, "sampled": 5, "entropy": 2.5, "ratio": sum(RATIOS), "clipped_low": 1, "clipped_high": 1, "capped": 0,
             "mismatch": sum(r - math.log(r) - 1 for r in RATIOS),
         }, rel=1e-6,
     )  # fmt: skip
@@ -106,13 +112,12 @@ def test_ratio_one_is_reinforce() -> None:
 
 def test_context_tokens_cannot_reach_loss_or_gradient() -> None:
     logprobs_N = tensor(-1.0, -math.inf, -2.0).requires_grad_()
-    inputs = inputs_of(
-        logprobs_N, tensor(-1.0, NAN, -2.0), tensor(1.0, NAN, 1.0), tensor(1.0, 0.0, 1.0), tensor(-1.0, 5.0, -2.0)
-    )
+    inputs = inputs_of(logprobs_N, tensor(-1.0, NAN, -2.0), tensor(1.0, NAN, 1.0), tensor(1.0, 0.0, 1.0), tensor(-1.0, 5.0, -2.0))
     out = policy_loss(0.2, 0.2, 0.1)(inputs, 2.0)
     out.loss.backward()
     assert out.loss.item() == pytest.approx(-1.0)
     assert logprobs_N.grad.tolist() == pytest.approx([-0.5, 0.0, -0.5])
+    assert all(value_N.isfinite().all() and value_N[1] == 0 for value_N in out.values.values())
 
 
 def test_micro_batches_add_up_to_the_batch() -> None:
@@ -127,12 +132,12 @@ def test_micro_batches_add_up_to_the_batch() -> None:
         for at in (slice(0, 2), slice(2, 2), slice(2, 9))  # the middle one holds no token and must not be NaN
     ]
     torch.testing.assert_close(sum(p.loss for p in parts), whole.loss)
-    torch.testing.assert_close(sum(p.metrics["ratio"] for p in parts), whole.metrics["ratio"])
+    torch.testing.assert_close(torch.cat([p.values["ratio"] for p in parts]), whole.values["ratio"])
 
 
 def test_unknown_behaviour_is_counted_apart() -> None:
     inputs = inputs_of(tensor(-1.0, -3.0), tensor(-1.5, NAN), tensor(1.0, 1.0))
-    sums = {key: value.item() for key, value in policy_loss(0.2, 0.2, 0.0)(inputs, 2.0).metrics.items()}
+    sums = sums_of(policy_loss(0.2, 0.2, 0.0)(inputs, 2.0))
     assert (sums["tokens"], sums["sampled"]) == (2, 1)
     assert metric_means(sums)["ratio"] == pytest.approx(math.exp(0.5))
     assert "kl" not in sums
@@ -145,8 +150,8 @@ def test_sft_by_hand() -> None:
     out.loss.backward()
     assert out.loss.item() == pytest.approx((1.0 + 0.5 * 4.0) / 4.0)
     assert logprobs_N.grad.tolist() == pytest.approx([-0.25, 0.0, -0.125])
-    assert out.metrics["nll"].item() == pytest.approx(5.0)  # metrics are plain sums over the scored tokens
-    assert out.metrics["tokens"].item() == 2
+    assert out.values["nll"].tolist() == [1.0, 0.0, 4.0]  # not weighted, and 0 where nothing is scored
+    assert out.values["tokens"].tolist() == [1.0, 0.0, 1.0]
 
 
 def test_k3_by_hand() -> None:
@@ -159,6 +164,6 @@ def test_kl_without_reference_is_refused() -> None:
 
 
 def test_losses_travel_by_pickle() -> None:
-    loss = policy_loss(0.2, 0.3, 0.01)
-    assert pickle.loads(pickle.dumps(loss)) == loss
+    for loss in (policy_loss(0.2, 0.3, 0.01), policy_loss(0.2, 0.3, 0.0, Truncated(2.0)), policy_loss(1, 1, 0, Decoupled(5.0))):
+        assert pickle.loads(pickle.dumps(loss)) == loss
     assert pickle.loads(pickle.dumps(sft_loss)) is sft_loss

@@ -73,9 +73,7 @@ def test_recoveries_take_bootstrap_rounds_and_are_undefined_round_by_round() -> 
     assert np.allclose(means.gap_recovery, [0.5, np.nan], equal_nan=True)
 
 
-def sampled(
-    name: str, think: list[bool], direct: list[bool], *, auto_thinks: bool, think_tokens: int = 20
-) -> ItemResult:
+def sampled(name: str, think: list[bool], direct: list[bool], *, auto_thinks: bool, think_tokens: int = 20) -> ItemResult:
     found = item(name, think=(True, 20), direct=(True, 5), auto_thinks=auto_thinks)
     samples = {
         Mode.THINKING: tuple(Outcome(c, think_tokens, True) for c in think),

@@ -80,9 +80,10 @@ def test_more_right_direct_answers_never_ask_for_more_thinking(c: tuple[int, int
     order = {"thinking": 0, "either": 1, "non_thinking": 2}
     if k < n:
         for thinks in (False, True):
-            assert order[mode(k, think, n=n, guess=guess, thinks=thinks)] <= order[
-                mode(k + 1, think, n=n, guess=guess, thinks=thinks)
-            ]
+            assert (
+                order[mode(k, think, n=n, guess=guess, thinks=thinks)]
+                <= order[mode(k + 1, think, n=n, guess=guess, thinks=thinks)]
+            )
 
 
 @given(counts, guesses)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bimode.bpo_config import BpoConfig
 from bimode.credit import assign
+from bimode.importance import Truncated
 from bimode.losses import LossInputs, policy_loss
 from bimode.modes import Mode
 from bimode.packing import PackedBatch, pack
@@ -23,6 +24,7 @@ from bimode.policy import Policy
 from bimode.records import Completion, Prompt, RolloutGroup
 
 GROUP = 4  # = 2 g
+CAP = 1.3  # of the importance weight
 REWARDS = (1.0, 0.0, 0.0, 1.0, 0.25, 0.5, 0.0, 1.0)
 
 
@@ -115,9 +117,7 @@ def our_batch(trl_batch: TrlBatch) -> tuple[PackedBatch, Tensor]:
                     worker="trl",
                 )
             )
-        prompt = Prompt(
-            id=str(start), question="", images=(), answer="", verifier="", verifier_args="", task="", level="easy"
-        )
+        prompt = Prompt(id=str(start), question="", images=(), answer="", verifier="", verifier_args="", task="", level="easy")
         rewards = REWARDS[start : start + GROUP]
         groups.append(RolloutGroup(prompt=prompt, completions=tuple(completions), rewards_G=rewards))
     samples = assign(groups, BpoConfig(algorithm="grpo", decision="trained", group_size=GROUP // 2)).samples
@@ -153,11 +153,60 @@ def test_loss_and_gradients_are_trls(trl_batch: TrlBatch, kl: float, off_policy:
     out = policy_loss(0.2, 0.3, kl)(loss_inputs, float(batch.loss_mask_N.sum()))
     out.loss.backward()
 
-    clipped = out.metrics["clipped_low"] + out.metrics["clipped_high"]
-    assert bool(clipped > 0) is off_policy  # the clip is really exercised
+    clipped_N = out.values["clipped_low"] + out.values["clipped_high"]
+    assert bool(clipped_N.any()) is off_policy  # the clip is really exercised
     assert out.loss.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-6)
+    assert_gradients(trainer, gradients)
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_truncated_importance_sampling_is_trls(trl_batch: TrlBatch, monkeypatch: pytest.MonkeyPatch, moved: bool) -> None:
+    """TRL's correction for a vLLM that disagrees with the trainer (`token_truncate`), before and after a first update."""
+    trainer, inputs = trl_batch.trainer, dict(trl_batch.inputs)
+    trainer.beta = 0.1
+    monkeypatch.setattr(trainer, "use_vllm", True)
+    monkeypatch.setattr(trainer, "vllm_importance_sampling_correction", True)
+    engine_BT = trl_batch.inputs["old_per_token_logps"]
+    apart_BT = 0.5 * torch.randn(engine_BT.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    proximal_BT = engine_BT + apart_BT if moved else current_logprobs(trl_batch)
+    inputs["old_per_token_logps"] = proximal_BT if moved else None
+    inputs["importance_sampling_ratio"] = (proximal_BT - engine_BT).exp().clamp(max=CAP)
+    trainer.model.train()
+    trainer.model.zero_grad()
+    theirs = trainer.compute_loss(trainer.model, inputs)
+    theirs.backward()
+    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+    batch, reference_N = our_batch(trl_batch)
+    mask_BT = trl_batch.inputs["completion_mask"].bool()
+    trainer.model.zero_grad()
+    logprobs_N, entropy_N = Policy(trainer.model)(batch)
+    loss_inputs = LossInputs(
+        logprobs_N, entropy_N, batch.behavior_logprobs_N, reference_N, batch.advantages_N, batch.loss_mask_N,
+        proximal_logprobs_N=proximal_BT[mask_BT].float() if moved else None,
+    )  # fmt: skip
+    out = policy_loss(0.2, 0.3, 0.1, Truncated(CAP))(loss_inputs, float(batch.loss_mask_N.sum()))
+    out.loss.backward()
+
+    assert 0 < out.values["capped"].sum() < out.values["tokens"].sum()  # some ratios are truncated, others are not
+    assert bool((out.values["clipped_low"] + out.values["clipped_high"]).any()) is moved
+    assert out.loss.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-6)
+    assert_gradients(trainer, gradients)
+
+
+def current_logprobs(trl_batch: TrlBatch) -> Tensor:
+    """The policy's own log-probabilities [B, T] by TRL's forward pass."""
+    given = trl_batch.inputs
+    ids = torch.cat([given["prompt_ids"], given["completion_ids"]], dim=1)
+    mask = torch.cat([given["prompt_mask"], given["completion_mask"]], dim=1)
+    width = given["completion_ids"].shape[1]
+    with torch.no_grad():
+        found = trl_batch.trainer._get_per_token_logps_and_entropies(trl_batch.trainer.model, ids, mask, width)[0]
+    return torch.as_tensor(found).double()
+
+
+def assert_gradients(trainer: Any, expected: dict[str, Tensor]) -> None:
+    """Every parameter's gradient is `expected`, and some are not small."""
     for name, parameter in trainer.model.named_parameters():
-        torch.testing.assert_close(
-            parameter.grad, gradients[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
-        )
-    assert max(g.abs().max() for g in gradients.values()) > 1e-2
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+    assert max(g.abs().max() for g in expected.values()) > 1e-2

@@ -253,7 +253,7 @@ def test_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("evaluate", ("evaluate [OPTIONS] [RECIPE]", "all three with --model", '\'evaluate.modes=["auto"]\'')),
+        ("evaluate", ("evaluate [OPTIONS] [RECIPE]", "all three with --model", "'evaluate.modes=[\"auto\"]'")),
         ("submit", ("http://127.0.0.1:8265", "curate, anneal, bpo or evaluate")),
         ("serve", ("default: 8000", "default: 127.0.0.1")),
     ],

@@ -1,6 +1,6 @@
 """The command line with one more stage, `toy`, whose behaviour the first argument chooses: what a stage may do to us.
 
-    python tests/pipelines/toy_stage.py KIND RECIPE --out DIR
+python tests/pipelines/toy_stage.py KIND RECIPE --out DIR
 """
 
 from __future__ import annotations

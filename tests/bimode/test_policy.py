@@ -1,0 +1,72 @@
+"""The head in chunks and recomputed layers change memory, not numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bimode.codec import Codec, load_model
+from bimode.packing import PackedBatch, pack
+from bimode.policy import Policy
+from tests.sequences import supervised
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_llava: Path) -> PackedBatch:
+    """Six responses, some about images, in shared rows."""
+    codec = Codec(tiny_llava)
+    samples = [*supervised(codec, 4), *supervised(codec, 2, images=False, first=4)]
+    return pack(samples, [codec.encode_images(s.images) for s in samples], row_tokens=400, pad_id=codec.pad_id)
+
+
+def run(model: nn.Module, batch: PackedBatch, head_chunk: int) -> tuple[float, dict[str, Tensor], list[tuple[int, ...]]]:
+    """Loss (entropy included), gradient by name, and the shape of the logits of every pass through the head."""
+    shapes: list[tuple[int, ...]] = []
+    hook = model.lm_head.register_forward_hook(lambda _module, _inputs, out: shapes.append(tuple(out.shape)))
+    model.zero_grad()
+    logprobs_N, entropy_N = Policy(model, head_chunk).train()(batch)
+    loss = (batch.loss_mask_N * (0.1 * entropy_N - logprobs_N)).sum() / batch.loss_mask_N.sum()
+    loss.backward()
+    hook.remove()
+    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, shapes
+
+
+def assert_equal(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(got[name], gradient, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    assert max(g.abs().max() for g in expected.values()) > 1e-2
+
+
+def test_the_head_in_chunks_gives_the_same_loss_and_gradient(tiny_llava: Path, batch: PackedBatch) -> None:
+    model = load_model(tiny_llava, torch.float32)
+    n, vocabulary = len(batch.targets_N), model.lm_head.weight.shape[0]
+    loss, gradient, shapes = run(model, batch, 0)
+    assert shapes == [(n, vocabulary)] and n % 8
+    in_chunks, chunked, seen = run(model, batch, 8)
+    assert in_chunks == pytest.approx(loss, abs=1e-6)
+    assert_equal(chunked, gradient)
+    assert max(seen) == (8, vocabulary)
+    assert len(seen) == 2 * -(-n // 8)  # each chunk once forward, once again for its backward pass
+
+
+def test_what_fits_into_one_chunk_is_not_computed_again(tiny_llava: Path, batch: PackedBatch) -> None:
+    model, n = load_model(tiny_llava, torch.float32), len(batch.targets_N)
+    assert len(run(model, batch, n)[2]) == 1
+    assert len(run(model, batch, n - 1)[2]) == 4
+
+
+def test_gradient_checkpointing_gives_the_same_loss_and_gradient(tiny_llava: Path, batch: PackedBatch) -> None:
+    model = load_model(tiny_llava, torch.float32)
+    passes: list[int] = []
+    model.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
+    loss, gradient, _ = run(model, batch, 0)
+    assert len(passes) == 1
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    again, recomputed, _ = run(model, batch, 0)
+    assert len(passes) == 3  # forward, and once more in the backward pass
+    assert again == pytest.approx(loss, abs=1e-6)
+    assert_equal(recomputed, gradient)
