@@ -44,6 +44,11 @@ class BpoConfig(Section):
         None, ge=0.0, le=1.0, description="that share at the last step, reached linearly; none is constant"
     )
     steps: Positive = Field(40, description="updates of the policy (ours)")
+    rollout_tokens: int = Field(
+        0,
+        ge=0,
+        description="no further step once this many tokens were drawn; 0 = `steps` alone counts. Compares algorithms fairly",
+    )
     prompts_per_step: Positive = Field(24, description="questions of one step (ours)")
     group_size: Positive = Field(8, description="g: rollouts per prompt and mode (2 g in auto where no mode is forced)")
     temperature: float = Field(1.0, gt=0.0, description="of sampling (ours)")

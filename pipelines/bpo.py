@@ -39,7 +39,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Trains for `bpo.steps` steps, going on from the last checkpoint where there is one."""
+    """Trains for `bpo.steps` steps or `bpo.rollout_tokens`, going on from the last checkpoint where there is one."""
     from bimode.dataset import read_prompts
     from bimode.importance import importance_of
     from bimode.losses import policy_loss
@@ -56,6 +56,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         start = log.resume(graph)
         bar.advance(start)
         for step in range(start, bpo.steps):
+            if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
+                break
             now, seed = bpo.at(step), recipe.seed + step
             drawn = collect(graph, stream_of(prompts, step, bpo.prompts_per_step, recipe.seed), now, references, seed)
             learnt = update(graph, credit(drawn.groups, now, seed), loss)

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ from bimode.bpo_config import BpoConfig
 from bimode.checkpoints import checkpoint_path, latest, step_of
 from bimode.config import Recipe
 from bimode.credit import CreditedBatch, assign, informative, modes_drawn, shuffle_rewards
+from bimode.credit.duplicates import merge_duplicates
+from bimode.credit.expected import expected_auto
 from bimode.credit.summary import summarize
 from bimode.losses import LossFn
 from bimode.modes import Mode, decides_direct
@@ -109,9 +111,10 @@ def _draw(
 
 
 def credit(groups: Sequence[RolloutGroup], bpo: BpoConfig, seed: int) -> CreditedBatch:
-    """The samples of one update: rewards as the recipe shapes them and, in the control, dealt anew."""
+    """The samples of one update, equal ones merged: rewards as the recipe shapes them and, in the control, dealt anew."""
     rewarded = [shaped(group, bpo) for group in groups]
-    return assign(shuffle_rewards(rewarded, seed) if bpo.shuffle_rewards else rewarded, bpo)
+    batch = assign(shuffle_rewards(rewarded, seed) if bpo.shuffle_rewards else rewarded, bpo)
+    return replace(batch, samples=tuple(merge_duplicates(batch.samples)))
 
 
 def update(graph: Graph, batch: CreditedBatch, loss: LossFn) -> dict[str, Any]:
@@ -129,6 +132,7 @@ class RunLog:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.started = time.monotonic()
+        self.tokens = 0  # drawn so far, those before an interruption too
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
     def resume(self, graph: Graph) -> int:
@@ -139,6 +143,7 @@ class RunLog:
         write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
         for part in sorted((self.path / "rollouts").glob("step-*.parquet"))[step:]:
             part.unlink()
+        self.tokens = self.counts()["tokens"] if step else 0
         if last:
             graph.learner.restore(last)
             graph.publish(step)
@@ -156,6 +161,7 @@ class RunLog:
             "version": step,
             "reward": _mean([r for g in groups for r in g.rewards_G]),
             "decision": decision,
+            "auto": asdict(expected_auto(groups, probes)),
             **learnt,
             "seconds": round(time.monotonic() - self.started, 2),
             **summarize(groups).to_json(),
@@ -163,6 +169,7 @@ class RunLog:
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
         _write_rollouts(self.path / "rollouts" / f"step-{step:05d}.parquet", groups)
+        self.tokens += sum(c.num_tokens for g in groups for c in g.completions)
         rates = " ".join(f"{level} {rate:.2f}" for level, rate in decision.items())
         return f"reward {line['reward']:.2f}, think {rates}"
 

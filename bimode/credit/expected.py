@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bimode.modes import DECIDE_DIRECT, Mode
+from bimode.modes import Mode, decides_direct
 from bimode.records import Completion, RolloutGroup
 
 
@@ -33,7 +33,7 @@ def expected_auto(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) 
     """
     thinks: dict[str, list[float]] = {}
     for probe in probes:
-        thinks.setdefault(probe.prompt_id, []).append(float(not probe.text.startswith(DECIDE_DIRECT)))
+        thinks.setdefault(probe.prompt_id, []).append(float(not decides_direct(probe.text)))
     rows = [_of_group(group, thinks.get(group.prompt.id, [])) for group in groups]
     return ExpectedAuto(*np.mean(rows, axis=0).tolist())
 
@@ -50,5 +50,5 @@ def _of_group(group: RolloutGroup, thinks: list[float]) -> tuple[float, float, f
         return right, tokens, share
     if Mode.AUTO not in by_mode:
         raise ValueError(f"prompt {group.prompt.id}: neither auto rollouts nor both modes and a probe")
-    chosen = [float(not c.text.startswith(DECIDE_DIRECT)) for c in group.of(Mode.AUTO)]
+    chosen = [float(not decides_direct(c.text)) for c in group.of(Mode.AUTO)]
     return by_mode[Mode.AUTO][0], by_mode[Mode.AUTO][1], float(np.mean(chosen))
