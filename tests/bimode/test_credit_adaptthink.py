@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from bimode.credit import assign
+from bimode.credit.groups import sequence_credit
 from bimode.errors import IncompleteGroupError
 from bimode.losses import LossInputs, policy_loss
-from tests.rollouts import config, paired
+from bimode.modes import Mode
+from tests.rollouts import completion, config, paired
 
 HALF = math.log(0.5)
 
@@ -31,6 +33,7 @@ def test_is_half_is_the_behaviour_of_forced_decisions_alone() -> None:
     assert samples[2].behavior_logprobs_T[0] == HALF and math.isnan(samples[2].behavior_logprobs_T[1])
     free = assign([paired([1], [0], auto=[1, 0])], config("per_mode", "is_half", self_routed=0.5)).samples
     assert [s.behavior_logprobs_T[0] for s in free] == [HALF, HALF, -0.5, -0.5], "a sampled choice keeps its own"
+    assert math.isnan(sequence_credit(completion(Mode.AUTO, 2), 1.0, "is_half").decision_logprob)
 
 
 @pytest.mark.parametrize(("probability", "counts"), [(0.4, 0.8), (0.55, 1.1), (0.9, 1.2)])

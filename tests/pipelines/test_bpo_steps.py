@@ -86,6 +86,15 @@ def test_the_last_round_is_taken_as_it_is() -> None:
     assert [g.prompt.id for g in drawn.groups] == ["b", "d", "e"] and drawn.dropped == 2
 
 
+def test_a_group_that_only_length_tells_apart_stays() -> None:
+    """All right, 3 tokens of 4 at most: the direct trigger is a token more, so the price of length teaches R-4B's joint group."""
+    graph = ScriptedGraph({"a": 2, "b": 1})
+    wanted = config("bpo", prompts_per_step=1, resample=1, max_tokens=5, overlong_buffer=0.4)
+    assert collect(graph, iter(prompts("ab")), wanted, {}, seed=5).dropped == 0
+    plain = wanted.model_copy(update={"overlong_buffer": 0.0})
+    assert collect(graph, iter(prompts("ab")), plain, {}, seed=5).dropped == 1
+
+
 def test_probes_are_those_of_the_groups_that_stay() -> None:
     graph = ScriptedGraph({"a": 0, "b": 1})
     wanted = config("bpo", prompts_per_step=1, resample=3)
