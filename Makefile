@@ -40,7 +40,7 @@ lint: $(STAMP) ## ruff, and the import rule
 types: $(STAMP) ## mypy: strict on bimode
 	$(BIN)/mypy
 
-reference: $(STAMP) ## docs/recipe.md, from the descriptions in bimode/config.py
+reference: $(STAMP) ## docs/recipe.md, from the descriptions in the schema
 	$(BIN)/python -m bimode.recipe_reference > docs/recipe.md
 
 bench: $(STAMP) ## every benchmark; each prints one line of JSON at its end

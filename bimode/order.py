@@ -21,7 +21,7 @@ def stream_of(items: Sequence[Item], step: int, size: int, seed: int) -> Iterato
     batch = _positions(len(items), step, size, seed)
     yield from (items[i] for i in batch)
     others = sorted(set(range(len(items))) - set(batch)) or batch
-    for epoch in count(1):  # not from 0: numpy seeds [a, b, 0] as [a, b], which is an epoch of `_positions`
+    for epoch in count():
         yield from (items[i] for i in np.random.default_rng([seed, step, epoch]).permutation(others))
 
 

@@ -100,7 +100,7 @@ class RolloutGroup:
     def mean_reward(self, mode: Mode) -> float:
         """Mean reward of the completions drawn in `mode`, of which there is one at least."""
         rewards = [r for c, r in zip(self.completions, self.rewards_G, strict=True) if c.mode is mode]
-        return sum(rewards) / len(rewards)
+        return math.fsum(rewards) / len(rewards)  # exact, so that the order of completions decides no tie
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""GRPO against TRL's own trainer: the same rollouts, rewards and model give the same advantages, loss and gradients.
+"""GRPO, Dr. GRPO and DAPO against TRL's own trainer: the same rollouts and rewards give the same loss and gradients.
 
 TRL generates and scores the batch and computes its loss on padded rows; ours goes through credit, packing and `Policy`.
 """
@@ -25,6 +25,7 @@ from bimode.records import Completion, Prompt, RolloutGroup
 
 GROUP = 4  # = 2 g
 CAP = 1.3  # of the importance weight
+MAX_TOKENS = 7
 REWARDS = (1.0, 0.0, 0.0, 1.0, 0.25, 0.5, 0.0, 1.0)
 
 
@@ -39,6 +40,7 @@ class TrlBatch:
 
     trainer: Any
     inputs: dict[str, Any]
+    config: BpoConfig
 
     def ids(self, row: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Prompt and completion of a row without padding."""
@@ -54,9 +56,10 @@ class TrlBatch:
         return [tuple(row[keep].tolist()) for row, keep in zip(self.inputs[name], mask_BT, strict=True)]
 
 
-@pytest.fixture(scope="module")
-def trl_batch(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrlBatch:
-    """A real GRPOTrainer on the tiny text model, and one batch that it generated and scored."""
+@pytest.fixture(scope="module", params=["grpo", "dr_grpo", "dapo"])
+def trl_batch(request: pytest.FixtureRequest, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrlBatch:
+    """A real GRPOTrainer on the tiny text model, and one batch that it generated and scored, for the algorithm's config."""
+    config = BpoConfig(algorithm=request.param, group_size=GROUP // 2, max_tokens=MAX_TOKENS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has not met this version of vLLM, which it does not use here
         from trl import GRPOConfig, GRPOTrainer
@@ -68,8 +71,10 @@ def trl_batch(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrlB
         environment.delenv("LOCAL_RANK", raising=False)  # DeepSpeed wants one; accelerate takes it for a launcher
         args = GRPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trl")), use_cpu=True, bf16=False, report_to="none", seed=0,
-            loss_type="grpo", scale_rewards="group", num_generations=GROUP, per_device_train_batch_size=len(REWARDS),
-            gradient_accumulation_steps=1, max_completion_length=7, epsilon=0.2, epsilon_high=0.3, beta=0.1,
+            loss_type=request.param, scale_rewards="none" if config.normalize == "none" else "group",
+            num_generations=GROUP, per_device_train_batch_size=len(REWARDS),
+            gradient_accumulation_steps=1, max_completion_length=MAX_TOKENS, beta=0.1,
+            epsilon=config.clip_low, epsilon_high=config.clip_high,
             gradient_checkpointing=False,
             use_bias_correction_kl=False,  # the paper's k3; TRL's default multiplies it by the ratio
         )  # fmt: skip
@@ -84,6 +89,7 @@ def trl_batch(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrlB
     inputs = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     inputs["completion_mask"][1, 4:] = 0  # random weights seldom stop early; lengths must differ
     inputs["completion_mask"][6, 2:] = 0
+    inputs["num_items_in_batch"] = inputs["completion_mask"].sum()  # DAPO's denominator: tokens of the whole batch
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
@@ -92,11 +98,11 @@ def trl_batch(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> TrlB
         now = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, width)[0].double()
     for name in ("old_per_token_logps", "ref_per_token_logps"):
         inputs[name] = now + 0.3 * torch.randn(now.shape, generator=noise, dtype=torch.float64)
-    return TrlBatch(trainer, inputs)
+    return TrlBatch(trainer, inputs, config)
 
 
-def our_batch(trl_batch: TrlBatch) -> tuple[PackedBatch, Tensor]:
-    """The same rollouts through credit and packing, and the reference log-probabilities of their tokens [N]."""
+def our_batch(trl_batch: TrlBatch) -> tuple[PackedBatch, Tensor, float]:
+    """The same rollouts through credit and packing, the reference log-probabilities of their tokens [N], the denominator."""
     old = trl_batch.of_completions("old_per_token_logps")
     groups = []
     for start in range(0, len(REWARDS), GROUP):
@@ -120,13 +126,14 @@ def our_batch(trl_batch: TrlBatch) -> tuple[PackedBatch, Tensor]:
         prompt = Prompt(id=str(start), question="", images=(), answer="", verifier="", verifier_args="", task="", level="easy")
         rewards = REWARDS[start : start + GROUP]
         groups.append(RolloutGroup(prompt=prompt, completions=tuple(completions), rewards_G=rewards))
-    samples = assign(groups, BpoConfig(algorithm="grpo", decision="trained", group_size=GROUP // 2)).samples
+    credited = assign(groups, trl_batch.config)
+    samples = credited.samples
     reference_N = torch.tensor([x for row in trl_batch.of_completions("ref_per_token_logps") for x in row])
-    return pack(samples, [()] * len(samples), row_tokens=40, pad_id=1), reference_N
+    return pack(samples, [()] * len(samples), row_tokens=40, pad_id=1), reference_N, credited.denominator
 
 
 def test_advantages_are_trls(trl_batch: TrlBatch) -> None:
-    batch, _ = our_batch(trl_batch)
+    batch, *_ = our_batch(trl_batch)
     starts = [int((batch.sample_N == i).nonzero()[0]) for i in range(len(REWARDS))]
     torch.testing.assert_close(batch.advantages_N[starts], trl_batch.inputs["advantages"].float())
     assert trl_batch.inputs["advantages"].unique().numel() > 4
@@ -145,12 +152,13 @@ def test_loss_and_gradients_are_trls(trl_batch: TrlBatch, kl: float, off_policy:
     theirs.backward()
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
 
-    batch, reference_N = our_batch(trl_batch)
+    batch, reference_N, denominator = our_batch(trl_batch)
     trainer.model.zero_grad()
     logprobs_N, entropy_N = Policy(trainer.model)(batch)
     behavior_N = batch.behavior_logprobs_N if off_policy else torch.full_like(batch.behavior_logprobs_N, torch.nan)
     loss_inputs = LossInputs(logprobs_N, entropy_N, behavior_N, reference_N, batch.advantages_N, batch.loss_mask_N)
-    out = policy_loss(0.2, 0.3, kl)(loss_inputs, float(batch.loss_mask_N.sum()))
+    config = trl_batch.config
+    out = policy_loss(config.clip_low, config.clip_high, kl)(loss_inputs, denominator)
     out.loss.backward()
 
     clipped_N = out.values["clipped_low"] + out.values["clipped_high"]
@@ -177,7 +185,8 @@ def test_truncated_importance_sampling_is_trls(trl_batch: TrlBatch, monkeypatch:
     theirs.backward()
     gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
 
-    batch, reference_N = our_batch(trl_batch)
+    batch, reference_N, denominator = our_batch(trl_batch)
+    config = trl_batch.config
     mask_BT = trl_batch.inputs["completion_mask"].bool()
     trainer.model.zero_grad()
     logprobs_N, entropy_N = Policy(trainer.model)(batch)
@@ -185,7 +194,7 @@ def test_truncated_importance_sampling_is_trls(trl_batch: TrlBatch, monkeypatch:
         logprobs_N, entropy_N, batch.behavior_logprobs_N, reference_N, batch.advantages_N, batch.loss_mask_N,
         proximal_logprobs_N=proximal_BT[mask_BT].float() if moved else None,
     )  # fmt: skip
-    out = policy_loss(0.2, 0.3, 0.1, Truncated(CAP))(loss_inputs, float(batch.loss_mask_N.sum()))
+    out = policy_loss(config.clip_low, config.clip_high, 0.1, Truncated(CAP))(loss_inputs, denominator)
     out.loss.backward()
 
     assert 0 < out.values["capped"].sum() < out.values["tokens"].sum()  # some ratios are truncated, others are not

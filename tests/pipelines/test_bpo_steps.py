@@ -1,0 +1,167 @@
+"""A step of BPO with scripted rollouts: which groups are kept, what they are compared with, what the learner divides by.
+
+The graph is a fake: which groups carry no credit cannot be brought about with a real policy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from bimode.config import Recipe
+from bimode.credit.summary import summarize
+from bimode.losses import policy_loss
+from bimode.modes import Mode
+from bimode.records import Completion, GenerationRequest, Prompt
+from pipelines.bpo_reference import FILE, reference_rewards
+from pipelines.bpo_steps import RunLog, collect, credit, update
+from tests.rollouts import completion, config, paired
+
+RIGHT, WRONG = "\n\n</think>\n\n7", "\n\n</think>\n\n8"
+
+
+@dataclass
+class ScriptedGraph:
+    """Of each request, the first completions are right: as many as `right` says of the prompt; remembers what it was asked."""
+
+    right: dict[str, int]
+    asked: list[GenerationRequest] = field(default_factory=list)
+    divided_by: list[float] = field(default_factory=list)
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        self.asked += requests
+        return [
+            replace(completion(r.mode, 3, text=RIGHT if i < self.right[r.prompt.id] else WRONG), prompt_id=r.prompt.id)
+            for r in requests
+            for i in range(r.n)
+        ]
+
+    @property
+    def learner(self) -> Any:
+        def forward(samples: Sequence[Any], loss: Any, num_tokens: float) -> dict[str, float]:
+            self.divided_by.append(num_tokens)
+            return {"loss": 0.0}
+
+        return SimpleNamespace(update=forward, optim_step=lambda: SimpleNamespace(grad_norm=1.0, lr=1.0))
+
+
+def prompts(ids: str) -> list[Prompt]:
+    return [replace(paired([1], [1]).prompt, id=each) for each in ids]
+
+
+def test_a_step_without_resampling_takes_what_it_drew() -> None:
+    graph = ScriptedGraph({"a": 2, "b": 0, "c": 1})
+    drawn = collect(graph, iter(prompts("abc")), config("per_mode", prompts_per_step=3), {}, seed=5)
+    assert [g.prompt.id for g in drawn.groups] == ["a", "b", "c"] and drawn.dropped == 0
+    assert [g.rewards_G for g in drawn.groups] == [(1, 1, 1, 1), (0, 0, 0, 0), (1, 0, 1, 0)]
+    assert [c.prompt_id for c in drawn.probes] == ["a", "a", "b", "b", "c", "c"], "g probes of the choice a prompt"
+    assert all(math.isnan(g.reference_reward) for g in drawn.groups)
+    assert len({request.seed for request in graph.asked}) == 9
+
+
+def test_groups_without_credit_give_way_until_the_batch_is_full() -> None:
+    """a and c teach nothing; d and e stand in, e teaches nothing; f fills the last place in the last round but one."""
+    graph = ScriptedGraph({"a": 0, "b": 1, "c": 4, "d": 2, "e": 0, "f": 3, "g": 1})
+    wanted = config("dapo", prompts_per_step=3, resample=5, overlong_buffer=0.0)
+    stream = iter(prompts("abcdefg"))
+    drawn = collect(graph, stream, wanted, {}, seed=5)
+    assert [g.prompt.id for g in drawn.groups] == ["b", "d", "f"] and drawn.dropped == 3
+    assert next(stream).id == "g", "no more was asked than was needed"
+    assert len({request.seed for request in graph.asked}) == 6
+    assert drawn.probes == [], "the rollouts themselves show the choice"
+
+
+def test_the_last_round_is_taken_as_it_is() -> None:
+    graph = ScriptedGraph({"a": 0, "b": 1, "c": 4, "d": 0, "e": 0})
+    wanted = config("dapo", prompts_per_step=3, resample=1, overlong_buffer=0.0)
+    drawn = collect(graph, iter(prompts("abcde")), wanted, {}, seed=5)
+    assert [g.prompt.id for g in drawn.groups] == ["b", "d", "e"] and drawn.dropped == 2
+
+
+def test_a_group_that_only_length_tells_apart_stays() -> None:
+    """All right, 3 tokens of 4 at most: the direct trigger is a token more, so the price of length teaches R-4B's joint group."""
+    graph = ScriptedGraph({"a": 2, "b": 1})
+    wanted = config("bpo", prompts_per_step=1, resample=1, max_tokens=5, overlong_buffer=0.4)
+    assert collect(graph, iter(prompts("ab")), wanted, {}, seed=5).dropped == 0
+    plain = wanted.model_copy(update={"overlong_buffer": 0.0})
+    assert collect(graph, iter(prompts("ab")), plain, {}, seed=5).dropped == 1
+
+
+def test_probes_are_those_of_the_groups_that_stay() -> None:
+    graph = ScriptedGraph({"a": 0, "b": 1})
+    wanted = config("bpo", prompts_per_step=1, resample=3)
+    drawn = collect(graph, iter(prompts("ab")), wanted, {}, seed=5)
+    assert [c.prompt_id for c in drawn.probes] == ["b", "b"] and drawn.dropped == 1
+
+
+def test_length_is_credited_and_not_logged() -> None:
+    """3 tokens of 4, buffer .5: half is taken from each; equal rewards stay equal, accuracy and the logged reward stay 1."""
+    graph = ScriptedGraph({"a": 4})
+    wanted = config("dr_grpo", g=1, prompts_per_step=1, max_tokens=4, overlong_buffer=0.5)
+    (group,) = collect(graph, iter(prompts("a")), wanted, {}, seed=5).groups
+    longer = replace(group, completions=(completion(Mode.AUTO, 4, text=RIGHT), group.completions[1]))
+    assert summarize([longer]).means[(Mode.AUTO, "all")].accuracy == 1.0 and longer.rewards_G == (1, 1)
+    batch = credit([longer], wanted, seed=0)
+    assert [s.advantages_T[0] for s in batch.samples] == pytest.approx([-0.25, 0.25])  # rewards 0 and .5
+
+
+def test_the_control_deals_what_would_have_been_credited() -> None:
+    """Shuffled after shaping: the price of length teaches no more than the rest."""
+    graph = ScriptedGraph({"a": 2, "b": 1})
+    wanted = config("dr_grpo", prompts_per_step=2, shuffle_rewards=True)
+    groups = collect(graph, iter(prompts("ab")), wanted, {}, seed=5).groups
+    dealt, plain = (credit(groups, each, 1) for each in (wanted, config("dr_grpo", prompts_per_step=2)))
+    assert dealt != plain and dealt == credit(groups, wanted, 1)
+    assert len(dealt.samples) == len(plain.samples) == 8
+
+
+def test_the_learner_divides_by_the_batchs_denominator() -> None:
+    """Four responses under Dr. GRPO, whatever their weights; four under GRPO, by their weights."""
+    graph = ScriptedGraph({"a": 1})
+    for name in ("dr_grpo", "grpo"):
+        wanted = config(name, prompts_per_step=1, max_tokens=100)
+        update(graph, credit(collect(graph, iter(prompts("a")), wanted, {}, 0).groups, wanted, 0), policy_loss(0.2, 0.2, 0.0))
+    assert graph.divided_by == pytest.approx([4, 4])
+
+
+def test_a_line_of_metrics_counts_what_was_dropped(tmp_path: Path) -> None:
+    graph = ScriptedGraph({"a": 0, "b": 1})
+    drawn = collect(graph, iter(prompts("ab")), config("bpo", prompts_per_step=1, resample=3), {}, seed=5)
+    RunLog(tmp_path).step(0, drawn.groups, drawn.probes, {"dropped": drawn.dropped})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["dropped"] == 1
+
+
+def test_the_starting_policy_is_asked_once(tmp_path: Path) -> None:
+    """Two of eight right: .25; kept in the folder, so that a resumed run compares with the same policy."""
+    recipe = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=1))
+    graph = ScriptedGraph({"a": 2, "b": 8})
+    found = reference_rewards(graph, prompts("ab"), recipe, tmp_path)
+    assert found == {"a": 0.25, "b": 1.0}
+    assert {(r.mode, r.n, r.max_tokens) for r in graph.asked} == {(Mode.AUTO, 8, recipe.bpo.max_tokens)}
+    assert reference_rewards(ScriptedGraph({}), prompts("ab"), recipe, tmp_path) == found
+    assert pq.read_table(tmp_path / FILE).column_names == ["prompt_id", "reward"]
+    drawn = collect(graph, iter(prompts("ab")), recipe.bpo, found, seed=5)
+    assert [g.reference_reward for g in drawn.groups] == [0.25, 1.0]
+
+
+def test_the_starting_policy_is_asked_what_will_be_drawn(tmp_path: Path) -> None:
+    """Two steps of two prompts out of eight: four; all eight where dropped groups may be replaced by any."""
+    right = dict.fromkeys("abcdefgh", 1)
+    few = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2))
+    assert len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), few, tmp_path)) == 4
+    (tmp_path / FILE).unlink()
+    any_of_them = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2, resample=1))
+    assert len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), any_of_them, tmp_path)) == 8
+
+
+def test_who_compares_with_nobody_asks_nobody(tmp_path: Path) -> None:
+    assert reference_rewards(ScriptedGraph({}), prompts("ab"), Recipe(name="t", bpo=config("grpo")), tmp_path) == {}
+    assert not list(tmp_path.iterdir())
