@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bimode.alarm import Watch, view_of
 from bimode.checkpoints import checkpoint_path, latest, step_of
 from bimode.config import BpoConfig, Recipe
 from bimode.credit import modes_drawn
@@ -22,6 +24,7 @@ from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup, 
 from bimode.rundir import write_atomic
 from bimode.token_metrics import means_by_mode, metric_means
 from bimode.verify import is_correct
+from pipelines.progress import say
 
 if TYPE_CHECKING:
     from actors.graph import Graph
@@ -86,6 +89,7 @@ class RunLog:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.started = time.monotonic()
+        self.watch = Watch()
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
     def resume(self, graph: Graph) -> int:
@@ -94,6 +98,8 @@ class RunLog:
         step = step_of(last) if last else 0
         lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
         write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
+        for line in lines[:step]:
+            self.watch.see(view_of(json.loads(line)))  # what rang before is in the lines already
         for part in sorted((self.path / "rollouts").glob("step-*.parquet"))[step:]:
             part.unlink()
         if last:
@@ -108,7 +114,7 @@ class RunLog:
     def step(
         self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, Any]
     ) -> str:
-        """Writes the step down; returns a note for the progress bar."""
+        """Writes the step down and says which alarms it begins; returns a note for the progress bar."""
         decision = think_rates(groups, probes)
         line = {
             "step": step,
@@ -119,6 +125,10 @@ class RunLog:
             "seconds": round(time.monotonic() - self.started, 2),
             **summarize(groups).to_json(),
         }
+        alarms = self.watch.see(view_of(line))
+        line["alarms"] = [asdict(alarm) for alarm in alarms]
+        for alarm in alarms:
+            say(f"bpo: ALARM at step {alarm.step}, {alarm.mode.value} mode: {alarm.says}")
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
         _write_rollouts(self.path / "rollouts" / f"step-{step:05d}.parquet", groups)
