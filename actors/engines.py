@@ -119,12 +119,12 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         if parallel.rank() == 0:
-            state = {"model": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+            state = {"model": self.policy.model.state_dict(), "optimizer": self.optimizer.state_dict()}
             torch.save(state, folder / "torch.pt")
 
     def restore(self, folder: Path) -> None:
         state = torch.load(folder / "torch.pt", map_location=parallel.device(), weights_only=True)
-        self.policy.load_state_dict(state["model"])
+        self.policy.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 

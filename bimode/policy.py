@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from bimode.packing import PackedBatch
@@ -22,6 +23,30 @@ def token_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float = 1.
     return logp_NV.gather(-1, targets_N[:, None]).squeeze(-1), entropy_N
 
 
+class Head(nn.Module):
+    """The model's language-model head, from hidden states to log-probabilities, at most `chunk` positions at a time.
+
+    It holds the head's own parameters and is called once a pass: ZeRO-3 gathers a module's parameters around its call, so
+    calling `lm_head` chunk by chunk would gather them each time, and hang where ranks hold unequally many positions.
+    """
+
+    def __init__(self, lm_head: nn.Linear, chunk: int) -> None:
+        super().__init__()
+        self.weight, self.bias, self.chunk = lm_head.weight, lm_head.bias, chunk
+
+    def forward(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (logprobs_N, entropy_N)."""
+        if not 0 < self.chunk < len(hidden_ND):
+            return self._all(hidden_ND, targets_N)
+        chunks = zip(hidden_ND.split(self.chunk), targets_N.split(self.chunk), strict=True)
+        parts = [checkpoint(self._all, *chunk, use_reentrant=False) for chunk in chunks]
+        logprobs, entropy = zip(*parts, strict=True)
+        return torch.cat(logprobs), torch.cat(entropy)
+
+    def _all(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        return token_logprobs(linear(hidden_ND, self.weight, self.bias).float(), targets_N)
+
+
 class Policy(nn.Module):
     """Wraps a causal or image-text model of transformers; `forward` is what DeepSpeed and torch engines call.
 
@@ -31,7 +56,7 @@ class Policy(nn.Module):
     def __init__(self, model: Any, head_chunk: int = 0) -> None:
         super().__init__()
         self.model = model
-        self.head_chunk = head_chunk
+        self.head = Head(model.lm_head, head_chunk)
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Returns (logprobs_N, entropy_N) of the batch's response tokens."""
@@ -39,13 +64,5 @@ class Policy(nn.Module):
         hidden_BTD = self.model.model(
             input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False, **images
         ).last_hidden_state
-        hidden_ND = hidden_BTD.flatten(0, 1)[batch.at_N]
-        if not 0 < self.head_chunk < len(hidden_ND):
-            return self._head(hidden_ND, batch.targets_N)
-        chunks = zip(hidden_ND.split(self.head_chunk), batch.targets_N.split(self.head_chunk), strict=True)
-        parts = [checkpoint(self._head, *chunk, use_reentrant=False) for chunk in chunks]
-        logprobs, entropy = zip(*parts, strict=True)
-        return torch.cat(logprobs), torch.cat(entropy)
-
-    def _head(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        return token_logprobs(self.model.lm_head(hidden_ND).float(), targets_N)
+        logprobs_N, entropy_N = self.head(hidden_BTD.flatten(0, 1)[batch.at_N], batch.targets_N)
+        return logprobs_N, entropy_N

@@ -44,8 +44,9 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from bimode.importance import importance_of
     from bimode.losses import policy_loss
     from bimode.order import stream_of
+    from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
-    from pipelines.bpo_steps import RunLog, collect, credit, open_graph, update
+    from pipelines.bpo_steps import collect, credit, open_graph, update
     from pipelines.progress import track
 
     bpo, log = recipe.bpo, RunLog(stage.path)

@@ -193,7 +193,8 @@ def write_report(
     figures = plots.draw(results, report, metrics, stage.path)
     curated = (read_json(stage.run / "curate" / "manifest.json") or {}).get("counts", {})
     trained = (read_json(stage.run / "bpo" / "manifest.json") or {}).get("config", {}).get("bpo", {})
-    run = page.Run(recipe.name, recipe.seed, curated, bpo=trained if "bpo" in results else {})
+    alarms = [alarm for step in plots.read_metrics(metrics) for alarm in step.get("alarms", [])]
+    run = page.Run(recipe.name, recipe.seed, curated, bpo=trained if "bpo" in results else {}, alarms=alarms)
     write_atomic(stage.path / "report.html", page.render(report, results, prompts, figures, run))
     return [f"{name}.png" for name in figures]
 

@@ -36,13 +36,15 @@ CAPTIONS = {
 class Run:
     """What the page says about the run besides its results.
 
-    `counts` is the curation stage's own, empty without one; `bpo` the table that the BPO stage ran with, empty likewise.
+    `counts` is the curation stage's own, empty without one; `bpo` the table that the BPO stage ran with, empty likewise;
+    `alarms` those of its metrics.jsonl (`bimode.alarm`).
     """
 
     name: str
     seed: int
     counts: Mapping[str, Any]
     bpo: Mapping[str, Any] = field(default_factory=dict)
+    alarms: Sequence[Mapping[str, Any]] = ()
 
 
 def render(report: Mapping[str, Any], results: Results, prompts: Sequence[Prompt], figures: Mapping[str, str], run: Run) -> str:

@@ -1,6 +1,7 @@
 """Two learner ranks in processes of their own, and what they report: run by test_learner.py, one start for all cases.
 
-Every rank calls `scenario` for each case; rank 0 leaves its findings in ``OUT/CASE.pt``.
+Every rank calls `scenario` for each case, and `long_run` for those over many steps; rank 0 leaves its findings in
+``OUT/CASE.pt``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bimode.sections import LearnerConfig, OptimConfig
 from tests.sequences import loss_tokens, supervised
 
 STEPS = 3
+LONG = 20
 OPTIM = OptimConfig(lr=3e-3, warmup_steps=1, schedule="constant", grad_clip=0.5)
 
 
@@ -34,6 +36,7 @@ class Case:
     stage: int = 1
     dtype: str = "float32"
     freeze: tuple[str, ...] = ()
+    lean: bool = False  # layers computed again, and the head in chunks
 
 
 TWO_RANKS = (
@@ -46,6 +49,13 @@ TWO_RANKS = (
     Case("frozen", "deepspeed", 2, freeze=("vision_tower", "projector")),
 )
 ONE_RANK = (Case("alone", "torch"),)
+TWO_RANKS_LONG = (
+    Case("long1", "deepspeed", 1),
+    Case("long2", "deepspeed", 2),
+    Case("long3", "deepspeed", 3),
+    Case("lean3", "deepspeed", 3, lean=True),
+)
+ONE_RANK_LONG = (Case("long_alone", "torch"), Case("lean_alone", "torch", lean=True))
 
 
 def batches(codec: Codec, world: int, rank: int) -> list[tuple[list[TrainingSample], float]]:
@@ -55,6 +65,16 @@ def batches(codec: Codec, world: int, rank: int) -> list[tuple[list[TrainingSamp
     for step in range(STEPS):
         whole = [*supervised(codec, 9, first=20 * step), *supervised(codec, 2, images=False, first=20 * step + 9)]
         shares = {1: [whole], 2: [[whole[:7], whole[7:]], [whole[:9], whole[9:]], [whole, []]][step]}[world]
+        steps.append((shares[rank], loss_tokens(whole)))
+    return steps
+
+
+def long_batches(codec: Codec, world: int, rank: int) -> list[tuple[list[TrainingSample], float]]:
+    """The same for `LONG` steps of six samples, two of them without images; the second of two ranks gets two."""
+    steps = []
+    for step in range(LONG):
+        whole = [*supervised(codec, 4, first=6 * step), *supervised(codec, 2, images=False, first=6 * step + 4)]
+        shares = {1: [whole], 2: [[*whole[:3], whole[5]], whole[3:5]]}[world]
         steps.append((shares[rank], loss_tokens(whole)))
     return steps
 
@@ -73,8 +93,11 @@ def steep_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
 
 def new_learner(case: Case, model_dir: Path) -> Learner:
     learner = LearnerConfig.model_validate(
-        {"engine": case.engine, "zero_stage": case.stage, "row_tokens": 160, "micro_rows": 2, "freeze": case.freeze}
-    )
+        {
+            "engine": case.engine, "zero_stage": case.stage, "row_tokens": 160, "micro_rows": 2, "freeze": case.freeze,
+            "gradient_checkpointing": case.lean, "head_chunk": 8 if case.lean else 0,
+        }
+    )  # fmt: skip
     return Learner(model_dir, learner, OPTIM, total_steps=9, dtype=case.dtype, seed=0, with_reference=False)
 
 
@@ -137,11 +160,26 @@ def scenario(case: Case, model_dir: Path, out: Path) -> None:
     parallel.barrier()
 
 
+def long_run(case: Case, model_dir: Path, out: Path) -> None:
+    """Trains `LONG` steps from the start."""
+    learner = new_learner(case, model_dir)
+    losses, norms = train(learner, long_batches(Codec(model_dir), parallel.world(), parallel.rank()))
+    found = {
+        "losses": losses, "norms": norms, "weights": exported(learner),
+        "checkpointing": learner.model.is_gradient_checkpointing,
+    }  # fmt: skip
+    if parallel.rank() == 0:
+        torch.save(found, out / f"{case.name}.pt")
+    parallel.barrier()
+
+
 def main(rank: int, world: int, address: str, model_dir: Path, out: Path) -> None:
     torch.set_num_threads(1)
     parallel.join(rank, world, address)
     for case in TWO_RANKS if world == 2 else ONE_RANK:
         scenario(case, model_dir, out)
+    for case in TWO_RANKS_LONG if world == 2 else ONE_RANK_LONG:
+        long_run(case, model_dir, out)
     parallel.leave()
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bimode.alarm import Alarm
 from bimode.credit.summary import ModeMeans
 from bimode.dataset import SCHEMA
+from bimode.token_metrics import DENOMINATORS
 from data_curation.rollouts import ROLLOUT_SCHEMA
 from data_curation.tagging import TAG_COLUMNS
 from data_curation.validate import REASONS
@@ -22,9 +24,12 @@ ROUTING = (
 
 @pytest.mark.parametrize(
     "names",
-    [SCHEMA.names, TAG_COLUMNS, REASONS, ROLLOUT_SCHEMA.names, ROUTING, ModeMeans.__dataclass_fields__],
-    ids=["columns", "tags", "rejects", "rollouts", "routing", "modes"],
-)
+    [
+        SCHEMA.names, TAG_COLUMNS, REASONS, ROLLOUT_SCHEMA.names, ROUTING, ModeMeans.__dataclass_fields__,
+        Alarm.__dataclass_fields__, sorted({*DENOMINATORS} - {"nll"}),
+    ],
+    ids=["columns", "tags", "rejects", "rollouts", "routing", "modes", "alarms", "learner"],
+)  # fmt: skip
 def test_every_name_is_told(names: list[str]) -> None:
     told = set(re.findall(r"`(\w+)`", (REPO / "docs" / "formats.md").read_text()))
     assert [name for name in names if name not in told] == []

@@ -186,7 +186,8 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in figures)
     assert "thinking" in figures["bpo_reward"], "the reward of a mode is drawn where the metrics have it"
     trained = {"algorithm": "per_mode", "decision": "counterfactual", "steps": 40, "shuffle_rewards": False}
-    run = page.Run("demo </script>", 0, {"read": 40, "tags": {"thinking": 9}}, trained)
+    rang = {"step": 7, "kind": "choice", "mode": "non_thinking", "says": "auto mode answers directly on <every> level"}
+    run = page.Run("demo </script>", 0, {"read": 40, "tags": {"thinking": 9}}, trained, alarms=[rang])
     text = page.render(report, results, prompts_of(made), figures, run)
     parsed = Page(text)
     assert parsed.external == [], "self-contained"
@@ -194,7 +195,9 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     assert "What bpo gained over anneal" in parsed.headings
     assert "bpo thinks on 100 % of the hard questions and 0 % of the easy ones, and so keeps 100 %" in text
     assert "algorithm: per_mode, decision: counterfactual, 40 steps<" in text
-    assert "algorithm:" not in page.render(report, results, prompts_of(made), figures, page.Run("demo", 0, {}))
+    assert "<td>7</td>" in text and "choice, non-thinking mode" in text and "directly on &lt;every&gt; level" in text
+    quiet = page.render(report, results, prompts_of(made), figures, page.Run("demo", 0, {}))
+    assert "algorithm:" not in quiet and "Alarms of BPO" not in quiet
     assert "tags · thinking" in text
     assert text.count("<svg") == len(figures)
     embedded = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)

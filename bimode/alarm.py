@@ -1,0 +1,127 @@
+"""Alarms: what a policy that collapses looks like in the numbers of its steps.
+
+    choice     For 5 steps auto mode thinks on at least 98 % of every level, though on some level thinking is not worth it;
+               or answers directly on as many, though on some level thinking is. It is worth it where, by the means of
+               these steps, its accuracy is more than the margin above that of the direct mode.
+    mode       A mode's accuracy, the mean of 5 steps, lies more than 0.2 below its best such mean.
+    decision   The entropy of the token that decides is below 0.01 nats everywhere: the choice is no longer explored.
+
+All thresholds are ours. An alarm is told where it begins, and again only once it has ended. Of `choice` nothing can be
+said where the forced modes are not drawn (`grpo`); `decision` also rings over choices that are all made and right.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bimode.credit.summary import ALL_LEVELS
+from bimode.modes import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """When an alarm rings: steps, shares, accuracies as shares, nats. All ours."""
+
+    window: int = 5
+    share: float = 0.98  # of decisions on each level
+    margin: float = 0.15  # thinking is worth it above this difference in accuracy, as `bpo.margin` by default
+    fall: float = 0.2
+    entropy: float = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """What the alarms look at in one step. A level may be missing where a step drew no question of it."""
+
+    step: int
+    think_rates: Mapping[str, float]  # by level, in auto mode
+    accuracies: Mapping[tuple[Mode, str], float]  # by mode and level, `all` included
+    decision_entropies: Mapping[tuple[Mode, str], float]  # nats, likewise
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One alarm: when it began, which rule, and the mode it is about."""
+
+    step: int
+    kind: Literal["choice", "mode", "decision"]
+    mode: Mode
+    says: str
+
+
+def view_of(line: Mapping[str, Any]) -> StepView:
+    """Reads a line of bpo/metrics.jsonl (docs/formats.md); what an older line lacks is left empty."""
+
+    def cells(key: str, name: str) -> dict[tuple[Mode, str], float]:
+        table: Mapping[str, Mapping[str, Mapping[str, float]]] = line.get(key, {})
+        return {
+            (Mode(mode), level): means[name] for mode, levels in table.items() for level, means in levels.items() if name in means
+        }
+
+    return StepView(line["step"], line.get("decision", {}), cells("modes", "accuracy"), cells("learner", "decision_entropy"))
+
+
+class Watch:
+    """Looks at the steps of a run in their order and remembers what the rules need."""
+
+    def __init__(self, thresholds: Thresholds = Thresholds()) -> None:
+        self.limits = thresholds
+        self.recent: deque[StepView] = deque(maxlen=thresholds.window)
+        self.best: dict[Mode, float] = {}
+        self.ringing: set[tuple[str, Mode]] = set()
+
+    def see(self, view: StepView) -> list[Alarm]:
+        """The alarms that begin with this step."""
+        self.recent.append(view)
+        found = [*self._choice(view.step), *self._modes(view.step), *self._decision(view)]
+        begun = [alarm for alarm in found if (alarm.kind, alarm.mode) not in self.ringing]
+        self.ringing = {(alarm.kind, alarm.mode) for alarm in found}
+        return begun
+
+    def _choice(self, step: int) -> Iterator[Alarm]:
+        gains = self._gains() if len(self.recent) == self.limits.window else {}
+        for mode in (Mode.THINKING, Mode.NON_THINKING):
+            if not gains or not all(self._only(mode, view) for view in self.recent):
+                continue
+            worst = min if mode is Mode.THINKING else max  # the level on which the other mode has most to say for it
+            level = worst(gains, key=lambda name: gains[name])
+            if (gains[level] > self.limits.margin) is (mode is Mode.NON_THINKING):
+                does = "thinks" if mode is Mode.THINKING else "answers directly"
+                gain = f"on {level} thinking is right more often by {gains[level]:+.2f}"
+                yield Alarm(step, "choice", mode, f"auto mode {does} on every level, though {gain}")
+
+    def _gains(self) -> dict[str, float]:
+        """By level, how much more accurate thinking is than answering directly, over the recent steps."""
+        gains = {}
+        for level in sorted({level for view in self.recent for level in view.think_rates}):
+            thinking, direct = self._mean(Mode.THINKING, level), self._mean(Mode.NON_THINKING, level)
+            if thinking is not None and direct is not None:
+                gains[level] = thinking - direct
+        return gains
+
+    def _only(self, mode: Mode, view: StepView) -> bool:
+        """Whether auto mode took `mode`, and hardly anything else, on every level of the step."""
+        shares = [rate if mode is Mode.THINKING else 1.0 - rate for rate in view.think_rates.values()]
+        return bool(shares) and min(shares) >= self.limits.share
+
+    def _modes(self, step: int) -> Iterator[Alarm]:
+        for mode in Mode if len(self.recent) == self.limits.window else ():
+            mean = self._mean(mode, ALL_LEVELS)
+            if mean is None:
+                continue
+            best = self.best[mode] = max(mean, self.best.get(mode, 0.0))
+            if best - mean > self.limits.fall:
+                yield Alarm(step, "mode", mode, f"{mode.value} mode has {mean:.2f} right, after {best:.2f} at its best")
+
+    def _decision(self, view: StepView) -> Iterator[Alarm]:
+        largest = max(view.decision_entropies.values(), default=self.limits.entropy)
+        if largest < self.limits.entropy:
+            yield Alarm(view.step, "decision", Mode.AUTO, f"the decision's entropy is at most {largest:.4f} nats on every level")
+
+    def _mean(self, mode: Mode, level: str) -> float | None:
+        """Mean accuracy over the recent steps that drew the level; None where none did."""
+        found = [view.accuracies[mode, level] for view in self.recent if (mode, level) in view.accuracies]
+        return sum(found) / len(found) if found else None

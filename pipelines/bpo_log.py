@@ -1,0 +1,120 @@
+"""What stays of a BPO run: a line and a Parquet file a step, checkpoints, and the place to go on from.
+
+`metrics.jsonl` has the numbers (docs/formats.md); `rollouts/step-00001.parquet` every completion with its mode, reward, policy
+version, worker and prompt id.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bimode.alarm import Watch, view_of
+from bimode.checkpoints import checkpoint_path, latest, step_of
+from bimode.credit.expected import expected_auto
+from bimode.credit.summary import summarize
+from bimode.modes import Mode, decides_direct
+from bimode.records import Completion, RolloutGroup
+from bimode.rundir import write_atomic
+from pipelines.progress import say
+
+if TYPE_CHECKING:
+    from actors.graph import Graph
+
+
+class RunLog:
+    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics = path / "metrics.jsonl"
+        self.started = time.monotonic()
+        self.tokens = 0  # drawn so far, those before an interruption too
+        self.watch = Watch()
+        (path / "rollouts").mkdir(parents=True, exist_ok=True)
+
+    def resume(self, graph: Graph) -> int:
+        """Restores the last checkpoint, drops what was logged after it, publishes its weights; returns its step."""
+        last = latest(self.path / "checkpoints")
+        step = step_of(last) if last else 0
+        lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
+        write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
+        for line in lines[:step]:
+            self.watch.see(view_of(json.loads(line)))  # what rang before is in the lines already
+        for part in sorted((self.path / "rollouts").glob("step-*.parquet"))[step:]:
+            part.unlink()
+        self.tokens = self.counts()["tokens"] if step else 0
+        if last:
+            graph.learner.restore(last)
+            graph.publish(step)
+        return step
+
+    def checkpoint(self, graph: Graph, step: int) -> None:
+        """Saves weights, optimizer and RNG; the folder appears in one piece."""
+        graph.learner.save(checkpoint_path(self.path / "checkpoints", step))
+
+    def step(self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, Any]) -> str:
+        """Writes the step down and says which alarms it begins; returns a note for the progress bar."""
+        decision = think_rates(groups, probes)
+        line = {
+            "step": step,
+            "version": step,
+            "reward": _mean([r for g in groups for r in g.rewards_G]),
+            "decision": decision,
+            "auto": asdict(expected_auto(groups, probes)),
+            **learnt,
+            "seconds": round(time.monotonic() - self.started, 2),
+            **summarize(groups).to_json(),
+        }
+        alarms = self.watch.see(view_of(line))
+        line["alarms"] = [asdict(alarm) for alarm in alarms]
+        for alarm in alarms:
+            say(f"bpo: ALARM at step {alarm.step}, {alarm.mode.value} mode: {alarm.says}")
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        _write_rollouts(self.path / "rollouts" / f"step-{step:05d}.parquet", groups)
+        self.tokens += sum(c.num_tokens for g in groups for c in g.completions)
+        rates = " ".join(f"{level} {rate:.2f}" for level, rate in decision.items())
+        return f"reward {line['reward']:.2f}, think {rates}"
+
+    def counts(self) -> dict[str, Any]:
+        """For the manifest; read off what was written, so that an interrupted run counts all of its steps."""
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        tokens = pq.read_table(self.path / "rollouts", columns=["tokens"])["tokens"]
+        return {"completions": len(tokens), "tokens": pc.sum(tokens).as_py()}
+
+
+def think_rates(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) -> dict[str, float]:
+    """Share of thinking decisions by level, from the probes or, where the rollouts were auto, from those."""
+    level = {g.prompt.id: g.prompt.level for g in groups}
+    drawn = probes or [c for g in groups for c in g.of(Mode.AUTO)]
+    rates: dict[str, list[float]] = {}
+    for c in drawn:
+        rates.setdefault(level[c.prompt_id], []).append(float(not decides_direct(c.text)))
+    return {name: _mean(rates[name]) for name in ("easy", "mid", "hard") if name in rates}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(len(values), 1)
+
+
+def _write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {
+            "prompt_id": c.prompt_id, "level": g.prompt.level, "task": g.prompt.task, "mode": c.mode.value,
+            "reward": r, "version": max(c.versions_T), "tokens": c.num_tokens, "finished": c.finished,
+            "worker": c.worker, "text": c.text, "answer": g.prompt.answer,
+        }
+        for g in groups
+        for c, r in zip(g.completions, g.rewards_G, strict=True)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")

@@ -1,0 +1,118 @@
+"""Alarms on invented histories: those that must ring, at the step they must, and those that must not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bimode.alarm import Alarm, StepView, Watch, view_of
+from bimode.modes import Mode
+
+LEVELS = ("easy", "mid", "hard")
+THINKING, DIRECT = (0.95, 0.9, 0.8), (0.93, 0.6, 0.2)  # thinking pays on mid and hard
+
+
+def view(
+    step: int,
+    rates: tuple[float, ...] = (0.1, 0.6, 0.9),
+    thinking: tuple[float, ...] = THINKING,
+    direct: tuple[float, ...] = DIRECT,
+    entropy: tuple[float, ...] = (0.3, 0.3, 0.3),
+) -> StepView:
+    accuracies: dict[tuple[Mode, str], float] = {}
+    entropies: dict[tuple[Mode, str], float] = {}
+    for mode, by_level in ((Mode.THINKING, thinking), (Mode.NON_THINKING, direct)):
+        accuracies |= {(mode, level): value for level, value in zip(LEVELS, by_level, strict=True)}
+        accuracies[mode, "all"] = sum(by_level) / len(by_level)
+        entropies |= {(mode, level): value for level, value in zip(LEVELS, entropy, strict=True)}
+    return StepView(step, dict(zip(LEVELS, rates, strict=True)), accuracies, entropies)
+
+
+def rung(views: list[StepView]) -> list[tuple[int, str, Mode]]:
+    watch = Watch()
+    return [(alarm.step, alarm.kind, alarm.mode) for each in views for alarm in watch.see(each)]
+
+
+def test_a_good_policy_rings_nothing() -> None:
+    assert rung([view(i) for i in range(40)]) == []
+
+
+def test_always_thinking_rings_at_the_fifth_step_and_once() -> None:
+    """Easy questions are answered as well directly (0.93 after 0.95)."""
+    history = [view(i) for i in range(3)] + [view(i, rates=(0.99, 1.0, 1.0)) for i in range(3, 20)]
+    assert rung(history) == [(7, "choice", Mode.THINKING)]
+
+
+def test_never_thinking_rings_though_thinking_pays() -> None:
+    watch = Watch()
+    alarms = [alarm for i in range(5) for alarm in watch.see(view(i, rates=(0.0, 0.01, 0.02)))]
+    says = "auto mode answers directly on every level, though on hard thinking is right more often by +0.60"
+    assert alarms == [Alarm(4, "choice", Mode.NON_THINKING, says)]
+
+
+@pytest.mark.parametrize("breaks", [{"rates": (0.97, 1.0, 1.0)}, {"rates": (1.0, 1.0, 0.5)}])
+def test_a_step_that_chooses_breaks_the_row(breaks: dict[str, tuple[float, ...]]) -> None:
+    """Four steps, one that is no collapse, four more: never five in a row."""
+    collapsed = {"rates": (1.0, 1.0, 1.0)}
+    assert rung([view(i, **(breaks if i == 4 else collapsed)) for i in range(9)]) == []
+
+
+def test_always_the_right_mode_is_no_collapse() -> None:
+    """Thinking pays everywhere, or nowhere by more than the margin: then one mode for all is the right choice."""
+    assert rung([view(i, rates=(1.0, 1.0, 1.0), direct=(0.5, 0.4, 0.2)) for i in range(20)]) == []
+    assert rung([view(i, rates=(0.0, 0.0, 0.0), direct=(0.85, 0.8, 0.7)) for i in range(20)]) == []
+
+
+def test_an_alarm_that_ended_may_ring_again() -> None:
+    rates = [(1.0,) * 3] * 6 + [(0.5,) * 3] * 2 + [(1.0,) * 3] * 6
+    found = rung([view(i, rates=r) for i, r in enumerate(rates)])
+    assert found == [(4, "choice", Mode.THINKING), (12, "choice", Mode.THINKING)]
+
+
+def test_one_noisy_step_decides_nothing() -> None:
+    """The gap is that of five steps: one in which direct happens to match does not make always thinking a collapse."""
+    pays = {"rates": (1.0, 1.0, 1.0), "direct": (0.5, 0.4, 0.2)}
+    assert rung([view(i, **(pays | ({"direct": (0.9, 0.9, 0.8)} if i == 10 else {}))) for i in range(20)]) == []
+
+
+def test_a_mode_that_is_forgotten_rings_and_names_itself() -> None:
+    """Direct accuracy 0.577, then 0.3: the mean of five falls by 0.055 a step, and by more than 0.2 with the fourth."""
+    history = [view(i) for i in range(10)] + [view(i, direct=(0.5, 0.3, 0.1)) for i in range(10, 20)]
+    assert rung(history) == [(13, "mode", Mode.NON_THINKING)]
+
+
+def test_a_mode_that_wavers_or_is_slowly_overtaken_does_not_ring() -> None:
+    wavering = [view(i, thinking=(0.95, 0.9, 0.8) if i % 2 else (0.8, 0.7, 0.55)) for i in range(30)]
+    assert rung(wavering) == []
+    dipped = [view(i, thinking=(0.2, 0.1, 0.0) if i == 12 else THINKING) for i in range(30)]
+    assert rung(dipped) == []
+
+
+def test_a_choice_without_entropy_rings_only_where_it_is_so_everywhere() -> None:
+    assert rung([view(0, entropy=(0.009, 0.001, 0.0))]) == [(0, "decision", Mode.AUTO)]
+    assert rung([view(0, entropy=(0.009, 0.001, 0.2))]) == []
+    assert rung([StepView(0, {}, {}, {})]) == []
+
+
+def test_without_the_forced_modes_nothing_is_said_of_the_choice() -> None:
+    assert rung([StepView(i, {"easy": 1.0}, {(Mode.AUTO, "all"): 0.5}, {}) for i in range(10)]) == []
+
+
+def test_a_level_that_a_step_did_not_draw_is_no_obstacle() -> None:
+    views = [StepView(i, {"easy": 1.0}, {(m, "easy"): 0.9 for m in Mode}, {}) for i in range(5)]
+    assert rung(views) == [(4, "choice", Mode.THINKING)]
+
+
+def test_a_view_is_read_from_a_line_of_metrics() -> None:
+    line = {
+        "step": 3,
+        "decision": {"easy": 0.5},
+        "modes": {"thinking": {"all": {"n": 4, "accuracy": 0.75}, "easy": {"n": 4, "accuracy": 0.75}}},
+        "learner": {"thinking": {"easy": {"decision_entropy": 0.25, "kl": 1.0}, "hard": {"kl": 1.0}}},
+    }
+    read = view_of(json.loads(json.dumps(line)))
+    assert read == StepView(
+        3, {"easy": 0.5}, {(Mode.THINKING, "all"): 0.75, (Mode.THINKING, "easy"): 0.75}, {(Mode.THINKING, "easy"): 0.25}
+    )
+    assert view_of({"step": 0}) == StepView(0, {}, {}, {})

@@ -1,0 +1,62 @@
+"""What BPO writes down of a step: the alarms it begins, once, also over a resume; and means by mode and level."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bimode.checkpoints import checkpoint_path
+from bimode.modes import Mode
+from bimode.records import Completion, Prompt, RolloutGroup
+from pipelines.bpo_steps import RunLog
+
+NAN = float("nan")
+
+
+def group() -> RolloutGroup:
+    """One easy question that both modes answer."""
+    prompt = Prompt("q", "", (), "4", "int", "{}", "sums", "easy")
+    texts = {Mode.THINKING: "\n2 + 2\n</think>\n\n4", Mode.NON_THINKING: "\n\n</think>\n\n4"}
+    completions = tuple(
+        Completion("q", mode, (1,), (2, 3), 1, (NAN, -0.5), (0, 0), text, True, "w") for mode, text in texts.items()
+    )
+    return RolloutGroup(prompt, completions, (1.0, 1.0))
+
+
+PROBES = [Completion("q", Mode.AUTO, (1,), (2,), 0, (-0.1,), (0,), "\n", False, "w")]  # it thinks, always
+LEARNT = {"loss": 0.5, "kl": 0.1, "learner": {"thinking": {"easy": {"kl": 0.1, "decision_entropy": 0.3}}}}
+
+
+class Restored:
+    """A graph that goes on from a checkpoint."""
+
+    def __init__(self) -> None:
+        self.learner = self
+
+    def restore(self, path: Path) -> None:
+        self.restored = path.name
+
+    def publish(self, step: int) -> None:
+        self.published = step
+
+
+def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = RunLog(tmp_path)
+    for step in range(6):
+        log.step(step, [group()], PROBES, LEARNT)
+    lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
+    assert [len(line["alarms"]) for line in lines] == [0, 0, 0, 0, 1, 0]
+    [alarm] = lines[4]["alarms"]
+    assert (alarm["step"], alarm["kind"], alarm["mode"]) == (4, "choice", "thinking")
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"bpo: ALARM at step 4, thinking mode: {alarm['says']}"]
+    assert lines[0]["kl"] == 0.1 and lines[0]["learner"] == LEARNT["learner"]
+
+    checkpoint_path(tmp_path / "checkpoints", 6).mkdir(parents=True)
+    again = RunLog(tmp_path)
+    assert again.resume(Restored()) == 6  # type: ignore[arg-type]
+    again.step(6, [group()], PROBES, LEARNT)
+    assert json.loads(again.metrics.read_text().splitlines()[6])["alarms"] == []
+    assert capsys.readouterr().err == ""
