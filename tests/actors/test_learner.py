@@ -141,7 +141,8 @@ def test_a_group_of_actors_learns_and_comes_back(ray_local: Any, tiny_llava: Pat
     tokens = loss_tokens(samples)
     group = LearnerGroup(
         {"num_cpus": 1}, 2, model_dir=tiny_llava,
-        learner=LearnerConfig(workers=2, zero_stage=2, reference_offload=True), optim=optim, total_steps=4, dtype="float32", seed=0, with_reference=True,
+        learner=LearnerConfig(workers=2, zero_stage=2, reference_offload=True), optim=optim, total_steps=4,
+        dtype="float32", seed=0, with_reference=True,
     )  # fmt: skip
     try:
         first = group.update(samples, sft_loss, tokens)
