@@ -124,12 +124,12 @@ def test_the_control_deals_what_would_have_been_credited() -> None:
 
 
 def test_the_learner_divides_by_the_batchs_denominator() -> None:
-    """Four responses under Dr. GRPO, whatever their weights; four under GRPO, by their weights."""
+    """Four responses under Dr. GRPO, whatever their weights; four and four decisions of 1/4 under CounterRoute."""
     graph = ScriptedGraph({"a": 1})
-    for name in ("dr_grpo", "grpo"):
-        wanted = config(name, prompts_per_step=1, max_tokens=100)
+    for name in ("dr_grpo", "counterroute"):
+        wanted = config(name, prompts_per_step=1, max_tokens=100).at(0)
         update(graph, credit(collect(graph, iter(prompts("a")), wanted, {}, 0).groups, wanted, 0), policy_loss(0.2, 0.2, 0.0))
-    assert graph.divided_by == pytest.approx([4, 4])
+    assert graph.divided_by == pytest.approx([4, 5])
 
 
 def test_a_line_of_metrics_counts_what_was_dropped(tmp_path: Path) -> None:
@@ -160,6 +160,12 @@ def test_the_starting_policy_is_asked_what_will_be_drawn(tmp_path: Path) -> None
     (tmp_path / FILE).unlink()
     any_of_them = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2, resample=1))
     assert len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), any_of_them, tmp_path)) == 8
+
+
+def test_the_starting_policy_pays_for_length_too(tmp_path: Path) -> None:
+    """Two of eight right, and 3 tokens of 4 with buffer .5: .25 - .5."""
+    recipe = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=1, steps=1, max_tokens=4, overlong_buffer=0.5))
+    assert reference_rewards(ScriptedGraph({"a": 2}), prompts("a"), recipe, tmp_path) == {"a": -0.25}
 
 
 def test_who_compares_with_nobody_asks_nobody(tmp_path: Path) -> None:
