@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bimode.config import BpoConfig
+from bimode.bpo_config import BpoConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Runs the whole flow; rollouts that an interrupted run left in `rollouts/` are not sampled again."""
+    """Runs the whole flow; rollouts in the run's `cache/` are not sampled again, whatever else of the recipe has changed."""
     from data_curation.dedup import mark_repeats
     from data_curation.formats import mark_without_trace
     from data_curation.publish import publish
@@ -64,7 +64,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         chosen = candidates.take(choose_rows(candidates, curate.tag_rows))
         total = chosen.num_rows * len(MODES) * curate.rollouts.n
         with track("curate: rollouts", total=total, unit="rollout") as bar:
-            rollouts = sample_rollouts(chosen, tagger, stage.path / "rollouts", bar.advance)
+            rollouts = sample_rollouts(chosen, tagger, stage.run / "cache" / "rollouts", bar.advance)
         candidates = tag_candidates(candidates, rollouts, tagger, curate.tag)
     published = publish(candidates, curate, stage.path)
     if warning := warn_about_share(published):
