@@ -14,8 +14,8 @@ import torch
 
 from bimode.checkpoints import checkpoints
 from bimode.codec import Codec, load_model
+from bimode.config import LearnerConfig, OptimConfig
 from bimode.losses import policy_loss, sft_loss
-from bimode.sections import LearnerConfig, OptimConfig
 from bimode.template import CHAT_TEMPLATE
 from bimode.tiny_llava import TinyShape, write_tiny_llava
 from tests.sequences import loss_tokens, supervised
@@ -72,7 +72,8 @@ def test_two_ranks_take_the_steps_of_one(found: dict[str, Any], name: str) -> No
 @pytest.mark.parametrize("name", ["long1", "long2", "long3", "lean3", "lean_alone"])
 def test_twenty_steps_are_those_of_plain_torch(found: dict[str, Any], wide_llava: Path, name: str) -> None:
     """ZeRO 1 to 3 on two ranks, and layers computed again under a head in chunks: the same norm in each step, the same
-    weights after 20. Float32 sums in another order part slowly: weights that moved by 0.02 and more agree to 2e-4."""
+    weights after 20. AdamW makes as much of a gradient near 0 as of any other, so float32 sums in another order part slowly: at a
+    learning rate of 1e-3, weights that moved by up to 0.01 and more agree to 2e-4."""
     from safetensors.torch import load_file
 
     ours, alone = found[name], found["long_alone"]
@@ -80,7 +81,7 @@ def test_twenty_steps_are_those_of_plain_torch(found: dict[str, Any], wide_llava
     assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-4)
     assert ours["norms"] == pytest.approx(alone["norms"], rel=1e-3)
     start = load_file(wide_llava / "model.safetensors")
-    assert max((alone["weights"][key] - weight).abs().max() for key, weight in start.items()) > 0.02
+    assert max((alone["weights"][key] - weight).abs().max() for key, weight in start.items()) > 0.01
     for key, weight in alone["weights"].items():
         torch.testing.assert_close(ours["weights"][key], weight, atol=2e-4, rtol=0, msg=lambda m, k=key: f"{k}: {m}")
 
@@ -140,9 +141,8 @@ def test_a_group_of_actors_learns_and_comes_back(ray_local: Any, tiny_llava: Pat
     samples = supervised(Codec(tiny_llava), 12)
     tokens = loss_tokens(samples)
     group = LearnerGroup(
-        {"num_cpus": 1}, 2, model_dir=tiny_llava,
-        learner=LearnerConfig(workers=2, zero_stage=2, reference_offload=True), optim=optim, total_steps=4,
-        dtype="float32", seed=0, with_reference=True,
+        {"num_cpus": 1}, 2, model_dir=tiny_llava, optim=optim, total_steps=4, dtype="float32", seed=0, with_reference=True,
+        learner=LearnerConfig(workers=2, zero_stage=2, reference_offload=True),
     )  # fmt: skip
     try:
         first = group.update(samples, sft_loss, tokens)
