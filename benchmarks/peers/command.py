@@ -36,6 +36,7 @@ def run(description: str, rounds: int, benchmark: Callable[[Options, Path], None
     parser.add_argument("--trl-python", default=sys.executable, help=f"an interpreter with trl {TRL}")
     parser.add_argument("--make-env", type=Path, metavar="DIR", help=f"make an environment of trl {TRL} there, and use it")
     found = parser.parse_args()
+    os.environ |= worker_env(found.threads)  # this process makes the model, with the same libraries
     try:
         python = make_env(found.make_env) if found.make_env else found.trl_python
         check_trl(python)
@@ -51,7 +52,7 @@ def run(description: str, rounds: int, benchmark: Callable[[Options, Path], None
 def start(name: str, module: str, words: list[str], options: Options, folder: Path) -> Side:
     """A side under the environment of our workers; TRL's runs on its own interpreter."""
     peer = name == "TRL"
-    env = dict(os.environ) | worker_env(options.threads)
+    env = dict(os.environ)
     if peer:
         del env["LOCAL_RANK"]  # DeepSpeed wants one; accelerate takes it for a launcher
     return Side(name, options.trl_python if peer else sys.executable, module, words, env, folder / f"{name}.log")

@@ -30,10 +30,14 @@ def write_model(path: Path) -> int:
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
     with torch.no_grad():
-        # Forced lengths need a model that does not stop: all embeddings share a component, that of the end is opposed to it.
+        # Forced lengths need a model that does not stop. All embeddings share a component that no layer writes to and the
+        # last norm turns up; that of the end is opposed to it.
         embedding = model.get_input_embeddings().weight
-        embedding[:, 0] = 0.1
-        embedding[tokenizer.eos_token_id, 0] = -5.0
+        embedding[:, 0] = 0.3
+        embedding[tokenizer.eos_token_id, 0] = -10.0
+        model.model.norm.weight[0] = 8.0
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight[0] = layer.mlp.down_proj.weight[0] = 0.0
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return model.num_parameters()
@@ -49,6 +53,7 @@ def draw_workload(model: Path, *, prompts: int, group: int, seed: int = 0) -> Wo
     first = len(codec.tokenizer)  # ids above the words: no response holds a special token
     return Workload(
         group=group,
+        questions=tuple(questions),
         prompt_texts=tuple(codec.prompt_text(q, 0) for q in questions),
         prompt_ids=tuple(codec.encode_prompt(q, ()) for q in questions),
         lengths=lengths,

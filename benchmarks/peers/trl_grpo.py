@@ -82,8 +82,57 @@ def learner(folder: Path, line: Line) -> None:
         line.say(Answer(time.perf_counter() - start, work.tokens))
 
 
+def step(folder: Path, line: Line) -> None:
+    """`train()`, held up before each step until the benchmark asks for it; lengths are forced on its `generate`."""
+    from transformers import LogitsProcessor, LogitsProcessorList, TrainerCallback
+
+    work = Workload.load(folder)
+    seconds: dict[str, float] = {}
+
+    class Lengths(LogitsProcessor):  # type: ignore[misc]
+        """Ends each row at its length; the model does not end one by itself."""
+
+        def __init__(self, eos: int) -> None:
+            self.eos, self.drawn, self.lengths_B = eos, 0, torch.tensor(work.lengths)
+
+        def __call__(self, ids: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
+            self.drawn += 1
+            ends_B = self.lengths_B == self.drawn
+            if ends_B.any():
+                scores_BV[ends_B] = -torch.inf
+                scores_BV[ends_B, self.eos] = 0.0
+            return scores_BV
+
+    class Gate(TrainerCallback):  # type: ignore[misc]
+        """A step begins with the fetching of its batch, which is nothing; generation is inside."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if not line.next():
+                control.should_training_stop = control.should_epoch_stop = True
+                sys.exit()
+            seconds["begin"] = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            whole = time.perf_counter() - seconds["begin"]
+            line.say(Answer(whole, work.tokens, {"generate": seconds["generate"], "learn": whole - seconds["generate"]}))
+
+    trainer = new_trainer(folder, work, callbacks=[Gate()])
+    generate = trainer.model.generate
+
+    def timed(*args: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        force = LogitsProcessorList([Lengths(trainer.processing_class.eos_token_id)])
+        out = generate(*args, logits_processor=force, **options)
+        seconds["generate"] = time.perf_counter() - start
+        return out
+
+    trainer.model.generate = timed
+    line.say(Answer())
+    trainer.train()
+
+
 def main(verb: str, folder: Path) -> None:
-    sides: dict[str, Callable[[Path, Line], None]] = {"learner": learner}
+    sides: dict[str, Callable[[Path, Line], None]] = {"learner": learner, "step": step}
     sides[verb](folder, Line())
 
 

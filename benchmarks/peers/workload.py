@@ -23,7 +23,8 @@ class Workload:
     """One batch. Completions lie group by group: `group` of them for each prompt, the first half direct."""
 
     group: int
-    prompt_texts: tuple[str, ...]
+    questions: tuple[str, ...]
+    prompt_texts: tuple[str, ...]  # through the chat template, up to and with <think>
     prompt_ids: tuple[tuple[int, ...], ...]
     lengths: tuple[int, ...]  # tokens of each response
     responses: tuple[tuple[int, ...], ...]
@@ -45,7 +46,7 @@ class Workload:
     @staticmethod
     def load(folder: Path) -> Workload:
         raw = json.loads((folder / "workload.json").read_text())
-        for name in ("prompt_texts", "lengths", "rewards"):
+        for name in ("questions", "prompt_texts", "lengths", "rewards"):
             raw[name] = tuple(raw[name])
         for name in ("prompt_ids", "responses"):
             raw[name] = tuple(map(tuple, raw[name]))
