@@ -17,7 +17,6 @@ from benchmarks.peers.compare import alternate, compared, show
 from benchmarks.peers.talk import SideError
 
 PROMPTS, GROUP = 3, 16
-ROW_TOKENS, MICRO_ROWS = 512, 4
 GOAL = 3.0
 TOLERANCE = 1e-4  # relative, of each parameter's gradient
 
@@ -29,8 +28,7 @@ def benchmark(options: Options, folder: Path) -> None:
     parameters = write_model(folder / "model")
     work = draw_workload(folder / "model", prompts=PROMPTS, group=GROUP)
     work.save(folder)
-    words = [str(folder), str(ROW_TOKENS), str(MICRO_ROWS)]
-    ours = start("ours", "benchmarks.peers.our_learner", words, options, folder)
+    ours = start("ours", "benchmarks.peers.our_learner", [str(folder)], options, folder)
     peer = start("TRL", "benchmarks.peers.trl_grpo", ["learner", str(folder)], options, folder)
     try:
         for side in (ours, peer):

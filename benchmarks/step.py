@@ -3,7 +3,7 @@
 Generation, log-probabilities, loss, backward, optimizer step and, ours, the new weights in the engine. Same model (Qwen3, 7 M
 parameters, float32), prompts, number and lengths of completions: half of each group ends early, the other thinks. Ours is one
 rollout worker and one learner, Ray actors that take turns; memory counts all of Ray's processes. Not timed: loading, and the
-first two steps of each side (vLLM's and the allocators' warm-up).
+first step of each side (warm-up).
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from benchmarks.peers.command import Options, run, start
 from benchmarks.peers.compare import alternate, compared, show
 from benchmarks.peers.talk import Answer
 
-PROMPTS, GROUP = 3, 16
-ROW_TOKENS, MICRO_ROWS = 512, 4
-WARM_UP = 2  # steps
+PROMPTS, GROUP = 6, 16
+WARM_UP = 1  # steps
 GOAL = 5.0
 
 
@@ -31,8 +30,7 @@ def benchmark(options: Options, folder: Path) -> None:
     parameters = write_model(folder / "model")
     work = draw_workload(folder / "model", prompts=PROMPTS, group=GROUP)
     work.save(folder)
-    words = [str(folder), str(options.threads), str(ROW_TOKENS), str(MICRO_ROWS)]
-    ours = start("ours", "benchmarks.peers.our_step", words, options, folder)
+    ours = start("ours", "benchmarks.peers.our_step", [str(folder), str(options.threads)], options, folder)
     peer = start("TRL", "benchmarks.peers.trl_grpo", ["step", str(folder)], options, folder)
     try:
         for side in (ours, peer):
@@ -40,6 +38,7 @@ def benchmark(options: Options, folder: Path) -> None:
         alternate(ours, peer, WARM_UP)
         runs = alternate(ours, peer, options.rounds)
         rates = tuple([60 / a.seconds for a in side] for side in runs)
+        peaks = ours.peaks_mib()
         result = compared("step", GOAL, "steps/min", (rates[0], rates[1]), (ours, peer), options.threads)
     finally:
         ours.close()
@@ -49,6 +48,7 @@ def benchmark(options: Options, folder: Path) -> None:
         f"after {WARM_UP} of warm-up",
         f"{PROMPTS} prompts x {GROUP} completions of {min(work.lengths)} to {max(work.lengths)} tokens",
         f"seconds a step, medians: ours {parts(runs[0])}; TRL {parts(runs[1])}",
+        f"memory of our processes, MiB: {', '.join(f'{mib:.0f}' for mib in peaks)}",
     ]
     show(result, notes)
 
@@ -59,4 +59,4 @@ def parts(answers: list[Answer]) -> str:
 
 
 if __name__ == "__main__":
-    run((__doc__ or "").splitlines()[0], 5, benchmark)
+    run((__doc__ or "").splitlines()[0], 3, benchmark)

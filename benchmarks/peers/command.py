@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.peers.talk import Side, SideError
+from bimode.errors import BimodeError, ConfigError
 from cluster.environment import worker_env
 
 TRL = "1.16"
@@ -31,8 +32,8 @@ class Options:
 def run(description: str, rounds: int, benchmark: Callable[[Options, Path], None]) -> None:
     """Parses the command line and runs `benchmark` in a folder that is gone afterwards. Exits with one line on an error."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of each process, both sides alike")
-    parser.add_argument("--rounds", type=int, default=rounds, help="timed steps of each side")
+    parser.add_argument("--threads", type=_positive, default=1, help="torch threads of each process, both sides alike")
+    parser.add_argument("--rounds", type=_positive, default=rounds, help="timed steps of each side")
     parser.add_argument("--trl-python", default=sys.executable, help=f"an interpreter with trl {TRL}")
     parser.add_argument("--make-env", type=Path, metavar="DIR", help=f"make an environment of trl {TRL} there, and use it")
     found = parser.parse_args()
@@ -44,6 +45,9 @@ def run(description: str, rounds: int, benchmark: Callable[[Options, Path], None
             benchmark(Options(found.threads, found.rounds, python), Path(folder))
     except SideError as error:
         sys.exit(f"error: {error}")
+    except BimodeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -59,15 +63,15 @@ def start(name: str, module: str, words: list[str], options: Options, folder: Pa
 
 
 def check_trl(python: str) -> None:
-    """Raises SideError unless `python` has the TRL that the comparison is with."""
+    """Raises ConfigError unless `python` has the TRL that the comparison is with."""
     code = "import importlib.metadata as m; print(m.version('trl'))"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True)
     except OSError as error:
-        raise SideError(f"--trl-python {python}: {error.strerror}") from None
+        raise ConfigError("--trl-python", python, f"{error.strerror}; name an interpreter") from None
     found = done.stdout.strip() or "none"
     if not found.startswith(f"{TRL}."):
-        raise SideError(f"--trl-python {python} has trl {found}, not {TRL}: name another, or make one with --make-env DIR")
+        raise ConfigError("--trl-python", python, f"has trl {found}, not {TRL}; name another, or make one with --make-env DIR")
 
 
 def make_env(folder: Path) -> str:
@@ -79,5 +83,11 @@ def make_env(folder: Path) -> str:
     wanted = [f"torch=={torch}", f"trl=={TRL}.*", "safetensors", "numpy"]
     done = subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted])
     if done.returncode:
-        raise SideError(f"--make-env {folder}: pip could not install {' '.join(wanted)}")
+        raise ConfigError("--make-env", folder, f"pip could not install {' '.join(wanted)} there")
     return str(python)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no positive number")
+    return int(text)

@@ -12,7 +12,8 @@ from benchmarks.peers.talk import Answer, Side
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`ratio` is median(ours) / median(peer) of `runs`, so that more is better; `peak_mib` is of each side's processes."""
+    """`ratio` is median(ours) / median(peer) of `runs`, so that more is better; `peak_mib` adds
+    up what each process of a side needed at most, so pages that processes share count in each."""
 
     name: str
     ratio: float
@@ -40,7 +41,7 @@ def compared(
     return Result(
         name=name, ratio=round(ours / peer, 3), goal=goal, ours=round(ours, 3), peer=round(peer, 3), unit=unit,
         runs={key: [round(x, 3) for x in r] for key, r in zip(keys, runs, strict=True)},
-        peak_mib={key: round(side.peak_mib()) for key, side in zip(keys, sides, strict=True)}, threads=threads,
+        peak_mib={key: round(sum(side.peaks_mib())) for key, side in zip(keys, sides, strict=True)}, threads=threads,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Our side of benchmarks/learner.py: `Learner` with the default recipe's engine, on packed rows.
 
-python -m benchmarks.peers.our_learner FOLDER ROW_TOKENS MICRO_ROWS
+python -m benchmarks.peers.our_learner FOLDER
 """
 
 from __future__ import annotations
@@ -14,12 +14,18 @@ from safetensors.torch import save_file
 
 from actors.learner import Learner
 from benchmarks.peers.talk import Answer, Line
-from benchmarks.peers.workload import Workload
+from benchmarks.peers.workload import MICRO_BATCH, Workload
 from bimode.config import BpoConfig, BpoOptimConfig, LearnerConfig
 from bimode.credit import assign
 from bimode.losses import policy_loss
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup, TrainingSample
+
+
+def learner_config(work: Workload) -> LearnerConfig:
+    """The default recipe's, with rows that hold the longest sequence, and a micro-batch that costs about what TRL's does."""
+    row_tokens = max(LearnerConfig().row_tokens, work.width)
+    return LearnerConfig(row_tokens=row_tokens, micro_rows=max(1, MICRO_BATCH * work.width // row_tokens))
 
 
 def samples_of(work: Workload) -> list[TrainingSample]:
@@ -50,16 +56,16 @@ def save_gradients(learner: Learner, path: Path) -> None:
     save_file(found, path)
 
 
-def main(folder: Path, row_tokens: int, micro_rows: int) -> None:
+def main(folder: Path) -> None:
     line = Line()
     work = Workload.load(folder)
     samples = samples_of(work)
     num_tokens = sum(sum(s.loss_mask_T) for s in samples)
     loss = policy_loss(0.2, 0.2, 0.0)
-    config = LearnerConfig(row_tokens=row_tokens, micro_rows=micro_rows)
     learner = Learner(
-        folder / "model", config, BpoOptimConfig(lr=1e-6), total_steps=1000, dtype="float32", seed=0, with_reference=False
-    )
+        folder / "model", learner_config(work), BpoOptimConfig(lr=1e-6),
+        total_steps=1000, dtype="float32", seed=0, with_reference=False,
+    )  # fmt: skip
     line.say(Answer())
     while verb := line.next():
         start = time.perf_counter()
@@ -71,4 +77,4 @@ def main(folder: Path, row_tokens: int, micro_rows: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """Our side of benchmarks/step.py: the actor graph of BPO, one rollout worker (vLLM) and one learner, each an actor.
 
-python -m benchmarks.peers.our_step FOLDER THREADS ROW_TOKENS MICRO_ROWS
+python -m benchmarks.peers.our_step FOLDER THREADS
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 
 from actors.graph import Graph, build_graph
+from benchmarks.peers.our_learner import learner_config
 from benchmarks.peers.talk import Answer, Line
 from benchmarks.peers.workload import Workload
-from bimode.config import BpoConfig, BpoOptimConfig, ClusterConfig, LearnerConfig, ModelConfig
+from bimode.config import BpoConfig, BpoOptimConfig, ClusterConfig, ModelConfig
 from bimode.credit import assign
 from bimode.losses import policy_loss
 from bimode.modes import Mode
@@ -59,16 +60,15 @@ def one_step(graph: Graph, work: Workload, bpo: BpoConfig, step: int) -> Answer:
     return Answer(clock[-1] - clock[0], work.tokens, parts)
 
 
-def main(folder: Path, threads: int, row_tokens: int, micro_rows: int) -> None:
+def main(folder: Path, threads: int) -> None:
     line = Line()
     work = Workload.load(folder)
     bpo = BpoConfig(algorithm="grpo", decision="trained", group_size=work.group // 2)
     options = {"num_cpus": 1}
     with connect(ClusterConfig(threads=threads)):
         graph = build_graph(
-            folder / "model", ModelConfig(max_model_len=512), LearnerConfig(row_tokens=row_tokens, micro_rows=micro_rows),
-            BpoOptimConfig(lr=1e-6), rollout_workers=1, rollout_options=options, learner_options=options, sync=bpo.sync,
-            total_steps=1000, with_reference=False, seed=0,
+            folder / "model", ModelConfig(max_model_len=512), learner_config(work), BpoOptimConfig(lr=1e-6), rollout_workers=1,
+            rollout_options=options, learner_options=options, sync=bpo.sync, total_steps=1000, with_reference=False, seed=0,
         )  # fmt: skip
         with graph:
             graph.learner.ready()
@@ -79,4 +79,4 @@ def main(folder: Path, threads: int, row_tokens: int, micro_rows: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

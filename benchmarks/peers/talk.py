@@ -75,12 +75,12 @@ class Side:
             pass  # `answer` tells why
         return self.answer()
 
-    def peak_mib(self) -> float:
-        """Highest resident memory of each process of the tree so far, added up (VmHWM); pages they share count in each."""
-        return sum(_high_water_kib(process.pid) for process in self._tree()) / 1024
+    def peaks_mib(self) -> list[float]:
+        """Highest resident memory of each process of the tree so far (VmHWM), largest first; each counts what they share."""
+        return sorted((_high_water_kib(process.pid) / 1024 for process in self._tree()), reverse=True)
 
     def close(self) -> None:
-        """Ends the tree: first by the end of its input, then by force."""
+        """Ends the tree: by the end of its input, by force where it does not follow or where an error is on its way."""
         import psutil
 
         tree = self._tree()

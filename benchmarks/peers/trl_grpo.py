@@ -3,8 +3,8 @@
 python -m benchmarks.peers.trl_grpo learner FOLDER    given responses: padded, scored, forward + backward + optimizer step
 python -m benchmarks.peers.trl_grpo step FOLDER       whole steps, generation by Hugging Face
 
-Its defaults but for: no gradient checkpointing (ours has none either; it would cost TRL a second forward), float32 on the
-CPU, no clipping surprises (beta 0, loss "grpo", learning rate 1e-6).
+Its defaults but for: float32, loss "grpo", and no gradient checkpointing, which would cost TRL a second forward pass and which
+ours does not do either.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers.talk import Answer, Line
-from benchmarks.peers.workload import Workload
-
-ROWS = 8  # of a micro-batch: TRL's default
+from benchmarks.peers.workload import MICRO_BATCH, Workload
 
 
 def new_trainer(folder: Path, work: Workload, **options: Any) -> Any:
@@ -37,8 +35,8 @@ def new_trainer(folder: Path, work: Workload, **options: Any) -> Any:
     args = GRPOConfig(
         output_dir=str(folder / "trl"), use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_strategy="no",
         disable_tqdm=True, seed=0, max_steps=1_000_000, learning_rate=1e-6, lr_scheduler_type="constant", beta=0.0,
-        loss_type="grpo", scale_rewards="group", num_generations=work.group, per_device_train_batch_size=ROWS,
-        gradient_accumulation_steps=len(work.lengths) // ROWS, max_completion_length=max(work.lengths),
+        loss_type="grpo", scale_rewards="group", num_generations=work.group, per_device_train_batch_size=MICRO_BATCH,
+        gradient_accumulation_steps=len(work.lengths) // MICRO_BATCH, max_completion_length=max(work.lengths),
         gradient_checkpointing=False, shuffle_dataset=False,
     )  # fmt: skip
     return GRPOTrainer(
@@ -108,7 +106,6 @@ def step(folder: Path, line: Line) -> None:
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if not line.next():
-                control.should_training_stop = control.should_epoch_stop = True
                 sys.exit()
             seconds["begin"] = time.perf_counter()
 

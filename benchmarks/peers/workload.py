@@ -16,6 +16,7 @@ from pathlib import Path
 DIRECT_MEAN, THINKING_MEAN = 166 / 8, 760 / 8  # tokens
 SIGMA = 0.6  # of the logarithm (ours): the longest of 24 is then about three times the mean
 LONGEST = 384  # tokens; longer draws are cut
+MICRO_BATCH = 8  # sequences: TRL's default
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,12 @@ class Workload:
     @property
     def padded(self) -> int:
         """The same as a rectangle: every prompt and every response as long as the longest."""
-        return len(self.lengths) * (max(map(len, self.prompt_ids)) + max(self.lengths))
+        return len(self.lengths) * self.width
+
+    @property
+    def width(self) -> int:
+        """Tokens of a row of that rectangle."""
+        return max(map(len, self.prompt_ids)) + max(self.lengths)
 
     def save(self, folder: Path) -> None:
         (folder / "workload.json").write_text(json.dumps(asdict(self)))
