@@ -18,7 +18,7 @@ from benchmarks.peers.command import Options, run, start
 from benchmarks.peers.compare import alternate, compared, show
 from benchmarks.peers.talk import Answer
 
-PROMPTS, GROUP = 6, 16
+PROMPTS, GROUP = 3, 16  # the workload of learner.py
 WARM_UP = 1  # steps
 GOAL = 5.0
 
