@@ -1,0 +1,80 @@
+"""Our side of benchmarks/learner.py: `Learner` with the default recipe's engine, on packed rows.
+
+python -m benchmarks.peers.our_learner FOLDER
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from actors.learner import Learner
+from benchmarks.peers.talk import Answer, Line
+from benchmarks.peers.workload import MICRO_BATCH, Workload
+from bimode.config import BpoConfig, BpoOptimConfig, LearnerConfig
+from bimode.credit import assign
+from bimode.losses import policy_loss
+from bimode.modes import Mode
+from bimode.records import Completion, Prompt, RolloutGroup, TrainingSample
+
+
+def learner_config(work: Workload) -> LearnerConfig:
+    """The default recipe's, with rows that hold the longest sequence, and a micro-batch that costs about what TRL's does."""
+    row_tokens = max(LearnerConfig().row_tokens, work.width)
+    return LearnerConfig(row_tokens=row_tokens, micro_rows=max(1, MICRO_BATCH * work.width // row_tokens))
+
+
+def samples_of(work: Workload) -> list[TrainingSample]:
+    """The workload through GRPO's credit; behaviour log-probabilities unknown, so that both sides take their own."""
+    groups = []
+    for p, prompt_ids in enumerate(work.prompt_ids):
+        rows = range(p * work.group, (p + 1) * work.group)
+        prompt = Prompt(str(p), question="", images=(), answer="", verifier="", verifier_args="", task="", level="easy")
+        completions = tuple(
+            Completion(
+                prompt_id=prompt.id, mode=Mode.AUTO, prompt_ids=prompt_ids, token_ids_T=work.responses[i], num_forced=0,
+                logprobs_T=(math.nan,) * work.lengths[i], versions_T=(0,) * work.lengths[i], text="", finished=True, worker="",
+            )
+            for i in rows
+        )  # fmt: skip
+        groups.append(RolloutGroup(prompt, completions, tuple(work.rewards[i] for i in rows)))
+    return assign(groups, BpoConfig(algorithm="grpo", decision="trained", group_size=work.group // 2))
+
+
+def save_gradients(learner: Learner, path: Path) -> None:
+    """The gathered gradient of every parameter, whichever engine holds it."""
+    from deepspeed.utils import safe_get_full_grad
+
+    found = {}
+    for name, parameter in learner.model.named_parameters():
+        gradient = parameter.grad if parameter.grad is not None else safe_get_full_grad(parameter)
+        found[name] = gradient.detach().clone()
+    save_file(found, path)
+
+
+def main(folder: Path) -> None:
+    line = Line()
+    work = Workload.load(folder)
+    samples = samples_of(work)
+    num_tokens = sum(sum(s.loss_mask_T) for s in samples)
+    loss = policy_loss(0.2, 0.2, 0.0)
+    learner = Learner(
+        folder / "model", learner_config(work), BpoOptimConfig(lr=1e-6),
+        total_steps=1000, dtype="float32", seed=0, with_reference=False,
+    )  # fmt: skip
+    line.say(Answer())
+    while verb := line.next():
+        start = time.perf_counter()
+        learner.forward_backward(samples, loss, num_tokens=num_tokens)
+        if verb == "gradients":
+            save_gradients(learner, folder / "ours.safetensors")
+        learner.optim_step()
+        line.say(Answer(time.perf_counter() - start, work.tokens))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
