@@ -32,7 +32,7 @@ from bimode.importance import BEHAVIOR, Importance
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """Response tokens of one micro-batch, all [N]; only `logprobs_N` (and `entropy_N`) may carry a graph."""
+    """Response tokens of one micro-batch, all [N]; only `logprobs_N` carries a graph."""
 
     logprobs_N: Tensor
     entropy_N: Tensor
