@@ -2,12 +2,13 @@
 
     choice     For 5 steps auto mode thinks on at least 98 % of every level, though on some level thinking is not worth it;
                or answers directly on as many, though on some level thinking is. It is worth it where, by the means of
-               these steps, its accuracy is more than the margin above that of the direct mode.
+               these steps, its accuracy is more than the margin above that of the direct mode. Where no forced mode is
+               drawn (`grpo`), a mode that is taken everywhere is never compared again, and that rings.
     mode       A mode's accuracy, the mean of 5 steps, lies more than 0.2 below its best such mean.
     decision   The entropy of the token that decides is below 0.01 nats everywhere: the choice is no longer explored.
 
-All thresholds are ours. An alarm is told where it begins, and again only once it has ended. Of `choice` nothing can be
-said where the forced modes are not drawn (`grpo`); `decision` also rings over choices that are all made and right.
+All thresholds are ours. An alarm is told where it begins, and again only once it has ended. `decision` also rings over choices
+that are all made and right.
 """
 
 from __future__ import annotations
@@ -82,14 +83,17 @@ class Watch:
         return begun
 
     def _choice(self, step: int) -> Iterator[Alarm]:
-        gains = self._gains() if len(self.recent) == self.limits.window else {}
+        gains = self._gains()
         for mode in (Mode.THINKING, Mode.NON_THINKING):
-            if not gains or not all(self._only(mode, view) for view in self.recent):
+            if len(self.recent) < self.limits.window or not all(self._only(mode, view) for view in self.recent):
+                continue
+            does = "thinks" if mode is Mode.THINKING else "answers directly"
+            if not gains:
+                yield Alarm(step, "choice", mode, f"auto mode {does} on every level, and nothing is drawn to compare it with")
                 continue
             worst = min if mode is Mode.THINKING else max  # the level on which the other mode has most to say for it
             level = worst(gains, key=lambda name: gains[name])
             if (gains[level] > self.limits.margin) is (mode is Mode.NON_THINKING):
-                does = "thinks" if mode is Mode.THINKING else "answers directly"
                 gain = f"on {level} thinking is right more often by {gains[level]:+.2f}"
                 yield Alarm(step, "choice", mode, f"auto mode {does} on every level, though {gain}")
 

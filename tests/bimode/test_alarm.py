@@ -95,8 +95,13 @@ def test_a_choice_without_entropy_rings_only_where_it_is_so_everywhere() -> None
     assert rung([StepView(0, {}, {}, {})]) == []
 
 
-def test_without_the_forced_modes_nothing_is_said_of_the_choice() -> None:
-    assert rung([StepView(i, {"easy": 1.0}, {(Mode.AUTO, "all"): 0.5}, {}) for i in range(10)]) == []
+def test_without_forced_modes_a_choice_that_is_always_the_same_rings() -> None:
+    """GRPO draws auto mode alone: what it no longer tries is never compared."""
+    watch = Watch()
+    collapsed = [StepView(i, dict.fromkeys(LEVELS, 0.99), {(Mode.AUTO, "all"): 0.9}, {}) for i in range(5)]
+    says = "auto mode thinks on every level, and nothing is drawn to compare it with"
+    assert [a for v in collapsed for a in watch.see(v)] == [Alarm(4, "choice", Mode.THINKING, says)]
+    assert rung([StepView(i, dict(zip(LEVELS, (0.2, 0.9, 1.0), strict=True)), {}, {}) for i in range(9)]) == []
 
 
 def test_a_level_that_a_step_did_not_draw_is_no_obstacle() -> None:
