@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 from actors.learner import Learner
 from benchmarks.peers.talk import Answer, Line
 from benchmarks.peers.workload import MICRO_BATCH, Workload
-from bimode.config import BpoConfig, BpoOptimConfig, LearnerConfig
-from bimode.credit import assign
+from bimode.bpo_config import BpoConfig, BpoOptimConfig
+from bimode.credit import CreditedBatch, assign
 from bimode.losses import policy_loss
 from bimode.modes import Mode
-from bimode.records import Completion, Prompt, RolloutGroup, TrainingSample
+from bimode.records import Completion, Prompt, RolloutGroup
+from bimode.sections import LearnerConfig
 
 
 def learner_config(work: Workload) -> LearnerConfig:
@@ -28,7 +29,7 @@ def learner_config(work: Workload) -> LearnerConfig:
     return LearnerConfig(row_tokens=row_tokens, micro_rows=max(1, MICRO_BATCH * work.width // row_tokens))
 
 
-def samples_of(work: Workload) -> list[TrainingSample]:
+def credited(work: Workload) -> CreditedBatch:
     """The workload through GRPO's credit; behaviour log-probabilities unknown, so that both sides take their own."""
     groups = []
     for p, prompt_ids in enumerate(work.prompt_ids):
@@ -59,8 +60,7 @@ def save_gradients(learner: Learner, path: Path) -> None:
 def main(folder: Path) -> None:
     line = Line()
     work = Workload.load(folder)
-    samples = samples_of(work)
-    num_tokens = sum(sum(s.loss_mask_T) for s in samples)
+    batch = credited(work)
     loss = policy_loss(0.2, 0.2, 0.0)
     learner = Learner(
         folder / "model", learner_config(work), BpoOptimConfig(lr=1e-6),
@@ -69,7 +69,7 @@ def main(folder: Path) -> None:
     line.say(Answer())
     while verb := line.next():
         start = time.perf_counter()
-        learner.forward_backward(samples, loss, num_tokens=num_tokens)
+        learner.forward_backward(batch.samples, loss, num_tokens=batch.denominator)
         if verb == "gradients":
             save_gradients(learner, folder / "ours.safetensors")
         learner.optim_step()

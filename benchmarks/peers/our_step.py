@@ -13,7 +13,8 @@ from actors.graph import Graph, build_graph
 from benchmarks.peers.our_learner import learner_config
 from benchmarks.peers.talk import Answer, Line
 from benchmarks.peers.workload import Workload
-from bimode.config import BpoConfig, BpoOptimConfig, ClusterConfig, ModelConfig
+from bimode.bpo_config import BpoConfig, BpoOptimConfig
+from bimode.config import ClusterConfig, ModelConfig
 from bimode.credit import assign
 from bimode.losses import policy_loss
 from bimode.modes import Mode
@@ -50,8 +51,8 @@ def one_step(graph: Graph, work: Workload, bpo: BpoConfig, step: int) -> Answer:
     requests = requests_of(work, step)
     completions = graph.generate(requests)
     clock.append(time.perf_counter())
-    samples = assign(groups_of(work, requests, completions), bpo)
-    graph.learner.update(samples, policy_loss(bpo.clip_low, bpo.clip_high, 0.0), sum(sum(s.loss_mask_T) for s in samples))
+    batch = assign(groups_of(work, requests, completions), bpo)
+    graph.learner.update(batch.samples, policy_loss(bpo.clip_low, bpo.clip_high, 0.0), batch.denominator)
     graph.learner.optim_step()
     clock.append(time.perf_counter())
     graph.publish(step)

@@ -87,7 +87,7 @@ def step(folder: Path, line: Line) -> None:
     work = Workload.load(folder)
     seconds: dict[str, float] = {}
 
-    class Lengths(LogitsProcessor):  # type: ignore[misc]
+    class Lengths(LogitsProcessor):
         """Ends each row at its length; the model does not end one by itself."""
 
         def __init__(self, eos: int) -> None:
@@ -101,7 +101,7 @@ def step(folder: Path, line: Line) -> None:
                 scores_BV[ends_B, self.eos] = 0.0
             return scores_BV
 
-    class Gate(TrainerCallback):  # type: ignore[misc]
+    class Gate(TrainerCallback):
         """A step begins with the fetching of its batch, which is nothing; generation is inside."""
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

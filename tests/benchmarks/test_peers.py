@@ -52,6 +52,18 @@ def test_a_workload_counts_its_padding(tmp_path: Path) -> None:
     assert Workload.load(tmp_path) == work
 
 
+def test_our_sides_load_and_credit_the_workload() -> None:
+    """They follow when credit changes: each response weighs 1, whatever its length, as under TRL's loss "grpo"."""
+    from benchmarks.peers import our_learner, our_step
+
+    prompt_ids, responses = ((5,), (5, 6, 7)), ((8,), (8,) * 2, (8,) * 3, (8,) * 4)
+    work = Workload(2, ("q", "r"), ("a", "b"), prompt_ids, (1, 2, 3, 4), responses, (0.0, 1.0, 1.0, 0.0))
+    batch = our_learner.credited(work)
+    assert batch.denominator == pytest.approx(4) and [sum(s.loss_mask_T) for s in batch.samples] == pytest.approx([1] * 4)
+    assert [s.advantages_T[0] > 0 for s in batch.samples] == [False, True, True, False]
+    assert len(our_step.requests_of(work, 0)) == 4
+
+
 def test_a_side_that_ends_says_why(tmp_path: Path) -> None:
     """Its last word becomes the error, and nothing of it stays."""
     side = Side("TRL", sys.executable, "benchmarks.peers.no_such_module", [], dict(os.environ), tmp_path / "log")
