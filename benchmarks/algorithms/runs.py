@@ -8,8 +8,13 @@ import subprocess
 import sys
 import time
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from bimode.errors import ConfigError
+from bimode.modes import Mode
+from bimode.recipe import load_recipe
 
 VARIANTS = Path(__file__).with_name("variants.toml")
 KEPT = ("manifest.json", "curate", "anneal/model", "anneal/manifest.json")  # what a copy needs of the annealed run
@@ -31,9 +36,57 @@ class FailedRunError(RuntimeError):
     """A stage of a variant ended with an error; the message names its log."""
 
 
-def read_variants(path: Path = VARIANTS) -> list[Variant]:
-    """The variants of a TOML file, in its order."""
-    return [Variant(v["name"], tuple(v["set"])) for v in tomllib.loads(path.read_text())["variant"]]
+def read_variants(path: Path = VARIANTS, only: str = "") -> list[Variant]:
+    """The variants of a TOML file whose name contains `only`, in its order. Raises ConfigError."""
+    try:
+        tables = tomllib.loads(path.read_text()).get("variant")
+    except OSError as error:
+        raise ConfigError("--variants", path, f"cannot be read: {error.strerror}; name a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("--variants", path, f"not a TOML file: {error}") from None
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError("--variants", path, "has no variants; write each as [[variant]] with name and set")
+    found: dict[str, Variant] = {}
+    for number, table in enumerate(tables, 1):
+        name, overrides = table.get("name"), table.get("set")
+        if table.keys() != {"name", "set"} or not isinstance(name, str) or not isinstance(overrides, list):
+            raise ConfigError("--variants", path, f'variant {number} is not name = "TEXT" and set = ["KEY=VALUE", ...]')
+        variant = Variant(name, tuple(map(str, overrides)))
+        if variant.slug in found:
+            raise ConfigError("--variants", path, f"{name} and {found[variant.slug].name} would share a folder; rename one")
+        found[variant.slug] = variant
+    chosen = [variant for variant in found.values() if only.lower() in variant.name.lower()]
+    if not chosen:
+        raise ConfigError("--only", only, f"is in no name; there are {'; '.join(v.name for v in found.values())}")
+    return chosen
+
+
+def read_seeds(text: str) -> list[int]:
+    """The seeds of ``"0,1,2"``. Raises ConfigError."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+        raise ConfigError("--seeds", text, "write different whole numbers with commas between them, e.g. 0,1,2")
+    return [int(word) for word in words]
+
+
+def check_annealed(annealed: Path) -> None:
+    """`annealed` is a run directory with both stages sealed. Raises ConfigError."""
+    missing = [part for part in KEPT if not (annealed / part).exists()]
+    if missing:
+        raise ConfigError("ANNEALED", annealed, f"has no {missing[0]}; name a run directory whose curate and anneal are done")
+
+
+def check_variants(recipe: Path, variants: Sequence[Variant], common: tuple[str, ...]) -> None:
+    """Each variant makes a valid recipe whose evaluation compares all modes. Raises ConfigError, before the first hour."""
+    for variant in variants:
+        try:
+            made = load_recipe(recipe, (*common, *variant.overrides))
+        except ConfigError as error:
+            if error.key == "recipe":
+                raise
+            raise ConfigError(error.key, error.value, f"{error.fix} (variant {variant.name})") from None
+        if set(made.evaluate.modes) != {mode.value for mode in Mode}:
+            raise ConfigError("evaluate.modes", list(made.evaluate.modes), "a comparison needs all three; leave it out")
 
 
 def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int, common: tuple[str, ...]) -> Path:

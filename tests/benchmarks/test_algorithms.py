@@ -1,0 +1,56 @@
+"""The comparison of algorithms without its hours: mistakes are one line, and come before the first run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.algorithms.runs import check_variants, read_variants
+from bimode.errors import ConfigError
+
+REPO = Path(__file__).resolve().parents[2]
+RECIPE = REPO / "pipelines" / "recipes" / "tiny-full.toml"
+
+
+def test_every_variant_is_a_valid_recipe() -> None:
+    """The file that is shipped, on the recipe that it is made for: a key that was renamed is noticed here."""
+    variants = read_variants()
+    check_variants(RECIPE, variants, ())
+    assert [v.name for v in read_variants(only="HGPO")] == ["HGPO"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[variant", "not a TOML file"),
+        ('[[variants]]\nname = "x"\nset = []', "has no variants"),
+        ('[[variant]]\nnam = "x"\nset = []', "variant 1 is not name"),
+        ('[[variant]]\nname = "x"\nset = []\n[[variant]]\nname = "X"\nset = []', "X and x would share a folder"),
+        ('[[variant]]\nname = "x"\nset = ["bpo.algoritm=grpo"]', r"bpo.algoritm = grpo: .*mean algorithm\? \(variant x\)"),
+        ('[[variant]]\nname = "x"\nset = ["evaluate.modes=[\\"auto\\"]"]', "a comparison needs all three"),
+    ],
+)
+def test_a_variant_that_cannot_be_run_is_told_of(text: str, said: str, tmp_path: Path) -> None:
+    """Key, value and fix, before hours of other variants have passed."""
+    (tmp_path / "variants.toml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        check_variants(RECIPE, read_variants(tmp_path / "variants.toml"), ())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seeds", "0"], "error: ANNEALED = {}: has no manifest.json; name a run directory whose curate and anneal are done"),
+        (["--seeds", "0,0"], "error: --seeds = 0,0: write different whole numbers with commas between them, e.g. 0,1,2"),
+        (["--only", "zzz"], "error: --only = zzz: is in no name; there are per_mode"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(words: list[str], said: str, tmp_path: Path) -> None:
+    """No traceback, exit code 2, nothing written."""
+    command = [sys.executable, "-m", "benchmarks.algorithms", str(tmp_path), str(RECIPE), "--out", str(tmp_path / "out"), *words]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and done.stderr.startswith(said.format(tmp_path))
+    assert not (tmp_path / "out").exists()
