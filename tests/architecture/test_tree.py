@@ -41,7 +41,7 @@ def tree_lines(readme: str) -> Iterator[tuple[Path, str]]:
     """(path, what it says) of each line of the README's tree; two blanks a level, folders end in a slash."""
     block = readme.split("## The tree", 1)[1].split("```", 2)[1]
     folders: list[str] = []
-    for line in filter(str.strip, block.splitlines()[1:]):
+    for line in filter(str.strip, block.splitlines()[2:]):  # behind the fence and the root
         depth = (len(line) - len(line.lstrip())) // 2
         name, _, text = line.strip().partition(" ")
         folders = folders[:depth]
@@ -53,7 +53,9 @@ def tree_lines(readme: str) -> Iterator[tuple[Path, str]]:
 def test_tree_in_the_readme_is_the_tree_on_disk() -> None:
     """Every file has its line and every line its file. `__init__.py` and dot files stay with their folder; of
     `assets/` only the folder is listed."""
-    lines = dict(tree_lines((REPO / "README.md").read_text()))
+    told = list(tree_lines((REPO / "README.md").read_text()))
+    lines = dict(told)
+    assert len(lines) == len(told), "a path has two lines"
     assert [str(path) for path, text in lines.items() if not text] == []
     on_disk = {
         path for path in files()
