@@ -85,7 +85,7 @@ class Learner:
     ) -> dict[str, float]:
         """Adds the gradient of `loss` over this rank's `samples`; returns sums over them.
 
-        `num_tokens` is the sum of all loss masks over ALL ranks. The result holds ``loss`` and the sums of
+        `num_tokens` is the denominator of the whole batch, over ALL ranks. The result holds ``loss`` and the sums of
         `bimode.token_metrics`, with `labels` (one word a sample) by label too. Ranks may hold unequally many samples, or
         none: they run equally many micro-batches, the spare ones on a weightless filler.
         """

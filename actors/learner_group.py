@@ -119,7 +119,7 @@ class LearnerGroup:
     def update(self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float) -> dict[str, float]:
         """Adds the gradient of `samples`, dealt to the ranks by tokens; returns sums over all of them.
 
-        `num_tokens` is the sum of the loss masks of `samples`: the denominator of the whole batch.
+        `num_tokens` is the denominator of the whole batch (`CreditedBatch.denominator`).
         """
         self.ready()
         shares = split_evenly([len(s.prompt_ids) + len(s.token_ids_T) for s in samples], len(self.ranks))

@@ -1,7 +1,7 @@
 """What the learner minimises: supervised and clipped-policy losses over the response tokens of a packed micro-batch.
 
-For the response tokens t of a batch, with weight w_t (`loss_mask_N`), and W (`num_tokens`) the sum of w_t over every
-micro-batch and rank:
+For the response tokens t of a batch, with weight w_t (`loss_mask_N`), and W (`num_tokens`) one number for every
+micro-batch and rank, the sum of w_t over all of them (for `aggregate = "constant"` the number of responses):
 
     sft      L = 1/W sum_t w_t (-log pi(t))
     policy   L = 1/W sum_t w_t [ -min( rho_t A_t, clip(rho_t, 1 - clip_low, 1 + clip_high) A_t ) + kl k3_t ]
@@ -9,7 +9,7 @@ micro-batch and rank:
 
 `bimode.importance` has other choices for rho_t, which come with a weight u_t on the surrogate.
 
-The policy loss is GRPO's (arXiv 2402.03300, eq. 3 and 4) and so BPO's (R-4B, arXiv 2508.21113, eq. 1); which of the two
+The policy loss is GRPO's (arXiv 2402.03300, eq. 3 and 4) and so BPO's (R-4B, arXiv 2508.21113, eq. 1); which algorithm
 it is, and the 1/|o_i| before each sequence, sit in w and A, which `bimode.credit` fills in. Dividing by the *global* W
 makes the losses of micro-batches and ranks add up to the loss of the batch.
 
