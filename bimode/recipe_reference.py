@@ -19,10 +19,10 @@ from bimode.sections import Section
 HEAD = """\
 # The recipe
 
-Written by `make reference` from `bimode/config.py`, `bpo_config.py` and `algorithms/`; a test fails where they differ. A
-recipe is a TOML file. Every key has a default but `name` and a source's `family`; an unknown key, a wrong type or an
-impossible value is refused before anything starts. `--set section.key=value` overrides one key and can be repeated; a
-list is written as TOML, e.g. `--set 'evaluate.modes=["auto"]'`. A source is counted from 0:
+Written by `make reference` from `config.py`, `bpo_config.py`, `sections.py` and `algorithms/` of `bimode`; a test fails
+where they differ. A recipe is a TOML file. Every key has a default but `name` and a source's `family`; an unknown key,
+a wrong type or an impossible value is refused before anything starts. `--set section.key=value` overrides one key and
+can be repeated; a list is written as TOML, e.g. `--set 'evaluate.modes=["auto"]'`. A source is counted from 0:
 `--set curate.sources.0.weight=2`.
 
 The defaults are those of the tiny model. `pipelines/recipes/gpu.toml` is a complete recipe for a large one. "Ours" marks
