@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ HEADER = (
     "| gap recovery | saving recovery | saving over annealed | accuracy over annealed | H_acc | random / question router |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|---|\n"
 )
-SMOOTH = 5  # steps of a curve's running mean
+SMOOTH = 20  # steps of a curve's running mean: each step draws other questions
 
 
 def markdown(lines: Sequence[Scores]) -> str:
@@ -46,9 +47,9 @@ def draw(runs: Mapping[str, Sequence[Path]], lines: Sequence[Scores], path: Path
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9.5, 5.5))
-    colors = plt.get_cmap("tab20")(np.linspace(0, 1, max(len(runs), 2)))
+    colors = plt.get_cmap("tab10" if len(runs) <= 10 else "tab20").colors
     scores = {line.name: line for line in lines}
-    for color, (name, folders) in zip(colors, runs.items(), strict=False):
+    for color, (name, folders) in zip(cycle(colors), runs.items(), strict=False):
         steps = [s["auto"] for s in read_metrics(folders[0] / "bpo" / "metrics.jsonl") if "auto" in s]
         window = np.ones(SMOOTH) / SMOOTH
         if len(steps) >= SMOOTH:
@@ -58,6 +59,7 @@ def draw(runs: Mapping[str, Sequence[Path]], lines: Sequence[Scores], path: Path
     start = scores["annealed"]
     axes.plot(start.tokens, start.auto, "ko", ms=8, label="annealed")
     axes.set(xlabel="tokens after <think>, auto mode", ylabel="accuracy, auto mode")
+    axes.set_title("curves: sampled, in training; stars: greedy, held-out sources", fontsize=9, loc="left")
     axes.grid(alpha=0.2)
     axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     figure.savefig(path, dpi=150, bbox_inches="tight")
