@@ -21,8 +21,9 @@ from bimode.credit.summary import summarize
 from bimode.losses import policy_loss
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, Prompt
+from pipelines.bpo_log import RunLog
 from pipelines.bpo_reference import FILE, reference_rewards
-from pipelines.bpo_steps import RunLog, collect, credit, update
+from pipelines.bpo_steps import collect, credit, update
 from tests.rollouts import completion, config, paired
 
 RIGHT, WRONG = "\n\n</think>\n\n7", "\n\n</think>\n\n8"
@@ -120,7 +121,9 @@ def test_the_control_deals_what_would_have_been_credited() -> None:
     groups = collect(graph, iter(prompts("ab")), wanted, {}, seed=5).groups
     dealt, plain = (credit(groups, each, 1) for each in (wanted, config("dr_grpo", prompts_per_step=2)))
     assert dealt != plain and dealt == credit(groups, wanted, 1)
-    assert len(dealt.samples) == len(plain.samples) == 8
+    weights = [sum(sum(s.loss_mask_T) for s in batch.samples) for batch in (dealt, plain)]
+    assert weights[0] == pytest.approx(weights[1]) and dealt.denominator == plain.denominator == 8
+    assert len(plain.samples) == 4  # two distinct responses of each question: equal ones are learnt from once
 
 
 def test_the_learner_divides_by_the_batchs_denominator() -> None:

@@ -10,7 +10,7 @@ import pytest
 from bimode.checkpoints import checkpoint_path
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup
-from pipelines.bpo_steps import RunLog
+from pipelines.bpo_log import RunLog
 
 NAN = float("nan")
 
