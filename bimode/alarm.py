@@ -1,6 +1,6 @@
 """Alarms: what a policy that collapses looks like in the numbers of its steps.
 
-    choice     For 5 steps auto mode thinks on at least 98 % of every level, though on some level thinking is not worth it;
+    choice     Over 5 steps auto mode thinks on at least 95 % of every level, though on some level thinking is not worth it;
                or answers directly on as many, though on some level thinking is. It is worth it where, by the means of
                these steps, its accuracy is more than the margin above that of the direct mode. Where no forced mode is
                drawn (e.g. `grpo`), a mode that is taken everywhere is never compared again, and that rings.
@@ -27,7 +27,7 @@ class Thresholds:
     """When an alarm rings: steps, shares, accuracies as shares, nats. All ours."""
 
     window: int = 5
-    share: float = 0.98  # of decisions on each level
+    share: float = 0.95  # of decisions on each level, mean over the window
     margin: float = 0.15  # thinking is worth it above this difference in accuracy, as `bpo.margin` by default
     fall: float = 0.2
     entropy: float = 0.01
@@ -85,7 +85,7 @@ class Watch:
     def _choice(self, step: int) -> Iterator[Alarm]:
         gains = self._gains()
         for mode in (Mode.THINKING, Mode.NON_THINKING):
-            if len(self.recent) < self.limits.window or not all(self._only(mode, view) for view in self.recent):
+            if len(self.recent) < self.limits.window or not self._only(mode):
                 continue
             does = "thinks" if mode is Mode.THINKING else "answers directly"
             if not gains:
@@ -106,10 +106,13 @@ class Watch:
                 gains[level] = thinking - direct
         return gains
 
-    def _only(self, mode: Mode, view: StepView) -> bool:
-        """Whether auto mode took `mode`, and hardly anything else, on every level of the step."""
-        shares = [rate if mode is Mode.THINKING else 1.0 - rate for rate in view.think_rates.values()]
-        return bool(shares) and min(shares) >= self.limits.share
+    def _only(self, mode: Mode) -> bool:
+        """Whether auto mode took `mode`, and hardly anything else, on every level of the recent steps."""
+        by_level: dict[str, list[float]] = {}
+        for view in self.recent:
+            for level, rate in view.think_rates.items():
+                by_level.setdefault(level, []).append(rate if mode is Mode.THINKING else 1.0 - rate)
+        return bool(by_level) and min(sum(shares) / len(shares) for shares in by_level.values()) >= self.limits.share
 
     def _modes(self, step: int) -> Iterator[Alarm]:
         for mode in Mode if len(self.recent) == self.limits.window else ():
