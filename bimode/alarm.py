@@ -84,8 +84,8 @@ class Watch:
 
     def _choice(self, step: int) -> Iterator[Alarm]:
         gains = self._gains()
-        for mode in (Mode.THINKING, Mode.NON_THINKING):
-            if len(self.recent) < self.limits.window or not self._only(mode):
+        for mode in (Mode.THINKING, Mode.NON_THINKING) if len(self.recent) == self.limits.window else ():
+            if not self._only(mode):
                 continue
             does = "thinks" if mode is Mode.THINKING else "answers directly"
             if not gains:

@@ -16,12 +16,12 @@ from torch.utils.checkpoint import checkpoint
 from bimode.packing import PackedBatch
 
 
-def token_logprobs(logits_NV: Tensor, targets_N: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def token_logprobs(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of each distribution, both [N], computed in the logits' precision.
 
     The entropy is watched, not trained on: it has no graph.
     """
-    logp_NV = torch.log_softmax(logits_NV if temperature == 1.0 else logits_NV / temperature, dim=-1)
+    logp_NV = torch.log_softmax(logits_NV, dim=-1)
     with torch.no_grad():
         entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
     return logp_NV.gather(-1, targets_N[:, None]).squeeze(-1), entropy_N

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from bimode.modes import Mode
-from bimode.routing import ItemResult, Means, h_acc, table
+from bimode.routing import ItemResult, Means, table
 from bimode.statistics import Array, bootstrap_means, percentile_interval
+from pipelines.report.numbers import LEVELS
 from pipelines.report.results import read_results
 
 ROUNDS = 2000
-LEVELS = ("easy", "mid", "hard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _scores(name: str, runs: Sequence[Path], model: str) -> Scores:
         gap=estimate(columns_S7I, "gap_recovery"), saving=estimate(columns_S7I, "saving_recovery"),
         gain_saving=estimate(columns_S7I, "saving_recovery", before_S7I),
         gain_accuracy=estimate(columns_S7I, "accuracy_auto", before_S7I),
-        h_acc=float(np.mean([value for found in items if (value := h_acc(found)) is not None])),
+        h_acc=float(np.mean([r["h_acc"] for r in routing if r["h_acc"] is not None])),
         random_router=float(np.mean([r["baselines"]["random_same_rate"] for r in routing])),
         question_router=float(np.mean([r["baselines"]["question_only"] for r in routing])),
     )  # fmt: skip

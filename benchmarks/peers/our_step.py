@@ -40,8 +40,7 @@ def groups_of(work: Workload, requests: list[GenerationRequest], completions: li
         raise ValueError("a completion has another length than the workload's: the model has ended one by itself")
     starts = range(0, len(requests), work.group)
     return [
-        RolloutGroup(requests[s].prompt, tuple(completions[s : s + work.group]), work.rewards[s : s + work.group])
-        for s in starts
+        RolloutGroup(requests[s].prompt, tuple(completions[s : s + work.group]), work.rewards[s : s + work.group]) for s in starts
     ]
 
 

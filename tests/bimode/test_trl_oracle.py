@@ -146,11 +146,7 @@ def test_loss_and_gradients_are_trls(trl_batch: TrlBatch, kl: float, off_policy:
     trainer.beta = kl
     if not off_policy:
         inputs["old_per_token_logps"] = None
-    trainer.model.train()
-    trainer.model.zero_grad()
-    theirs = trainer.compute_loss(trainer.model, inputs)
-    theirs.backward()
-    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+    theirs, gradients = their_loss(trainer, inputs)
 
     batch, reference_N, denominator = our_batch(trl_batch)
     trainer.model.zero_grad()
@@ -179,11 +175,7 @@ def test_truncated_importance_sampling_is_trls(trl_batch: TrlBatch, monkeypatch:
     proximal_BT = engine_BT + apart_BT if moved else current_logprobs(trl_batch)
     inputs["old_per_token_logps"] = proximal_BT if moved else None
     inputs["importance_sampling_ratio"] = (proximal_BT - engine_BT).exp().clamp(max=CAP)
-    trainer.model.train()
-    trainer.model.zero_grad()
-    theirs = trainer.compute_loss(trainer.model, inputs)
-    theirs.backward()
-    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+    theirs, gradients = their_loss(trainer, inputs)
 
     batch, reference_N, denominator = our_batch(trl_batch)
     config = trl_batch.config
@@ -201,6 +193,15 @@ def test_truncated_importance_sampling_is_trls(trl_batch: TrlBatch, monkeypatch:
     assert bool((out.values["clipped_low"] + out.values["clipped_high"]).any()) is moved
     assert out.loss.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-6)
     assert_gradients(trainer, gradients)
+
+
+def their_loss(trainer: Any, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    """TRL's loss of `inputs`, and the gradient of every parameter."""
+    trainer.model.train()
+    trainer.model.zero_grad()
+    loss = trainer.compute_loss(trainer.model, inputs)
+    loss.backward()
+    return loss, {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
 
 
 def current_logprobs(trl_batch: TrlBatch) -> Tensor:
