@@ -27,7 +27,7 @@ from bimode.codec import Codec, load_model
 from bimode.errors import DivergedError
 from bimode.losses import LossFn, LossInputs
 from bimode.modes import Mode
-from bimode.packing import PackedBatch, pack, plan_micro_batches
+from bimode.packing import PackedBatch, pack, plan_micro_batches, share_prompts, tree_tokens
 from bimode.policy import Policy
 from bimode.records import TrainingSample, WeightSnapshot
 from bimode.schedule import learning_rate
@@ -89,20 +89,18 @@ class Learner:
         `bimode.token_metrics`, with `labels` (one word a sample) by label too. Ranks may hold unequally many samples, or
         none: they run equally many micro-batches, the spare ones on a weightless filler.
         """
-        lengths = [len(s.prompt_ids) + len(s.token_ids_T) for s in samples]
-        plan = plan_micro_batches(lengths, row_tokens=self.config.row_tokens, micro_rows=self.config.micro_rows)
-        plan += [[] for _ in range(parallel.all_max(len(plan)) - len(plan))]
-        parts = [[samples[i] for i in indices] for indices in plan]
-        references: Sequence[Tensor | None] = [None] * len(parts)
+        batches = self._plan(samples)
+        batches += [[] for _ in range(parallel.all_max(len(batches)) - len(batches))]
+        references: Sequence[Tensor | None] = [None] * len(batches)
         if self.reference is not None:
-            references = self.reference.logprobs(map(self._pack, parts))
+            references = self.reference.logprobs(self._pack(samples, trees) for trees in batches)
         names = sorted(set(labels)) or [""]
         sums: Counter[str] = Counter()
-        for indices, part, reference_N in zip(plan, parts, references, strict=True):
-            batch = self._pack(part)
+        for trees, reference_N in zip(batches, references, strict=True):
+            batch = self._pack(samples, trees)
             value, values = self._micro_batch(batch, loss, num_tokens, reference_N)
-            index = [*(names.index(labels[i]) if labels else 0 for i in indices), len(names)]  # the filler is last
-            label_N = torch.tensor(index, device=batch.sample_N.device)[batch.sample_N]
+            index = [names.index(labels[i]) if labels else 0 for tree in trees for i in tree]
+            label_N = torch.tensor([*index, len(names)], device=batch.sample_N.device)[batch.sample_N]  # the filler is last
             sums.update({"loss": value, **token_sums(values, label_N, names)})
         return dict(sums)
 
@@ -175,13 +173,21 @@ class Learner:
         self.engine.backward(out.loss)
         return value, out.values | decision_values(batch, logprobs_N, entropy_N)
 
-    def _pack(self, samples: list[TrainingSample]) -> PackedBatch:
+    def _plan(self, samples: Sequence[TrainingSample]) -> list[list[list[int]]]:
+        """Micro-batches of trees of sample indices."""
+        trees = share_prompts(samples, self.config.row_tokens)
+        lengths = [tree_tokens([samples[i] for i in tree]) for tree in trees]
+        plan = plan_micro_batches(lengths, row_tokens=self.config.row_tokens, micro_rows=self.config.micro_rows)
+        return [[trees[k] for k in indices] for indices in plan]
+
+    def _pack(self, samples: Sequence[TrainingSample], trees: list[list[int]]) -> PackedBatch:
         """Packs a micro-batch; the filler goes along where it would be empty or would leave the vision tower without work
         (ZeRO reduces a gradient only when every rank has one)."""
-        if not samples or (self.filler.images and not any(s.images for s in samples)):
-            samples = [*samples, self.filler]
-        vision = [self.encode_images(sample.images) for sample in samples]
-        batch = pack(samples, vision, row_tokens=self.config.row_tokens, pad_id=self.codec.pad_id)
+        parts = [[samples[i] for i in tree] for tree in trees]
+        if not parts or (self.filler.images and not any(part[0].images for part in parts)):
+            parts.append([self.filler])
+        vision = [self.encode_images(part[0].images) for part in parts]
+        batch = pack(parts, vision, row_tokens=self.config.row_tokens, pad_id=self.codec.pad_id)
         return batch.to(parallel.device())
 
     def _make_filler(self) -> TrainingSample:

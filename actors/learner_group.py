@@ -16,7 +16,7 @@ import ray
 
 from actors.learner import Learner, StepInfo
 from bimode.losses import LossFn
-from bimode.packing import split_evenly
+from bimode.packing import share_prompts, split_evenly, tree_tokens
 from bimode.records import TrainingSample, WeightSnapshot
 from bimode.sections import LearnerConfig, OptimConfig
 from bimode.token_metrics import label_of
@@ -104,6 +104,7 @@ class LearnerGroup:
         seed: int,
         with_reference: bool,
     ) -> None:
+        self.row_tokens = learner.row_tokens
         remote = ray.remote(LearnerRank)
         self.ranks = [(remote.options(**actor_options) if actor_options else remote).remote() for _ in range(num_workers)]
         address = ray.get(self.ranks[0].address.remote())
@@ -117,15 +118,16 @@ class LearnerGroup:
         ray.get(self.started)
 
     def update(self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float) -> dict[str, float]:
-        """Adds the gradient of `samples`, dealt to the ranks by tokens; returns sums over all of them.
+        """Adds the gradient of `samples`, dealt to the ranks by tokens and prompt by prompt; returns sums over all of them.
 
         `num_tokens` is the denominator of the whole batch (`CreditedBatch.denominator`).
         """
         self.ready()
-        shares = split_evenly([len(s.prompt_ids) + len(s.token_ids_T) for s in samples], len(self.ranks))
+        trees = [[samples[i] for i in tree] for tree in share_prompts(samples, self.row_tokens)]
+        shares = split_evenly([tree_tokens(tree) for tree in trees], len(self.ranks))
         parts = ray.get(
             [
-                actor.forward_backward.remote([samples[i] for i in share], loss, num_tokens)
+                actor.forward_backward.remote([s for k in share for s in trees[k]], loss, num_tokens)
                 for actor, share in zip(self.ranks, shares, strict=True)
             ]
         )

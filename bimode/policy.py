@@ -15,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 from bimode.packing import PackedBatch
 
+FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers, in the words of transformers
+
 
 def token_logprobs(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of each distribution, both [N], computed in the logits' precision.
@@ -51,6 +53,20 @@ class Head(nn.Module):
         return token_logprobs(linear(hidden_ND, self.weight, self.bias).float(), targets_N)
 
 
+def may_attend(batch: PackedBatch, window: int | None = None) -> Tensor:
+    """True where token i of a row may look at token j, [B, 1, T, T]: earlier in the row, same tree, trunk or own branch.
+
+    With `window`, only at the last `window` positions of its own sequence (sliding attention).
+    """
+    tree, branch, position = batch.tree_BT, batch.branch_BT, batch.position_ids_BT
+    i_T, j_T = torch.arange(tree.shape[1], device=tree.device)[:, None], torch.arange(tree.shape[1], device=tree.device)
+    trunk_or_own_BTT = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+    allowed_BTT = (j_T <= i_T) & (tree[:, None, :] == tree[:, :, None]) & trunk_or_own_BTT
+    if window is not None:
+        allowed_BTT = allowed_BTT & (position[:, :, None] - position[:, None, :] < window)
+    return allowed_BTT[:, None]
+
+
 class Policy(nn.Module):
     """Wraps a causal or image-text model of transformers; `forward` is what DeepSpeed and torch engines call.
 
@@ -66,7 +82,21 @@ class Policy(nn.Module):
         """Returns (logprobs_N, entropy_N) of the batch's response tokens."""
         images = dict(zip(batch.vision_names, batch.vision, strict=True))
         hidden_BTD = self.model.model(
-            input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, use_cache=False, **images
-        ).last_hidden_state
+            input_ids=batch.input_ids_BT, position_ids=batch.position_ids_BT, attention_mask=self._mask(batch),
+            use_cache=False, **images,
+        ).last_hidden_state  # fmt: skip
         logprobs_N, entropy_N = self.head(hidden_BTD.flatten(0, 1)[batch.at_N], batch.targets_N)
         return logprobs_N, entropy_N
+
+    def _mask(self, batch: PackedBatch) -> Tensor | dict[str, Tensor]:
+        """The mask as this model's attention reads it: one, or one a kind of layer where some slide."""
+        text = self.model.config.get_text_config()
+        if SLIDING not in (getattr(text, "layer_types", None) or ()):
+            return self._as_read(may_attend(batch))
+        return {FULL: self._as_read(may_attend(batch)), SLIDING: self._as_read(may_attend(batch, text.sliding_window))}
+
+    def _as_read(self, allowed_B1TT: Tensor) -> Tensor:
+        if self.model.config.get_text_config()._attn_implementation != "eager":
+            return allowed_B1TT
+        blocked_B1TT = torch.zeros(allowed_B1TT.shape, dtype=self.model.dtype, device=allowed_B1TT.device)
+        return blocked_B1TT.masked_fill_(~allowed_B1TT, torch.finfo(self.model.dtype).min)

@@ -1,18 +1,23 @@
-"""Packed rows are the unpacked sequences: same log-probabilities, same loss, same gradient, for text and for images."""
+"""Packed rows are the unpacked sequences: same log-probabilities, same loss, same gradient, for text and for images, whether or
+not responses share their prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from bimode.base import prepare_base
 from bimode.codec import Codec, load_model
-from bimode.packing import PackedBatch, pack, plan_micro_batches, plan_rows, split_evenly
+from bimode.modes import Mode
+from bimode.packing import PackedBatch, pack, plan_micro_batches, plan_rows, share_prompts, split_evenly, tree_tokens
 from bimode.policy import Policy
 from bimode.records import TrainingSample
 from tests.sequences import loss_tokens, supervised
@@ -32,12 +37,23 @@ def case(
     samples = supervised(codec, 6, images=request.param != "text")
     if request.param == "mixed":
         samples = [*supervised(codec, 2, images=False, first=6), *samples, *supervised(codec, 1, images=False, first=8)]
-    yield codec, Policy(load_model(path, torch.float32)), samples
+    yield codec, Policy(load_model(path, torch.float32)), [response for s in samples for response in rollouts(s)]
 
 
-def pack_with(codec: Codec, samples: list[TrainingSample], row_tokens: int) -> PackedBatch:
-    vision = [codec.encode_images(sample.images) for sample in samples]
-    return pack(samples, vision, row_tokens=row_tokens, pad_id=codec.pad_id)
+def rollouts(sample: TrainingSample) -> list[TrainingSample]:
+    """Three responses to one prompt: the sample's own, its tokens backwards, and one of a single token."""
+    ids, length = sample.token_ids_T, len(sample.token_ids_T)
+    one = dict.fromkeys(("loss_mask_T", "advantages_T", "behavior_logprobs_T"), (1.0,))
+    return [sample, replace(sample, token_ids_T=ids[::-1]), replace(sample, token_ids_T=ids[length // 2 :][:1], **one)]
+
+
+def pack_with(codec: Codec, trees: list[list[TrainingSample]], row_tokens: int) -> PackedBatch:
+    vision = [codec.encode_images(tree[0].images) for tree in trees]
+    return pack(trees, vision, row_tokens=row_tokens, pad_id=codec.pad_id)
+
+
+def shared(samples: list[TrainingSample], row_tokens: int) -> list[list[TrainingSample]]:
+    return [[samples[i] for i in tree] for tree in share_prompts(samples, row_tokens)]
 
 
 def loss_and_gradient(policy: Policy, batches: list[PackedBatch], num_tokens: float) -> tuple[float, torch.Tensor]:
@@ -50,41 +66,94 @@ def loss_and_gradient(policy: Policy, batches: list[PackedBatch], num_tokens: fl
     return total, torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
 
 
-def test_packed_equals_unpacked_in_loss_and_gradient(case: tuple[Codec, Policy, list[TrainingSample]]) -> None:
+@pytest.mark.parametrize("shares", [True, False], ids=["prompts shared", "side by side"])
+def test_packed_equals_unpacked_in_loss_and_gradient(case: tuple[Codec, Policy, list[TrainingSample]], shares: bool) -> None:
     codec, policy, samples = case
     tokens = loss_tokens(samples)
-    longest = max(len(s.prompt_ids) + len(s.token_ids_T) for s in samples)
-    packed = pack_with(codec, samples, 3 * longest)
-    assert packed.input_ids_BT.shape[0] < len(samples)  # rows are shared, or the test proves nothing
+    room = 3 * max(tree_tokens([s]) for s in samples)
+    trees = shared(samples, room) if shares else [[s] for s in samples]
+    packed = pack_with(codec, trees, room)
+    assert packed.input_ids_BT.shape[0] < len(trees)  # rows are shared, or the test proves nothing
+    assert not shares or len(trees) <= len(samples) / 3  # and prompts are
     loss, gradient = loss_and_gradient(policy, [packed], tokens)
-    alone, reference = loss_and_gradient(policy, [pack_with(codec, [s], 1) for s in samples], tokens)
+    alone, reference = loss_and_gradient(policy, [pack_with(codec, [[s]], 1) for s in samples], tokens)
     assert loss == pytest.approx(alone, abs=1e-5)
     torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
 
 
 def test_logprobs_are_those_of_the_models_own_forward(case: tuple[Codec, Policy, list[TrainingSample]]) -> None:
     codec, policy, samples = case
-    batch = pack_with(codec, samples, 400)
+    trees = shared(samples, 400)
+    batch = pack_with(codec, trees, 400)
     with torch.no_grad():
         logprobs_N, entropy_N = policy(batch)
-        for i, sample in enumerate(samples):
-            ids = torch.tensor([[*sample.prompt_ids, *sample.token_ids_T]])
-            logits = policy.model(input_ids=ids, **dict(codec.encode_images(sample.images))).logits[0]
-            logp_TV = torch.log_softmax(logits[len(sample.prompt_ids) - 1 : -1], dim=-1)
-            expected = logp_TV.gather(-1, torch.tensor(sample.token_ids_T)[:, None]).squeeze(-1)
+        for i, sample in enumerate(s for tree in trees for s in tree):
+            expected, entropy = by_the_model_itself(policy, codec, sample)
             own = batch.sample_N == i
             torch.testing.assert_close(logprobs_N[own], expected, atol=1e-5, rtol=1e-5)
-            torch.testing.assert_close(entropy_N[own], -(logp_TV.exp() * logp_TV).sum(-1), atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(entropy_N[own], entropy, atol=1e-5, rtol=1e-5)
+
+
+def by_the_model_itself(policy: Policy, codec: Codec, sample: TrainingSample) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and entropies [T] of a response, by the model's plain forward pass on it alone."""
+    ids = torch.tensor([[*sample.prompt_ids, *sample.token_ids_T]])
+    logits = policy.model(input_ids=ids, **dict(codec.encode_images(sample.images))).logits[0]
+    logp_TV = torch.log_softmax(logits[len(sample.prompt_ids) - 1 : -1], dim=-1)
+    return logp_TV.gather(-1, torch.tensor(sample.token_ids_T)[:, None]).squeeze(-1), -(logp_TV.exp() * logp_TV).sum(-1)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("window", [None, 12], ids=["full", "sliding"])
+def test_every_kind_of_attention_reads_the_mask(tiny_llava: Path, attention: str, window: int | None) -> None:
+    codec = Codec(tiny_llava)
+    config = Qwen3Config(
+        vocab_size=len(codec.tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, use_sliding_window=window is not None, sliding_window=window, max_window_layers=1,
+        initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    policy = Policy(Qwen3ForCausalLM._from_config(config, attn_implementation=attention))
+    assert ("sliding_attention" in config.layer_types) is (window is not None)
+    samples = [response for s in supervised(codec, 3, images=False) for response in rollouts(s)]
+    trees = shared(samples, 400)
+    with torch.no_grad():
+        batch = pack_with(codec, trees, 400)
+        logprobs_N = policy(batch)[0]
+        for i, sample in enumerate(s for tree in trees for s in tree):
+            expected, _ = by_the_model_itself(policy, codec, sample)
+            torch.testing.assert_close(logprobs_N[batch.sample_N == i], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_sequences_of_a_row_do_not_see_each_other(tiny_llava: Path) -> None:
     codec, policy = Codec(tiny_llava), Policy(load_model(tiny_llava, torch.float32))
     first, second, other = supervised(codec, 3)
+    sibling = replace(first, token_ids_T=first.token_ids_T[::-1])
     with torch.no_grad():
-        pair = pack_with(codec, [first, second], 400)
-        changed = pack_with(codec, [first, other], 400)
-        assert pair.input_ids_BT.shape[0] == changed.input_ids_BT.shape[0] == 1
-        torch.testing.assert_close(policy(pair)[0][pair.sample_N == 0], policy(changed)[0][changed.sample_N == 0])
+        alone = pack_with(codec, [[first]], 400)
+        for trees in ([[first], [second]], [[first], [other]], [[first, sibling]], [[sibling, first], [second]]):
+            beside = pack_with(codec, trees, 400)
+            assert beside.input_ids_BT.shape[0] == 1
+            at = next(i for i, s in enumerate(s for tree in trees for s in tree) if s is first)
+            torch.testing.assert_close(policy(beside)[0][beside.sample_N == at], policy(alone)[0], atol=1e-5, rtol=1e-5)
+
+
+def bare(prompt: int, length: int) -> TrainingSample:
+    return TrainingSample((prompt,) * 10, (1,) * length, (1.0,) * length, (1.0,) * length, (0.0,) * length, (), Mode.AUTO, "q", 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 30)), max_size=40), st.integers(15, 60))
+def test_trees_hold_every_sample_once_share_one_prompt_and_fit(drawn: list[tuple[int, int]], row_tokens: int) -> None:
+    samples = [bare(*each) for each in drawn]
+    trees = share_prompts(samples, row_tokens)
+    assert sorted(i for tree in trees for i in tree) == list(range(len(samples)))
+    for tree in trees:
+        assert tree == sorted(tree) and len({samples[i].prompt_ids for i in tree}) == 1
+        assert len(tree) == 1 or tree_tokens([samples[i] for i in tree]) <= row_tokens
+    # first fit: where two neighbouring trees of a prompt are, the second's first response had no room in the first
+    for prompt in range(4):
+        own = [tree for tree in trees if samples[tree[0]].prompt_ids[0] == prompt]
+        for tree, following in pairwise(own):
+            assert tree_tokens([samples[i] for i in [*tree, following[0]]]) > row_tokens
 
 
 @given(lengths=LENGTHS, row_tokens=st.integers(1, 80))

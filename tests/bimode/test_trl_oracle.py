@@ -19,11 +19,12 @@ from bimode.credit import assign
 from bimode.importance import Truncated
 from bimode.losses import LossInputs, policy_loss
 from bimode.modes import Mode
-from bimode.packing import PackedBatch, pack
+from bimode.packing import PackedBatch, pack, share_prompts
 from bimode.policy import Policy
 from bimode.records import Completion, Prompt, RolloutGroup
 
 GROUP = 4  # = 2 g
+ROW_TOKENS = 40  # several rows, and prompts whose responses do not all fit into one
 CAP = 1.3  # of the importance weight
 MAX_TOKENS = 7
 REWARDS = (1.0, 0.0, 0.0, 1.0, 0.25, 0.5, 0.0, 1.0)
@@ -129,7 +130,10 @@ def our_batch(trl_batch: TrlBatch) -> tuple[PackedBatch, Tensor, float]:
     credited = assign(groups, trl_batch.config)
     samples = credited.samples
     reference_N = torch.tensor([x for row in trl_batch.of_completions("ref_per_token_logps") for x in row])
-    return pack(samples, [()] * len(samples), row_tokens=40, pad_id=1), reference_N, credited.denominator
+    trees = share_prompts(samples, ROW_TOKENS)
+    assert len(trees) < len(samples) and [i for tree in trees for i in tree] == list(range(len(samples)))
+    packed = pack([[samples[i] for i in tree] for tree in trees], [()] * len(trees), row_tokens=ROW_TOKENS, pad_id=1)
+    return packed, reference_N, credited.denominator
 
 
 def test_advantages_are_trls(trl_batch: TrlBatch) -> None:
