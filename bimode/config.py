@@ -48,8 +48,8 @@ class ClusterConfig(Section):
 class SourceConfig(Section):
     """One source of questions."""
 
-    family: Literal["digits", "charts", "arithmetic", "tables", "reasoning_gym"] = Field(
-        description="which generator (`data_curation/families`); `tables` and `reasoning_gym` are text only"
+    family: Literal["digits", "charts", "arithmetic", "sums", "tables", "reasoning_gym"] = Field(
+        description="which generator (`data_curation/families`); `sums`, `tables` and `reasoning_gym` are text only"
     )
     weight: float = Field(1.0, gt=0.0, description="share of the questions, over the sum of all sources' weights")
     tasks: tuple[str, ...] = Field((), description="reasoning_gym only: `chain_sum`, `leg_counting`; empty: the first")

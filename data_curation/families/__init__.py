@@ -14,14 +14,21 @@ from bimode.records import Sample
 from data_curation.families.arithmetic import expression
 from data_curation.families.charts import bar_chart
 from data_curation.families.digits import digit_strip
+from data_curation.families.sums import written_sum
 from data_curation.families.tables import worked_sum
 from data_curation.families.text import check_tasks, puzzle
 
 Weights = tuple[float, float, float]  # easy, mid, hard
 Family = Callable[[int, str, int, Weights], Sample]
 
-FAMILIES: dict[str, Family] = {"digits": digit_strip, "charts": bar_chart, "arithmetic": expression, "tables": worked_sum}
-TEXT_ONLY = ("tables", "reasoning_gym")
+FAMILIES: dict[str, Family] = {
+    "digits": digit_strip,
+    "charts": bar_chart,
+    "arithmetic": expression,
+    "sums": written_sum,
+    "tables": worked_sum,
+}
+TEXT_ONLY = ("sums", "tables", "reasoning_gym")
 
 
 def family_of(source: SourceConfig) -> Family:

@@ -81,6 +81,13 @@ def test_recipe_parses(recipe: Path) -> None:
     assert load_recipe(recipe).name == recipe.stem
 
 
+@pytest.mark.parametrize("name", ["second-mix", "text-full"])
+def test_the_default_is_not_tuned_anew_for_other_tasks(name: str) -> None:
+    """What a recipe shows of the default on other tasks, it shows of tiny-full's settings."""
+    folder = REPO / "pipelines" / "recipes"
+    assert load_recipe(folder / f"{name}.toml").bpo == load_recipe(folder / "tiny-full.toml").bpo
+
+
 def test_files_and_functions_are_short() -> None:
     """No file over 400 lines, no function over 60."""
     long = []

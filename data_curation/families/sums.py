@@ -1,0 +1,64 @@
+"""T2, text only in the tiny model's own words: a sum modulo 23, worked out from left to right, behind numbers nobody asks about.
+
+One step is what the tiny base can do in its head, three and four are what it has to write down. Difficulty is in plain sight
+here, as it is in most text: a router that reads the question knows it too. The expression alone decides the split, so none is
+in two of them; the numbers in front only keep equal expressions from being equal questions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from bimode.records import Sample
+from data_curation.families import canvas
+from data_curation.families.arithmetic import arithmetic_trace
+
+QUESTIONS = (
+    "work out {expression} from left to right ; what is its remainder by 23 ?",
+    "compute {expression} from left to right ; what is the remainder by 23 ?",
+)
+ASIDES = ("strip", "bars", "digits")
+LEVELS: dict[str, tuple[tuple[int, ...], str]] = {  # number of operations, and which
+    "easy": ((1,), "+-"),
+    "mid": ((1,), "x"),
+    "hard": ((3, 4), "+-x"),
+}
+SPLITS = ("base", "train", "train", "train", "train", "rl", "rl", "eval", "eval")  # tenths, about
+
+
+def split_of(expression: str) -> str:
+    """The one split that `expression` belongs to."""
+    digest = hashlib.blake2b(expression.encode(), digest_size=4).digest()
+    return SPLITS[int.from_bytes(digest, "little") % len(SPLITS)]
+
+
+def written_sum(index: int, split: str, seed: int, weights: tuple[float, float, float]) -> Sample:
+    """Sample `index` of the family in `split`."""
+    rng = canvas.rng_of("sums", split, seed, index)
+    level = str(rng.choice(list(LEVELS), p=np.asarray(weights) / sum(weights)))
+    operands, operators, expression = _draw(rng, level, split)
+    aside = f"{rng.choice(ASIDES)} {' '.join(map(str, rng.integers(0, 10, 5)))} ;"
+    trace, value = arithmetic_trace(operands, operators)
+    return Sample(
+        id=f"sums-{split}-{seed}-{index}", question=f"{aside} {str(rng.choice(QUESTIONS)).format(expression=expression)}",
+        images=(), answer=str(value), trace=trace, transcription="", verifier="exact", verifier_args="{}",
+        guess_rate=1 / canvas.MODULUS, task="sums", domain="text", level=level,
+        difficulty=json.dumps({"operations": len(operators)}), split=split, source="generated",
+        source_license="Apache-2.0", source_refs=(f"sums/{expression}",),
+    )  # fmt: skip
+
+
+def _draw(rng: np.random.Generator, level: str, split: str) -> tuple[list[int], list[str], str]:
+    """Operands, operators and the expression that they spell, of the first draw that belongs to `split`."""
+    counts, names = LEVELS[level]
+    while True:
+        count = int(rng.choice(counts))
+        operands = [int(rng.integers(0, canvas.MODULUS)), *map(int, rng.integers(1, 10, count))]
+        operators = [str(o) for o in rng.choice(list(names), count)]
+        steps = (f"{o} {n}" for o, n in zip(operators, operands[1:], strict=True))
+        expression = " ".join([str(operands[0]), *steps])
+        if split_of(expression) == split:
+            return operands, operators, expression

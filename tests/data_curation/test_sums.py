@@ -1,0 +1,58 @@
+"""Written sums: answers by hand, known words only, and no expression in two splits."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bimode.codec import Codec
+from bimode.modes import Mode, parse_response, render_response
+from data_curation.families import sums
+from data_curation.families.sums import LEVELS, SPLITS, split_of, written_sum
+from tests.architecture.test_tree import REPO
+
+EVEN = (1.0, 1.0, 1.0)
+
+
+def test_equal_arguments_give_equal_samples_and_other_seeds_others() -> None:
+    assert written_sum(3, "train", 0, EVEN) == written_sum(3, "train", 0, EVEN)
+    assert written_sum(3, "train", 0, EVEN).question != written_sum(3, "train", 1, EVEN).question
+
+
+def test_a_sum_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = ([17, 4, 5], ["+", "x"], "17 + 4 x 5")
+    monkeypatch.setattr(sums, "_draw", lambda *_: drawn)
+    sample = written_sum(0, "train", 0, EVEN)
+    assert sample.answer == str((17 + 4) * 5 % 23) == "13"
+    assert sample.trace == "look : 3 terms : 17 + 4 x 5 ; then 17 + 4 > 21 x 5 > 13 ; so 13"
+    assert "17 + 4 x 5 from left to right" in sample.question
+
+
+@pytest.mark.parametrize("split", sorted(set(SPLITS)))
+def test_every_expression_belongs_to_its_split_alone(split: str) -> None:
+    samples = [written_sum(i, split, 0, EVEN) for i in range(200)]
+    assert {s.level for s in samples} == set(LEVELS)
+    assert {split_of(ref.removeprefix("sums/")) for s in samples for ref in s.source_refs} == {split}
+    assert len({s.question for s in samples}) > 190  # what curation would drop as repeated is rare
+    for s in samples:
+        assert json.loads(s.difficulty)["operations"] in LEVELS[s.level][0]
+        operators = set(s.source_refs[0].removeprefix("sums/").split()[1::2])
+        assert operators <= set(LEVELS[s.level][1])
+
+
+def test_the_tiny_model_knows_every_word() -> None:
+    codec = Codec(REPO / "assets" / "tiny-base")
+    unknown = codec.tokenizer.unk_token_id
+    for i in range(100):
+        sample = written_sum(i, "eval", 0, EVEN)
+        response = render_response(Mode.THINKING, sample.trace, sample.answer)
+        assert unknown not in codec.encode_prompt(sample.question, ()) + codec.encode_response(response)
+        assert parse_response(response.removeprefix("<think>")).is_thinking
+
+
+def test_a_blind_answer_is_right_about_as_often_as_stated() -> None:
+    for level in range(3):
+        weights = tuple(float(k == level) for k in range(3))
+        answers = [written_sum(i, "train", 0, weights).answer for i in range(1500)]
+        assert max(answers.count(a) for a in set(answers)) / len(answers) < 2.5 / 23
