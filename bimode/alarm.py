@@ -1,8 +1,8 @@
 """Alarms: what a policy that collapses looks like in the numbers of its steps.
 
-    choice     Over 5 steps auto mode thinks on at least 95 % of every level, though on some level thinking is not worth it;
-               or answers directly on as many, though on some level thinking is. It is worth it where, by the means of
-               these steps, its accuracy is more than the margin above that of the direct mode. Where no forced mode is
+    choice     Over 5 steps auto mode thinks on at least 90 % of every level (75 % in each step), though on some level
+               thinking is not worth it; or answers directly on as many, though on some level thinking is. It is worth it
+               where, by the means of these steps, its accuracy is more than the margin above that of the direct mode. Where no forced mode is
                drawn (e.g. `grpo`), a mode that is taken everywhere is never compared again, and that rings.
     mode       A mode's accuracy, the mean of 5 steps, lies more than 0.2 below its best such mean.
     decision   The entropy of the token that decides is below 0.01 nats everywhere: the choice is no longer explored.
@@ -27,8 +27,9 @@ class Thresholds:
     """When an alarm rings: steps, shares, accuracies as shares, nats. All ours."""
 
     window: int = 5
-    share: float = 0.95  # of decisions on each level, mean over the window
-    margin: float = 0.15  # thinking is worth it above this difference in accuracy, as `bpo.margin` by default
+    share: float = 0.9  # of sampled decisions on each level, mean over the window; greedy decoding makes all of 0.94
+    share_of_a_step: float = 0.75  # of each step: one that still chooses is no collapse
+    margin: float = 0.15  # thinking is worth it above this difference in accuracy: the run's `bpo.margin`
     fall: float = 0.2
     entropy: float = 0.01
 
@@ -112,7 +113,10 @@ class Watch:
         for view in self.recent:
             for level, rate in view.think_rates.items():
                 by_level.setdefault(level, []).append(rate if mode is Mode.THINKING else 1.0 - rate)
-        return bool(by_level) and min(sum(shares) / len(shares) for shares in by_level.values()) >= self.limits.share
+        return bool(by_level) and all(
+            sum(shares) / len(shares) >= self.limits.share and min(shares) >= self.limits.share_of_a_step
+            for shares in by_level.values()
+        )
 
     def _modes(self, step: int) -> Iterator[Alarm]:
         for mode in Mode if len(self.recent) == self.limits.window else ():

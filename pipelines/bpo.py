@@ -49,7 +49,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from pipelines.bpo_steps import collect, credit, open_graph, update
     from pipelines.progress import track
 
-    bpo, log = recipe.bpo, RunLog(stage.path)
+    bpo, log = recipe.bpo, RunLog(stage.path, recipe.bpo.margin)
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
     with open_graph(recipe, inputs["model"]) as graph, track("bpo", total=bpo.steps, unit="step") as bar:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bimode.alarm import Watch, view_of
+from bimode.alarm import Thresholds, Watch, view_of
 from bimode.checkpoints import checkpoint_path, latest, step_of
 from bimode.credit.expected import expected_auto
 from bimode.credit.summary import summarize
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from."""
+    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from.
 
-    def __init__(self, path: Path) -> None:
+    `margin`: what thinking has to be better by, to the alarms as to the credit.
+    """
+
+    def __init__(self, path: Path, margin: float) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.started = time.monotonic()
         self.tokens = 0  # drawn so far, those before an interruption too
-        self.watch = Watch()
+        self.watch = Watch(Thresholds(margin=margin))
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
     def resume(self, graph: Graph) -> int:

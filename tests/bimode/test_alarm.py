@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bimode.alarm import Alarm, StepView, Watch, view_of
+from bimode.alarm import Alarm, StepView, Thresholds, Watch, view_of
 from bimode.modes import Mode
 
 LEVELS = ("easy", "mid", "hard")
@@ -102,6 +102,21 @@ def test_without_forced_modes_a_choice_that_is_always_the_same_rings() -> None:
     says = "auto mode thinks on every level, and nothing is drawn to compare it with"
     assert [a for v in collapsed for a in watch.see(v)] == [Alarm(4, "choice", Mode.THINKING, says)]
     assert rung([StepView(i, dict(zip(LEVELS, (0.2, 0.9, 1.0), strict=True)), {}, {}) for i in range(9)]) == []
+
+
+def test_a_collapse_that_sampling_still_blurs_rings() -> None:
+    """Sampled, BPO with its decision trained went to 0.94 / 0.92 / 0.94, which is always in greedy decoding."""
+    assert rung([view(i, rates=(0.94, 0.92, 0.94)) for i in range(9)]) == [(4, "choice", Mode.THINKING)]
+    assert rung([view(i, rates=(0.59, 0.59, 0.63)) for i in range(9)]) == []  # a coin is no collapse
+    assert rung([view(i, rates=(0.02, 0.02, 0.99)) for i in range(9)]) == []
+
+
+def test_what_thinking_is_worth_is_the_runs_own_margin() -> None:
+    """Thinking pays by 0.2 on every level: worth it at a margin of 0.15, a waste at one of 0.3."""
+    history = [view(i, rates=(1.0,) * 3, thinking=(0.9, 0.9, 0.9), direct=(0.7, 0.7, 0.7)) for i in range(5)]
+    for margin, alarms in ((0.15, 0), (0.3, 1)):
+        watch = Watch(Thresholds(margin=margin))
+        assert sum(len(watch.see(each)) for each in history) == alarms
 
 
 def test_a_level_that_a_step_did_not_draw_is_no_obstacle() -> None:

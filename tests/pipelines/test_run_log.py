@@ -43,7 +43,7 @@ class Restored:
 
 
 def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = RunLog(tmp_path)
+    log = RunLog(tmp_path, 0.15)
     for step in range(6):
         log.step(step, [group()], PROBES, LEARNT)
     lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
@@ -55,7 +55,7 @@ def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.Captur
     assert lines[0]["kl"] == 0.1 and lines[0]["learner"] == LEARNT["learner"]
 
     checkpoint_path(tmp_path / "checkpoints", 6).mkdir(parents=True)
-    again = RunLog(tmp_path)
+    again = RunLog(tmp_path, 0.15)
     assert again.resume(Restored()) == 6  # type: ignore[arg-type]
     again.step(6, [group()], PROBES, LEARNT)
     assert json.loads(again.metrics.read_text().splitlines()[6])["alarms"] == []
