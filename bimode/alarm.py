@@ -2,8 +2,8 @@
 
     choice     Over 5 steps auto mode thinks on at least 90 % of every level (75 % in each step), though on some level
                thinking is not worth it; or answers directly on as many, though on some level thinking is. It is worth it
-               where, by the means of these steps, its accuracy is more than the margin above that of the direct mode. Where no forced mode is
-               drawn (e.g. `grpo`), a mode that is taken everywhere is never compared again, and that rings.
+               where, by the means of these steps, its accuracy is more than the margin above that of the direct mode. Where
+               no forced mode is drawn (e.g. `grpo`), a mode that is taken everywhere is never compared again, and that rings.
     mode       A mode's accuracy, the mean of 5 steps, lies more than 0.2 below its best such mean.
     decision   The entropy of the token that decides is below 0.01 nats everywhere: the choice is no longer explored.
 

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from benchmarks.algorithms.output import draw, markdown
 from benchmarks.algorithms.runs import (
     VARIANTS,
     FailedRunError,
+    Variant,
     check_annealed,
+    check_reused,
     check_variants,
+    finished_runs,
     read_seeds,
     read_variants,
     run_one,
 )
-from benchmarks.algorithms.scores import annealed_scores, variant_scores
 from bimode.errors import BimodeError
 
 
@@ -29,30 +31,51 @@ def compare(
     seeds: Annotated[str, typer.Option(help="comma between them")] = "0",
     only: Annotated[str, typer.Option(help="variants whose name contains this")] = "",
     variants: Annotated[Path, typer.Option(help="what is compared")] = VARIANTS,
+    jobs: Annotated[int, typer.Option(min=1, help="runs at a time; a tiny one keeps about one core busy")] = 1,
     common: Annotated[list[str] | None, typer.Option("--set", help="for every variant, e.g. bpo.rollout_tokens=400000")] = None,
 ) -> None:
     """Trains every variant from the annealed model of a run, seed by seed, and compares what they became."""
-    numbers, chosen = read_seeds(seeds), read_variants(variants, only)
+    numbers, chosen, overrides = read_seeds(seeds), read_variants(variants, only), tuple(common or ())
     check_annealed(annealed)
-    check_variants(recipe, chosen, tuple(common or ()))
-    runs: dict[str, list[Path]] = {}
+    check_variants(recipe, chosen, overrides)
+    tasks = [(variant, seed) for seed in numbers for variant in chosen]
+    check_reused(annealed, recipe, out, tasks, overrides)
     failed = False
-    for seed in numbers:
-        for variant in chosen:
-            try:
-                run = run_one(annealed, recipe, out, variant, seed, tuple(common or ()))
-            except FailedRunError as error:
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {pool.submit(run_one, annealed, recipe, out, variant, seed, overrides) for variant, seed in tasks}
+        while waiting:
+            done, waiting = _next(pool, waiting)
+            for error in filter(None, (future.exception() for future in done)):
+                if not isinstance(error, FailedRunError):
+                    raise error
                 failed = True
                 typer.echo(f"error: {error}", err=True)
-                continue
-            runs.setdefault(variant.name, []).append(run)
-            lines = [annealed_scores(run), *(variant_scores(name, folders) for name, folders in runs.items())]
-            (out / "table.md").write_text(markdown(lines))
-            draw(runs, lines, out / "picture.png")
-    if runs:
+            _report(out, read_variants(variants))
+    if (out / "table.md").is_file():
         typer.echo((out / "table.md").read_text())
     if failed:
         raise typer.Exit(1)
+
+
+def _next(pool: ThreadPoolExecutor, waiting: set[Future[Path]]) -> tuple[set[Future[Path]], set[Future[Path]]]:
+    """Waits for the next run to end; Ctrl-C, which the runs hear too, begins no other."""
+    try:
+        return wait(waiting, return_when=FIRST_COMPLETED)
+    except KeyboardInterrupt:
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+
+
+def _report(out: Path, variants: list[Variant]) -> None:
+    """Table and picture of every finished run in `out`, those of earlier calls too, in the order of the variants."""
+    from benchmarks.algorithms.output import draw, markdown
+    from benchmarks.algorithms.scores import annealed_scores, variant_scores
+
+    if runs := finished_runs(out, variants):
+        start = next(iter(runs.values()))[0]
+        lines = [annealed_scores(start), *(variant_scores(name, folders) for name, folders in runs.items())]
+        (out / "table.md").write_text(markdown(lines))
+        draw(runs, lines, out / "picture.png")
 
 
 def main() -> None:
@@ -64,6 +87,9 @@ def main() -> None:
     except BimodeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,10 @@ from pathlib import Path
 from bimode.errors import ConfigError
 from bimode.modes import Mode
 from bimode.recipe import load_recipe
+from bimode.rundir import digest_json, digest_path, write_atomic
 
 VARIANTS = Path(__file__).with_name("variants.toml")
+MADE_OF = "made-of.txt"  # digest of a run's recipe and annealed model
 KEPT = ("manifest.json", "curate", "anneal/model", "anneal/manifest.json")  # what a copy needs of the annealed run
 
 
@@ -89,15 +91,51 @@ def check_variants(recipe: Path, variants: Sequence[Variant], common: tuple[str,
             raise ConfigError("evaluate.modes", list(made.evaluate.modes), "a comparison needs all three; leave it out")
 
 
+def folder_of(out: Path, variant: Variant, seed: int) -> Path:
+    """Where the run of `variant` and `seed` lives."""
+    return out / f"{variant.slug}-s{seed}"
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run has its report."""
+    return (run / "evaluate" / "report.json").is_file()
+
+
+def finished_runs(out: Path, variants: Sequence[Variant]) -> dict[str, list[Path]]:
+    """The finished runs in `out` by variant, seed by seed: those of earlier calls too."""
+    found = {
+        v.name: sorted(filter(is_finished, out.glob(f"{v.slug}-s*")), key=lambda run: int(run.name.rpartition("-s")[2]))
+        for v in variants
+    }
+    return {name: runs for name, runs in found.items() if runs}
+
+
+def made_of(annealed: Path, recipe: Path, variant: Variant, seed: int, common: tuple[str, ...]) -> str:
+    """Digest of all that a run depends on: the recipe as resolved, the annealed model and the curated data."""
+    resolved = load_recipe(recipe, (*common, *variant.overrides), seed).model_dump(mode="json")
+    parts = [digest_path(annealed / stage / "manifest.json") for stage in ("curate", "anneal")]
+    return digest_json([resolved, *parts])
+
+
+def check_reused(annealed: Path, recipe: Path, out: Path, tasks: Sequence[tuple[Variant, int]], common: tuple[str, ...]) -> None:
+    """What is in `out` already was made of the same recipe and model. Raises ConfigError, before the first run."""
+    for variant, seed in tasks:
+        note = folder_of(out, variant, seed) / MADE_OF
+        if note.is_file() and note.read_text().strip() != made_of(annealed, recipe, variant, seed, common):
+            fix = "was made of another recipe, --set, data or annealed model; delete it, or name another --out"
+            raise ConfigError("--out", note.parent, fix)
+
+
 def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int, common: tuple[str, ...]) -> Path:
     """Trains and evaluates; returns the run's folder. One that has its report is left as it is.
 
     Raises FailedRunError.
     """
-    run = out / f"{variant.slug}-s{seed}"
-    if (run / "evaluate" / "report.json").is_file():
+    run = folder_of(out, variant, seed)
+    if is_finished(run):
         return run
     run.mkdir(parents=True, exist_ok=True)
+    write_atomic(run / MADE_OF, made_of(annealed, recipe, variant, seed, common) + "\n")
     for part in KEPT:
         if (annealed / part).is_dir():
             shutil.copytree(annealed / part, run / part, dirs_exist_ok=True)

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.algorithms.runs import check_variants, read_variants
+from benchmarks.algorithms.runs import (
+    MADE_OF,
+    check_reused,
+    check_variants,
+    finished_runs,
+    folder_of,
+    made_of,
+    read_variants,
+)
 from bimode.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -54,3 +62,34 @@ def test_mistakes_on_the_command_line_are_one_line(words: list[str], said: str, 
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and done.stderr.startswith(said.format(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_reused_only_for_what_it_was_made_of(tmp_path: Path) -> None:
+    """Another --set, recipe or annealed model under the same --out would be compared as if it were the same."""
+    for stage in ("curate", "anneal"):
+        (tmp_path / "full" / stage).mkdir(parents=True)
+        (tmp_path / "full" / stage / "manifest.json").write_text("{}")
+    annealed, out, variant = tmp_path / "full", tmp_path / "out", read_variants(only="HGPO")[0]
+    run = folder_of(out, variant, 1)
+    run.mkdir(parents=True)
+    (run / MADE_OF).write_text(made_of(annealed, RECIPE, variant, 1, ()) + "\n")
+    check_reused(annealed, RECIPE, out, [(variant, 0), (variant, 1)], ())
+    with pytest.raises(ConfigError, match="hgpo-s1: was made of another recipe"):
+        check_reused(annealed, RECIPE, out, [(variant, 1)], ("bpo.steps=7",))
+    (annealed / "anneal" / "manifest.json").write_text('{"changed": 1}')
+    with pytest.raises(ConfigError, match="delete it, or name another --out"):
+        check_reused(annealed, RECIPE, out, [(variant, 1)], ())
+
+
+def test_the_table_is_of_all_finished_runs(tmp_path: Path) -> None:
+    """Seeds in their order as numbers, variants in the file's, whatever call made them; what is unfinished is left out."""
+    for name in ("grpo-s10", "grpo-s2", "per-mode-preferred-default-s0", "dapo-s0"):
+        (tmp_path / name / "evaluate").mkdir(parents=True)
+        if name != "dapo-s0":
+            (tmp_path / name / "evaluate" / "report.json").touch()
+    found = finished_runs(tmp_path, read_variants())
+    assert {name: [run.name for run in runs] for name, runs in found.items()} == {
+        "per_mode, preferred (default)": ["per-mode-preferred-default-s0"],
+        "GRPO": ["grpo-s2", "grpo-s10"],
+    }
+    assert next(iter(found)) == "per_mode, preferred (default)"
