@@ -107,6 +107,9 @@ class BpoConfig(Section):
         if self.decision not in algorithm.decisions:
             fix = f"bpo.algorithm = {self.algorithm} takes {' or '.join(algorithm.decisions)}"
             raise ConfigError("decision", self.decision, fix)
+        if self.decision == "is_half" and self.importance != "behavior":
+            fix = "would take the 1/2 of is_half for a probability of the engine; use behavior, or another bpo.decision"
+            raise ConfigError("importance", self.importance, fix)
         for key, share in (("self_routed", self.self_routed), ("self_routed_final", self.self_routed_final)):
             if share and not algorithm.self_routes:
                 raise ConfigError(key, share, f"bpo.algorithm = {self.algorithm} has no rollouts of both kinds; leave it out")
