@@ -28,7 +28,7 @@ LEVELS: dict[str, tuple[tuple[int, ...], str]] = {  # number of operations, and 
     "mid": ((1,), "x"),
     "hard": ((3, 4), "+-x"),
 }
-SPLITS = ("base", "train", "train", "train", "train", "rl", "rl", "eval", "eval")  # an expression's, by its hash
+SPLITS = ("base", "train", "train", "train", "train", "rl", "rl", "eval", "eval", "eval")  # an expression's, by its hash
 GUESS_PROBE = 2000  # expressions from which the most common answer's share is measured
 
 
