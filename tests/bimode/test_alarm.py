@@ -108,6 +108,7 @@ def test_a_collapse_that_sampling_still_blurs_rings() -> None:
     """Sampled, BPO with its decision trained went to 0.94 / 0.92 / 0.94, which is always in greedy decoding."""
     assert rung([view(i, rates=(0.94, 0.92, 0.94)) for i in range(9)]) == [(4, "choice", Mode.THINKING)]
     assert rung([view(i, rates=(0.59, 0.59, 0.63)) for i in range(9)]) == []  # a coin is no collapse
+    assert rung([view(i, rates=(0.5, 0.5, 0.5)) for i in range(9)]) == []
     assert rung([view(i, rates=(0.02, 0.02, 0.99)) for i in range(9)]) == []
 
 
