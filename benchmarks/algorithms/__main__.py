@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from benchmarks.algorithms.runs import (
-    VARIANTS,
-    FailedRunError,
-    Variant,
-    check_annealed,
-    check_reused,
-    check_variants,
-    finished_runs,
-    read_seeds,
-    read_variants,
-    run_one,
-)
+from benchmarks.algorithms import VARIANTS
 from bimode.errors import BimodeError
+
+if TYPE_CHECKING:
+    from benchmarks.algorithms.runs import Variant
+
+# Everything else is imported where main() hears Ctrl-C: a recipe's classes are slow to load.
 
 
 def compare(
@@ -35,40 +29,52 @@ def compare(
     common: Annotated[list[str] | None, typer.Option("--set", help="for every variant, e.g. bpo.rollout_tokens=400000")] = None,
 ) -> None:
     """Trains every variant from the annealed model of a run, seed by seed, and compares what they became."""
+    from benchmarks.algorithms.runs import check_annealed, check_reused, check_variants, read_seeds, read_variants
+
     numbers, chosen, overrides = read_seeds(seeds), read_variants(variants, only), tuple(common or ())
     check_annealed(annealed)
     check_variants(recipe, chosen, overrides)
     tasks = [(variant, seed) for seed in numbers for variant in chosen]
     check_reused(annealed, recipe, out, tasks, overrides)
-    failed = False
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(run_one, annealed, recipe, out, variant, seed, overrides) for variant, seed in tasks}
-        while waiting:
-            done, waiting = _next(pool, waiting)
-            for error in filter(None, (future.exception() for future in done)):
-                if not isinstance(error, FailedRunError):
-                    raise error
-                failed = True
-                typer.echo(f"error: {error}", err=True)
-            _report(out, read_variants(variants))
+    failed = _run(annealed, recipe, out, tasks, overrides, jobs, read_variants(variants))
     if (out / "table.md").is_file():
         typer.echo((out / "table.md").read_text())
     if failed:
         raise typer.Exit(1)
 
 
-def _next(pool: ThreadPoolExecutor, waiting: set[Future[Path]]) -> tuple[set[Future[Path]], set[Future[Path]]]:
-    """Waits for the next run to end; Ctrl-C, which the runs hear too, begins no other."""
+def _run(
+    annealed: Path,
+    recipe: Path,
+    out: Path,
+    tasks: list[tuple[Variant, int]],
+    overrides: tuple[str, ...],
+    jobs: int,
+    variants: list[Variant],
+) -> bool:
+    """Runs the tasks, `jobs` at a time, and reports after each; whether one failed."""
+    from benchmarks.algorithms.runs import FailedRunError, run_one
+
+    failed, pool = False, ThreadPoolExecutor(jobs)
     try:
-        return wait(waiting, return_when=FIRST_COMPLETED)
-    except KeyboardInterrupt:
+        waiting = {pool.submit(run_one, annealed, recipe, out, variant, seed, overrides) for variant, seed in tasks}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for error in filter(None, (future.exception() for future in done)):
+                if not isinstance(error, FailedRunError):
+                    raise error
+                failed = True
+                typer.echo(f"error: {error}", err=True)
+            _report(out, variants)
+    finally:  # Ctrl-C, which the runs hear too, begins no other, wherever it falls; nor does an error
         pool.shutdown(wait=True, cancel_futures=True)
-        raise
+    return failed
 
 
 def _report(out: Path, variants: list[Variant]) -> None:
     """Table and picture of every finished run in `out`, those of earlier calls too, in the order of the variants."""
     from benchmarks.algorithms.output import draw, markdown
+    from benchmarks.algorithms.runs import finished_runs
     from benchmarks.algorithms.scores import annealed_scores, variant_scores
 
     if runs := finished_runs(out, variants):

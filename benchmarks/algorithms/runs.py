@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.algorithms import VARIANTS
 from bimode.errors import ConfigError
 from bimode.modes import Mode
 from bimode.recipe import load_recipe
 from bimode.rundir import digest_json, digest_path, write_atomic
 
-VARIANTS = Path(__file__).with_name("variants.toml")
 MADE_OF = "made-of.txt"  # digest of a run's recipe and annealed model
 KEPT = ("manifest.json", "curate", "anneal/model", "anneal/manifest.json")  # what a copy needs of the annealed run
 
@@ -103,11 +103,14 @@ def is_finished(run: Path) -> bool:
 
 def finished_runs(out: Path, variants: Sequence[Variant]) -> dict[str, list[Path]]:
     """The finished runs in `out` by variant, seed by seed: those of earlier calls too."""
-    found = {
-        v.name: sorted(filter(is_finished, out.glob(f"{v.slug}-s*")), key=lambda run: int(run.name.rpartition("-s")[2]))
-        for v in variants
-    }
+    found = {v.name: [run for _, run in sorted(_by_seed(out, v).items()) if is_finished(run)] for v in variants}
     return {name: runs for name, runs in found.items() if runs}
+
+
+def _by_seed(out: Path, variant: Variant) -> dict[int, Path]:
+    """The folders of `variant` by seed; neither bpo-sampled-s0 nor a copy bpo-s0-old is a run of bpo."""
+    matches = ((re.fullmatch(rf"{re.escape(variant.slug)}-s(\d+)", run.name), run) for run in out.glob(f"{variant.slug}-s*"))
+    return {int(match[1]): run for match, run in matches if match}
 
 
 def made_of(annealed: Path, recipe: Path, variant: Variant, seed: int, common: tuple[str, ...]) -> str:

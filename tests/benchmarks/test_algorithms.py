@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.algorithms.runs import (
+    KEPT,
     MADE_OF,
+    Variant,
     check_reused,
     check_variants,
     finished_runs,
@@ -93,3 +98,58 @@ def test_the_table_is_of_all_finished_runs(tmp_path: Path) -> None:
         "GRPO": ["grpo-s2", "grpo-s10"],
     }
     assert next(iter(found)) == "per_mode, preferred (default)"
+
+
+def test_a_folder_that_only_looks_like_a_run_is_not_counted(tmp_path: Path) -> None:
+    """Another variant whose name goes on with an s would be averaged in; a copy put aside ended the command in a traceback."""
+    for name in ("bpo-s0", "bpo-s0-old", "bpo-sampled-s0"):
+        (tmp_path / name / "evaluate").mkdir(parents=True)
+        (tmp_path / name / "evaluate" / "report.json").touch()
+    found = finished_runs(tmp_path, [Variant("BPO", ()), Variant("BPO, sampled", ())])
+    assert found == {"BPO": [tmp_path / "bpo-s0"], "BPO, sampled": [tmp_path / "bpo-sampled-s0"]}
+
+
+INTERRUPTED_IMPORT = """
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "bimode.recipe":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+runpy.run_module("benchmarks.algorithms", run_name="__main__")
+"""
+
+
+def test_ctrl_c_while_modules_are_imported_is_quiet(tmp_path: Path) -> None:
+    """Half a screen of other people's import lines says nothing to who pressed it."""
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, str(tmp_path), str(RECIPE), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130 and "Traceback" not in done.stderr
+
+
+SLEEPING_STAGES = """
+import runpy, sys
+sys.executable = sys.argv.pop(1)
+runpy.run_module("benchmarks.algorithms", run_name="__main__")
+"""
+
+
+def test_ctrl_c_ends_the_runs_and_begins_no_other(tmp_path: Path) -> None:
+    """A queue that went on, or a run left behind, would take hours that nobody wants; the stage is a sleep here."""
+    stage = tmp_path / "stage"
+    stage.write_text(f"#!/bin/sh\necho $$ >> {tmp_path / 'pids'}\nexec sleep 300\n")
+    stage.chmod(0o755)
+    for part in KEPT:
+        (tmp_path / "full" / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "full" / part).write_text("{}")
+    words = [str(tmp_path / "full"), str(RECIPE), "--out", str(tmp_path / "out"), "--seeds", "0,1,2", "--only", "HGPO"]
+    command = [sys.executable, "-c", SLEEPING_STAGES, str(stage), *words, "--jobs", "2"]
+    process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pids, patience = tmp_path / "pids", time.monotonic() + 60
+    while not (pids.is_file() and len(pids.read_text().splitlines()) == 2) and time.monotonic() < patience:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal sends it
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and "Traceback" not in said
+    assert sorted(run.name for run in (tmp_path / "out").iterdir()) == ["hgpo-s0", "hgpo-s1"]
+    assert not [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()]
