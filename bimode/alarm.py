@@ -4,7 +4,8 @@
                thinking is not worth it; or answers directly on as many, though on some level thinking is. It is worth it
                where, by the means of these steps, its accuracy is more than the margin above that of the direct mode. Where
                no forced mode is drawn (e.g. `grpo`), a mode that is taken everywhere is never compared again, and that rings.
-    mode       A mode's accuracy, the mean of 5 steps, lies more than 0.2 below its best such mean.
+    mode       A mode's accuracy, the mean of 5 steps, lies more than 0.2 below its best such mean. Levels count alike,
+               however many of their questions were drawn: an unlucky hand of hard ones is no collapse.
     decision   The entropy of the token that decides is below 0.01 nats everywhere: the choice is no longer explored.
 
 All thresholds are ours. An alarm is told where it begins, and again only once it has ended. `decision` also rings over choices
@@ -72,7 +73,7 @@ class Watch:
     def __init__(self, thresholds: Thresholds = Thresholds()) -> None:
         self.limits = thresholds
         self.recent: deque[StepView] = deque(maxlen=thresholds.window)
-        self.best: dict[Mode, float] = {}
+        self.best: dict[tuple[Mode, tuple[str, ...]], float] = {}  # by the levels that the mean is of
         self.ringing: set[tuple[str, Mode]] = set()
 
     def see(self, view: StepView) -> list[Alarm]:
@@ -120,10 +121,13 @@ class Watch:
 
     def _modes(self, step: int) -> Iterator[Alarm]:
         for mode in Mode if len(self.recent) == self.limits.window else ():
-            mean = self._mean(mode, ALL_LEVELS)
-            if mean is None:
+            seen = {level for view in self.recent for drawn, level in view.accuracies if drawn is mode}
+            levels = tuple(sorted(seen - {ALL_LEVELS})) or tuple(seen)
+            if not levels:
                 continue
-            best = self.best[mode] = max(mean, self.best.get(mode, 0.0))
+            means = [mean for level in levels if (mean := self._mean(mode, level)) is not None]
+            mean = sum(means) / len(means)
+            best = self.best[mode, levels] = max(mean, self.best.get((mode, levels), 0.0))
             if best - mean > self.limits.fall:
                 yield Alarm(step, "mode", mode, f"{mode.value} mode has {mean:.2f} right, after {best:.2f} at its best")
 

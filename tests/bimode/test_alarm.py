@@ -89,6 +89,13 @@ def test_a_mode_that_wavers_or_is_slowly_overtaken_does_not_ring() -> None:
     assert rung(dipped) == []
 
 
+def test_a_hand_of_hard_questions_is_no_collapse() -> None:
+    """Direct is right on all easy and no hard questions throughout; what changes is how many of each were drawn."""
+    by_level = {(Mode.NON_THINKING, "easy"): 1.0, (Mode.NON_THINKING, "hard"): 0.0}
+    shares = [0.6] * 8 + [0.2] * 8
+    assert rung([StepView(i, {}, by_level | {(Mode.NON_THINKING, "all"): easy}, {}) for i, easy in enumerate(shares)]) == []
+
+
 def test_a_choice_without_entropy_rings_only_where_it_is_so_everywhere() -> None:
     assert rung([view(0, entropy=(0.009, 0.001, 0.0))]) == [(0, "decision", Mode.AUTO)]
     assert rung([view(0, entropy=(0.009, 0.001, 0.2))]) == []
