@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,9 +58,14 @@ def _run(
 
     failed, pool = False, ThreadPoolExecutor(jobs)
     try:
-        waiting = {pool.submit(run_one, annealed, recipe, out, variant, seed, overrides) for variant, seed in tasks}
-        while waiting:
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        queue = iter(tasks)
+        waiting: set[Future[Path]] = set()
+        # No more are handed over than run: a pool would begin the next where Ctrl-C has ended one and is not seen here yet.
+        while begun := {
+            pool.submit(run_one, annealed, recipe, out, variant, seed, overrides)
+            for variant, seed in islice(queue, jobs - len(waiting))
+        } | waiting:
+            done, waiting = wait(begun, return_when=FIRST_COMPLETED)
             for error in filter(None, (future.exception() for future in done)):
                 if not isinstance(error, FailedRunError):
                     raise error

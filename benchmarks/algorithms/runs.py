@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from bimode.recipe import load_recipe
 from bimode.rundir import digest_json, digest_path, write_atomic
 
 MADE_OF = "made-of.txt"  # digest of a run's recipe and annealed model
+INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)  # exit codes of a stage that heard Ctrl-C
 KEPT = ("manifest.json", "curate", "anneal/model", "anneal/manifest.json")  # what a copy needs of the annealed run
 
 
@@ -150,7 +152,10 @@ def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int
         started, log = time.monotonic(), run / f"{stage}.log"
         command = [sys.executable, "-m", f"pipelines.{stage}", str(recipe), "--out", str(run), "--seed", str(seed), *overrides]
         with log.open("w") as file:
-            if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode:
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
+            if code in INTERRUPTED:
+                raise KeyboardInterrupt
+            if code:
                 raise FailedRunError(f"{variant.name}, seed {seed}: {stage} failed; see {log}")
         print(f"{variant.name}, seed {seed}: {stage} {time.monotonic() - started:.0f} s", flush=True)
     return run
