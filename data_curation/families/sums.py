@@ -1,8 +1,9 @@
 """T2, text only in the tiny model's own words: a sum modulo 23, worked out from left to right, behind numbers nobody asks about.
 
 One step is meant for the head, three and four have to be written down; in this wording the tiny base does not know the one step
-yet (docs/notebook.md, 2026-11-25). Difficulty is in plain sight here, as it is in most text: a router that reads the question knows it too. The expression alone decides the split, so none is
-in two of them; the numbers in front only keep equal expressions from being equal questions.
+yet (docs/notebook.md, 2026-11-25). Difficulty is in plain sight here, as it is in most text: a router that reads the question
+knows it too. The expression alone decides the split, so none is in two of them; the numbers in front only keep equal
+expressions from being equal questions.
 """
 
 from __future__ import annotations
