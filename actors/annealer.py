@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
     config = job.config
     rows = read_sequences(data, job.model_dir, config.mask_empty_think)
     table = Table(rows)
-    plan_SB = plan_steps(table.formats, config.strategy, steps=config.steps, batch_size=config.batch_size, seed=job.seed)
+    plan_SB = plan_steps(table.rows, config.strategy, steps=config.steps, batch_size=config.batch_size, seed=job.seed)
     on_gpu = worker_resources.get("GPU", 0) > 0
     trainer = TorchTrainer(
         train_worker,
@@ -73,7 +74,7 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
         trainer.fit()
     finally:
         signal.signal(signal.SIGINT, interrupt)  # Ray Train leaves its own behind, deaf to Ctrl-C once training is over
-    counts = {name: table.formats.count(name) for name in sorted(set(table.formats))}
+    counts = dict(sorted(Counter(row.format for row in table.rows).items()))
     return {"steps": config.steps, "sequences": config.steps * config.batch_size, "rows": counts}
 
 

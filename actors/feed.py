@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ray.train import DataConfig
 
 from bimode.checkpoints import latest, step_of
+from bimode.strategies import Place
 
 CHUNK_STEPS = 16  # steps of one worker that a Ray Data task gathers: a task costs milliseconds, a step a few hundred
 
@@ -28,13 +29,13 @@ class Table:
     def __init__(self, rows: ray.data.MaterializedDataset) -> None:
         self.blocks = rows.to_arrow_refs()
         keys = [
-            (name, fmt, block, row)
-            for block, (ids, formats) in enumerate(ray.get([_keys.remote(ref) for ref in self.blocks]))
-            for row, (name, fmt) in enumerate(zip(ids, formats, strict=True))
+            (*key, block, row)
+            for block, found in enumerate(ray.get([_keys.remote(ref) for ref in self.blocks]))
+            for row, key in enumerate(found)
         ]
         keys.sort()
-        self.formats = [fmt for _, fmt, _, _ in keys]
-        self.places_R2 = np.array([(block, row) for _, _, block, row in keys], dtype=np.int64).reshape(-1, 2)
+        self.rows = [Place(question, fmt) for question, fmt, *_ in keys]
+        self.places_R2 = np.array([(block, row) for *_, block, row in keys], dtype=np.int64).reshape(-1, 2)
 
     def gather(self, order: pa.Table) -> pa.Table:
         """Rows in the order of column `row`."""
@@ -48,12 +49,13 @@ class Table:
 
 
 @ray.remote(num_cpus=0.5)
-def _keys(block: pa.Table) -> tuple[list[str], list[str]]:
-    return block["id"].to_pylist(), block["format"].to_pylist()
+def _keys(block: pa.Table) -> list[tuple[str, str, str]]:
+    return list(zip(*(block[name].to_pylist() for name in ("question", "format", "id")), strict=True))
 
 
 class PlannedFeed(DataConfig):
-    """Deals a plan [steps, batch] over the rows of `table`: rank r of W reads columns r, r + W, ... of every step.
+    """Deals a plan [steps, batch] over the rows of `table`: each rank reads a stretch of every step, in which both formats of a
+    question stay together.
 
     Ray Train asks for the shards each time its workers start, so after a restart they begin where the newest checkpoint ends.
     """
@@ -67,7 +69,8 @@ class PlannedFeed(DataConfig):
     ) -> list[dict[str, ray.data.DataIterator]]:
         done = latest(self.checkpoints)
         plan_SB = self.plan_SB[step_of(done) if done else 0 :]
-        return [{name: self._shard(plan_SB[:, rank::world_size]) for name in datasets} for rank in range(world_size)]
+        shares = np.split(plan_SB, world_size, axis=1)
+        return [{name: self._shard(share_SB) for name in datasets} for share_SB in shares]
 
     def _shard(self, plan_SB: NDArray[np.int64]) -> ray.data.DataIterator:
         chunks = [plan_SB[at : at + CHUNK_STEPS].ravel() for at in range(0, max(len(plan_SB), 1), CHUNK_STEPS)]

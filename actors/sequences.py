@@ -17,6 +17,7 @@ from bimode.records import TrainingSample
 SEQUENCES = pa.schema(
     [
         ("id", pa.string()),
+        ("question", pa.string()),  # id of the candidate that the row was made of
         ("format", pa.string()),
         ("prompt_ids", pa.list_(pa.int32())),
         ("token_ids", pa.list_(pa.int32())),
@@ -24,7 +25,7 @@ SEQUENCES = pa.schema(
         ("images", pa.list_(pa.binary())),
     ]
 )
-COLUMNS = ("id", "format", "prompt", "messages", "images")
+COLUMNS = ("id", "parent_ids", "format", "prompt", "messages", "images")
 
 
 class Tokenize:
@@ -46,6 +47,7 @@ class Tokenize:
         masked = 2 if self.mask_empty_think and token_ids[:2] == empty_think else 0
         return {
             "id": row["id"],
+            "question": next(iter(row["parent_ids"]), row["id"]),
             "format": row["format"],
             "prompt_ids": self.codec.encode_prompt(question_of(row), images),
             "token_ids": token_ids,

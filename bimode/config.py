@@ -102,10 +102,10 @@ class CurateConfig(Section):
     formats: Literal["by_tag", "transcription_and_direct"] = Field(
         "by_tag", description="`transcription_and_direct`: what the image shows and bare answers, to make a base model; no tags"
     )
-    paired_share: Share = Field(0.25, description="share of tagged rows that are exported in both formats; 1 = all")
+    paired_share: Share = Field(0.25, description="share of rows that are exported in both formats, tagged or not; 1 = all")
     rollouts: RolloutSampling = Field(RolloutSampling(), description="how the tagging model is sampled")
     tag: TagConfig = Field(TagConfig(), description="the rule of the tags")
-    tag_rows: int = Field(0, ge=0, description="tag at most this many train rows by rollouts; 0 = all")
+    tag_rows: int = Field(0, ge=0, description="tag at most this many train rows by rollouts; paired rows need no tag; 0 = all")
 
     @field_validator("level_weights")
     @classmethod

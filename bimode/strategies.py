@@ -8,15 +8,15 @@ is R-4B's pre-training in small (dense transcription first), for making a base m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bimode.config import Strategy
 from bimode.errors import StarvedError
-from bimode.order import batch_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +50,41 @@ def phase_of_steps(strategy: Strategy, steps: int) -> list[int]:
     return [int(np.searchsorted(ends, step, side="right")) for step in range(steps)]
 
 
-def plan_steps(formats: Sequence[str], strategy: Strategy, *, steps: int, batch_size: int, seed: int) -> NDArray[np.int64]:
-    """Row indices of every step, [steps, batch_size]: shuffled epochs over the rows of the step's phase.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a plan needs to know of a row. Example: ``Place(question="digits-17", format="thinking")``."""
 
-    `formats[i]` is the format of row i. A pure function of its arguments, so a resumed run reads the same rows.
+    question: str
+    format: str
+
+
+def plan_steps(rows: Sequence[Place], strategy: Strategy, *, steps: int, batch_size: int, seed: int) -> NDArray[np.int64]:
+    """Row indices of every step, [steps, batch_size]: shuffled epochs over the questions of the step's phase.
+
+    Rows of one question lie side by side in `rows`, and are read one after the other: in a step, both formats of a question
+    share its prompt and its images (`bimode.packing`). A pure function of its arguments, so a resumed run reads the same rows.
     Raises StarvedError if a phase has no rows.
     """
     phase_at = phase_of_steps(strategy, steps)
     plan = np.empty((steps, batch_size), dtype=np.int64)
     for k in sorted(set(phase_at)):
         wanted = STRATEGIES[strategy][k].formats
-        rows = [i for i, name in enumerate(formats) if name in wanted]
-        if not rows:
+        places = [i for i, row in enumerate(rows) if row.format in wanted]
+        if not places:
             raise StarvedError(
                 f"anneal.strategy = {strategy}: phase {k + 1} trains on {' and '.join(wanted)} rows and the data has none "
-                f"(rows by format: {dict(Counter(formats)) or 'no rows at all'}); curate such rows or choose another strategy"
+                f"(rows by format: {dict(Counter(row.format for row in rows)) or 'no rows at all'}); curate such rows or choose another strategy"
             )
         first = phase_at.index(k)
-        for step in range(first, first + phase_at.count(k)):
-            plan[step] = batch_of(rows, step - first, batch_size, seed)
+        last = first + phase_at.count(k)
+        questions = [list(group) for _, group in groupby(places, key=lambda i: rows[i].question)]
+        read = np.fromiter(islice(_epochs(questions, seed), (last - first) * batch_size), dtype=np.int64)
+        plan[first:last] = read.reshape(-1, batch_size)
     return plan
+
+
+def _epochs(questions: Sequence[Sequence[int]], seed: int) -> Iterator[int]:
+    """Rows without end: every epoch shuffles the questions anew."""
+    for epoch in count():
+        for k in np.random.default_rng([seed, epoch]).permutation(len(questions)):
+            yield from questions[k]

@@ -18,15 +18,15 @@ TRANSCRIBE = "transcribe the image"
 def training_rows(candidate: Row, config: CurateConfig) -> Iterator[Row]:
     """The rows of a train candidate that is in; ids get the format as a suffix, so each stays unique.
 
-    `by_tag`: the tag's format; both where the tag is `either`, and for `paired_share` of the tagged rows, chosen by a hash
-    of the id. `transcription_and_direct` (making a base): what the image shows, and the bare answer.
+    `by_tag`: the tag's format; both where the tag is `either`, and for `paired_share` of the rows, chosen by a hash of
+    the id. `transcription_and_direct` (making a base): what the image shows, and the bare answer.
     """
     if config.formats == "transcription_and_direct":
         if candidate["images"]:
             yield _formatted(candidate, "transcription", TRANSCRIBE, candidate["transcription"])
         yield _formatted(candidate, "non_thinking", None, candidate["answer"])
         return
-    both = candidate["mode"] == "either" or share_of(candidate["id"]) < config.paired_share
+    both = candidate["mode"] == "either" or is_paired(candidate["id"], config)
     for mode in (Mode.NON_THINKING, Mode.THINKING):
         if both or candidate["mode"] == mode.value:
             yield _formatted(candidate, mode.value, None, candidate["answer"])
@@ -38,6 +38,11 @@ def mark_without_trace(candidates: pa.Table, config: CurateConfig) -> pa.Table:
     lacks = [config.tags and row["split"] == "train" and not row["reason"] and not row["trace"].strip() for row in rows]
     reasons = ["no_trace" if lack else row["reason"] for lack, row in zip(lacks, rows, strict=True)]
     return replace_columns(candidates, {"reason": reasons})
+
+
+def is_paired(row_id: str, config: CurateConfig) -> bool:
+    """Whether a train row is exported in both formats whatever its tag."""
+    return share_of(row_id) < config.paired_share
 
 
 def share_of(row_id: str) -> float:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from bimode.config import TagConfig
+from bimode.config import CurateConfig
 from bimode.modes import Mode
 from bimode.tags import assign_tag, can_think
 from data_curation.candidates import replace_columns
+from data_curation.formats import is_paired, share_of
 from data_curation.rollouts import Rollout, Tagger
 
 TAG_COLUMNS = (
@@ -20,19 +21,23 @@ TAG_COLUMNS = (
 
 
 def choose_rows(candidates: pa.Table, tag_rows: int) -> list[int]:
-    """Positions of the train rows to be tagged: those still in, the first `tag_rows` by hash of the id (0 = all)."""
-    from data_curation.formats import share_of
+    """Positions of the train rows to be tagged: those still in, at most `tag_rows` (0 = all).
 
+    The last by hash of the id: those that `curate.paired_share` gives both formats without a tag are the first.
+    """
     rows = candidates.select(["id", "split", "reason"]).to_pylist()
     alive = [i for i, row in enumerate(rows) if row["split"] == "train" and not row["reason"]]
     if not tag_rows:
         return alive
-    return sorted(sorted(alive, key=lambda i: share_of(rows[i]["id"]))[:tag_rows])
+    return sorted(sorted(alive, key=lambda i: share_of(rows[i]["id"]))[-tag_rows:])
 
 
-def tag_candidates(candidates: pa.Table, rollouts: Sequence[Rollout], tagger: Tagger, config: TagConfig) -> pa.Table:
-    """`candidates` with tag, counts and model filled in where there are rollouts; train rows without any are `untagged`."""
-    n = tagger.sampling.n
+def tag_candidates(candidates: pa.Table, rollouts: Sequence[Rollout], tagger: Tagger, curate: CurateConfig) -> pa.Table:
+    """`candidates` with tag, counts and model filled in where there are rollouts.
+
+    A train row without any is rejected as `untagged`, unless it is exported in both formats whatever its tag.
+    """
+    n, config = tagger.sampling.n, curate.tag
     passes = {(r.id, mode): 0 for r in rollouts for mode in (Mode.NON_THINKING.value, Mode.THINKING.value)}
     errors = {r.id: r.error for r in rollouts if r.error}
     for r in rollouts:
@@ -54,6 +59,8 @@ def tag_candidates(candidates: pa.Table, rollouts: Sequence[Rollout], tagger: Ta
             }  # fmt: skip
         elif row["split"] == "train" and not row["reason"]:
             failed = row["id"] in errors
+            if not failed and is_paired(row["id"], curate):
+                continue
             row |= {"reason": "rollout_failed" if failed else "untagged", "detail": errors.get(row["id"], "")}
     names = [*TAG_COLUMNS[4:], "reason", "detail"]
     names.remove("guess_rate")

@@ -31,7 +31,7 @@ REASONS = {
     "contaminated": "the same question about the same pixels as an evaluation row (its id is in `detail`)",
     "no_trace": "it may have to be taught with reasoning (`by_tag`), and its source writes none down",
     "rollout_failed": "the engine could not answer it (the error is in `detail`)",
-    "untagged": "beyond curate.tag_rows: no rollouts, so no tag and no format",
+    "untagged": "beyond curate.tag_rows and curate.paired_share: no rollouts, so no tag and no format",
 }  # every reason that a reject can carry
 
 

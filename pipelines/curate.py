@@ -65,7 +65,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         total = chosen.num_rows * len(MODES) * curate.rollouts.n
         with track("curate: rollouts", total=total, unit="rollout") as bar:
             rollouts = sample_rollouts(chosen, tagger, stage.run / "cache" / "rollouts", bar.advance)
-        candidates = tag_candidates(candidates, rollouts, tagger, curate.tag)
+        candidates = tag_candidates(candidates, rollouts, tagger, curate)
     published = publish(candidates, curate, stage.path)
     if warning := warn_about_share(published):
         say(warning)

@@ -35,7 +35,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for mode in (Mode.THINKING, Mode.NON_THINKING):
             row = sample_row(sample, "train")
             answer = {"role": "assistant", "content": render_response(mode, sample.trace, sample.answer)}
-            rows.append(row | {"format": str(mode), "messages": [*row["prompt"], answer]})
+            parents = {"id": f"{sample.id}-{mode}", "parent_ids": [sample.id]}
+            rows.append(row | parents | {"format": str(mode), "messages": [*row["prompt"], answer]})
     for k in range(2):
         pq.write_table(pa.Table.from_pylist(rows[k::2], schema=SCHEMA), folder / f"train-0000{k}-of-00002.parquet")
     return folder
@@ -46,16 +47,18 @@ def test_workers_read_the_plan_from_the_checkpoint_on(ray_local: Any, data: Path
     from actors.sequences import read_sequences, to_samples
 
     table = Table(read_sequences(data, tiny_llava, mask_empty_think=True))
-    assert table.formats == ["non_thinking", "thinking"] * 12
-    plan_SB = plan_steps(table.formats, "mixed", steps=40, batch_size=6, seed=1)
-    keys = sorted((row["id"], row["format"]) for part in data.iterdir() for row in pq.read_table(part).to_pylist())
+    assert [row.format for row in table.rows] == ["non_thinking", "thinking"] * 12
+    assert [row.question for row in table.rows[::2]] == [row.question for row in table.rows[1::2]]
+    plan_SB = plan_steps(table.rows, "mixed", steps=40, batch_size=6, seed=1)
+    written = (row for part in data.iterdir() for row in pq.read_table(part).to_pylist())
+    keys = sorted((row["parent_ids"][0], row["format"], row["id"]) for row in written)
     (tmp_path / "step-000003").mkdir()
     shards = PlannedFeed(table, plan_SB, tmp_path).configure({"train": None}, 2, None, None)
     tokens = Codec(tiny_llava).tokens
     for rank, shard in enumerate(shards):
         steps = list(shard["train"].iter_batches(batch_size=3, batch_format="pyarrow"))
-        read = [[(row["id"], row["format"]) for row in step.to_pylist()] for step in steps]
-        assert read == [[keys[i] for i in step] for step in plan_SB[3:, rank::2]]
+        read = [[(row["question"], row["format"], row["id"]) for row in step.to_pylist()] for step in steps]
+        assert read == [[keys[i] for i in step] for step in plan_SB[3:, 3 * rank : 3 * rank + 3]]
         for sample in to_samples(steps[0]):
             empty = sample.mode is Mode.NON_THINKING
             assert (sample.token_ids_T[:2] == (tokens.direct, tokens.close)) == empty

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode.errors import StarvedError
-from bimode.strategies import STRATEGIES, formats_of, phase_of_steps, plan_steps
+from bimode.strategies import STRATEGIES, Place, formats_of, phase_of_steps, plan_steps
 
 FORMATS = ["thinking", "non_thinking", "transcription"] * 10
+ROWS = [Place(f"q{i // 3}", name) for i, name in enumerate(FORMATS)]
 
 
 def drawn(strategy: str, steps: int) -> list[set[str]]:
-    plan = plan_steps(FORMATS, strategy, steps=steps, batch_size=12, seed=0)  # type: ignore[arg-type]
+    plan = plan_steps(ROWS, strategy, steps=steps, batch_size=12, seed=0)  # type: ignore[arg-type]
     return [{FORMATS[i] for i in row} for row in plan]
 
 
@@ -31,23 +32,30 @@ def test_each_strategy_reads_the_formats_of_table_3() -> None:
 
 
 def test_every_row_once_an_epoch_and_epochs_differ() -> None:
-    plan = plan_steps(FORMATS, "mixed", steps=10, batch_size=10, seed=3)
+    plan = plan_steps(ROWS, "mixed", steps=10, batch_size=10, seed=3)
     epochs = plan.reshape(5, 20)
     wanted = [i for i, name in enumerate(FORMATS) if name != "transcription"]
     assert all(sorted(epoch) == wanted for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 5
 
 
+def test_both_formats_of_a_question_are_read_one_after_the_other() -> None:
+    plan = plan_steps(ROWS, "mixed", steps=10, batch_size=10, seed=3)
+    for step in plan:
+        questions = [ROWS[i].question for i in step]
+        assert questions[::2] == questions[1::2] and len(set(questions)) == 5
+
+
 def test_the_plan_is_a_function_of_the_seed() -> None:
     def plan(seed: int) -> np.ndarray:
-        return plan_steps(FORMATS, "mixed", steps=4, batch_size=8, seed=seed)
+        return plan_steps(ROWS, "mixed", steps=4, batch_size=8, seed=seed)
 
     assert (plan(1) == plan(1)).all() and (plan(1) != plan(2)).any()
 
 
 def test_a_phase_without_rows_starves_with_a_line_that_says_which() -> None:
     with pytest.raises(StarvedError, match=r"non_r_then_r: phase 2 trains on thinking rows") as caught:
-        plan_steps(["non_thinking"] * 5, "non_r_then_r", steps=6, batch_size=2, seed=0)
+        plan_steps([Place(f"q{i}", "non_thinking") for i in range(5)], "non_r_then_r", steps=6, batch_size=2, seed=0)
     assert "\n" not in str(caught.value)
     with pytest.raises(StarvedError, match="no rows at all"):
         plan_steps([], "mixed", steps=1, batch_size=1, seed=0)

@@ -14,7 +14,7 @@ from bimode.dataset import Row, read_prompts
 from bimode.errors import ConfigError, StarvedError
 from data_curation.candidates import CANDIDATE_SCHEMA, replace_columns
 from data_curation.dedup import mark_repeats
-from data_curation.formats import mark_without_trace, training_rows
+from data_curation.formats import is_paired, mark_without_trace, training_rows
 from data_curation.publish import publish
 from data_curation.report import render, warn_about_share
 from data_curation.rollouts import Rollout, Tagger
@@ -83,7 +83,7 @@ def test_copies_go_and_what_repeats_an_evaluation_row_is_contaminated() -> None:
 def test_tags_choose_the_format_and_counts_are_kept() -> None:
     table = drawn()
     chosen = table.take(choose_rows(table, 0))
-    tagged = tag_candidates(table, rollouts_of(chosen, {"easy": 4, "mid": 0, "hard": 0}), tagger(), CONFIG.tag)
+    tagged = tag_candidates(table, rollouts_of(chosen, {"easy": 4, "mid": 0, "hard": 0}), tagger(), CONFIG)
     for row in tagged.to_pylist():
         if row["split"] != "train":
             assert row["mode_reason"] == "untagged"
@@ -106,10 +106,24 @@ def test_rows_beyond_tag_rows_are_rejected_not_guessed(tmp_path: Path) -> None:
     table = drawn()
     chosen = table.take(choose_rows(table, 5))
     passes = {"easy": 4, "mid": 0, "hard": 0}
-    tagged = tag_candidates(table, rollouts_of(chosen, passes), tagger(), CONFIG.tag)
+    tagged = tag_candidates(table, rollouts_of(chosen, passes), tagger(), CONFIG)
     published = publish(tagged, CONFIG, tmp_path)
     assert published.rejects == {"untagged": 7}
     assert sum(published.tags.values()) == 5
+
+
+def test_a_row_in_both_formats_needs_no_tag_and_is_the_last_to_get_one(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"paired_share": 0.5})
+    table = drawn()
+    train = [row["id"] for row in table.to_pylist() if row["split"] == "train"]
+    unpaired = {name for name in train if not is_paired(name, config)}
+    assert 2 < len(unpaired) < 10
+    chosen = table.take(choose_rows(table, len(unpaired) - 1))
+    assert set(chosen["id"].to_pylist()) < unpaired
+    passes = {"easy": 4, "mid": 0, "hard": 0}
+    published = publish(tag_candidates(table, rollouts_of(chosen, passes), tagger(), config), config, tmp_path)
+    assert published.rejects == {"untagged": 1}
+    assert sum(published.tags.values()) == len(unpaired) - 1
 
 
 def test_publishing_twice_gives_equal_bytes_that_datasets_decodes(tmp_path: Path) -> None:
@@ -117,7 +131,7 @@ def test_publishing_twice_gives_equal_bytes_that_datasets_decodes(tmp_path: Path
 
     table = drawn()
     chosen = table.take(choose_rows(table, 0))
-    tagged = tag_candidates(table, rollouts_of(chosen, {"easy": 4, "mid": 0, "hard": 0}), tagger(), CONFIG.tag)
+    tagged = tag_candidates(table, rollouts_of(chosen, {"easy": 4, "mid": 0, "hard": 0}), tagger(), CONFIG)
     published = publish(tagged, CONFIG, tmp_path / "a")
     publish(tagged, CONFIG, tmp_path / "b")
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
@@ -149,7 +163,7 @@ def test_a_row_without_a_trace_is_not_taught_as_reasoning(tmp_path: Path) -> Non
 def test_a_degenerate_share_is_said_loudly(tmp_path: Path) -> None:
     table = drawn()
     chosen = table.take(choose_rows(table, 0))
-    none_right = tag_candidates(table, rollouts_of(chosen, {"easy": 0, "mid": 0, "hard": 0}), tagger(), CONFIG.tag)
+    none_right = tag_candidates(table, rollouts_of(chosen, {"easy": 0, "mid": 0, "hard": 0}), tagger(), CONFIG)
     assert "100%" in warn_about_share(publish(none_right, CONFIG, tmp_path))
 
 
