@@ -71,9 +71,10 @@ def plan_steps(rows: Sequence[Place], strategy: Strategy, *, steps: int, batch_s
         wanted = STRATEGIES[strategy][k].formats
         places = [i for i, row in enumerate(rows) if row.format in wanted]
         if not places:
+            counts = dict(Counter(row.format for row in rows))
             raise StarvedError(
                 f"anneal.strategy = {strategy}: phase {k + 1} trains on {' and '.join(wanted)} rows and the data has none "
-                f"(rows by format: {dict(Counter(row.format for row in rows)) or 'no rows at all'}); curate such rows or choose another strategy"
+                f"(rows by format: {counts or 'no rows at all'}); curate such rows or choose another strategy"
             )
         first = phase_at.index(k)
         last = first + phase_at.count(k)

@@ -2,8 +2,8 @@
 
     base, anneal, bpo -> responses -> verdicts -> report.json, *.png, report.html
 
-Where h_acc is wanted, some items are also sampled in both forced modes. Verdicts are kept per model in `results/`, so
-that an evaluation which was stopped goes on with the next model.
+Where h_acc is wanted, some items are also sampled in both forced modes. Verdicts are kept in the run's `cache/` by model,
+questions and settings: an evaluation which was stopped goes on with the next model, and no model is asked the same twice.
 
     python -m pipelines.evaluate pipelines/recipes/tiny.toml --out runs/demo
 """
@@ -73,8 +73,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     prompts = list({p.id: p for p in read_prompts(inputs["data"], settings.split)}.values())
     if not prompts:
         raise StarvedError(f"no {settings.split} rows in {inputs['data']}: raise curate.{settings.split}")
-    results = evaluate_models(recipe, stage, models_of(inputs), prompts)
     digest = digest_json([(f.name, digest_path(f)) for f in split_files(inputs["data"], settings.split)])
+    results = evaluate_models(recipe, stage, models_of(inputs), prompts, digest)
     data = {"digest": digest, "n": len(prompts), "split": settings.split}
     figures = write_report(recipe, stage, results, prompts, data, inputs.get("metrics"))
     responses = sum(len(i.greedy) + sum(map(len, i.sampled.values())) for items in results.values() for i in items)
@@ -85,9 +85,9 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
 
 def evaluate_models(
-    recipe: Recipe, stage: StageDir, models: dict[str, Path], prompts: Sequence[Prompt]
+    recipe: Recipe, stage: StageDir, models: dict[str, Path], prompts: Sequence[Prompt], data_digest: str
 ) -> dict[str, list[ItemResult]]:
-    """Judged responses by model, in the order of `models`; those already on disk are read."""
+    """Judged responses by model, in the order of `models`; those in the run's cache are read."""
     from actors.evaluator import Evaluator
     from cluster.placement import plan
     from pipelines.progress import track
@@ -102,13 +102,15 @@ def evaluate_models(
         track("evaluate", total=len(models) * len(requests), unit="requests") as bar,
     ):
         for name, path in models.items():
-            file = stage.path / "results" / f"{name}.jsonl"
-            if file.is_file():
+            key = digest_json([config(recipe), data_digest, digest_path(path)])
+            kept = stage.run / "cache" / "verdicts" / f"{key}.jsonl"
+            if kept.is_file():
                 bar.advance(len(requests), f"{name} kept")
             else:
                 evaluator.open(_prepared(path, stage.path / "prepared" / name, recipe.seed))
-                write_results(file, ask(evaluator, prompts, requests, partial(bar.advance, note=name)))
-            found[name] = read_results(file)
+                write_results(kept, ask(evaluator, prompts, requests, partial(bar.advance, note=name)))
+            found[name] = read_results(kept)
+            write_results(stage.path / "results" / f"{name}.jsonl", found[name])
     return found
 
 

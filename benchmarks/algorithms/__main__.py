@@ -61,10 +61,13 @@ def _run(
         queue = iter(tasks)
         waiting: set[Future[Path]] = set()
         # No more are handed over than run: a pool would begin the next where Ctrl-C has ended one and is not seen here yet.
-        while begun := {
-            pool.submit(run_one, annealed, recipe, out, variant, seed, overrides)
-            for variant, seed in islice(queue, jobs - len(waiting))
-        } | waiting:
+        while (
+            begun := {
+                pool.submit(run_one, annealed, recipe, out, variant, seed, overrides)
+                for variant, seed in islice(queue, jobs - len(waiting))
+            }
+            | waiting
+        ):
             done, waiting = wait(begun, return_when=FIRST_COMPLETED)
             for error in filter(None, (future.exception() for future in done)):
                 if not isinstance(error, FailedRunError):

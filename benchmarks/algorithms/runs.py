@@ -21,6 +21,7 @@ from bimode.rundir import digest_json, digest_path, write_atomic
 
 MADE_OF = "made-of.txt"  # digest of a run's recipe and annealed model
 INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)  # exit codes of a stage that heard Ctrl-C
+CACHE = "cache"  # of evaluation: one for all runs
 KEPT = ("manifest.json", "curate", "anneal/model", "anneal/manifest.json")  # what a copy needs of the annealed run
 
 
@@ -140,6 +141,9 @@ def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int
     if is_finished(run):
         return run
     run.mkdir(parents=True, exist_ok=True)
+    if not (run / CACHE).exists():  # what base and annealed model answered, seed by seed, is the same in every run
+        (out / CACHE).mkdir(exist_ok=True)
+        (run / CACHE).symlink_to((out / CACHE).absolute())
     write_atomic(run / MADE_OF, made_of(annealed, recipe, variant, seed, common) + "\n")
     for part in KEPT:
         if (annealed / part).is_dir():

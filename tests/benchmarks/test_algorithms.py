@@ -151,5 +151,5 @@ def test_ctrl_c_ends_the_runs_and_begins_no_other(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal sends it
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 130 and "Traceback" not in said
-    assert sorted(run.name for run in (tmp_path / "out").iterdir()) == ["hgpo-s0", "hgpo-s1"]
+    assert sorted(run.name for run in (tmp_path / "out").iterdir()) == ["cache", "hgpo-s0", "hgpo-s1"]
     assert not [pid for pid in pids.read_text().split() if Path(f"/proc/{pid}").exists()]

@@ -245,8 +245,14 @@ def test_an_empty_split_is_said(tmp_path: Path) -> None:
         evaluate.execute(small_recipe(), StageDir(tmp_path, "evaluate"), {"data": data, "base": tmp_path})
 
 
+def refuse(*_: object) -> None:
+    raise AssertionError("asked again")
+
+
 @pytest.mark.ray
-def test_models_of_one_shape_are_evaluated_on_one_engine(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:
+def test_models_of_one_shape_are_evaluated_on_one_engine(
+    ray_local: Any, tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from bimode.template import CHAT_TEMPLATE
     from bimode.tiny_llava import write_tiny_llava
 
@@ -273,8 +279,11 @@ def test_models_of_one_shape_are_evaluated_on_one_engine(ray_local: Any, tiny_ll
         assert item.greedy[Mode.NON_THINKING].text.startswith("\n\n</think>")
         assert not item.greedy[Mode.NON_THINKING].thought
 
-    # a stopped evaluation goes on: what is on disk is not asked again
-    kept = (stage.path / "results" / "base.jsonl").stat().st_mtime_ns
-    shutil.rmtree(other)
-    evaluate.execute(small_recipe(), stage, {"data": data, **models})
-    assert (stage.path / "results" / "base.jsonl").stat().st_mtime_ns == kept
+    # nothing is asked twice, not even under another name with the stage gone; other settings are another question
+    shutil.rmtree(stage.path)
+    monkeypatch.setattr("actors.evaluator.Evaluator.open", refuse)
+    evaluate.execute(small_recipe(), stage, {"data": data, "anneal": tiny_llava, "base": other})
+    assert read_results(stage.path / "results" / "anneal.jsonl") == found["base"]
+    assert read_results(stage.path / "results" / "base.jsonl") == found["anneal"]
+    with pytest.raises(AssertionError, match="asked again"):
+        evaluate.execute(small_recipe().model_copy(update={"seed": 5}), stage, {"data": data, "base": other})
