@@ -126,10 +126,11 @@ def made_of(annealed: Path, recipe: Path, variant: Variant, seed: int, common: t
 def check_reused(annealed: Path, recipe: Path, out: Path, tasks: Sequence[tuple[Variant, int]], common: tuple[str, ...]) -> None:
     """What is in `out` already was made of the same recipe and model. Raises ConfigError, before the first run."""
     for variant, seed in tasks:
-        note = folder_of(out, variant, seed) / MADE_OF
-        if note.is_file() and note.read_text().strip() != made_of(annealed, recipe, variant, seed, common):
+        run = folder_of(out, variant, seed)
+        note = (run / MADE_OF).read_text().strip() if (run / MADE_OF).is_file() else ""
+        if (note or is_finished(run)) and note != made_of(annealed, recipe, variant, seed, common):
             fix = "was made of another recipe, --set, data or annealed model; delete it, or name another --out"
-            raise ConfigError("--out", note.parent, fix)
+            raise ConfigError("--out", run, fix)
 
 
 def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int, common: tuple[str, ...]) -> Path:
