@@ -1,7 +1,7 @@
 """Bi-mode annealing under Ray Train v2: what each worker does, and the one `fit` of the stage.
 
-Consumes tokenised rows (`actors.sequences`, `actors.feed`) through `ray.train.get_dataset_shard`; waits for the other
-ranks in every step; produces checkpoints, metrics.jsonl and a Hugging Face directory.
+Consumes tokenised rows in a planned order (`actors.sequences`, `actors.feed`); waits for the other ranks in every step;
+produces checkpoints, metrics.jsonl and a Hugging Face directory.
 """
 
 from __future__ import annotations
@@ -60,11 +60,9 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
     on_gpu = worker_resources.get("GPU", 0) > 0
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "feed": PlannedFeed(table, plan_SB)},
         scaling_config=ScalingConfig(num_workers=config.learner.workers, use_gpu=on_gpu, resources_per_worker=worker_resources),
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        datasets={"train": rows},
-        dataset_config=PlannedFeed(table, plan_SB, job.checkpoints),
         run_config=RunConfig(
             name="ray_train", storage_path=str(job.checkpoints.absolute()), failure_config=FailureConfig(max_failures=0)
         ),
@@ -79,10 +77,13 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The per-worker loop: batches of this rank's shard in, one optimizer step each."""
+    """The per-worker loop: batches of this rank's share in, one optimizer step each."""
     import ray.train
 
     job: AnnealJob = config["job"]
+    feed: PlannedFeed = config["feed"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
     if torch.cuda.is_available():
         torch.cuda.set_device(ray.train.torch.get_device())
     anneal = job.config
@@ -92,10 +93,8 @@ def train_worker(config: dict[str, Any]) -> None:
     )  # fmt: skip
     if (last := latest(job.checkpoints)) is not None:
         learner.restore(last)
-    log = MetricsLog(job) if ray.train.get_context().get_world_rank() == 0 else None
-    shard = ray.train.get_dataset_shard("train")
-    share = anneal.batch_size // anneal.learner.workers
-    for batch in shard.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=4):
+    log = MetricsLog(job) if rank == 0 else None
+    for batch in feed.batches(rank, world, learner.step):
         sums, info = train_step(learner, batch, formats_of(anneal.strategy))
         if log:
             log.write(sums, info)

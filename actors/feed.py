@@ -1,26 +1,23 @@
-"""What each training worker reads, and in which order, through Ray Data.
+"""What each training worker reads, and in which order.
 
-Tokenised rows (`actors.sequences`) stay in the object store. The order is a pure plan (`bimode.strategies.plan_steps`)
-dealt out by a `DataConfig`, so that equal seeds train on equal batches whatever the timing, and a run that goes on from a
+Tokenised rows (`actors.sequences`) stay in the object store, where Ray Data has put them. The order is a pure plan
+(`bimode.strategies.plan_steps`), so that equal seeds train on equal batches whatever the timing, and a run that goes on from a
 checkpoint reads what it would have read. Left out: a set larger than the object store and its spill disk.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 from numpy.typing import NDArray
-from ray.train import DataConfig
 
-from bimode.checkpoints import latest, step_of
 from bimode.strategies import Place
 
-CHUNK_STEPS = 16  # steps of one worker that a Ray Data task gathers: a task costs milliseconds, a step a few hundred
+CHUNK_STEPS = 16  # steps whose rows are gathered at once: every gathering looks into every block
 
 
 class Table:
@@ -37,9 +34,9 @@ class Table:
         self.rows = [Place(question, fmt) for question, fmt, *_ in keys]
         self.places_R2 = np.array([(block, row) for *_, block, row in keys], dtype=np.int64).reshape(-1, 2)
 
-    def gather(self, order: pa.Table) -> pa.Table:
-        """Rows in the order of column `row`."""
-        places = self.places_R2[order["row"].to_numpy()]
+    def gather(self, rows: NDArray[np.int64]) -> pa.Table:
+        """The rows of these indices, in their order."""
+        places = self.places_R2[rows]
         parts, where = [], []
         for block in np.unique(places[:, 0]):
             at = np.flatnonzero(places[:, 0] == block)
@@ -53,27 +50,22 @@ def _keys(block: pa.Table) -> list[tuple[str, str, str]]:
     return list(zip(*(block[name].to_pylist() for name in ("question", "format", "id")), strict=True))
 
 
-class PlannedFeed(DataConfig):
+class PlannedFeed:
     """Deals a plan [steps, batch] over the rows of `table`: each rank reads a stretch of every step, in which both formats of a
     question stay together.
 
-    Ray Train asks for the shards each time its workers start, so after a restart they begin where the newest checkpoint ends.
+    Rows are gathered in the worker's own process, from blocks that lie in its node's object store. An executor of Ray Data
+    there would ask for Python's lock all the time, and twice as many steps go by without one (docs/notebook.md, 2026-11-25).
     """
 
-    def __init__(self, table: Table, plan_SB: NDArray[np.int64], checkpoints: Path) -> None:
-        super().__init__()
-        self.table, self.plan_SB, self.checkpoints = table, plan_SB, checkpoints
+    def __init__(self, table: Table, plan_SB: NDArray[np.int64]) -> None:
+        self.table, self.plan_SB = table, plan_SB
 
-    def configure(
-        self, datasets: dict[str, Any], world_size: int, worker_handles: Any, worker_node_ids: Any, **_: Any
-    ) -> list[dict[str, ray.data.DataIterator]]:
-        done = latest(self.checkpoints)
-        plan_SB = self.plan_SB[step_of(done) if done else 0 :]
-        shares = np.split(plan_SB, world_size, axis=1)
-        return [{name: self._shard(share_SB) for name in datasets} for share_SB in shares]
-
-    def _shard(self, plan_SB: NDArray[np.int64]) -> ray.data.DataIterator:
-        chunks = [plan_SB[at : at + CHUNK_STEPS].ravel() for at in range(0, max(len(plan_SB), 1), CHUNK_STEPS)]
-        order = ray.data.from_arrow([pa.table({"row": chunk}) for chunk in chunks])
-        order.context.execution_options.preserve_order = True
-        return order.map_batches(self.table.gather, batch_format="pyarrow", batch_size=None).iterator()
+    def batches(self, rank: int, world: int, start: int) -> Iterator[pa.Table]:
+        """This rank's share of each step from `start` on."""
+        share_SB = np.split(self.plan_SB, world, axis=1)[rank][start:]
+        for at in range(0, len(share_SB), CHUNK_STEPS):
+            chunk_SB = share_SB[at : at + CHUNK_STEPS]
+            rows = self.table.gather(chunk_SB.ravel())
+            for step in range(len(chunk_SB)):
+                yield rows.slice(step * chunk_SB.shape[1], chunk_SB.shape[1])
