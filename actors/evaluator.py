@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from actors.graph import RolloutFleet
+from actors.fleet import RolloutFleet
 from bimode.codec import load_model
 from bimode.config import ModelConfig
 from bimode.records import Completion, GenerationRequest, WeightSnapshot

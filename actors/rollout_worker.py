@@ -1,12 +1,16 @@
-"""A rollout worker: requests in, completions with versions and log-probabilities out; new weights between two calls.
+"""A rollout worker: leases of requests in, completions with versions and log-probabilities out; new weights between two slices.
 
-A plain class around one in-process vLLM engine; the actor graph makes it remote. vLLM is imported in the constructor.
+A plain class around one in-process vLLM engine; the fleet makes it remote. vLLM is imported in the constructor. Work is done in
+slices (`advance`), so that whoever drives the worker hears from it all the time, and weights land between two slices while
+responses are under way: each token carries the version that drew it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +34,8 @@ class RolloutWorker:
         self.codec = Codec(Path(model_dir))
         self.max_model_len = max_model_len
         self._version = 0
+        self._begun: dict[int, _Begun] = {}
+        self._samples: dict[str, Any] = {}  # of prompts that have ended, while others of their lease have not
         self._engine = VllmEngine(
             Path(model_dir),
             kind=self.codec.kind,
@@ -50,11 +56,18 @@ class RolloutWorker:
         return str(ray.get_runtime_context().get_node_id())
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        """`n` completions for each request: requests in order, then samples.
+        """`begin` and `advance` until it is done, on a worker with nothing else under way."""
+        self.begin(0, requests)
+        while not (done := self.advance(float("inf"))):
+            pass
+        return done[0]
+
+    def begin(self, lease: int, requests: Sequence[GenerationRequest]) -> None:
+        """Takes a lease in, beside those under way; `advance` will give `n` completions for each of its requests.
 
         `max_tokens` counts from ``<think>`` on, forced tokens included, so that modes compare. Log-probabilities are
-        the model's own (temperature 1), the quantity that `bimode.policy` computes. Equal requests in equal calls give
-        equal samples. Raises ConfigError for a prompt or a limit that leaves no room.
+        the model's own (temperature 1), the quantity that `bimode.policy` computes. Equal leases on an empty worker give
+        equal completions. Raises ConfigError for a prompt or a limit that leaves no room.
         """
         from actors.vllm_engine import EngineSampling
 
@@ -72,11 +85,28 @@ class RolloutWorker:
                     banned_ids=self.codec.placeholder_ids,
                 )
             )
-        return [
-            self._completion(r, sample)
-            for r, samples in zip(requests, self._engine.sample(prompts, sampling), strict=True)
-            for sample in samples
-        ]
+        if not self._begun:
+            self.reset_caches()  # what an earlier lease has left there would change the last bits
+        keys = self._engine.begin(prompts, sampling)
+        self._begun[lease] = _Begun(tuple(requests), keys, set(keys), self._version)
+
+    def advance(self, seconds: float) -> dict[int, list[Completion]]:
+        """Generates until a lease is done, or for `seconds`; completions by lease: requests in order, then samples."""
+        until = time.monotonic() + seconds
+        while self._begun:
+            for key, samples in self._engine.step():
+                self._samples[key] = samples
+                for begun in self._begun.values():
+                    begun.waiting.discard(key)
+            if done := [lease for lease, begun in self._begun.items() if not begun.waiting]:
+                return {lease: self._completions(self._begun.pop(lease)) for lease in done}
+            if time.monotonic() >= until:
+                break
+        return {}
+
+    def _completions(self, begun: _Begun) -> list[Completion]:
+        drawn = zip(begun.requests, [self._samples.pop(key) for key in begun.keys], strict=True)
+        return [self._completion(r, sample, begun.version) for r, samples in drawn for sample in samples]
 
     def logprobs_of(self, prompts: Sequence[Prompt], responses: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
         """vLLM's log-probabilities of given response ids (those after ``<think>``), one tuple a prompt."""
@@ -156,7 +186,7 @@ class RolloutWorker:
             images=tuple(decode_image(data) for data in prompt.images),
         )
 
-    def _completion(self, request: GenerationRequest, sample: Any) -> Completion:
+    def _completion(self, request: GenerationRequest, sample: Any, version: int) -> Completion:
         forced = self._forced(request)
         ids = forced + sample.token_ids
         return Completion(
@@ -166,11 +196,22 @@ class RolloutWorker:
             token_ids_T=ids,
             num_forced=len(forced),
             logprobs_T=(float("nan"),) * len(forced) + sample.logprobs,
-            versions_T=(self._version,) * len(forced) + sample.versions,
+            versions_T=(version,) * len(forced) + sample.versions,
             text=self.codec.decode_response(ids),
             finished=sample.stopped,
             worker=self.name,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A lease under way: what was asked, the engine's keys in the same order, those that have not ended, and the version that its
+    forced tokens carry."""
+
+    requests: tuple[GenerationRequest, ...]
+    keys: list[str]
+    waiting: set[str]
+    version: int
 
 
 def _stream(request: GenerationRequest) -> int:

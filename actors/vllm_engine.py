@@ -103,12 +103,13 @@ class VllmEngine:
             weight_transfer_config=WeightTransferConfig(backend=sync),
             worker_extension_cls="actors.weight_transfer.WorkerExtension",
         )
+        self._expanded: dict[str, tuple[int, ...]] = {}  # of prompts under way, as the learner will see them
         if sync == "object_store":
             self.init_transfer({})
         self._llm.update_weight_version("0")
 
-    def sample(self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]) -> list[list[EngineSample]]:
-        """The samples of each prompt, in order."""
+    def begin(self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]) -> list[str]:
+        """Takes prompts in, beside those that are under way; a key for each."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -120,7 +121,16 @@ class VllmEngine:
             )
             for s in sampling
         ]  # fmt: skip
-        return [[_sample(o) for o in out.outputs] for out in self._run(prompts, params)]
+        return self._enqueue(prompts, params)
+
+    def step(self) -> list[tuple[str, list[EngineSample]]]:
+        """One step of the engine: keys of prompts all of whose samples have ended in it, with the samples."""
+        return [(out.request_id, [_sample(o) for o in out.outputs]) for out in self._step()]
+
+    @property
+    def num_under_way(self) -> int:
+        """Samples that have been begun and have not ended."""
+        return int(self._llm.llm_engine.get_num_unfinished_requests())
 
     def score(self, prompts: Sequence[EnginePrompt]) -> list[tuple[float, ...]]:
         """Log-probability of each expanded id of each prompt given those before it; NaN for the first."""
@@ -136,18 +146,32 @@ class VllmEngine:
         ]
 
     def _run(self, prompts: Sequence[EnginePrompt], params: Sequence[Any]) -> list[Any]:
-        """The one place where the engine steps: an asynchronous schedule would update weights between two steps here.
+        """Outputs in the order of `prompts`, on an engine with nothing else under way."""
+        keys = self._enqueue(prompts, params)
+        done: dict[str, Any] = {}
+        while len(done) < len(keys):
+            done |= {out.request_id: out for out in self._step()}
+        return [done[key] for key in keys]
 
-        Raises ValueError if vLLM expanded a prompt to other ids than the learner will see.
-        """
+    def _enqueue(self, prompts: Sequence[EnginePrompt], params: Sequence[Any]) -> list[str]:
         inputs: list[Any] = []
         for p in prompts:
             images = {"multi_modal_data": {"image": list(p.images)}} if p.images else {}
             inputs.append({"prompt_token_ids": list(p.token_ids), **images})
-        outputs: list[Any] = self._llm.generate(inputs, list(params), use_tqdm=False)
-        for prompt, out in zip(prompts, outputs, strict=True):
-            if tuple(out.prompt_token_ids) != prompt.expanded_ids:
-                raise ValueError(f"vLLM made {out.prompt_token_ids} of a prompt, the learner {prompt.expanded_ids}")
+        internal = self._llm.enqueue(inputs, list(params), use_tqdm=False)
+        keys = [key.rpartition("-")[0] for key in internal]  # vLLM appends what its outputs do not show
+        self._expanded |= zip(keys, (p.expanded_ids for p in prompts), strict=True)
+        return keys
+
+    def _step(self) -> list[Any]:
+        """The one place where the engine steps: weights may change between two of them.
+
+        Raises ValueError if vLLM expanded a prompt to other ids than the learner will see.
+        """
+        outputs = [out for out in self._llm.llm_engine.step() if out.finished]
+        for out in outputs:
+            if (expanded := self._expanded.pop(out.request_id)) != tuple(out.prompt_token_ids):
+                raise ValueError(f"vLLM made {out.prompt_token_ids} of a prompt, the learner {expanded}")
         return outputs
 
     # ---- weight updates: vLLM's four phases, and the caches they leave stale ----
@@ -168,9 +192,8 @@ class VllmEngine:
         self._llm.finish_weight_update(str(version))
 
     def reset_prefix_cache(self) -> None:
-        """Keys and values of earlier prompts came from the old weights. Raises RuntimeError while in use."""
-        if not self._llm.reset_prefix_cache():
-            raise RuntimeError("the prefix cache is in use and was not reset: finish or abort its requests first")
+        """Keys and values of earlier tokens came from the old weights; what is under way computes its own anew."""
+        self._llm.reset_prefix_cache(reset_running_requests=True)
 
     def reset_encoder_cache(self) -> None:
         """So were the image embeddings."""

@@ -57,7 +57,7 @@ class BpoConfig(Section):
         0.0, description="last share of `max_tokens` over which a response loses 0 to 1 of reward (DAPO: 4096 of 20480)"
     )
     resample: int = Field(
-        0, ge=0, description="rounds in which groups without any credit give way to fresh questions (DAPO's dynamic sampling)"
+        0, ge=0, description="groups without any credit that give way to fresh questions, in batches (DAPO's dynamic sampling)"
     )
     normalize: Literal["std", "none"] = Field("std", description="centred rewards of a group: over their std, or as they are")
     aggregate: Literal["sequence", "token", "constant"] = Field(
@@ -76,6 +76,13 @@ class BpoConfig(Section):
         5.0, ge=1.0, description="decoupled: a token whose weight learner / engine is larger is left out of the surrogate (ours)"
     )
     shuffle_rewards: bool = Field(False, description="control: rewards are permuted inside each step")
+    max_staleness: int = Field(
+        0, ge=0, description="versions that the policy may have moved on by since a group was begun; 0 is the synchronous loop"
+    )
+    lease: int = Field(0, ge=0, description="questions that a worker takes at a time; 0 = an equal share of a step's")
+    worker_timeout_s: float = Field(
+        600.0, gt=0.0, description="a rollout worker silent for so long is replaced, and its lease goes to another"
+    )
     rollout_workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
     sync: Literal["object_store", "nccl", "ipc"] = Field(
         "object_store", description="weights to the engines: by Ray's object store, or from GPU to GPU (`ipc`: on one device)"
@@ -100,6 +107,18 @@ class BpoConfig(Section):
             *others, last = map(repr, algorithms.names())
             raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
         return name
+
+    @property
+    def lease_groups(self) -> int:
+        """Questions of one lease; their number does not change with the workers of a live run."""
+        return self.lease or -(-self.prompts_per_step // self.rollout_workers)
+
+    @model_validator(mode="after")
+    def _draws_alike(self) -> BpoConfig:
+        if self.max_staleness and self.self_routed_final not in (None, self.self_routed):
+            fix = "groups of one update would be drawn under several shares; leave it out, or set bpo.max_staleness = 0"
+            raise ConfigError("self_routed_final", self.self_routed_final, fix)
+        return self
 
     @model_validator(mode="after")
     def _fits_the_algorithm(self) -> BpoConfig:

@@ -48,3 +48,7 @@ class StaleWeightsError(BimodeError, RuntimeError):
 
 class IncompleteGroupError(BimodeError, ValueError):
     """A rollout group that is not what was asked for: a missing completion, or a reward that is missing or not finite."""
+
+
+class LedgerError(BimodeError, RuntimeError):
+    """A ledger whose lines do not add up: a ticket that jumps, ends twice or is left out, or a sealed part that was changed."""

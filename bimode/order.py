@@ -1,37 +1,22 @@
-"""Which prompts a step trains on: a pure function of (seed, step), so that a resumed run draws the same ones."""
+"""Which question is the k-th of a run: a pure function of the seed, so that a resumed run draws the same ones.
+
+The k-th draw of a run is its *ticket* k: epochs are permutations of all questions, one after the other without end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import count
-from typing import TypeVar
+from functools import lru_cache
 
 import numpy as np
-
-Item = TypeVar("Item")
-
-
-def batch_of(items: Sequence[Item], step: int, size: int, seed: int) -> list[Item]:
-    """Items of `step`: epochs are permutations of all items, cut into consecutive batches that may span two epochs."""
-    return [items[i] for i in _positions(len(items), step, size, seed)]
+from numpy.typing import NDArray
 
 
-def stream_of(items: Sequence[Item], step: int, size: int, seed: int) -> Iterator[Item]:
-    """`batch_of` the step, and then without end what may replace its items: the others, shuffled for this step."""
-    batch = _positions(len(items), step, size, seed)
-    yield from (items[i] for i in batch)
-    others = sorted(set(range(len(items))) - set(batch)) or batch
-    for epoch in count():
-        yield from (items[i] for i in np.random.default_rng([seed, step, epoch]).permutation(others))
+def item_of(ticket: int, num_items: int, seed: int) -> int:
+    """The index of ticket's item among `num_items`."""
+    epoch, offset = divmod(ticket, num_items)
+    return int(_permutation(num_items, epoch, seed)[offset])
 
 
-def _positions(num_items: int, step: int, size: int, seed: int) -> list[int]:
-    picked: list[int] = []
-    position = step * size
-    while len(picked) < size:
-        epoch, offset = divmod(position, num_items)
-        order = np.random.default_rng([seed, epoch]).permutation(num_items)
-        take = order[offset : offset + size - len(picked)].tolist()
-        picked += take
-        position += len(take)
-    return picked
+@lru_cache(maxsize=4)
+def _permutation(num_items: int, epoch: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(num_items)

@@ -1,8 +1,8 @@
 """Bi-mode Policy Optimization (R-4B, section 3.1): every query is answered in both modes, until the model chooses well.
 
-One loop: draw prompts -> rollouts, forced or free -> reward -> credit -> update -> weights to the workers.
-The algorithm is `bpo.algorithm` (docs/algorithms.md); the learner is handed tensors and a loss and never learns its name.
-Left out here: asynchrony, leases and elasticity; every sample already carries the policy version it was drawn under.
+One loop: a batch of rewarded groups -> credit -> update -> weights to the workers, who draw the next ones (`actors.rollouts`).
+The algorithm is `bpo.algorithm` (docs/algorithms.md); the learner is handed tensors and a loss and never learns its name. Where
+every question has gone stands in the ledger, which is sealed with each checkpoint.
 
     python -m pipelines.bpo pipelines/recipes/tiny.toml --out runs/demo
 """
@@ -42,32 +42,33 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     """Trains for `bpo.steps` steps or `bpo.rollout_tokens`, going on from the last checkpoint where there is one."""
     from bimode.dataset import read_prompts
     from bimode.importance import importance_of
+    from bimode.ledger import Ledger
     from bimode.losses import policy_loss
-    from bimode.order import stream_of
     from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
-    from pipelines.bpo_steps import collect, credit, open_graph, update
+    from pipelines.bpo_steps import credit, open_graph, open_rollouts, update
     from pipelines.progress import track
 
-    bpo, log = recipe.bpo, RunLog(stage.path, recipe.bpo.margin)
+    bpo, log, ledger = recipe.bpo, RunLog(stage.path, recipe.bpo.margin), Ledger(stage.path / "ledger")
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
     with open_graph(recipe, inputs["model"]) as graph, track("bpo", total=bpo.steps, unit="step") as bar:
         references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
-        start = log.resume(graph)
+        start = log.resume(graph, ledger)
         bar.advance(start)
-        for step in range(start, bpo.steps):
-            if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
-                break
-            now, seed = bpo.at(step), recipe.seed + step
-            drawn = collect(graph, stream_of(prompts, step, bpo.prompts_per_step, recipe.seed), now, references, seed)
-            learnt = update(graph, credit(drawn.groups, now, seed), loss)
-            graph.publish(step + 1)
-            bar.advance(1, log.step(step, drawn.groups, drawn.probes, learnt | {"dropped": drawn.dropped}))
-            if (step + 1) % bpo.checkpoint_every == 0 or step + 1 == bpo.steps:
-                log.checkpoint(graph, step + 1)
+        with open_rollouts(recipe, graph, prompts, references, ledger) as rollouts:
+            for step in range(start, bpo.steps):
+                if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
+                    break
+                drawn = rollouts.batch(step)
+                learnt = update(graph, credit([d.group for d in drawn], bpo.at(step), recipe.seed + step), loss)
+                gone = rollouts.trained(drawn, step)
+                graph.publish(step + 1)
+                bar.advance(1, log.step(step, drawn, learnt | gone))
+                if (step + 1) % bpo.checkpoint_every == 0 or step + 1 == bpo.steps:
+                    log.checkpoint(graph, ledger, step + 1)
         graph.learner.save_model(stage.path / "model")
-    return StageResult(outputs=("model", "metrics.jsonl"), counts=log.counts())
+    return StageResult(outputs=("model", "metrics.jsonl", "ledger"), counts=log.counts() | ledger.books.counts())
 
 
 if __name__ == "__main__":

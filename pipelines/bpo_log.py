@@ -7,6 +7,7 @@ version, worker and prompt id.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.alarm import Thresholds, Watch, view_of
-from bimode.checkpoints import checkpoint_path, latest, step_of
+from bimode.checkpoints import checkpoint_path, checkpoints, latest, step_of
 from bimode.credit.expected import expected_auto
 from bimode.credit.summary import summarize
+from bimode.desk import Drawn
+from bimode.ledger import Ledger, read
 from bimode.modes import Mode, decides_direct
 from bimode.records import Completion, RolloutGroup
 from bimode.rundir import write_atomic
@@ -40,10 +43,18 @@ class RunLog:
         self.watch = Watch(Thresholds(margin=margin))
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
-    def resume(self, graph: Graph) -> int:
-        """Restores the last checkpoint, drops what was logged after it, publishes its weights; returns its step."""
+    def resume(self, graph: Graph, ledger: Ledger) -> int:
+        """Restores the last sealed checkpoint, drops what was logged after it, publishes its weights; returns its step.
+
+        A checkpoint whose seal was not written is taken back: the run was killed between the two. Raises LedgerError.
+        """
+        sealed = {seal["seal"] for seal in read(ledger.path).seals}
+        for unsealed in [path for path in checkpoints(self.path / "checkpoints") if step_of(path) not in sealed]:
+            shutil.rmtree(unsealed)
         last = latest(self.path / "checkpoints")
         step = step_of(last) if last else 0
+        if (cut := ledger.resume(step)) and step:
+            say(f"bpo: going on from step {step}; {cut} bytes of the ledger after its seal were cut off")
         lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
         write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
         for line in lines[:step]:
@@ -56,12 +67,14 @@ class RunLog:
             graph.publish(step)
         return step
 
-    def checkpoint(self, graph: Graph, step: int) -> None:
-        """Saves weights, optimizer and RNG; the folder appears in one piece."""
+    def checkpoint(self, graph: Graph, ledger: Ledger, step: int) -> None:
+        """Saves weights, optimizer and RNG; the folder appears in one piece, and counts once the ledger is sealed with it."""
         graph.learner.save(checkpoint_path(self.path / "checkpoints", step))
+        ledger.seal(step)
 
-    def step(self, step: int, groups: Sequence[RolloutGroup], probes: Sequence[Completion], learnt: dict[str, Any]) -> str:
+    def step(self, step: int, drawn: Sequence[Drawn], learnt: dict[str, Any]) -> str:
         """Writes the step down and says which alarms it begins; returns a note for the progress bar."""
+        groups, probes = [d.group for d in drawn], [c for d in drawn for c in d.probes]
         decision = think_rates(groups, probes)
         line = {
             "step": step,
@@ -79,7 +92,7 @@ class RunLog:
             say(f"bpo: ALARM at step {alarm.step}, {alarm.mode.value} mode: {alarm.says}")
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        _write_rollouts(self.path / "rollouts" / f"step-{step:05d}.parquet", groups)
+        _write_rollouts(self.path / "rollouts" / f"step-{step:05d}.parquet", drawn)
         self.tokens += sum(c.num_tokens for g in groups for c in g.completions)
         rates = " ".join(f"{level} {rate:.2f}" for level, rate in decision.items())
         return f"reward {line['reward']:.2f}, think {rates}"
@@ -107,17 +120,18 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
 
 
-def _write_rollouts(path: Path, groups: Sequence[RolloutGroup]) -> None:
+def _write_rollouts(path: Path, drawn: Sequence[Drawn]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = [
         {
-            "prompt_id": c.prompt_id, "level": g.prompt.level, "task": g.prompt.task, "mode": c.mode.value,
+            "ticket": d.ticket, "prompt_id": c.prompt_id, "level": g.prompt.level, "task": g.prompt.task, "mode": c.mode.value,
             "reward": r, "version": max(c.versions_T), "tokens": c.num_tokens, "finished": c.finished,
             "worker": c.worker, "text": c.text, "answer": g.prompt.answer,
         }
-        for g in groups
+        for d in drawn
+        for g in [d.group]
         for c, r in zip(g.completions, g.rewards_G, strict=True)
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")

@@ -11,7 +11,7 @@ from bimode import algorithms
 from bimode.bpo_config import BpoConfig
 from bimode.config import Recipe
 from bimode.modes import Mode
-from bimode.order import batch_of
+from bimode.order import item_of
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
 from bimode.rewards import correctness, shaped
 
@@ -48,9 +48,10 @@ def reference_rewards(graph: Graph, prompts: Sequence[Prompt], recipe: Recipe, p
 
 def _asked(prompts: Sequence[Prompt], bpo: BpoConfig, seed: int) -> list[Prompt]:
     """Prompts that the run will draw: those of its batches, or all where groups may be replaced."""
-    if bpo.resample:
+    if bpo.resample or bpo.max_staleness:
         return list(prompts)
-    return list({p.id: p for step in range(bpo.steps) for p in batch_of(prompts, step, bpo.prompts_per_step, seed)}.values())
+    drawn = (prompts[item_of(ticket, len(prompts), seed)] for ticket in range(bpo.steps * bpo.prompts_per_step))
+    return list({p.id: p for p in drawn}.values())
 
 
 def _mean_reward(prompt: Prompt, completions: tuple[Completion, ...], bpo: BpoConfig) -> float:

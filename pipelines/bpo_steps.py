@@ -1,10 +1,10 @@
-"""The verbs of `pipelines.bpo`: open the graph, collect a step's groups, give credit, update."""
+"""The verbs of `pipelines.bpo`: open the graph and its rollout loop, give credit, update."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,19 @@ from bimode.bpo_config import BpoConfig
 from bimode.config import Recipe
 from bimode.credit import CreditedBatch, assign, informative, modes_drawn, shuffle_rewards
 from bimode.credit.duplicates import merge_duplicates
+from bimode.desk import Desk, Drawn, Lease
+from bimode.ledger import Ledger
 from bimode.losses import LossFn
 from bimode.modes import Mode
+from bimode.order import item_of
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
 from bimode.rewards import correctness, shaped
 from bimode.token_metrics import means_by_mode, metric_means
+from pipelines.progress import say
 
 if TYPE_CHECKING:
     from actors.graph import Graph
+    from actors.rollouts import Rollouts
 
 
 def open_graph(recipe: Recipe, model_dir: Path) -> Graph:
@@ -45,59 +50,79 @@ def open_graph(recipe: Recipe, model_dir: Path) -> Graph:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """Groups of a step with correctness as their reward, probes of the same prompts, and how many groups were dropped."""
+def open_rollouts(
+    recipe: Recipe, graph: Graph, prompts: Sequence[Prompt], references: Mapping[str, float], ledger: Ledger
+) -> Rollouts:
+    """The loop that draws groups: which question comes when, what is asked of a worker, what an answer is worth.
 
-    groups: list[RolloutGroup]
-    probes: list[Completion]
-    dropped: int
-
-
-def collect(graph: Graph, prompts: Iterator[Prompt], bpo: BpoConfig, references: Mapping[str, float], seed: int) -> Drawn:
-    """`bpo.prompts_per_step` groups of `prompts`, in their order.
-
-    Where `bpo.resample` allows further rounds, groups that carry no credit give way to groups of the next prompts; those of
-    the last round stay. `references` holds the starting policy's mean reward by prompt id, where the algorithm wants it.
+    `references` holds the starting policy's mean reward by prompt id, where the algorithm wants it.
     """
-    groups: list[RolloutGroup] = []
-    probes: list[Completion] = []
-    asked = 0
-    for rounds_left in reversed(range(bpo.resample + 1)):
-        wanted = list(islice(prompts, bpo.prompts_per_step - len(groups)))
-        for group, probe in _draw(graph, wanted, bpo, references, seed, asked):
-            if not rounds_left or informative(shaped(group, bpo), bpo):
-                groups.append(group)
-                probes += probe
-        asked += len(wanted)
-        if len(groups) == bpo.prompts_per_step:
-            break
-    return Drawn(groups, probes, dropped=asked - len(groups))
+    from actors.rollouts import Rollouts
+
+    bpo = recipe.bpo
+
+    def prompt_of(ticket: int) -> Prompt:
+        return prompts[item_of(ticket, len(prompts), recipe.seed)]
+
+    def requests_of(lease: Lease) -> list[GenerationRequest]:
+        asked = [(ticket, prompt_of(ticket)) for ticket in lease.tickets]
+        return requests(asked, bpo.at(lease.step), recipe.seed)
+
+    def judge(lease: Lease, completions: Sequence[Completion]) -> list[Drawn]:
+        asked = [(ticket, prompt_of(ticket)) for ticket in lease.tickets]
+        return drawn(asked, bpo.at(lease.step), completions, references)
+
+    return Rollouts(
+        graph.fleet,
+        open_desk(bpo, prompt_of, ledger),
+        requests_of,
+        judge,
+        timeout_s=bpo.worker_timeout_s,
+        say=lambda line: say(f"bpo: {line}"),
+    )
 
 
-def _draw(
-    graph: Graph, prompts: Sequence[Prompt], bpo: BpoConfig, references: Mapping[str, float], seed: int, first: int
-) -> list[tuple[RolloutGroup, list[Completion]]]:
-    """The group of each prompt and its probes: the bare decision in auto, `group_size` times; seeds count from `first`.
+def open_desk(bpo: BpoConfig, prompt_of: Callable[[int], Prompt], ledger: Ledger) -> Desk:
+    """The desk as the recipe wants it."""
+    return Desk(
+        ledger, prompt_of, lambda group, step: informative(shaped(group, bpo.at(step)), bpo.at(step)),
+        groups_per_step=bpo.prompts_per_step, lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness,
+        may_filter=bpo.resample * bpo.prompts_per_step,
+    )  # fmt: skip
 
-    The probes are one token long; they show the think rate (R-4B, Figure 8) and are not trained on.
+
+Asked = Sequence[tuple[int, Prompt]]  # tickets with their questions
+
+
+def requests(asked: Asked, bpo: BpoConfig, seed: int) -> list[GenerationRequest]:
+    """Groups first, then the probes: the bare decision in auto mode, `group_size` times, where no rollout shows it.
+
+    A probe is one token long; they show the think rate (R-4B, Figure 8) and are not trained on.
     """
-    draws = modes_drawn(bpo)
-    num_probes = 0 if any(mode is Mode.AUTO for mode, _ in draws) else bpo.group_size
     wanted = [
-        GenerationRequest(p, mode, n, bpo.temperature, bpo.max_tokens, seed=_seed(seed, i, mode))
-        for i, p in enumerate(prompts, first)
-        for mode, n in draws
+        GenerationRequest(prompt, mode, n, bpo.temperature, bpo.max_tokens, seed=_seed(seed, ticket))
+        for ticket, prompt in asked
+        for mode, n in modes_drawn(bpo)
     ]
     probing = [
-        GenerationRequest(p, Mode.AUTO, num_probes, bpo.temperature, 1, seed=_seed(seed, i, Mode.AUTO))
-        for i, p in enumerate(prompts, first)
-        if num_probes
+        GenerationRequest(prompt, Mode.AUTO, _probes(bpo), bpo.temperature, 1, seed=_seed(seed, ticket))
+        for ticket, prompt in asked
+        if _probes(bpo)
     ]
-    completions = iter(graph.generate([*wanted, *probing]))
-    size = sum(n for _, n in draws)
-    groups = [_group(p, tuple(islice(completions, size)), references) for p in prompts]
-    return [(group, list(islice(completions, num_probes))) for group in groups]
+    return [*wanted, *probing]
+
+
+def drawn(asked: Asked, bpo: BpoConfig, completions: Sequence[Completion], references: Mapping[str, float]) -> list[Drawn]:
+    """The answers to `requests` as groups with correctness as their reward, each with the probes of its question."""
+    answers = iter(completions)
+    size = sum(n for _, n in modes_drawn(bpo))
+    groups = [_group(prompt, tuple(islice(answers, size)), references) for _, prompt in asked]
+    probes = [tuple(islice(answers, _probes(bpo))) for _ in asked]
+    return [Drawn(ticket, group, probe) for (ticket, _), group, probe in zip(asked, groups, probes, strict=True)]
+
+
+def _probes(bpo: BpoConfig) -> int:
+    return 0 if any(mode is Mode.AUTO for mode, _ in modes_drawn(bpo)) else bpo.group_size
 
 
 def credit(groups: Sequence[RolloutGroup], bpo: BpoConfig, seed: int) -> CreditedBatch:
@@ -120,5 +145,6 @@ def _group(prompt: Prompt, completions: tuple[Completion, ...], references: Mapp
     return RolloutGroup(prompt, completions, rewards_G, references.get(prompt.id, math.nan))
 
 
-def _seed(seed: int, index: int, mode: Mode) -> int:
-    return (seed * 1_000_003 + index * 31 + list(Mode).index(mode)) % (1 << 31)
+def _seed(seed: int, ticket: int) -> int:
+    """Of the requests of a ticket; the mode tells them apart (`actors.rollout_worker`)."""
+    return (seed * 1_000_003 + ticket) % (1 << 31)

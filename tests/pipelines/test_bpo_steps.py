@@ -1,12 +1,13 @@
 """A step of BPO with scripted rollouts: which groups are kept, what they are compared with, what the learner divides by.
 
-The graph is a fake: which groups carry no credit cannot be brought about with a real policy.
+The answers are scripted: which groups carry no credit cannot be brought about with a real policy.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,14 +17,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from bimode.bpo_config import BpoConfig
 from bimode.config import Recipe
 from bimode.credit.summary import summarize
+from bimode.desk import Drawn
+from bimode.ledger import Ledger
 from bimode.losses import policy_loss
 from bimode.modes import Mode
-from bimode.records import Completion, GenerationRequest, Prompt
+from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
 from pipelines.bpo_log import RunLog
 from pipelines.bpo_reference import FILE, reference_rewards
-from pipelines.bpo_steps import collect, credit, update
+from pipelines.bpo_steps import credit, drawn, open_desk, requests, update
 from tests.rollouts import completion, config, paired
 
 RIGHT, WRONG = "\n\n</think>\n\n7", "\n\n</think>\n\n8"
@@ -54,52 +58,74 @@ class ScriptedGraph:
         return SimpleNamespace(update=forward, optim_step=lambda: SimpleNamespace(grad_norm=1.0, lr=1.0))
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one step drew."""
+
+    groups: list[RolloutGroup]
+    probes: list[Completion]
+    dropped: int
+    drawn: list[Drawn]
+
+
+def collect(graph: ScriptedGraph, asked: list[Prompt], bpo: BpoConfig, references: dict[str, float], seed: int = 5) -> Step:
+    """The batch of step 0 of a run whose data order is `asked`, by one worker without a fault."""
+    with tempfile.TemporaryDirectory() as folder:
+        desk = open_desk(bpo, asked.__getitem__, Ledger(Path(folder)))
+        while (batch := desk.batch(0)) is None:
+            lease = desk.grant("w", 0)
+            assert lease is not None
+            tickets = [(ticket, asked[ticket]) for ticket in lease.tickets]
+            completions = graph.generate(requests(tickets, bpo.at(0), seed))
+            desk.deliver(lease, drawn(tickets, bpo.at(0), completions, references))
+        return Step([d.group for d in batch], [c for d in batch for c in d.probes], desk.filtered, batch)
+
+
 def prompts(ids: str) -> list[Prompt]:
     return [replace(paired([1], [1]).prompt, id=each) for each in ids]
 
 
 def test_a_step_without_resampling_takes_what_it_drew() -> None:
     graph = ScriptedGraph({"a": 2, "b": 0, "c": 1})
-    drawn = collect(graph, iter(prompts("abc")), config("per_mode", prompts_per_step=3), {}, seed=5)
+    drawn = collect(graph, prompts("abc"), config("per_mode", prompts_per_step=3), {}, seed=5)
     assert [g.prompt.id for g in drawn.groups] == ["a", "b", "c"] and drawn.dropped == 0
     assert [g.rewards_G for g in drawn.groups] == [(1, 1, 1, 1), (0, 0, 0, 0), (1, 0, 1, 0)]
     assert [c.prompt_id for c in drawn.probes] == ["a", "a", "b", "b", "c", "c"], "g probes of the choice a prompt"
     assert all(math.isnan(g.reference_reward) for g in drawn.groups)
-    assert len({request.seed for request in graph.asked}) == 9
+    assert len({(request.seed, request.mode) for request in graph.asked}) == 9
 
 
 def test_groups_without_credit_give_way_until_the_batch_is_full() -> None:
     """a and c teach nothing; d and e stand in, e teaches nothing; f fills the last place in the last round but one."""
     graph = ScriptedGraph({"a": 0, "b": 1, "c": 4, "d": 2, "e": 0, "f": 3, "g": 1})
     wanted = config("dapo", prompts_per_step=3, resample=5, overlong_buffer=0.0)
-    stream = iter(prompts("abcdefg"))
-    drawn = collect(graph, stream, wanted, {}, seed=5)
+    drawn = collect(graph, prompts("abcdefg"), wanted, {}, seed=5)
     assert [g.prompt.id for g in drawn.groups] == ["b", "d", "f"] and drawn.dropped == 3
-    assert next(stream).id == "g", "no more was asked than was needed"
+    assert "g" not in {request.prompt.id for request in graph.asked}, "no more was asked than was needed"
     assert len({request.seed for request in graph.asked}) == 6
     assert drawn.probes == [], "the rollouts themselves show the choice"
 
 
-def test_the_last_round_is_taken_as_it_is() -> None:
-    graph = ScriptedGraph({"a": 0, "b": 1, "c": 4, "d": 0, "e": 0})
+def test_no_more_give_way_than_the_rounds_allow() -> None:
+    graph = ScriptedGraph({"a": 0, "b": 1, "c": 4, "d": 0, "e": 0, "f": 0})
     wanted = config("dapo", prompts_per_step=3, resample=1, overlong_buffer=0.0)
-    drawn = collect(graph, iter(prompts("abcde")), wanted, {}, seed=5)
-    assert [g.prompt.id for g in drawn.groups] == ["b", "d", "e"] and drawn.dropped == 2
+    drawn = collect(graph, prompts("abcdef"), wanted, {}, seed=5)
+    assert [g.prompt.id for g in drawn.groups] == ["b", "e", "f"] and drawn.dropped == 3
 
 
 def test_a_group_that_only_length_tells_apart_stays() -> None:
     """All right, 3 tokens of 4 at most: the direct trigger is a token more, so the price of length teaches R-4B's joint group."""
     graph = ScriptedGraph({"a": 2, "b": 1})
     wanted = config("bpo", prompts_per_step=1, resample=1, max_tokens=5, overlong_buffer=0.4)
-    assert collect(graph, iter(prompts("ab")), wanted, {}, seed=5).dropped == 0
+    assert collect(graph, prompts("ab"), wanted, {}, seed=5).dropped == 0
     plain = wanted.model_copy(update={"overlong_buffer": 0.0})
-    assert collect(graph, iter(prompts("ab")), plain, {}, seed=5).dropped == 1
+    assert collect(graph, prompts("ab"), plain, {}, seed=5).dropped == 1
 
 
 def test_probes_are_those_of_the_groups_that_stay() -> None:
     graph = ScriptedGraph({"a": 0, "b": 1})
     wanted = config("bpo", prompts_per_step=1, resample=3)
-    drawn = collect(graph, iter(prompts("ab")), wanted, {}, seed=5)
+    drawn = collect(graph, prompts("ab"), wanted, {}, seed=5)
     assert [c.prompt_id for c in drawn.probes] == ["b", "b"] and drawn.dropped == 1
 
 
@@ -107,7 +133,7 @@ def test_length_is_credited_and_not_logged() -> None:
     """3 tokens of 4, buffer .5: half is taken from each; equal rewards stay equal, accuracy and the logged reward stay 1."""
     graph = ScriptedGraph({"a": 4})
     wanted = config("dr_grpo", g=1, prompts_per_step=1, max_tokens=4, overlong_buffer=0.5)
-    (group,) = collect(graph, iter(prompts("a")), wanted, {}, seed=5).groups
+    (group,) = collect(graph, prompts("a"), wanted, {}, seed=5).groups
     longer = replace(group, completions=(completion(Mode.AUTO, 4, text=RIGHT), group.completions[1]))
     assert summarize([longer]).means[(Mode.AUTO, "all")].accuracy == 1.0 and longer.rewards_G == (1, 1)
     batch = credit([longer], wanted, seed=0)
@@ -118,7 +144,7 @@ def test_the_control_deals_what_would_have_been_credited() -> None:
     """Shuffled after shaping: the price of length teaches no more than the rest."""
     graph = ScriptedGraph({"a": 2, "b": 1})
     wanted = config("dr_grpo", prompts_per_step=2, shuffle_rewards=True)
-    groups = collect(graph, iter(prompts("ab")), wanted, {}, seed=5).groups
+    groups = collect(graph, prompts("ab"), wanted, {}, seed=5).groups
     dealt, plain = (credit(groups, each, 1) for each in (wanted, config("dr_grpo", prompts_per_step=2)))
     assert dealt != plain and dealt == credit(groups, wanted, 1)
     weights = [sum(sum(s.loss_mask_T) for s in batch.samples) for batch in (dealt, plain)]
@@ -131,14 +157,14 @@ def test_the_learner_divides_by_the_batchs_denominator() -> None:
     graph = ScriptedGraph({"a": 1})
     for name in ("dr_grpo", "counterroute"):
         wanted = config(name, prompts_per_step=1, max_tokens=100).at(0)
-        update(graph, credit(collect(graph, iter(prompts("a")), wanted, {}, 0).groups, wanted, 0), policy_loss(0.2, 0.2, 0.0))
+        update(graph, credit(collect(graph, prompts("a"), wanted, {}, 0).groups, wanted, 0), policy_loss(0.2, 0.2, 0.0))
     assert graph.divided_by == pytest.approx([4, 5])
 
 
 def test_a_line_of_metrics_counts_what_was_dropped(tmp_path: Path) -> None:
     graph = ScriptedGraph({"a": 0, "b": 1})
-    drawn = collect(graph, iter(prompts("ab")), config("bpo", prompts_per_step=1, resample=3), {}, seed=5)
-    RunLog(tmp_path, 0.15).step(0, drawn.groups, drawn.probes, {"dropped": drawn.dropped})
+    drawn = collect(graph, prompts("ab"), config("bpo", prompts_per_step=1, resample=3), {}, seed=5)
+    RunLog(tmp_path, 0.15).step(0, drawn.drawn, {"dropped": drawn.dropped})
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["dropped"] == 1
 
 
@@ -151,7 +177,7 @@ def test_the_starting_policy_is_asked_once(tmp_path: Path) -> None:
     assert {(r.mode, r.n, r.max_tokens) for r in graph.asked} == {(Mode.AUTO, 8, recipe.bpo.max_tokens)}
     assert reference_rewards(ScriptedGraph({}), prompts("ab"), recipe, tmp_path) == found
     assert pq.read_table(tmp_path / FILE).column_names == ["prompt_id", "reward"]
-    drawn = collect(graph, iter(prompts("ab")), recipe.bpo, found, seed=5)
+    drawn = collect(graph, prompts("ab"), recipe.bpo, found, seed=5)
     assert [g.reference_reward for g in drawn.groups] == [0.25, 1.0]
 
 

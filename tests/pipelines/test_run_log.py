@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from bimode.checkpoints import checkpoint_path
+from bimode.desk import Drawn
+from bimode.ledger import Ledger
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup
 from pipelines.bpo_log import RunLog
@@ -26,6 +28,7 @@ def group() -> RolloutGroup:
 
 
 PROBES = [Completion("q", Mode.AUTO, (1,), (2,), 0, (-0.1,), (0,), "\n", False, "w")]  # it thinks, always
+DRAWN = Drawn(0, group(), tuple(PROBES))
 LEARNT = {"loss": 0.5, "kl": 0.1, "learner": {"thinking": {"easy": {"kl": 0.1, "decision_entropy": 0.3}}}}
 
 
@@ -45,7 +48,7 @@ class Restored:
 def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = RunLog(tmp_path, 0.15)
     for step in range(6):
-        log.step(step, [group()], PROBES, LEARNT)
+        log.step(step, [DRAWN], LEARNT)
     lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
     assert [len(line["alarms"]) for line in lines] == [0, 0, 0, 0, 1, 0]
     [alarm] = lines[4]["alarms"]
@@ -55,8 +58,22 @@ def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.Captur
     assert lines[0]["kl"] == 0.1 and lines[0]["learner"] == LEARNT["learner"]
 
     checkpoint_path(tmp_path / "checkpoints", 6).mkdir(parents=True)
+    Ledger(tmp_path / "ledger").seal(6)
     again = RunLog(tmp_path, 0.15)
-    assert again.resume(Restored()) == 6  # type: ignore[arg-type]
-    again.step(6, [group()], PROBES, LEARNT)
+    assert again.resume(Restored(), Ledger(tmp_path / "ledger")) == 6  # type: ignore[arg-type]
+    again.step(6, [DRAWN], LEARNT)
     assert json.loads(again.metrics.read_text().splitlines()[6])["alarms"] == []
     assert capsys.readouterr().err == ""
+
+
+def test_a_checkpoint_that_was_not_sealed_is_taken_back(tmp_path: Path) -> None:
+    """Killed between the two: the run goes on from the checkpoint before, as its ledger does."""
+    log, ledger, graph = RunLog(tmp_path, 0.15), Ledger(tmp_path / "ledger"), Restored()
+    for step in range(4):
+        log.step(step, [DRAWN], LEARNT)
+    for step in (2, 4):
+        checkpoint_path(tmp_path / "checkpoints", step).mkdir(parents=True)
+    ledger.seal(2)
+    assert log.resume(graph, Ledger(tmp_path / "ledger")) == 2  # type: ignore[arg-type]
+    assert graph.restored == "step-000002" and not checkpoint_path(tmp_path / "checkpoints", 4).exists()
+    assert len(log.metrics.read_text().splitlines()) == len(list((tmp_path / "rollouts").iterdir())) == 2

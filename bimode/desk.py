@@ -1,0 +1,136 @@
+"""Which questions are answered next, by whom, and when there are enough for an update: a state machine without clock or Ray.
+
+Admission (AReaL, arXiv 2505.24298, section 5.1): with policy version `v` live, B groups a step and staleness bound s,
+
+    admitted <= (v + s + 1) B        admitted: drawn, less those filtered or dropped as stale
+
+so a group is trained on at most s versions after it was begun, unless others overtake it; those that are older then are dropped.
+At s = 0 this is the synchronous loop: the B questions of a step are cut into leases of a fixed size before the first is granted,
+so that which questions share a lease, and with it every rounding error, does not depend on which worker was there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bimode.ledger import Ledger, State
+from bimode.records import Completion, Prompt, RolloutGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Questions that one worker answers together, as the recipe stands at `step`. Example: ``Lease((24, 25, 26), 1)``."""
+
+    tickets: tuple[int, ...]
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a ticket has become: its group, rewarded, and the probes of its choice of mode."""
+
+    ticket: int
+    group: RolloutGroup
+    probes: tuple[Completion, ...]
+
+    @property
+    def oldest(self) -> int:
+        """The oldest policy version that any of its tokens is from."""
+        return min(v for c in self.group.completions for v in c.versions_T)
+
+
+class Desk:
+    """Grants leases and hands out batches; every move of a ticket is written to the ledger before it is acted on.
+
+    `prompt_of` is the data order; `keep` says whether a group carries credit; `may_filter` that do not may give way in a step.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        prompt_of: Callable[[int], Prompt],
+        keep: Callable[[RolloutGroup, int], bool],
+        *,
+        groups_per_step: int,
+        lease_groups: int,
+        max_staleness: int,
+        may_filter: int,
+    ) -> None:
+        self.ledger, self.prompt_of, self.keep = ledger, prompt_of, keep
+        self.groups_per_step, self.lease_groups = groups_per_step, lease_groups
+        self.max_staleness, self.may_filter = max_staleness, may_filter
+        self.granted: set[Lease] = set()
+        self.filtered = self.stale = 0  # since the last batch
+        self._queue: deque[Lease] = deque()
+        self._fresh: dict[int, Drawn] = {}
+        self._ready: dict[int, Drawn] = {}
+
+    @property
+    def admitted(self) -> int:
+        """Tickets that have been, or may still be, trained on."""
+        books = self.ledger.books
+        return books.drawn - books.ended[State.FILTERED] - books.ended[State.STALE]
+
+    def grant(self, worker: str, version: int) -> Lease | None:
+        """The next lease, for `worker`; None while no more may be under way."""
+        if not self._queue:
+            self._plan(version)
+        if not self._queue:
+            return None
+        lease = self._queue.popleft()
+        self.ledger.move(lease.tickets, State.LEASED, worker=worker, version=version)
+        self.granted.add(lease)
+        return lease
+
+    def give_back(self, lease: Lease, why: str) -> None:
+        """The lease is granted again, as it was, before any other."""
+        self.granted.remove(lease)
+        self.ledger.move(lease.tickets, State.PENDING, why=why)
+        self._queue.appendleft(lease)
+
+    def deliver(self, lease: Lease, drawn: Sequence[Drawn]) -> None:
+        """Takes the answer to a lease."""
+        assert tuple(d.ticket for d in drawn) == lease.tickets
+        self.granted.remove(lease)
+        self.ledger.move(lease.tickets, State.GENERATED)
+        self._fresh.update({d.ticket: d for d in drawn})
+
+    def batch(self, version: int) -> list[Drawn] | None:
+        """The groups of update `version`, ordered by ticket; None while there are not enough."""
+        if not self.max_staleness and (self.granted or self._queue):
+            return None
+        for ticket in sorted(self._fresh):
+            drawn = self._fresh.pop(ticket)
+            if self.filtered < self.may_filter and not self.keep(drawn.group, version):
+                self.ledger.move([ticket], State.FILTERED, why="no credit")
+                self.filtered += 1
+            else:
+                self._ready[ticket] = drawn
+        for ticket in [t for t, drawn in self._ready.items() if version - drawn.oldest > self.max_staleness]:
+            self.ledger.move([ticket], State.STALE, why=f"from version {self._ready.pop(ticket).oldest}, now {version}")
+            self.stale += 1
+        chosen = sorted(self._ready)[: self.groups_per_step]
+        return [self._ready[ticket] for ticket in chosen] if len(chosen) == self.groups_per_step else None
+
+    def trained(self, batch: Sequence[Drawn], step: int) -> None:
+        """The update has been made: these groups are done with."""
+        self.ledger.move([drawn.ticket for drawn in batch], State.TRAINED, step=step)
+        for drawn in batch:
+            del self._ready[drawn.ticket]
+        self.filtered = self.stale = 0
+
+    def _plan(self, version: int) -> None:
+        """Cuts what may be drawn now into leases: pending tickets first, of which there are some after a resume."""
+        if not self.max_staleness and self.granted:
+            return
+        pending = [ticket for ticket, state in sorted(self.ledger.books.open.items()) if state is State.PENDING]
+        first = self.ledger.books.drawn
+        room = (version + self.max_staleness + 1) * self.groups_per_step - self.admitted
+        fresh = range(first, first + max(room, 0))
+        for ticket in fresh:
+            self.ledger.move([ticket], State.PENDING, id=self.prompt_of(ticket).id)
+        tickets = [*pending, *fresh]
+        for start in range(0, len(tickets), self.lease_groups):
+            self._queue.append(Lease(tuple(tickets[start : start + self.lease_groups]), version))

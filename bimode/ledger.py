@@ -1,0 +1,169 @@
+"""The ledger of a BPO run: where every question that was drawn has gone, one line of JSON a move.
+
+A ticket is one draw of a question (`bimode.order`). It is in exactly one state:
+
+    pending -> leased -> generated -> trained
+       ^          |          |------> filtered      there was no credit in it
+       |          |          '------> stale         the policy had moved on too far
+       '----------'----------'  its worker died, or the run went on from a checkpoint
+
+The file is only appended to while a run lives. `seal` closes a stretch of it together with a checkpoint: its line holds how many
+tickets were drawn, how many are in each state, and a digest of every byte before it. A run that goes on cuts the file after the
+seal of its checkpoint, as the weights are cut back there, and what was under way at that point is pending again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from bimode.errors import LedgerError
+
+FILE = "moves.jsonl"
+
+
+class State(StrEnum):
+    """Where a ticket is."""
+
+    PENDING = "pending"
+    LEASED = "leased"
+    GENERATED = "generated"
+    TRAINED = "trained"
+    FILTERED = "filtered"
+    STALE = "stale"
+
+
+ENDS = frozenset({State.TRAINED, State.FILTERED, State.STALE})
+MOVES = {
+    None: {State.PENDING},
+    State.PENDING: {State.LEASED},
+    State.LEASED: {State.GENERATED, State.PENDING},
+    State.GENERATED: {*ENDS, State.PENDING},
+}
+
+
+@dataclass(slots=True)
+class Books:
+    """What the lines of a ledger add up to: tickets drawn, the state of those that have not ended, the count of the others."""
+
+    drawn: int = 0
+    open: dict[int, State] = field(default_factory=dict)
+    ended: Counter[State] = field(default_factory=Counter)
+
+    def move(self, ticket: int, to: State) -> None:
+        """Raises LedgerError for a move that no run makes: a ticket out of order, or out of a state it is not in."""
+        before = self.open.get(ticket)
+        if before is None and ticket != self.drawn:
+            state = "has ended" if ticket < self.drawn else f"is not the next; {self.drawn} is"
+            raise LedgerError(f"ticket {ticket} cannot become {to}: it {state}")
+        if to not in MOVES[before]:
+            raise LedgerError(f"ticket {ticket} cannot become {to}: it is {before or 'not drawn'}")
+        if before is None:
+            self.drawn += 1
+        if to in ENDS:
+            del self.open[ticket]
+            self.ended[to] += 1
+        else:
+            self.open[ticket] = to
+
+    def counts(self) -> dict[str, int]:
+        """Tickets by state; they add up to `drawn`."""
+        found = self.ended + Counter(self.open.values())
+        return {state.value: found[state] for state in State}
+
+
+class Ledger:
+    """Writes the moves of a live run into ``FOLDER/moves.jsonl``."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE
+        self.books = Books()
+        self._file = self.path.open("ab", buffering=0)  # a whole line or none reaches the system, also when killed
+        self._hasher = hashlib.blake2b(digest_size=16)
+
+    def resume(self, step: int) -> int:
+        """Goes on after the seal of `step` (0: before the first line); returns how many bytes after it were cut off.
+
+        Raises LedgerError if there is no such seal, or if what it sealed has changed.
+        """
+        found = read(self.path, until=step)
+        size = self.path.stat().st_size
+        self._file.truncate(found.size)
+        self.books, self._hasher = found.books, found.hasher
+        for ticket, state in sorted(self.books.open.items()):
+            if state is not State.PENDING:
+                self.move([ticket], State.PENDING, why=f"resumed at step {step}")
+        return size - found.size
+
+    def move(self, tickets: Iterable[int], to: State, **facts: Any) -> None:
+        """Moves `tickets` and writes it down; `facts` are for the reader (id, worker, step, why)."""
+        for ticket in tickets:
+            self.books.move(ticket, to)
+            self._write({"ticket": ticket, "to": to.value, **facts})
+
+    def seal(self, step: int) -> None:
+        """Closes the books at a checkpoint; on disk when it returns."""
+        digest = self._hasher.hexdigest()
+        self._write({"seal": step, "drawn": self.books.drawn, "counts": self.books.counts(), "digest": digest})
+        os.fsync(self._file.fileno())
+
+    def _write(self, line: dict[str, Any]) -> None:
+        data = json.dumps(line).encode() + b"\n"
+        self._file.write(data)
+        self._hasher.update(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A ledger read from its start: the books, bytes read, lines of seals, and every move as it was written."""
+
+    books: Books
+    size: int
+    hasher: Any
+    seals: tuple[dict[str, Any], ...]
+    moves: tuple[dict[str, Any], ...]
+    torn: int  # bytes of a last line that was not written to its end
+
+
+def read(path: Path, until: int | None = None) -> Reading:
+    """Reads a ledger to its end, or to the seal of step `until` and no further (0: nothing). Raises LedgerError."""
+    books, hasher, size = Books(), hashlib.blake2b(digest_size=16), 0
+    seals: list[dict[str, Any]] = []
+    moves: list[dict[str, Any]] = []
+    data = path.read_bytes() if path.is_file() and until != 0 else b""
+    lines = data.splitlines(keepends=True)
+    torn = len(lines.pop()) if lines and not lines[-1].endswith(b"\n") else 0
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            if "seal" in entry:
+                check_seal(entry, books, hasher.hexdigest())
+                seals.append(entry)
+            else:
+                books.move(entry["ticket"], State(entry["to"]))
+                moves.append(entry)
+        except (ValueError, KeyError, TypeError, LedgerError) as error:
+            raise LedgerError(f"{path}, line {number}: {error}") from None
+        hasher.update(line)
+        size += len(line)
+        if until is not None and entry.get("seal") == until:
+            return Reading(books, size, hasher, tuple(seals), tuple(moves), 0)
+    if until:
+        raise LedgerError(f"{path} has no seal of step {until}, which a checkpoint asks for")
+    return Reading(books, size, hasher, tuple(seals), tuple(moves), torn)
+
+
+def check_seal(entry: dict[str, Any], books: Books, digest: str) -> None:
+    """Raises LedgerError unless a seal says what the lines before it add up to."""
+    if entry["digest"] != digest:
+        raise LedgerError(f"what the seal of step {entry['seal']} closed has changed since")
+    if entry["drawn"] != books.drawn or entry["counts"] != books.counts():
+        raise LedgerError(f"the seal of step {entry['seal']} counts {entry['counts']}, the lines before it {books.counts()}")

@@ -1,0 +1,144 @@
+"""Admission, leases and batches: fixed at staleness 0, bounded above it, and nothing lost whoever dies."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bimode.desk import Desk, Drawn, Lease
+from bimode.ledger import FILE, Ledger, read
+from bimode.modes import Mode
+from bimode.records import Prompt, RolloutGroup
+from tests.rollouts import completion, paired
+
+DULL = {3, 4}  # tickets whose groups carry no credit
+
+
+def prompt_of(ticket: int) -> Prompt:
+    return replace(paired([1], [1]).prompt, id=f"q{ticket}")
+
+
+def drawn(ticket: int, version: int) -> Drawn:
+    both = tuple(completion(mode, 2, version) for mode in (Mode.THINKING, Mode.NON_THINKING))
+    return Drawn(ticket, RolloutGroup(prompt_of(ticket), both, (1.0, 0.0)), ())
+
+
+def carries_credit(group: RolloutGroup, step: int) -> bool:
+    return int(group.prompt.id[1:]) not in DULL
+
+
+def desk(folder: Path, staleness: int = 0, may_filter: int = 0, lease_groups: int = 2, groups: int = 4) -> Desk:
+    return Desk(
+        Ledger(folder), prompt_of, carries_credit, groups_per_step=groups, lease_groups=lease_groups,
+        max_staleness=staleness, may_filter=may_filter,
+    )  # fmt: skip
+
+
+def answer(desk: Desk, lease: Lease, version: int) -> None:
+    desk.deliver(lease, [drawn(ticket, version) for ticket in lease.tickets])
+
+
+def test_a_synchronous_step_is_cut_into_fixed_leases(tmp_path: Path) -> None:
+    it = desk(tmp_path)
+    first, second = it.grant("a", 0), it.grant("b", 0)
+    assert (first, second) == (Lease((0, 1), 0), Lease((2, 3), 0)) and it.grant("a", 0) is None
+    answer(it, second, 0)
+    assert it.batch(0) is None and it.grant("b", 0) is None
+    it.give_back(first, "a died")
+    assert it.grant("b", 0) == first
+    answer(it, first, 0)
+    batch = it.batch(0)
+    assert batch is not None and [d.ticket for d in batch] == [0, 1, 2, 3]
+    assert it.grant("b", 0) is None, "nothing of the next step before the weights are there"
+    it.trained(batch, 0)
+    assert it.grant("b", 1) == Lease((4, 5), 1)
+
+
+def test_groups_without_credit_give_way_to_the_next_questions(tmp_path: Path) -> None:
+    it = desk(tmp_path, may_filter=4)
+    for _ in range(2):
+        answer(it, it.grant("a", 0), 0)  # type: ignore[arg-type]
+    assert it.batch(0) is None and it.filtered == 1, "ticket 3"
+    answer(it, it.grant("a", 0), 0)  # type: ignore[arg-type]
+    assert it.batch(0) is None and it.filtered == 2, "ticket 4, its substitute, too"
+    answer(it, it.grant("a", 0), 0)  # type: ignore[arg-type]
+    batch = it.batch(0)
+    assert batch is not None and [d.ticket for d in batch] == [0, 1, 2, 5]
+
+
+def test_no_more_give_way_than_may(tmp_path: Path) -> None:
+    it = desk(tmp_path, may_filter=1)
+    for _ in range(3):
+        answer(it, it.grant("a", 0), 0)  # type: ignore[arg-type]
+        batch = it.batch(0)
+    assert batch is not None and [d.ticket for d in batch] == [0, 1, 2, 4]
+
+
+def test_admission_is_bounded_by_the_live_version(tmp_path: Path) -> None:
+    it = desk(tmp_path, staleness=1)
+    leases = [it.grant("a", 0) for _ in range(5)]
+    assert leases[4] is None and it.admitted == 8
+    for lease in leases[2:4]:  # the later ones come first
+        answer(it, lease, 0)  # type: ignore[arg-type]
+    batch = it.batch(0)
+    assert batch is not None and [d.ticket for d in batch] == [4, 5, 6, 7], "and are trained on without waiting"
+    it.trained(batch, 0)
+    assert it.grant("a", 1) == Lease((8, 9), 1)
+
+
+def test_what_has_become_too_old_is_dropped_and_replaced(tmp_path: Path) -> None:
+    it = desk(tmp_path, staleness=1, lease_groups=4)
+    old = it.grant("slow", 0)
+    for version in (0, 1):
+        answer(it, it.grant("a", version), version)  # type: ignore[arg-type]
+        it.trained(it.batch(version) or [], version)
+    answer(it, old, 0)  # type: ignore[arg-type]
+    assert it.batch(2) is None and it.stale == 4
+    assert it.ledger.books.counts()["stale"] == 4 and it.grant("a", 2) == Lease((12, 13, 14, 15), 2)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 4))
+def test_nothing_is_lost_or_repeated_whoever_dies(
+    data: st.DataObject, staleness: int, lease_groups: int, may_filter: int
+) -> None:
+    """Workers answer, die or wait in any order: tickets stay whole, bounds hold, and the run gets on."""
+    with tempfile.TemporaryDirectory() as folder:
+        it = desk(Path(folder), staleness, may_filter, lease_groups, groups=3)
+        version, held, trained = 0, dict[Lease, int](), list[int]()
+        for _ in range(60):
+            if (lease := it.grant("w", version)) is not None:
+                held[lease] = version
+            assert it.admitted <= (version + staleness + 1) * 3
+            if held:
+                lease = data.draw(st.sampled_from(sorted(held, key=lambda x: x.tickets)))
+                since = held.pop(lease)
+                if data.draw(st.booleans()):
+                    answer(it, lease, since)
+                else:
+                    it.give_back(lease, "died")
+            if (batch := it.batch(version)) is not None:
+                assert all(version - d.oldest <= staleness for d in batch)
+                trained += [d.ticket for d in batch]
+                it.trained(batch, version)
+                version += 1
+        assert len(trained) == len(set(trained)) == 3 * version
+        found = read(Path(folder) / FILE)
+        assert found.books.counts()["trained"] == len(trained) and sum(found.books.counts().values()) == found.books.drawn
+
+
+def test_a_resumed_desk_grants_what_was_pending_first(tmp_path: Path) -> None:
+    it = desk(tmp_path, staleness=2)
+    it.grant("a", 0)
+    it.ledger.seal(1)
+    again = desk(tmp_path, staleness=2)
+    again.ledger.resume(1)
+    granted = again.grant("a", 0)
+    assert granted is not None and granted.tickets == (0, 1)
+    with pytest.raises(AssertionError):
+        again.deliver(granted, [drawn(7, 0)])

@@ -1,0 +1,121 @@
+"""The ledger: legal moves, seals, a torn tail, a resumed run, and what audit must notice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bimode.errors import LedgerError
+from bimode.ledger import ENDS, FILE, Books, Ledger, State, read
+
+P, L, G, T, F = State.PENDING, State.LEASED, State.GENERATED, State.TRAINED, State.FILTERED
+
+
+def written(folder: Path) -> Ledger:
+    """Two trained and sealed at step 1; one filtered, one generated, one leased after it."""
+    ledger = Ledger(folder)
+    ledger.move(range(2), P, id="q")
+    ledger.move(range(2), L, worker="rollout-0")
+    ledger.move(range(2), G)
+    ledger.move(range(2), T, step=0)
+    ledger.seal(1)
+    ledger.move(range(2, 5), P, id="q")
+    ledger.move(range(2, 5), L, worker="rollout-1")
+    ledger.move([2, 3], G)
+    ledger.move([2], F, why="no credit")
+    return ledger
+
+
+def test_counts_add_up_to_what_was_drawn(tmp_path: Path) -> None:
+    books = written(tmp_path).books
+    assert books.drawn == 5
+    assert books.counts() == {"pending": 0, "leased": 1, "generated": 1, "trained": 2, "filtered": 1, "stale": 0}
+    found = read(tmp_path / FILE)
+    assert found.books == books and [s["seal"] for s in found.seals] == [1] and found.torn == 0
+    assert found.moves[0] == {"ticket": 0, "to": "pending", "id": "q"}
+
+
+@pytest.mark.parametrize(
+    ("ticket", "to", "says"),
+    [
+        (6, P, "is not the next; 5 is"), (0, L, "has ended"), (0, P, "has ended"), (4, T, "it is leased"),
+        (3, L, "it is generated"), (5, L, "it is not drawn"),
+    ],
+)  # fmt: skip
+def test_a_move_that_no_run_makes_is_refused_and_not_written(tmp_path: Path, ticket: int, to: State, says: str) -> None:
+    ledger = written(tmp_path)
+    before = (tmp_path / FILE).read_bytes()
+    with pytest.raises(LedgerError, match=says):
+        ledger.move([ticket], to)
+    assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_resumed_run_is_cut_back_to_its_seal(tmp_path: Path) -> None:
+    sealed = (tmp_path / FILE).read_bytes() if written(tmp_path).path.is_file() else b""
+    with (tmp_path / FILE).open("ab") as file:
+        file.write(b'{"ticket": 4, "to')  # killed while it wrote
+    assert read(tmp_path / FILE).torn == 17
+    ledger = Ledger(tmp_path)
+    cut = ledger.resume(1)
+    kept = (tmp_path / FILE).read_bytes()
+    assert sealed.startswith(kept) and cut == len(sealed) + 17 - len(kept)
+    assert json.loads(kept.splitlines()[-1])["seal"] == 1
+    ledger.move([2], P, id="again")
+    ledger.seal(2)
+    assert [s["seal"] for s in read(tmp_path / FILE).seals] == [1, 2]
+
+
+def test_what_was_under_way_at_a_seal_is_pending_again(tmp_path: Path) -> None:
+    ledger = written(tmp_path)
+    ledger.seal(2)
+    again = Ledger(tmp_path)
+    assert again.resume(2) == 0
+    assert again.books.counts() == {"pending": 2, "leased": 0, "generated": 0, "trained": 2, "filtered": 1, "stale": 0}
+    assert read(tmp_path / FILE).moves[-1] == {"ticket": 4, "to": "pending", "why": "resumed at step 2"}
+
+
+def test_without_a_checkpoint_a_run_starts_its_ledger_anew(tmp_path: Path) -> None:
+    written(tmp_path)
+    ledger = Ledger(tmp_path)
+    assert ledger.resume(0) > 0 and ledger.books == Books() and (tmp_path / FILE).read_bytes() == b""
+
+
+def test_a_checkpoint_without_its_seal_is_refused(tmp_path: Path) -> None:
+    written(tmp_path)
+    with pytest.raises(LedgerError, match="no seal of step 7"):
+        Ledger(tmp_path).resume(7)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (b'"id": "q"', b'"id": "z"', r"line 9: what the seal of step 1 closed has changed"),
+        (b'"trained": 2', b'"trained": 1', r"line 9: the seal of step 1 counts"),
+        (b'{"ticket": 1, "to": "trained", "step": 0}\n', b"", r"line 8: what the seal"),
+        (b'"to": "leased"', b'"to": "lent"', r"line 3: 'lent' is not a valid State"),
+        (b'{"ticket": 1, "to": "pending", "id": "q"}', b"{]", r"line 2: "),
+    ],
+)
+def test_a_changed_ledger_is_noticed(tmp_path: Path, old: bytes, new: bytes, says: str) -> None:
+    written(tmp_path)
+    data = (tmp_path / FILE).read_bytes()
+    assert old in data
+    (tmp_path / FILE).write_bytes(data.replace(old, new, 1))
+    with pytest.raises(LedgerError, match=says):
+        read(tmp_path / FILE)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(list(State))), max_size=60))
+def test_whatever_is_asked_each_drawn_ticket_is_in_one_state(moves: list[tuple[int, State]]) -> None:
+    books = Books()
+    for ticket, to in moves:
+        try:
+            books.move(ticket, to)
+        except LedgerError:
+            continue
+    assert sum(books.counts().values()) == books.drawn
+    assert not set(books.open.values()) & ENDS and set(books.open) <= set(range(books.drawn))
