@@ -26,8 +26,8 @@ POLL_S = 0.2
 class Rollouts:
     """The loop over one fleet and one desk.
 
-    `requests_of` says what a lease asks of a worker, `judge` turns its completions into rewarded groups, ticket by ticket; a worker
-    that has not answered after `timeout_s` is replaced. `say` is told of every loss.
+    `requests_of` says what a lease asks of a worker, `judge` turns its completions into rewarded groups, ticket by ticket; a
+    worker that has not answered after `timeout_s` is replaced. `say` is told of every loss.
     """
 
     def __init__(

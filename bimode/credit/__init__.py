@@ -75,7 +75,7 @@ def shuffle_rewards(groups: Sequence[RolloutGroup], seed: int) -> list[RolloutGr
 
 
 def _credits(group: RolloutGroup, config: BpoConfig) -> list[TokenCredit]:
-    check(group, modes_drawn(config))
+    check(group, modes_drawn(config), config.max_staleness)
     return algorithms.load(config.algorithm).credit(group, config)
 
 

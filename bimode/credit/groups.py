@@ -117,11 +117,11 @@ def whole_group_credit(group: RolloutGroup, config: BpoConfig) -> list[TokenCred
     ]
 
 
-def check(group: RolloutGroup, draws: tuple[tuple[Mode, int], ...]) -> None:
-    """Proves that `group` holds exactly `draws` under one policy version.
+def check(group: RolloutGroup, draws: tuple[tuple[Mode, int], ...], max_staleness: int) -> None:
+    """Proves that `group` holds exactly `draws`, under policy versions no further apart than `max_staleness`.
 
     Raises IncompleteGroupError (another number of completions in a mode, or rewards that are missing or not finite) or
-    StaleWeightsError (several versions in a group: its advantages would compare different policies).
+    StaleWeightsError (versions further apart: its advantages would compare different policies).
     """
     wanted = {mode.value: n for mode, n in draws}
     found = {mode.value: len(group.of(mode)) for mode in Mode if group.of(mode)}
@@ -130,5 +130,5 @@ def check(group: RolloutGroup, draws: tuple[tuple[Mode, int], ...]) -> None:
     if len(group.rewards_G) != len(group.completions) or not np.isfinite(group.rewards_G).all():
         raise IncompleteGroupError(f"prompt {group.prompt.id}: not one finite reward a completion: {group.rewards_G}")
     versions = sorted({v for c in group.completions for v in c.versions_T})
-    if len(versions) != 1:
+    if versions[-1] - versions[0] > max_staleness:
         raise StaleWeightsError(f"prompt {group.prompt.id}: one group holds tokens of policy versions {versions}")

@@ -157,10 +157,11 @@ def test_groups_that_are_not_as_drawn_are_refused(algorithm: str) -> None:
             pytest.fail(f"{case} was accepted") if assign([broken], wanted) else None
 
 
-def test_mixed_versions_are_refused() -> None:
+def test_versions_further_apart_than_the_bound_are_refused() -> None:
     completions = [*paired([1, 0], [0]).completions, completion(Mode.NON_THINKING, 2, version=4)]
     with pytest.raises(StaleWeightsError, match=r"\[3, 4\]"):
         assign([group(completions, [1, 0, 0, 0])], config())
+    assign([group(completions, [1, 0, 0, 0])], config(max_staleness=1))
 
 
 def test_modes_drawn() -> None:
