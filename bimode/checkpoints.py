@@ -6,6 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
+from bimode.rundir import digest_json
+
 NAME = re.compile(r"step-(\d+)")
 
 
@@ -31,6 +33,12 @@ def checkpoints(root: Path) -> list[Path]:
 def latest(root: Path) -> Path | None:
     """The newest published checkpoint, or None."""
     return next(reversed(checkpoints(root)), None)
+
+
+def inventory(path: Path) -> str:
+    """Digest of the names and sizes of all files of a checkpoint, which may be too large to be read again."""
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return digest_json([(str(p.relative_to(path)), p.stat().st_size) for p in files])
 
 
 def partial_path(path: Path) -> Path:

@@ -109,10 +109,11 @@ class Ledger:
             self.books.move(ticket, to)
             self._write({"ticket": ticket, "to": to.value, **facts})
 
-    def seal(self, step: int) -> None:
-        """Closes the books at a checkpoint; on disk when it returns."""
+    def seal(self, step: int, checkpoint: str) -> None:
+        """Closes the books with the checkpoint of `step`, whose `bimode.checkpoints.inventory` is given; on disk when it returns."""
         digest = self._hasher.hexdigest()
-        self._write({"seal": step, "drawn": self.books.drawn, "counts": self.books.counts(), "digest": digest})
+        counts = {"drawn": self.books.drawn, "counts": self.books.counts()}
+        self._write({"seal": step, "checkpoint": checkpoint, **counts, "digest": digest})
         os.fsync(self._file.fileno())
 
     def _write(self, line: dict[str, Any]) -> None:

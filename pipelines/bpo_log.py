@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.alarm import Thresholds, Watch, view_of
-from bimode.checkpoints import checkpoint_path, checkpoints, latest, step_of
+from bimode.audit import check_checkpoint
+from bimode.checkpoints import checkpoint_path, checkpoints, inventory, latest, step_of
 from bimode.credit.expected import expected_auto
 from bimode.credit.summary import summarize
 from bimode.desk import Drawn
@@ -48,11 +49,14 @@ class RunLog:
 
         A checkpoint whose seal was not written is taken back: the run was killed between the two. Raises LedgerError.
         """
-        sealed = {seal["seal"] for seal in read(ledger.path).seals}
+        written = read(ledger.path)
+        sealed = {seal["seal"] for seal in written.seals}
         for unsealed in [path for path in checkpoints(self.path / "checkpoints") if step_of(path) not in sealed]:
             shutil.rmtree(unsealed)
         last = latest(self.path / "checkpoints")
         step = step_of(last) if last else 0
+        if last:
+            check_checkpoint(written, last)
         if (cut := ledger.resume(step)) and step:
             say(f"bpo: going on from step {step}; {cut} bytes of the ledger after its seal were cut off")
         lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
@@ -69,8 +73,9 @@ class RunLog:
 
     def checkpoint(self, graph: Graph, ledger: Ledger, step: int) -> None:
         """Saves weights, optimizer and RNG; the folder appears in one piece, and counts once the ledger is sealed with it."""
-        graph.learner.save(checkpoint_path(self.path / "checkpoints", step))
-        ledger.seal(step)
+        path = checkpoint_path(self.path / "checkpoints", step)
+        graph.learner.save(path)
+        ledger.seal(step, inventory(path))
 
     def step(self, step: int, drawn: Sequence[Drawn], learnt: dict[str, Any]) -> str:
         """Writes the step down and says which alarms it begins; returns a note for the progress bar."""

@@ -152,6 +152,14 @@ def _evaluate_model(model: Path, data: Path, out: str, overrides: list[str], see
 
 
 @app.command()
+def audit(run: Annotated[Path, typer.Argument(metavar="DIR", help="run directory, of a live run or an ended one")]) -> int:
+    """Proves from the ledger where every question of BPO has gone; 1 if the counts do not close."""
+    from pipelines.audit import audit_run
+
+    return audit_run(run)
+
+
+@app.command()
 def serve(
     model: Annotated[Path, typer.Option("--model", metavar="M", help="Hugging Face model directory")],
     port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="of the endpoint")] = 8000,

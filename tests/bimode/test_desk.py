@@ -135,7 +135,7 @@ def test_nothing_is_lost_or_repeated_whoever_dies(
 def test_a_resumed_desk_grants_what_was_pending_first(tmp_path: Path) -> None:
     it = desk(tmp_path, staleness=2)
     it.grant("a", 0)
-    it.ledger.seal(1)
+    it.ledger.seal(1, "c")
     again = desk(tmp_path, staleness=2)
     again.ledger.resume(1)
     granted = again.grant("a", 0)

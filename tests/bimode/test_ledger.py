@@ -22,7 +22,7 @@ def written(folder: Path) -> Ledger:
     ledger.move(range(2), L, worker="rollout-0")
     ledger.move(range(2), G)
     ledger.move(range(2), T, step=0)
-    ledger.seal(1)
+    ledger.seal(1, "c")
     ledger.move(range(2, 5), P, id="q")
     ledger.move(range(2, 5), L, worker="rollout-1")
     ledger.move([2, 3], G)
@@ -65,13 +65,13 @@ def test_a_resumed_run_is_cut_back_to_its_seal(tmp_path: Path) -> None:
     assert sealed.startswith(kept) and cut == len(sealed) + 17 - len(kept)
     assert json.loads(kept.splitlines()[-1])["seal"] == 1
     ledger.move([2], P, id="again")
-    ledger.seal(2)
+    ledger.seal(2, "c")
     assert [s["seal"] for s in read(tmp_path / FILE).seals] == [1, 2]
 
 
 def test_what_was_under_way_at_a_seal_is_pending_again(tmp_path: Path) -> None:
     ledger = written(tmp_path)
-    ledger.seal(2)
+    ledger.seal(2, "c")
     again = Ledger(tmp_path)
     assert again.resume(2) == 0
     assert again.books.counts() == {"pending": 2, "leased": 0, "generated": 0, "trained": 2, "filtered": 1, "stale": 0}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bimode.checkpoints import checkpoint_path
+from bimode.checkpoints import checkpoint_path, inventory
 from bimode.desk import Drawn
 from bimode.ledger import Ledger
 from bimode.modes import Mode
@@ -58,7 +58,7 @@ def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.Captur
     assert lines[0]["kl"] == 0.1 and lines[0]["learner"] == LEARNT["learner"]
 
     checkpoint_path(tmp_path / "checkpoints", 6).mkdir(parents=True)
-    Ledger(tmp_path / "ledger").seal(6)
+    Ledger(tmp_path / "ledger").seal(6, inventory(checkpoint_path(tmp_path / "checkpoints", 6)))
     again = RunLog(tmp_path, 0.15)
     assert again.resume(Restored(), Ledger(tmp_path / "ledger")) == 6  # type: ignore[arg-type]
     again.step(6, [DRAWN], LEARNT)
@@ -73,7 +73,7 @@ def test_a_checkpoint_that_was_not_sealed_is_taken_back(tmp_path: Path) -> None:
         log.step(step, [DRAWN], LEARNT)
     for step in (2, 4):
         checkpoint_path(tmp_path / "checkpoints", step).mkdir(parents=True)
-    ledger.seal(2)
+    ledger.seal(2, inventory(checkpoint_path(tmp_path / "checkpoints", 2)))
     assert log.resume(graph, Ledger(tmp_path / "ledger")) == 2  # type: ignore[arg-type]
     assert graph.restored == "step-000002" and not checkpoint_path(tmp_path / "checkpoints", 4).exists()
     assert len(log.metrics.read_text().splitlines()) == len(list((tmp_path / "rollouts").iterdir())) == 2

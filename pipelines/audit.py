@@ -1,0 +1,45 @@
+"""`bimode audit DIR`: where every question of a BPO run has gone, and whether the books close (`bimode.audit`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bimode.errors import ConfigError
+from bimode.rundir import read_json
+
+
+def audit_run(run: Path) -> int:
+    """Prints the counts, notes and problems of DIR/bpo; 1 if there are problems. Raises ConfigError, LedgerError."""
+    from bimode.audit import audit
+
+    recipe = (read_json(run / "manifest.json") or {}).get("recipe")
+    if recipe is None or not (run / "bpo" / "ledger").is_dir():
+        raise ConfigError("DIR", run, "has no bpo/ledger; name the run directory of a BPO run")
+    bpo = (read_json(run / "bpo" / "manifest.json") or {}).get("config", {}).get("bpo", recipe["bpo"])
+    found = audit(run / "bpo", bpo["prompts_per_step"], _data_order(run, recipe["seed"]))
+    table = Table("tickets", *found.counts, title=f"{run}: {found.drawn} drawn, {found.sealed_steps} updates sealed")
+    table.add_row("", *map(str, found.counts.values()))
+    console = Console()
+    console.print(table)
+    for note in found.notes:
+        console.print(f"note: {note}")
+    for problem in found.problems:
+        console.print(f"PROBLEM: {problem}", style="bold red")
+    console.print("the books do not close" if found.problems else "the books close")
+    return 1 if found.problems else 0
+
+
+def _data_order(run: Path, seed: int) -> Callable[[int], str] | None:
+    """Id of the n-th question, where the run's own data is still there."""
+    from bimode.dataset import read_rows
+    from bimode.order import item_of
+
+    data = run / "curate" / "data"
+    if not data.is_dir():
+        return None
+    ids = sorted(row["id"] for row in read_rows(data, "rl", ["id"]))
+    return lambda ticket: ids[item_of(ticket, len(ids), seed)]
