@@ -110,7 +110,7 @@ class Ledger:
             self._write({"ticket": ticket, "to": to.value, **facts})
 
     def seal(self, step: int, checkpoint: str) -> None:
-        """Closes the books with the checkpoint of `step`, whose `bimode.checkpoints.inventory` is given; on disk when it returns."""
+        """Closes the books with the checkpoint of `step`, of which the inventory is given; on disk when it returns."""
         digest = self._hasher.hexdigest()
         counts = {"drawn": self.books.drawn, "counts": self.books.counts()}
         self._write({"seal": step, "checkpoint": checkpoint, **counts, "digest": digest})
