@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from bimode.config import ModelConfig
-from bimode.errors import StaleWeightsError
+from bimode.errors import StaleWeightsError, WorkerLostError
 from bimode.records import Completion, GenerationRequest
 
 
@@ -59,7 +59,12 @@ class RolloutFleet:
         return Member(name, self._remote.remote(name, *self._args, **self._settings))
 
     def replace(self, member: Member) -> Member:
-        """Ends `member` for good; its successor starts from the model's directory, and has still to load the live version."""
+        """Ends `member` for good; its successor starts from the model's directory, and has still to load the live version.
+
+        Raises WorkerLostError where weights go through a group that was formed at the start.
+        """
+        if self._settings["sync"] != "object_store":
+            raise WorkerLostError(f"{member.name} is gone, and bpo.sync = {self._settings['sync']} takes no other in")
         ray.kill(member.actor)
         successor = self._start()
         self.members[self.members.index(member)] = successor

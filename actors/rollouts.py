@@ -122,7 +122,9 @@ class Rollouts:
     def _hear(self, member: Member) -> None:
         try:
             answer: Any = ray.get(member.call)
-        except RayActorError:
+        except RayActorError as error:
+            if error.actor_init_failed:  # so would that of any other
+                raise
             self._lose(member, "died")
             return
         member.call = None

@@ -1,7 +1,7 @@
 """Where every question of a BPO run has gone, proven from what the run wrote: ledger, rollouts, metrics, checkpoints.
 
-What is sealed has to be whole: the digests of the seals (`bimode.ledger`), a batch of the right size behind every update, the same
-tickets in the rollouts of that step, the questions of the data order, each checkpoint as it was when its seal was written. What
+What is sealed has to be whole: the digests of the seals (`bimode.ledger`), a batch of the right size behind every update, the
+same tickets in the rollouts of that step, the questions of the data order, each checkpoint as it was when it was sealed. What
 comes after the last seal is told and not judged: a run that goes on cuts it off and does it again.
 """
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from bimode.checkpoints import checkpoints, inventory, step_of
 from bimode.errors import LedgerError
 from bimode.ledger import FILE, Reading, State, read
+
+SHOWN = 5  # of problems of one kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,7 @@ def _order(ledger: Reading, id_of: Callable[[int], str] | None) -> list[str]:
     if id_of is None:
         return []
     drawn = [(move["ticket"], move["id"]) for move in ledger.moves if "id" in move]
-    return [f"ticket {ticket} is {name}, the data order says {id_of(ticket)}" for ticket, name in drawn if name != id_of(ticket)][
-        :5
-    ]
+    return [f"ticket {t} is {name}, the data order says {id_of(t)}" for t, name in drawn if name != id_of(t)][:SHOWN]
 
 
 def _updates(ledger: Reading, folder: Path, last: int, groups_per_step: int) -> list[str]:

@@ -50,5 +50,9 @@ class IncompleteGroupError(BimodeError, ValueError):
     """A rollout group that is not what was asked for: a missing completion, or a reward that is missing or not finite."""
 
 
+class WorkerLostError(BimodeError, RuntimeError):
+    """A rollout worker that is gone and that no other can stand in for while the run lives."""
+
+
 class LedgerError(BimodeError, RuntimeError):
     """A ledger whose lines do not add up: a ticket that jumps, ends twice or is left out, or a sealed part that was changed."""

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from bimode.errors import LedgerError
@@ -80,7 +81,7 @@ class Books:
 
 
 class Ledger:
-    """Writes the moves of a live run into ``FOLDER/moves.jsonl``."""
+    """Writes the moves of a live run into ``FOLDER/moves.jsonl``. A seal falls between two calls of `move`, from any thread."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,6 +89,7 @@ class Ledger:
         self.books = Books()
         self._file = self.path.open("ab", buffering=0)  # a whole line or none reaches the system, also when killed
         self._hasher = hashlib.blake2b(digest_size=16)
+        self._lock = Lock()
 
     def resume(self, step: int) -> int:
         """Goes on after the seal of `step` (0: before the first line); returns how many bytes after it were cut off.
@@ -105,16 +107,17 @@ class Ledger:
 
     def move(self, tickets: Iterable[int], to: State, **facts: Any) -> None:
         """Moves `tickets` and writes it down; `facts` are for the reader (id, worker, step, why)."""
-        for ticket in tickets:
-            self.books.move(ticket, to)
-            self._write({"ticket": ticket, "to": to.value, **facts})
+        with self._lock:
+            for ticket in tickets:
+                self.books.move(ticket, to)
+                self._write({"ticket": ticket, "to": to.value, **facts})
 
     def seal(self, step: int, checkpoint: str) -> None:
         """Closes the books with the checkpoint of `step`, of which the inventory is given; on disk when it returns."""
-        digest = self._hasher.hexdigest()
-        counts = {"drawn": self.books.drawn, "counts": self.books.counts()}
-        self._write({"seal": step, "checkpoint": checkpoint, **counts, "digest": digest})
-        os.fsync(self._file.fileno())
+        with self._lock:
+            counts = {"drawn": self.books.drawn, "counts": self.books.counts()}
+            self._write({"seal": step, "checkpoint": checkpoint, **counts, "digest": self._hasher.hexdigest()})
+            os.fsync(self._file.fileno())
 
     def _write(self, line: dict[str, Any]) -> None:
         data = json.dumps(line).encode() + b"\n"

@@ -52,6 +52,7 @@ class RunLog:
         written = read(ledger.path)
         sealed = {seal["seal"] for seal in written.seals}
         for unsealed in [path for path in checkpoints(self.path / "checkpoints") if step_of(path) not in sealed]:
+            say(f"bpo: {unsealed.name} was not sealed by the ledger, so the run does not go on from there")
             shutil.rmtree(unsealed)
         last = latest(self.path / "checkpoints")
         step = step_of(last) if last else 0

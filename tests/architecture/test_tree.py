@@ -18,6 +18,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 # Broad handlers have two homes: the rollout boundary, and where a run, an actor or an update ends. An entry names why.
 BROAD_EXCEPT = {
+    "actors/rollouts.py": "the loop's thread: raised again where the learner waits",
     "actors/weight_transfer.py": "cleans up a half-done update, and the error goes on",
     "pipelines/failure.py": "boundary of a run: one line for the user, the rest into DIR/error.log",
 }
