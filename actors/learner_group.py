@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from actors.learner import Learner, StepInfo
+from bimode.errors import LearnerLostError
 from bimode.losses import LossFn
 from bimode.packing import share_prompts, split_evenly, tree_tokens
 from bimode.records import TrainingSample, WeightSnapshot
@@ -107,7 +109,7 @@ class LearnerGroup:
         self.row_tokens = learner.row_tokens
         remote = ray.remote(LearnerRank)
         self.ranks = [(remote.options(**actor_options) if actor_options else remote).remote() for _ in range(num_workers)]
-        address = ray.get(self.ranks[0].address.remote())
+        address = _get(self.ranks[0].address.remote())
         self.started = [
             actor.start.remote(rank, num_workers, address, model_dir, learner, optim, total_steps, dtype, seed, with_reference)
             for rank, actor in enumerate(self.ranks)
@@ -115,7 +117,7 @@ class LearnerGroup:
 
     def ready(self) -> None:
         """Waits until every rank has loaded; raises what stopped it."""
-        ray.get(self.started)
+        _get(self.started)
 
     def update(self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float) -> dict[str, float]:
         """Adds the gradient of `samples`, dealt to the ranks by tokens and prompt by prompt; returns sums over all of them.
@@ -125,7 +127,7 @@ class LearnerGroup:
         self.ready()
         trees = [[samples[i] for i in tree] for tree in share_prompts(samples, self.row_tokens)]
         shares = split_evenly([tree_tokens(tree) for tree in trees], len(self.ranks))
-        parts = ray.get(
+        parts = _get(
             [
                 actor.forward_backward.remote([s for k in share for s in trees[k]], loss, num_tokens)
                 for actor, share in zip(self.ranks, shares, strict=True)
@@ -138,44 +140,55 @@ class LearnerGroup:
 
     def optim_step(self) -> StepInfo:
         """One optimizer step on every rank. Raises DivergedError before anything moves if the step is not finite."""
-        return ray.get([actor.optim_step.remote() for actor in self.ranks])[0]
+        return _get([actor.optim_step.remote() for actor in self.ranks])[0]
 
     def export_weights(self, version: int) -> ray.ObjectRef:
         """Reference to rank 0's `WeightSnapshot`; the arrays stay in the object store until a rollout worker reads them."""
         self.ready()
         snapshots = [actor.export_weights.remote(version) for actor in self.ranks]  # collective: every rank takes part
+        self.nodes()  # comes after them: a rank that dies of it is found here, not by a rollout worker
         return snapshots[0]
 
     def open_senders(self, workers: Sequence[Any], sync: str) -> None:
         """Connects every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``."""
         self.ready()
-        address = ray.get(self.ranks[0].address.remote())
-        ray.get([actor.open_sender.remote(workers, sync, address) for actor in self.ranks])
+        address = _get(self.ranks[0].address.remote())
+        _get([actor.open_sender.remote(workers, sync, address) for actor in self.ranks])
 
     def send(self, version: int) -> None:
         """Pushes the weights to the workers of `open_senders`, which are at `version` when it returns."""
-        ray.get([actor.send.remote(version) for actor in self.ranks])
+        _get([actor.send.remote(version) for actor in self.ranks])
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint; every rank its share."""
-        ray.get([actor.save.remote(path) for actor in self.ranks])
+        _get([actor.save.remote(path) for actor in self.ranks])
 
     def restore(self, path: Path) -> None:
         """Continues from a checkpoint written by as many ranks."""
         self.ready()
-        ray.get([actor.restore.remote(path) for actor in self.ranks])
+        _get([actor.restore.remote(path) for actor in self.ranks])
 
     def save_model(self, path: Path) -> None:
         """Writes a plain Hugging Face directory."""
         self.ready()
-        ray.get([actor.save_model.remote(path) for actor in self.ranks])
+        _get([actor.save_model.remote(path) for actor in self.ranks])
 
     def nodes(self) -> list[str]:
         """Ray node id of each rank."""
-        return list(ray.get([actor.node_id.remote() for actor in self.ranks]))
+        return list(_get([actor.node_id.remote() for actor in self.ranks]))
 
     def close(self) -> None:
         """Ends the ranks."""
         for actor in self.ranks:
             ray.kill(actor)
         self.ranks = []
+
+
+def _get(refs: Any) -> Any:
+    """`ray.get`. Raises LearnerLostError if a rank has died; one that could not start raises what stopped it."""
+    try:
+        return ray.get(refs)
+    except RayActorError as error:
+        if error.actor_init_failed:
+            raise
+        raise LearnerLostError("a rank of the learner group died") from error

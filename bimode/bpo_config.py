@@ -83,6 +83,9 @@ class BpoConfig(Section):
     worker_timeout_s: float = Field(
         600.0, gt=0.0, description="a rollout worker silent for so long is replaced, and its lease goes to another"
     )
+    learner_restarts: int = Field(
+        3, ge=0, description="times that a learner group which has died is started again from the last sealed checkpoint"
+    )
     rollout_workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
     sync: Literal["object_store", "nccl", "ipc"] = Field(
         "object_store", description="weights to the engines: by Ray's object store, or from GPU to GPU (`ipc`: on one device)"

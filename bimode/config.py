@@ -43,6 +43,11 @@ class ClusterConfig(Section):
     rollout_resource: str = Field("", description="custom Ray resource that pins rollout workers, e.g. `rollout`")
     learner_resource: str = Field("", description="custom Ray resource that pins the learner, e.g. `learner`")
     threads: Positive = Field(1, description="torch threads of each worker")
+    chaos: Literal["", "kill-rollout", "stall-rollout", "kill-learner", "kill-driver"] = Field(
+        "", description="a fault drill: what is damaged while `bpo` runs (`pipelines/chaos.py`); `--chaos` sets it"
+    )
+    chaos_every_s: float = Field(5.0, gt=0.0, description="mean seconds between two faults")
+    chaos_seed: int = Field(0, ge=0, description="of the times and the victims")
 
 
 class SourceConfig(Section):

@@ -54,5 +54,9 @@ class WorkerLostError(BimodeError, RuntimeError):
     """A rollout worker that is gone and that no other can stand in for while the run lives."""
 
 
+class LearnerLostError(BimodeError, RuntimeError):
+    """The learner group has lost a rank, and with it every step since the last checkpoint."""
+
+
 class LedgerError(BimodeError, RuntimeError):
     """A ledger whose lines do not add up: a ticket that jumps, ends twice or is left out, or a sealed part that was changed."""

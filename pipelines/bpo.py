@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bimode.config import Recipe
-from bimode.errors import keyed
+from bimode.errors import LearnerLostError, keyed
 from bimode.rundir import StageDir, StageResult
 
 
@@ -39,7 +39,21 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Trains for `bpo.steps` steps or `bpo.rollout_tokens`, going on from the last checkpoint where there is one."""
+    """Trains; a learner that dies on the way is started again from the last sealed checkpoint, `bpo.learner_restarts` times."""
+    from pipelines.progress import say
+
+    for restarts_left in reversed(range(recipe.bpo.learner_restarts + 1)):
+        try:
+            return train(recipe, stage, inputs)
+        except LearnerLostError as error:
+            if not restarts_left:
+                raise
+            say(f"bpo: {error}; starting again from the last sealed checkpoint ({restarts_left} restarts left)")
+    raise AssertionError("the last attempt returns or raises")
+
+
+def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
+    """Trains for `bpo.steps` steps or `bpo.rollout_tokens`, going on from the last sealed checkpoint where there is one."""
     from bimode.dataset import read_prompts
     from bimode.importance import importance_of
     from bimode.ledger import Ledger
@@ -47,6 +61,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
     from pipelines.bpo_steps import credit, open_graph, open_rollouts, update
+    from pipelines.chaos import drill
     from pipelines.progress import track
 
     bpo, log, ledger = recipe.bpo, RunLog(stage.path, recipe.bpo.margin), Ledger(stage.path / "ledger")
@@ -56,7 +71,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
         start = log.resume(graph, ledger)
         bar.advance(start)
-        with open_rollouts(recipe, graph, prompts, references, ledger) as rollouts:
+        with open_rollouts(recipe, graph, prompts, references, ledger) as rollouts, drill(recipe.cluster, graph):
             for step in range(start, bpo.steps):
                 if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
                     break
@@ -65,8 +80,9 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
                 gone = rollouts.trained(drawn, step)
                 graph.publish(step + 1)
                 bar.advance(1, log.step(step, drawn, learnt | gone))
-                if (step + 1) % bpo.checkpoint_every == 0 or step + 1 == bpo.steps:
-                    log.checkpoint(graph, ledger, step + 1)
+                if (step + 1) % bpo.checkpoint_every == 0:
+                    log.checkpoint(graph, ledger)
+        log.checkpoint(graph, ledger)
         graph.learner.save_model(stage.path / "model")
     return StageResult(outputs=("model", "metrics.jsonl", "ledger"), counts=log.counts() | ledger.books.counts())
 

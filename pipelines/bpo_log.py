@@ -41,6 +41,7 @@ class RunLog:
         self.metrics = path / "metrics.jsonl"
         self.started = time.monotonic()
         self.tokens = 0  # drawn so far, those before an interruption too
+        self.done = self.sealed = 0  # steps, and those behind the last sealed checkpoint
         self.watch = Watch(Thresholds(margin=margin))
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
@@ -67,16 +68,21 @@ class RunLog:
         for part in sorted((self.path / "rollouts").glob("step-*.parquet"))[step:]:
             part.unlink()
         self.tokens = self.counts()["tokens"] if step else 0
+        self.done = self.sealed = step
         if last:
             graph.learner.restore(last)
             graph.publish(step)
         return step
 
-    def checkpoint(self, graph: Graph, ledger: Ledger, step: int) -> None:
-        """Saves weights, optimizer and RNG; the folder appears in one piece, and counts once the ledger is sealed with it."""
-        path = checkpoint_path(self.path / "checkpoints", step)
+    def checkpoint(self, graph: Graph, ledger: Ledger) -> None:
+        """Saves weights, optimizer and RNG, unless that has been done since the last step; the folder appears in one piece, and
+        counts once the ledger is sealed with it."""
+        if self.sealed == self.done:
+            return
+        path = checkpoint_path(self.path / "checkpoints", self.done)
         graph.learner.save(path)
-        ledger.seal(step, inventory(path))
+        ledger.seal(self.done, inventory(path))
+        self.sealed = self.done
 
     def step(self, step: int, drawn: Sequence[Drawn], learnt: dict[str, Any]) -> str:
         """Writes the step down and says which alarms it begins; returns a note for the progress bar."""
@@ -100,6 +106,7 @@ class RunLog:
             file.write(json.dumps(line) + "\n")
         _write_rollouts(self.path / "rollouts" / f"step-{step:05d}.parquet", drawn)
         self.tokens += sum(c.num_tokens for g in groups for c in g.completions)
+        self.done = step + 1
         rates = " ".join(f"{level} {rate:.2f}" for level, rate in decision.items())
         return f"reward {line['reward']:.2f}, think {rates}"
 

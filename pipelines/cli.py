@@ -28,6 +28,7 @@ MODES_HELP = "of auto,thinking,non_thinking; the recipe's evaluate.modes by defa
 ADDRESS_HELP = (
     "dashboard of the cluster; by default RAY_API_SERVER_ADDRESS or RAY_ADDRESS (http://...), else http://127.0.0.1:8265"
 )
+CHAOS_HELP = "a fault drill: kill-rollout, stall-rollout, kill-learner or kill-driver"
 NOTHING: list[str] = []
 
 
@@ -105,9 +106,15 @@ def anneal(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None)
 
 
 @app.command()
-def bpo(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
+def bpo(
+    recipe: RecipePath,
+    out: Out,
+    chaos: Annotated[str, typer.Option("--chaos", metavar="KIND", help=CHAOS_HELP)] = "",
+    set_: Set = NOTHING,
+    seed: Seed = None,
+) -> None:
     """Bi-mode policy optimization: learns when to think."""
-    _run(("bpo",), recipe, out, set_, seed)
+    _run(("bpo",), recipe, out, [*set_, *([f"cluster.chaos={chaos}"] if chaos else [])], seed)
 
 
 @app.command()
