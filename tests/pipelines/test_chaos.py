@@ -27,7 +27,7 @@ pytestmark = pytest.mark.ray
 GROUPS = 2
 
 
-def recipe(model: Path, chaos: str = "", every_s: float = 6.0, seed: int = 0, restarts: int = 3) -> Recipe:
+def recipe(model: Path, chaos: str = "", every_s: float = 30.0, seed: int = 0, restarts: int = 3) -> Recipe:
     """Four updates of two questions, a checkpoint after each; two workers with a question each."""
     steps = {"steps": 4, "prompts_per_step": GROUPS, "group_size": 2, "max_tokens": 20, "checkpoint_every": 1}
     table = {
