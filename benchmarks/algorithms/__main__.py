@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def compare(
-    annealed: Annotated[Path, typer.Argument(help="a run with curate/ and anneal/")],
+    annealed: Annotated[Path, typer.Argument(help="a run in which what comes before BPO is done")],
     recipe: Annotated[Path, typer.Argument(help="its recipe")],
     out: Annotated[Path, typer.Option(help="where the runs, table.md and picture.png go; a finished run there is not repeated")],
     seeds: Annotated[str, typer.Option(help="comma between them")] = "0",
@@ -33,7 +33,7 @@ def compare(
     from benchmarks.algorithms.runs import check_annealed, check_reused, check_variants, read_seeds, read_variants
 
     numbers, chosen, overrides = read_seeds(seeds), read_variants(variants, only), tuple(common or ())
-    check_annealed(annealed)
+    check_annealed(annealed, recipe)
     check_variants(recipe, chosen, overrides)
     tasks = [(variant, seed) for seed in numbers for variant in chosen]
     check_reused(annealed, recipe, out, tasks, overrides)

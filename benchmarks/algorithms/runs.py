@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.algorithms import VARIANTS
+from bimode.config import Recipe
 from bimode.errors import ConfigError
 from bimode.modes import Mode
 from bimode.recipe import load_recipe
 from bimode.rundir import digest_json, digest_path, write_atomic
+from pipelines.harness import base_directory
 
 MADE_OF = "made-of.txt"  # digest of a run's recipe and annealed model
 INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)  # exit codes of a stage that heard Ctrl-C
 CACHE = "cache"  # of evaluation: one for all runs
-KEPT = ("manifest.json", "curate", "anneal/model", "anneal/manifest.json")  # what a copy needs of the annealed run
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +75,18 @@ def read_seeds(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def check_annealed(annealed: Path) -> None:
-    """`annealed` is a run directory with both stages sealed. Raises ConfigError."""
-    missing = [part for part in KEPT if not (annealed / part).exists()]
+def parts_of(recipe: Recipe) -> tuple[str, ...]:
+    """What a copy needs of the annealed run; a recipe without annealing starts from its base, which is annealed already."""
+    model = ("anneal/model", "anneal/manifest.json") if "anneal" in recipe.stages else ()
+    return ("manifest.json", "curate/data", "curate/manifest.json", *model)
+
+
+def check_annealed(annealed: Path, recipe: Path) -> None:
+    """`annealed` is a run directory in which all of the recipe that comes before BPO is sealed. Raises ConfigError."""
+    missing = [part for part in parts_of(load_recipe(recipe)) if not (annealed / part).exists()]
     if missing:
-        raise ConfigError("ANNEALED", annealed, f"has no {missing[0]}; name a run directory whose curate and anneal are done")
+        stage = "curate and anneal are" if any("anneal" in part for part in missing) else "curate is"
+        raise ConfigError("ANNEALED", annealed, f"has no {missing[0]}; name a run directory whose {stage} done")
 
 
 def check_variants(recipe: Path, variants: Sequence[Variant], common: tuple[str, ...]) -> None:
@@ -118,9 +126,10 @@ def _by_seed(out: Path, variant: Variant) -> dict[int, Path]:
 
 def made_of(annealed: Path, recipe: Path, variant: Variant, seed: int, common: tuple[str, ...]) -> str:
     """Digest of all that a run depends on: the recipe as resolved, the annealed model and the curated data."""
-    resolved = load_recipe(recipe, (*common, *variant.overrides), seed).model_dump(mode="json")
-    parts = [digest_path(annealed / stage / "manifest.json") for stage in ("curate", "anneal")]
-    return digest_json([resolved, *parts])
+    resolved = load_recipe(recipe, (*common, *variant.overrides), seed)
+    sealed = [digest_path(annealed / part) for part in parts_of(resolved) if part.endswith("/manifest.json")]
+    base = [] if "anneal" in resolved.stages else [digest_path(base_directory(resolved.model.base))]
+    return digest_json([resolved.model_dump(mode="json"), *sealed, *base])
 
 
 def check_reused(annealed: Path, recipe: Path, out: Path, tasks: Sequence[tuple[Variant, int]], common: tuple[str, ...]) -> None:
@@ -146,7 +155,7 @@ def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int
         (out / CACHE).mkdir(exist_ok=True)
         (run / CACHE).symlink_to((out / CACHE).absolute())
     write_atomic(run / MADE_OF, made_of(annealed, recipe, variant, seed, common) + "\n")
-    for part in KEPT:
+    for part in parts_of(load_recipe(recipe)):
         if (annealed / part).is_dir():
             shutil.copytree(annealed / part, run / part, dirs_exist_ok=True)
         elif (annealed / part).is_file():

@@ -51,7 +51,12 @@ class Scores:
 
 def annealed_scores(run: Path) -> Scores:
     """The line of the model that all variants start from."""
-    return _scores("annealed", [run], "anneal")
+    return _scores("annealed", [run], start_of(run))
+
+
+def start_of(run: Path) -> str:
+    """The name of that model in a run's results: a recipe without annealing starts from its base."""
+    return "anneal" if (run / "evaluate" / "results" / "anneal.jsonl").is_file() else "base"
 
 
 def variant_scores(name: str, runs: Sequence[Path]) -> Scores:
@@ -61,7 +66,7 @@ def variant_scores(name: str, runs: Sequence[Path]) -> Scores:
 
 def _scores(name: str, runs: Sequence[Path], model: str) -> Scores:
     items = [read_results(run / "evaluate" / "results" / f"{model}.jsonl") for run in runs]
-    before = [read_results(run / "evaluate" / "results" / "anneal.jsonl") for run in runs]
+    before = [read_results(run / "evaluate" / "results" / f"{start_of(run)}.jsonl") for run in runs]
     columns_S7I = np.stack([table(found).columns() for found in items])
     before_S7I = np.stack([table(found).columns() for found in before])
     routing = [json.loads((run / "evaluate" / "report.json").read_text())["models"][model]["routing"] for run in runs]

@@ -82,7 +82,7 @@ def test_recipe_parses(recipe: Path) -> None:
     assert load_recipe(recipe).name == recipe.stem
 
 
-@pytest.mark.parametrize("name", ["second-mix", "text-full"])
+@pytest.mark.parametrize("name", ["second-mix", "text-full", "tiny-bpo"])
 def test_the_default_is_not_tuned_anew_for_other_tasks(name: str) -> None:
     """What a recipe shows of the default on other tasks, it shows of tiny-full's settings."""
     folder = REPO / "pipelines" / "recipes"

@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 
 from benchmarks.algorithms.runs import (
-    KEPT,
     MADE_OF,
     Variant,
+    check_annealed,
     check_reused,
     check_variants,
     finished_runs,
     folder_of,
     made_of,
+    parts_of,
     read_variants,
 )
 from bimode.errors import ConfigError
+from bimode.recipe import load_recipe
 
 REPO = Path(__file__).resolve().parents[2]
 RECIPE = REPO / "pipelines" / "recipes" / "tiny-full.toml"
@@ -86,6 +88,20 @@ def test_a_run_is_reused_only_for_what_it_was_made_of(tmp_path: Path) -> None:
         check_reused(annealed, RECIPE, out, [(variant, 1)], ())
 
 
+def test_a_recipe_without_annealing_starts_from_its_base(tmp_path: Path) -> None:
+    """Its base is what the runs were made of, and no anneal/ is asked for."""
+    alone = RECIPE.with_name("tiny-bpo.toml")
+    assert parts_of(load_recipe(alone)) == ("manifest.json", "curate/data", "curate/manifest.json")
+    variant = read_variants(only="HGPO")[0]
+    for part in parts_of(load_recipe(alone)):
+        (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / part).write_text("{}")
+    check_annealed(tmp_path, alone)
+    assert made_of(tmp_path, alone, variant, 0, ()) != made_of(tmp_path, alone, variant, 0, ("model.base=assets/tiny-base",))
+    with pytest.raises(ConfigError, match="has no anneal/model; name a run directory whose curate and anneal are done"):
+        check_annealed(tmp_path, RECIPE)
+
+
 def test_the_table_is_of_all_finished_runs(tmp_path: Path) -> None:
     """Seeds in their order as numbers, variants in the file's, whatever call made them; what is unfinished is left out."""
     for name in ("grpo-s10", "grpo-s2", "per-mode-preferred-default-s0", "dapo-s0"):
@@ -139,7 +155,7 @@ def test_ctrl_c_ends_the_runs_and_begins_no_other(tmp_path: Path) -> None:
     stage = tmp_path / "stage"
     stage.write_text(f"#!/bin/sh\necho $$ >> {tmp_path / 'pids'}\nexec sleep 300\n")
     stage.chmod(0o755)
-    for part in KEPT:
+    for part in parts_of(load_recipe(RECIPE)):
         (tmp_path / "full" / part).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "full" / part).write_text("{}")
     words = [str(tmp_path / "full"), str(RECIPE), "--out", str(tmp_path / "out"), "--seeds", "0,1,2", "--only", "HGPO"]
