@@ -17,7 +17,7 @@ from bimode.records import Completion, GenerationRequest
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One worker: its actor, the version it holds, and the call that it is busy with since `since`."""
+    """One worker: its actor, the version it holds, and the call that it is busy with since `since`, or idle if there is none."""
 
     name: str
     actor: Any
@@ -63,12 +63,27 @@ class RolloutFleet:
 
         Raises WorkerLostError where weights go through a group that was formed at the start.
         """
-        if self._settings["sync"] != "object_store":
-            raise WorkerLostError(f"{member.name} is gone, and bpo.sync = {self._settings['sync']} takes no other in")
+        self._check_open(f"{member.name} is gone and no other can take its place")
         ray.kill(member.actor)
         successor = self._start()
         self.members[self.members.index(member)] = successor
         return successor
+
+    def grow(self) -> Member:
+        """One worker more; it has still to load the live version. Raises WorkerLostError as `replace` does."""
+        self._check_open("another worker cannot join")
+        self.members.append(self._start())
+        return self.members[-1]
+
+    def dismiss(self, member: Member) -> None:
+        """Ends a worker that has nothing under way. Raises WorkerLostError as `replace` does."""
+        self._check_open(f"{member.name} cannot leave")
+        ray.kill(member.actor)
+        self.members.remove(member)
+
+    def _check_open(self, what: str) -> None:
+        if self._settings["sync"] != "object_store":
+            raise WorkerLostError(f"{what}: bpo.sync = {self._settings['sync']} fixes who is there when the run starts")
 
     def aim_at(self, version: int, snapshot: Any) -> None:
         """From now on `version`, a reference to its snapshot, is what every member should hold."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -18,6 +19,19 @@ from ray.exceptions import RayActorError
 from actors.fleet import Member, RolloutFleet
 from bimode.desk import Desk, Drawn, Lease
 from bimode.records import Completion, GenerationRequest
+from bimode.waits import Waits
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What came of a step beside its batch: groups without credit and groups too old, workers there and lost so far, waits."""
+
+    dropped: int
+    stale: int
+    workers: int
+    lost: int
+    waits: Waits
+
 
 SLICE_S = 0.5  # of a worker's time, between two of which weights may land
 POLL_S = 0.2
@@ -27,7 +41,8 @@ class Rollouts:
     """The loop over one fleet and one desk.
 
     `requests_of` says what a lease asks of a worker, `judge` turns its completions into rewarded groups, ticket by ticket; a
-    worker that has not answered after `timeout_s` is replaced. `say` is told of every loss.
+    worker that has not answered after `timeout_s` is replaced; `wanted` is how many there should be, at any time. `say` is
+    told of every change.
     """
 
     def __init__(
@@ -38,10 +53,14 @@ class Rollouts:
         judge: Callable[[Lease, Sequence[Completion]], list[Drawn]],
         *,
         timeout_s: float,
+        wanted: Callable[[], int],
         say: Callable[[str], None],
     ) -> None:
         self.fleet, self.desk, self.requests_of, self.judge = fleet, desk, requests_of, judge
-        self.timeout_s, self.say = timeout_s, say
+        self.timeout_s, self.wanted, self.say = timeout_s, wanted, say
+        self._idle_s = self._sync_s = self._learner_s = 0.0  # since `_since`; the first two summed over workers
+        self._since = time.monotonic()
+        self.total = Waits(0.0, 0.0, 0.0, 0.0)  # over all steps
         self.lost = 0  # workers that died or were late
         self._leases: dict[Member, Lease] = {}
         self._changed = threading.Condition()
@@ -51,6 +70,7 @@ class Rollouts:
 
     def batch(self, version: int) -> list[Drawn]:
         """The groups of update `version`; raises what stopped the loop."""
+        asked = time.monotonic()
         if self.desk.max_staleness and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
             self._thread.start()
@@ -59,21 +79,27 @@ class Rollouts:
                 if self._error is not None:
                     raise self._error
                 if (batch := self.desk.batch(version)) is not None:
+                    self._learner_s += time.monotonic() - asked
                     return batch
                 if self._thread is not None:
                     self._changed.wait(POLL_S)
                     continue
             self.turn()
 
-    def trained(self, batch: Sequence[Drawn], step: int) -> dict[str, int]:
-        """`batch` has been trained on; what else has ended since the last: groups ``dropped`` without credit, or ``stale``."""
+    def trained(self, batch: Sequence[Drawn], step: int) -> Ended:
+        """`batch` has been trained on; what else has happened since the last one."""
         with self._changed:
-            gone = {"dropped": self.desk.filtered, "stale": self.desk.stale}
+            now, workers = time.monotonic(), len(self.fleet.members)
+            waits = Waits(now - self._since, self._learner_s, self._idle_s / workers, self._sync_s / workers)
+            ended = Ended(self.desk.filtered, self.desk.stale, workers, self.lost, waits)
             self.desk.trained(batch, step)
-        return gone
+            self.total += waits
+            self._since, self._idle_s, self._sync_s, self._learner_s = now, 0.0, 0.0, 0.0
+        return ended
 
     def turn(self) -> None:
-        """One round: whoever is idle gets work, whoever has answered is heard, whoever is late is replaced."""
+        """One round: workers come and go; who is idle gets work, who has answered is heard, who is late is replaced."""
+        self._resize(self.wanted())
         with self._changed:
             for member in list(self.fleet.members):
                 if member.call is None:
@@ -109,15 +135,27 @@ class Rollouts:
                 self._error = error
                 self._changed.notify_all()
 
+    def _resize(self, wanted: int) -> None:
+        """Newcomers load the live version first, as all do; who leaves finishes its lease before."""
+        while len(self.fleet.members) < wanted:
+            self.say(f"{self.fleet.grow().name} joins: {len(self.fleet.members)} rollout workers")
+        for member in self.fleet.members[wanted:]:
+            if member.call is None and member not in self._leases:
+                self.fleet.dismiss(member)
+                self.say(f"{member.name} leaves: {len(self.fleet.members)} rollout workers")
+
     def _send(self, member: Member) -> None:
-        """Weights first, then a lease, then a slice of it."""
+        """Weights first, then a lease, then a slice of it; nothing new for who is about to leave."""
         if self.fleet.is_behind(member):
             self.fleet.refresh(member)
         elif member in self._leases:
             member.ask("advance", SLICE_S)
-        elif (lease := self.desk.grant(member.name, self.fleet.version)) is not None:
-            self._leases[member] = lease
-            member.ask("begin", lease.tickets[0], self.requests_of(lease))
+        elif self.fleet.members.index(member) < self.wanted():
+            lease = self.desk.grant(member.name, self.fleet.version)
+            if lease is not None:
+                self._idle_s += time.monotonic() - member.since
+                self._leases[member] = lease
+                member.ask("begin", lease.tickets[0], self.requests_of(lease))
 
     def _hear(self, member: Member) -> None:
         try:
@@ -127,9 +165,11 @@ class Rollouts:
                 raise
             self._lose(member, "died")
             return
-        member.call = None
+        now = time.monotonic()
         if isinstance(answer, int):  # the version that it has loaded
             member.version = answer
+            self._sync_s += now - member.since
+        member.call, member.since = None, now
         for completions in (answer or {}).values() if isinstance(answer, dict) else ():
             lease = self._leases.pop(member)
             drawn = self.judge(lease, completions)

@@ -9,6 +9,7 @@ every question has gone stands in the ledger, which is sealed with each checkpoi
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResu
     from pipelines.bpo_reference import reference_rewards
     from pipelines.bpo_steps import credit, open_graph, open_rollouts, update
     from pipelines.chaos import drill
-    from pipelines.progress import track
+    from pipelines.progress import say, track
 
     bpo, log, ledger = recipe.bpo, RunLog(stage.path, recipe.bpo.margin), Ledger(stage.path / "ledger")
     prompts = read_prompts(inputs["data"], "rl")
@@ -71,18 +72,19 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResu
         references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
         start = log.resume(graph, ledger)
         bar.advance(start)
-        with open_rollouts(recipe, graph, prompts, references, ledger) as rollouts, drill(recipe.cluster, graph):
+        with open_rollouts(recipe, graph, prompts, references, ledger, stage.path) as rollouts, drill(recipe.cluster, graph):
             for step in range(start, bpo.steps):
                 if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
                     break
                 drawn = rollouts.batch(step)
                 learnt = update(graph, credit([d.group for d in drawn], bpo.at(step), recipe.seed + step), loss)
-                gone = rollouts.trained(drawn, step)
+                ended = rollouts.trained(drawn, step)
                 graph.publish(step + 1)
-                bar.advance(1, log.step(step, drawn, learnt | gone))
+                bar.advance(1, log.step(step, drawn, learnt | asdict(ended)))
                 if (step + 1) % bpo.checkpoint_every == 0:
                     log.checkpoint(graph, ledger)
         log.checkpoint(graph, ledger)
+        say(f"bpo: {rollouts.total.advice(bpo.rollout_workers, bpo.max_staleness)}")
         graph.learner.save_model(stage.path / "model")
     return StageResult(outputs=("model", "metrics.jsonl", "ledger"), counts=log.counts() | ledger.books.counts())
 

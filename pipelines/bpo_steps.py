@@ -22,6 +22,7 @@ from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
 from bimode.rewards import correctness, shaped
 from bimode.token_metrics import means_by_mode, metric_means
 from pipelines.progress import say
+from pipelines.scale import wanted_workers
 
 if TYPE_CHECKING:
     from actors.graph import Graph
@@ -51,11 +52,12 @@ def open_graph(recipe: Recipe, model_dir: Path) -> Graph:
 
 
 def open_rollouts(
-    recipe: Recipe, graph: Graph, prompts: Sequence[Prompt], references: Mapping[str, float], ledger: Ledger
+    recipe: Recipe, graph: Graph, prompts: Sequence[Prompt], references: Mapping[str, float], ledger: Ledger, stage: Path
 ) -> Rollouts:
     """The loop that draws groups: which question comes when, what is asked of a worker, what an answer is worth.
 
-    `references` holds the starting policy's mean reward by prompt id, where the algorithm wants it.
+    How many workers there are may be changed from outside (`pipelines.scale`), through the stage's folder `stage`. `references`
+    holds the starting policy's mean reward by prompt id, where the algorithm wants it.
     """
     from actors.rollouts import Rollouts
 
@@ -78,6 +80,7 @@ def open_rollouts(
         requests_of,
         judge,
         timeout_s=bpo.worker_timeout_s,
+        wanted=lambda: wanted_workers(stage, bpo.rollout_workers),
         say=lambda line: say(f"bpo: {line}"),
     )
 

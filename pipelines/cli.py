@@ -167,6 +167,17 @@ def audit(run: Annotated[Path, typer.Argument(metavar="DIR", help="run directory
 
 
 @app.command()
+def scale(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="run directory of a live BPO run")],
+    rollouts: Annotated[int, typer.Option("--rollouts", metavar="N", min=1, help="rollout workers from now on")],
+) -> None:
+    """More or fewer rollout workers for a live run; those that leave finish their work first."""
+    from pipelines.scale import scale_run
+
+    scale_run(run, rollouts)
+
+
+@app.command()
 def serve(
     model: Annotated[Path, typer.Option("--model", metavar="M", help="Hugging Face model directory")],
     port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="of the endpoint")] = 8000,

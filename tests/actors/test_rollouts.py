@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,14 @@ def fleet(ray_local: Any, text_model: Path) -> Iterator[Any]:
     fleet.close()
 
 
-def loop(fleet: Any, folder: Path, bpo: BpoConfig = BPO, said: list[str] | None = None, timeout_s: float = 600.0) -> Any:
+def loop(
+    fleet: Any,
+    folder: Path,
+    bpo: BpoConfig = BPO,
+    said: list[str] | None = None,
+    timeout_s: float = 600.0,
+    wanted: Callable[[], int] = lambda: 2,
+) -> Any:
     from actors.rollouts import Rollouts
 
     def asked(lease: Lease) -> list[tuple[int, Prompt]]:
@@ -57,7 +64,7 @@ def loop(fleet: Any, folder: Path, bpo: BpoConfig = BPO, said: list[str] | None 
         lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness, may_filter=0,
     )  # fmt: skip
     say = (said if said is not None else []).append
-    return Rollouts(fleet, desk, ask, judge, timeout_s=timeout_s, say=say)
+    return Rollouts(fleet, desk, ask, judge, timeout_s=timeout_s, wanted=wanted, say=say)
 
 
 def bits(batch: Sequence[Drawn]) -> list[Any]:
@@ -124,3 +131,25 @@ def test_what_goes_wrong_in_a_worker_surfaces_where_the_learner_waits(fleet: Any
         impossible = BPO.model_copy(update={"max_tokens": 1, "max_staleness": staleness})
         with loop(fleet, tmp_path / str(staleness), impossible) as rollouts, pytest.raises(ConfigError, match="max_tokens = 1"):
             rollouts.batch(0)
+
+
+def test_workers_join_and_leave_a_live_loop(ray_local: Any, fleet: Any, text_model: Path, tmp_path: Path) -> None:
+    """2 -> 3 -> 1: the newcomer holds the live version, who leaves has finished, and no ticket is lost."""
+    said, size = list[str](), [2]
+    bpo = BPO.model_copy(update={"lease": 1})
+    with loop(fleet, tmp_path, bpo, said, wanted=lambda: size[0]) as rollouts:
+        for version, workers in enumerate([2, 3, 1]):
+            size[0] = workers
+            batch = rollouts.batch(version)
+            assert {v for d in batch for c in d.group.completions for v in c.versions_T} == {version}
+            ended = rollouts.trained(batch, version)
+            assert ended.lost == 0 and ended.waits.total > ended.waits.learner > 0
+            fleet.aim_at(version + 1, ray_local.put(snapshot(text_model, version + 1, 1.0)))
+        rollouts.turn()
+    assert len(fleet.members) == 1
+    assert said == [
+        "rollout-2 joins: 3 rollout workers",
+        "rollout-1 leaves: 2 rollout workers",
+        "rollout-2 leaves: 1 rollout workers",
+    ]
+    assert read(tmp_path / FILE).books.counts()["trained"] == 12
