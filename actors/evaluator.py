@@ -82,7 +82,7 @@ def snapshot_of(model_dir: Path, version: int) -> WeightSnapshot:
     import torch
 
     named = list(load_model(model_dir, torch.float32).named_parameters())
-    return WeightSnapshot(version, tuple(n for n, _ in named), tuple(p.detach().numpy() for _, p in named))
+    return WeightSnapshot.of(version, [n for n, _ in named], [p.detach().numpy() for _, p in named])
 
 
 def _weight_bytes(model_dir: Path) -> int:

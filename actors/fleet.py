@@ -23,11 +23,12 @@ class Member:
     actor: Any
     version: int = 0
     call: Any = None
+    doing: str = ""
     since: float = field(default_factory=time.monotonic)
 
     def ask(self, verb: str, *args: Any) -> None:
         """Sends it to work; the answer is `call`'s."""
-        self.call, self.since = getattr(self.actor, verb).remote(*args), time.monotonic()
+        self.call, self.doing, self.since = getattr(self.actor, verb).remote(*args), verb, time.monotonic()
 
 
 class RolloutFleet:

@@ -118,8 +118,7 @@ class Learner:
     def export_weights(self, version: int) -> WeightSnapshot:
         """All weights as float32 host arrays under the names of the model's checkpoint; without arrays on ranks other than 0."""
         weights = self._checkpoint_names(self.engine.full_weights())
-        arrays = tuple(tensor.float().numpy() for tensor in weights.values())
-        return WeightSnapshot(version=version, names=tuple(weights), arrays=arrays)
+        return WeightSnapshot.of(version, tuple(weights), [tensor.float().numpy() for tensor in weights.values()])
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint (`bimode.checkpoints.checkpoint_path`) that `restore` continues from exactly.

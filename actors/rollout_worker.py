@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bimode.codec import Codec, decode_image
-from bimode.errors import ConfigError, StaleWeightsError
+from bimode.errors import ConfigError, CorruptWeightsError, StaleWeightsError
 from bimode.records import Completion, GenerationRequest, Prompt, WeightSnapshot
 
 
@@ -62,12 +62,14 @@ class RolloutWorker:
             pass
         return done[0]
 
-    def begin(self, lease: int, requests: Sequence[GenerationRequest]) -> None:
+    def begin(self, lease: int, requests: Sequence[GenerationRequest], forget: bool = False) -> None:
         """Takes a lease in, beside those under way; `advance` will give `n` completions for each of its requests.
 
+        `forget`: without what earlier leases have left in the caches, so that the last bits do not depend on them.
+
         `max_tokens` counts from ``<think>`` on, forced tokens included, so that modes compare. Log-probabilities are
-        the model's own (temperature 1), the quantity that `bimode.policy` computes. Equal leases on an empty worker give
-        equal completions. Raises ConfigError for a prompt or a limit that leaves no room.
+        the model's own (temperature 1), the quantity that `bimode.policy` computes. Equal requests in equal leases give
+        equal samples. Raises ConfigError for a prompt or a limit that leaves no room.
         """
         from actors.vllm_engine import EngineSampling
 
@@ -85,8 +87,8 @@ class RolloutWorker:
                     banned_ids=self.codec.placeholder_ids,
                 )
             )
-        if not self._begun:
-            self.reset_caches()  # what an earlier lease has left there would change the last bits
+        if forget:
+            self.reset_caches()
         keys = self._engine.begin(prompts, sampling)
         self._begun[lease] = _Begun(tuple(requests), keys, set(keys), self._version)
 
@@ -116,11 +118,14 @@ class RolloutWorker:
     def load_weights(self, snapshot: WeightSnapshot) -> int:
         """Makes `snapshot` live and returns its version.
 
-        Raises StaleWeightsError if a newer one is live already, ValueError if parameters are missing from it: the
-        weights are a mixture then, and nothing may be generated before a whole snapshot has been loaded.
+        Raises StaleWeightsError if a newer one is live already and CorruptWeightsError if it is not what was sent, both before
+        anything has changed; ValueError if parameters are missing from it: the weights are a mixture then, and nothing may be
+        generated before a whole snapshot has been loaded.
         """
         if snapshot.version < self._version:
             raise StaleWeightsError(f"{self.name} holds version {self._version}, was sent {snapshot.version}")
+        if not snapshot.is_whole():
+            raise CorruptWeightsError(f"{self.name}: the weights of version {snapshot.version} have arrived damaged")
         self._transfer(snapshot)
         self.reset_caches()
         return self._version

@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError
 
 from actors.fleet import Member, RolloutFleet
 from bimode.desk import Desk, Drawn, Lease
+from bimode.errors import CorruptWeightsError
 from bimode.records import Completion, GenerationRequest
 from bimode.waits import Waits
 
@@ -35,6 +36,7 @@ class Ended:
 
 SLICE_S = 0.5  # of a worker's time, between two of which weights may land
 POLL_S = 0.2
+MOST_DAMAGED = 3  # snapshots in a row that arrive damaged, before the run ends
 
 
 class Rollouts:
@@ -62,6 +64,7 @@ class Rollouts:
         self._since = time.monotonic()
         self.total = Waits(0.0, 0.0, 0.0, 0.0)  # over all steps
         self.lost = 0  # workers that died or were late
+        self._damaged = 0
         self._leases: dict[Member, Lease] = {}
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -112,7 +115,7 @@ class Rollouts:
             self._hear(busy[call])
         for member in list(self.fleet.members):
             if member.call is not None and time.monotonic() - member.since > self.timeout_s:
-                self._lose(member, f"has not answered for {self.timeout_s:.0f} s")
+                self._lose(member, f"has not answered {member.doing} for {self.timeout_s:.0f} s")
 
     def close(self) -> None:
         """Ends the thread; what is under way is left to the ledger."""
@@ -155,7 +158,7 @@ class Rollouts:
             if lease is not None:
                 self._idle_s += time.monotonic() - member.since
                 self._leases[member] = lease
-                member.ask("begin", lease.tickets[0], self.requests_of(lease))
+                member.ask("begin", lease.tickets[0], self.requests_of(lease), not self.desk.max_staleness)
 
     def _hear(self, member: Member) -> None:
         try:
@@ -165,9 +168,15 @@ class Rollouts:
                 raise
             self._lose(member, "died")
             return
+        except CorruptWeightsError as error:
+            self._damaged += 1
+            if self._damaged > MOST_DAMAGED:  # then they are damaged where they come from
+                raise
+            self._lose(member, f"is not trusted ({getattr(error, 'cause', error)})")
+            return
         now = time.monotonic()
         if isinstance(answer, int):  # the version that it has loaded
-            member.version = answer
+            member.version, self._damaged = answer, 0
             self._sync_s += now - member.since
         member.call, member.since = None, now
         for completions in (answer or {}).values() if isinstance(answer, dict) else ():

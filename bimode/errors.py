@@ -46,6 +46,10 @@ class StaleWeightsError(BimodeError, RuntimeError):
     """A rollout worker answered with another policy version than the one asked for."""
 
 
+class CorruptWeightsError(BimodeError, RuntimeError):
+    """Weights that did not arrive as they were sent."""
+
+
 class IncompleteGroupError(BimodeError, ValueError):
     """A rollout group that is not what was asked for: a missing completion, or a reward that is missing or not finite."""
 

@@ -94,7 +94,7 @@ def test_a_worker_that_falls_silent_is_replaced(ray_local: Any, fleet: Any, tmp_
     with loop(fleet, tmp_path, said=said, timeout_s=25.0) as rollouts:
         fleet.members[1].actor.__ray_call__.remote(lambda _: threading.Event().wait(3600))
         assert [d.ticket for d in rollouts.batch(0)] == [0, 1, 2, 3]
-    assert len(said) == 1 and "rollout-1 has not answered for 25 s: rollout-2 takes its place" in said[0]
+    assert len(said) == 1 and "rollout-1 has not answered begin for 25 s: rollout-2 takes its place" in said[0]
 
 
 def snapshot(model_dir: Path, version: int, scale: float) -> WeightSnapshot:
@@ -103,7 +103,7 @@ def snapshot(model_dir: Path, version: int, scale: float) -> WeightSnapshot:
     from bimode.codec import load_model
 
     named = list(load_model(model_dir, torch.float32).named_parameters())
-    return WeightSnapshot(version, tuple(n for n, _ in named), tuple((p.detach() * scale).numpy() for _, p in named))
+    return WeightSnapshot.of(version, [n for n, _ in named], [(p.detach() * scale).numpy() for _, p in named])
 
 
 def test_weights_land_while_responses_are_under_way(ray_local: Any, fleet: Any, text_model: Path, tmp_path: Path) -> None:
@@ -124,6 +124,21 @@ def test_weights_land_while_responses_are_under_way(ray_local: Any, fleet: Any, 
     assert all(len(c.token_ids_T) == len(c.logprobs_T) <= 40 for d in trained for c in d.group.completions)
     assert not any(math.isnan(x) for d in trained for c in d.group.completions for x in c.logprobs_T[c.num_forced :])
     assert len({d.ticket for d in trained}) == 24
+
+
+def test_a_worker_whose_weights_arrive_damaged_is_replaced(ray_local: Any, fleet: Any, text_model: Path, tmp_path: Path) -> None:
+    """The sender's error would hit everyone, so this one is in the way to a single worker."""
+    whole = snapshot(text_model, 1, 1.0)
+    damaged = replace(whole, checksum=whole.checksum ^ 1)
+    said: list[str] = []
+    with loop(fleet, tmp_path, said=said) as rollouts:
+        rollouts.trained(rollouts.batch(0), 0)
+        fleet.aim_at(1, ray_local.put(whole))
+        fleet.members[0].ask("load_weights", ray_local.put(damaged))
+        batch = rollouts.batch(1)
+    assert {v for d in batch for c in d.group.completions for v in c.versions_T} == {1}
+    trouble = "rollout-0 is not trusted (rollout-0: the weights of version 1 have arrived damaged)"
+    assert said == [f"{trouble}: rollout-2 takes its place"]
 
 
 def test_what_goes_wrong_in_a_worker_surfaces_where_the_learner_waits(fleet: Any, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import copy
 import io
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 
 from bimode.codec import Codec, load_model
-from bimode.errors import StaleWeightsError
+from bimode.errors import CorruptWeightsError, StaleWeightsError
 from bimode.modes import Mode
 from bimode.packing import pack
 from bimode.policy import Policy
@@ -58,7 +59,7 @@ def changed(model: Any, part: str, seed: int = 1) -> Any:
 def snapshot(model: Any) -> WeightSnapshot:
     named = dict(model.named_parameters())
     assert "lm_head.weight" not in named or not model.config.tie_word_embeddings
-    return WeightSnapshot(next(versions), tuple(named), tuple(p.detach().numpy() for p in named.values()))
+    return WeightSnapshot.of(next(versions), tuple(named), [p.detach().numpy() for p in named.values()])
 
 
 def gap(model: Any, codec: Codec, asked: Prompt, drawn: Sequence[Completion]) -> float:
@@ -170,7 +171,7 @@ def test_names_as_save_pretrained_writes_them_load_too(llava: Bench, tmp_path: P
     saved = load_file(tmp_path / "model.safetensors")
     assert set(saved) != {name for name, _ in other.named_parameters()}  # transformers 5 renames on saving
     llava.start_from(llava.first)
-    llava.call("load_weights", WeightSnapshot(next(versions), tuple(saved), tuple(saved.values())))
+    llava.call("load_weights", WeightSnapshot.of(next(versions), tuple(saved), tuple(saved.values())))
     assert llava.gap(other) < EQUAL
 
 
@@ -182,12 +183,22 @@ def test_older_weights_are_refused(llava: Bench) -> None:
     assert llava.gap(llava.first) < EQUAL
 
 
+def test_weights_that_arrive_damaged_are_refused_before_any_is_live(llava: Bench) -> None:
+    llava.start_from(llava.first)
+    whole = snapshot(changed(llava.first, ALL))
+    arrays = [array.copy() for array in whole.arrays]
+    arrays[-1].reshape(-1).view(np.uint8)[0] ^= 1
+    with pytest.raises(CorruptWeightsError, match=f"version {whole.version} .* damaged"):
+        llava.call("load_weights", replace(whole, arrays=tuple(arrays)))
+    assert llava.gap(llava.first) < EQUAL
+
+
 def test_a_snapshot_with_a_gap_is_refused_and_a_whole_one_repairs(llava: Bench) -> None:
     llava.start_from(llava.first)
     whole = snapshot(changed(llava.first, ALL))
     (missing,) = (n for n in whole.names if n.endswith("language_model.norm.weight"))
     kept = [i for i, n in enumerate(whole.names) if n != missing]
-    partial = WeightSnapshot(whole.version, tuple(whole.names[i] for i in kept), tuple(whole.arrays[i] for i in kept))
+    partial = WeightSnapshot.of(whole.version, [whole.names[i] for i in kept], [whole.arrays[i] for i in kept])
     with pytest.raises(ValueError, match=f"left out 1 parameters.*{missing}"):
         llava.call("load_weights", partial)
     llava.start_from(llava.first)
@@ -196,7 +207,7 @@ def test_a_snapshot_with_a_gap_is_refused_and_a_whole_one_repairs(llava: Bench) 
 def test_a_snapshot_with_an_unknown_name_is_refused_and_a_whole_one_repairs(llava: Bench) -> None:
     llava.start_from(llava.first)
     whole = snapshot(llava.first)
-    renamed = WeightSnapshot(whole.version, ("model.nothing.weight", *whole.names[1:]), whole.arrays)
+    renamed = WeightSnapshot.of(whole.version, ("model.nothing.weight", *whole.names[1:]), whole.arrays)
     with pytest.raises(ValueError, match="nothing"):
         llava.call("load_weights", renamed)
     llava.start_from(llava.first)
