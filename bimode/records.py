@@ -154,7 +154,7 @@ def _checksum(arrays: Sequence[NDArray[Any]]) -> int:
     """CRC-32 over all bytes in order: gigabytes a second, and no damage of a transfer passes it but one in four billion."""
     found = 0
     for array in arrays:
-        found = zlib.crc32(memoryview(np.ascontiguousarray(array)).cast("B"), found)
+        found = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, found)
     return found
 
 
