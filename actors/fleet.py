@@ -24,6 +24,7 @@ class Member:
     version: int = 0
     call: Any = None
     doing: str = ""
+    has_answered: bool = False  # an engine that is still loading has not
     since: float = field(default_factory=time.monotonic)
 
     def ask(self, verb: str, *args: Any) -> None:

@@ -36,6 +36,7 @@ class Ended:
 
 SLICE_S = 0.5  # of a worker's time, between two of which weights may land
 POLL_S = 0.2
+LOADING = 10  # times the patience for a worker that has not answered yet: its engine is loading
 MOST_DAMAGED = 3  # snapshots in a row that arrive damaged, before the run ends
 
 
@@ -114,8 +115,9 @@ class Rollouts:
         for call in ray.wait(list(busy), timeout=POLL_S)[0]:
             self._hear(busy[call])
         for member in list(self.fleet.members):
-            if member.call is not None and time.monotonic() - member.since > self.timeout_s:
-                self._lose(member, f"has not answered {member.doing} for {self.timeout_s:.0f} s")
+            patience = self.timeout_s * (1 if member.has_answered else LOADING)
+            if member.call is not None and time.monotonic() - member.since > patience:
+                self._lose(member, f"has not answered {member.doing} for {patience:.0f} s")
 
     def close(self) -> None:
         """Ends the thread; what is under way is left to the ledger."""
@@ -178,7 +180,7 @@ class Rollouts:
         if isinstance(answer, int):  # the version that it has loaded
             member.version, self._damaged = answer, 0
             self._sync_s += now - member.since
-        member.call, member.since = None, now
+        member.call, member.since, member.has_answered = None, now, True
         for completions in (answer or {}).values() if isinstance(answer, dict) else ():
             lease = self._leases.pop(member)
             drawn = self.judge(lease, completions)

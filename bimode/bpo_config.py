@@ -81,7 +81,9 @@ class BpoConfig(Section):
     )
     lease: int = Field(0, ge=0, description="questions that a worker takes at a time; 0 = an equal share of a step's")
     worker_timeout_s: float = Field(
-        600.0, gt=0.0, description="a rollout worker silent for so long is replaced, and its lease goes to another"
+        120.0,
+        gt=0.0,
+        description="a rollout worker silent for so long is replaced, its lease goes to another; ten times while it loads",
     )
     learner_restarts: int = Field(
         3, ge=0, description="times that a learner group which has died is started again from the last sealed checkpoint"
