@@ -175,7 +175,7 @@ def test_ctrl_c_ends_the_runs_and_begins_no_other(tmp_path: Path) -> None:
     words = [str(tmp_path / "full"), str(RECIPE), "--out", str(tmp_path / "out"), "--seeds", "0,1,2", "--only", "HGPO"]
     command = [sys.executable, "-c", SLEEPING_STAGES, str(stage), *words, "--jobs", "2"]
     process = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    pids, patience = tmp_path / "pids", time.monotonic() + 150
+    pids, patience = tmp_path / "pids", time.monotonic() + 60
     while not (pids.is_file() and len(pids.read_text().splitlines()) == 2) and time.monotonic() < patience:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal sends it
