@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,14 +57,14 @@ def _run(
     """Runs the tasks, `jobs` at a time, and reports after each; whether one failed."""
     from benchmarks.algorithms.runs import FailedRunError, run_one
 
-    failed, pool = False, ThreadPoolExecutor(jobs)
+    failed, pool, over = False, ThreadPoolExecutor(jobs), Event()
     try:
         queue = iter(tasks)
         waiting: set[Future[Path]] = set()
         # No more are handed over than run: a pool would begin the next where Ctrl-C has ended one and is not seen here yet.
         while (
             begun := {
-                pool.submit(run_one, annealed, recipe, out, variant, seed, overrides)
+                pool.submit(run_one, annealed, recipe, out, variant, seed, overrides, over)
                 for variant, seed in islice(queue, jobs - len(waiting))
             }
             | waiting
@@ -76,6 +77,7 @@ def _run(
                 typer.echo(f"error: {error}", err=True)
             _report(out, variants)
     finally:  # Ctrl-C, which the runs hear too, begins no other, wherever it falls; nor does an error
+        over.set()
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
 

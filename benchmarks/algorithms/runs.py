@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from benchmarks.algorithms import VARIANTS
 from bimode.config import Recipe
@@ -142,10 +143,10 @@ def check_reused(annealed: Path, recipe: Path, out: Path, tasks: Sequence[tuple[
             raise ConfigError("--out", run, fix)
 
 
-def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int, common: tuple[str, ...]) -> Path:
+def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int, common: tuple[str, ...], over: Event) -> Path:
     """Trains and evaluates; returns the run's folder. One that has its report is left as it is.
 
-    Raises FailedRunError.
+    No stage begins once `over` is set: it would not have heard the Ctrl-C that set it. Raises FailedRunError.
     """
     run = folder_of(out, variant, seed)
     if is_finished(run):
@@ -165,6 +166,8 @@ def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int
     for stage in ("bpo", "evaluate"):
         started, log = time.monotonic(), run / f"{stage}.log"
         command = [sys.executable, "-m", f"pipelines.{stage}", str(recipe), "--out", str(run), "--seed", str(seed), *overrides]
+        if over.is_set():
+            raise KeyboardInterrupt
         with log.open("w") as file:
             code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
             if code in INTERRUPTED:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -22,6 +23,7 @@ from benchmarks.algorithms.runs import (
     made_of,
     parts_of,
     read_variants,
+    run_one,
 )
 from bimode.errors import ConfigError
 from bimode.recipe import load_recipe
@@ -69,6 +71,18 @@ def test_mistakes_on_the_command_line_are_one_line(words: list[str], said: str, 
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1) and done.stderr.startswith(said.format(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_no_stage_begins_after_ctrl_c(tmp_path: Path) -> None:
+    """A run between its two stages has no process to hear it."""
+    over = Event()
+    over.set()
+    for part in parts_of(load_recipe(RECIPE)):
+        (tmp_path / "full" / part).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "full" / part).write_text("{}")
+    with pytest.raises(KeyboardInterrupt):
+        run_one(tmp_path / "full", RECIPE, tmp_path / "out", read_variants(only="HGPO")[0], 0, (), over)
+    assert not list((tmp_path / "out").glob("*/bpo.log"))
 
 
 def test_a_run_is_reused_only_for_what_it_was_made_of(tmp_path: Path) -> None:
