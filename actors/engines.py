@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +42,8 @@ class Engine(Protocol):
         Raises DivergedError, and moves nothing, if the norm is not finite.
         """
 
-    def full_weights(self) -> dict[str, Tensor]:
-        """Copies of all parameters and buffers on the host, by the module's names; empty on ranks other than 0."""
+    def weights(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The named parameters and buffers, whole and on the host, until the next `step`; empty on ranks other than 0."""
 
     def save(self, folder: Path) -> None:
         """Writes weights and optimizer state into `folder`."""
@@ -112,10 +112,10 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def full_weights(self) -> dict[str, Tensor]:
+    def weights(self, names: Collection[str]) -> dict[str, Tensor]:
         if parallel.rank() != 0:
             return {}
-        return {name: tensor.detach().cpu().clone() for name, tensor in _named_tensors(self.policy.model)}
+        return {name: tensor.detach().cpu() for name, tensor in named_tensors(self.policy.model) if name in names}
 
     def save(self, folder: Path) -> None:
         if parallel.rank() == 0:
@@ -184,11 +184,13 @@ class DeepSpeedEngine:
         self.norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.grad_clip))
         _refuse_non_finite(self.norm)
 
-    def full_weights(self) -> dict[str, Tensor]:
+    def weights(self, names: Collection[str]) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
-        for name, tensor in _named_tensors(self.engine.module.model):
+        for name, tensor in named_tensors(self.engine.module.model):
+            if name not in names:
+                continue
             if not hasattr(tensor, "ds_id"):  # not sharded: ZeRO 0-2, or a buffer
-                weights[name] = tensor.detach().cpu().clone()
+                weights[name] = tensor.detach().cpu()
                 continue
             with self.deepspeed.zero.GatheredParameters([tensor]):
                 weights[name] = tensor.detach().cpu().clone()
@@ -207,7 +209,7 @@ def set_lr(optimizer: Any, lr: float) -> None:
         group["lr"] = lr
 
 
-def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters (tied ones once) and the buffers that a state dict holds."""
     yield from model.named_parameters()
     kept = model.state_dict().keys()

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from actors.fleet import RolloutFleet
 from bimode.codec import load_model
 from bimode.config import ModelConfig
-from bimode.records import Completion, GenerationRequest, WeightSnapshot
+from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_json, digest_path
+from bimode.weights import WeightBucket
 
 CHUNK = 128  # requests a worker is given at once: a full engine batch, and a progress bar that moves
 MAX_SWAP_BYTES = 1 << 30
@@ -36,7 +35,7 @@ class Evaluator:
         shape = shape_digest(model_dir)
         if self._fleet is not None and shape == self._shape and _weight_bytes(model_dir) <= MAX_SWAP_BYTES:
             self._version += 1
-            self._fleet.load_weights(ray.put(snapshot_of(model_dir, self._version)), self._version)
+            self._fleet.load_weights(weights_of(model_dir, self._version))
             return
         self.close()
         self._fleet = RolloutFleet(
@@ -77,12 +76,12 @@ def shape_digest(model_dir: Path) -> str:
     return digest_json([(p.name, digest_path(p)) for p in others])
 
 
-def snapshot_of(model_dir: Path, version: int) -> WeightSnapshot:
+def weights_of(model_dir: Path, version: int) -> WeightBucket:
     """The weights of `model_dir` as the learner would send them."""
     import torch
 
     named = list(load_model(model_dir, torch.float32).named_parameters())
-    return WeightSnapshot.of(version, [n for n, _ in named], [p.detach().numpy() for _, p in named])
+    return WeightBucket.of(version, [n for n, _ in named], [p.detach().numpy() for _, p in named])
 
 
 def _weight_bytes(model_dir: Path) -> int:

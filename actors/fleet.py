@@ -1,9 +1,10 @@
-"""The rollout workers of a run as actors: how many there are, which policy version each of them holds, and who replaces whom."""
+"""The rollout workers of a run as actors: how many, what each is doing, which policy version it holds, who replaces whom."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,41 +14,70 @@ import ray
 from bimode.config import ModelConfig
 from bimode.errors import StaleWeightsError, WorkerLostError
 from bimode.records import Completion, GenerationRequest
+from bimode.weights import WeightBucket
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A verb that a worker has been asked for, and the reference of its answer."""
+
+    verb: str
+    answer: Any
 
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One worker: its actor, the version it holds, and the call that it is busy with since `since`, or idle if there is none."""
+    """One worker: its actor, the version it holds, and the calls under way, oldest first; it is idle if there are none.
+
+    `since` is when it began with the oldest, or became idle.
+    """
 
     name: str
     actor: Any
     version: int = 0
-    call: Any = None
-    doing: str = ""
+    calls: deque[Call] = field(default_factory=deque)
     has_answered: bool = False  # an engine that is still loading has not
     since: float = field(default_factory=time.monotonic)
 
     def ask(self, verb: str, *args: Any) -> None:
-        """Sends it to work; the answer is `call`'s."""
-        self.call, self.doing, self.since = getattr(self.actor, verb).remote(*args), verb, time.monotonic()
+        """Sends it to work, after what it has been asked before."""
+        if not self.calls:
+            self.since = time.monotonic()
+        self.calls.append(Call(verb, getattr(self.actor, verb).remote(*args)))
+
+    def heard(self) -> float:
+        """The oldest call is over; the seconds it took."""
+        now = time.monotonic()
+        took, self.since, self.has_answered = now - self.since, now, True
+        self.calls.popleft()
+        return took
 
 
 class RolloutFleet:
-    """Rollout workers: each can be asked alone, and all of them by `generate` and `load_weights`.
+    """Rollout workers: each can be asked alone (`Member.ask`, `hear`), and all of them by `generate` and `load_weights`.
 
-    `options` are ray.remote options of one worker (num_cpus, num_gpus, resources).
+    `options` are ray.remote options of one worker (num_cpus, num_gpus, resources); `worker` is the class they are made of.
     """
 
     def __init__(
-        self, model_dir: Path, model: ModelConfig, *, workers: int, options: Mapping[str, Any], seed: int, sync: str
+        self,
+        model_dir: Path,
+        model: ModelConfig,
+        *,
+        workers: int,
+        options: Mapping[str, Any],
+        seed: int,
+        sync: str,
+        worker: type | None = None,
     ) -> None:
-        from actors.rollout_worker import RolloutWorker
+        if worker is None:
+            from actors.rollout_worker import RolloutWorker as worker
 
-        self._remote = ray.remote(**options)(RolloutWorker)
+        self._remote = ray.remote(**options)(worker)
         self._args = (model_dir,)
         self._settings = {"max_model_len": model.max_model_len, "dtype": model.dtype, "seed": seed, "sync": sync}
         self._started = 0
-        self.version, self._snapshot = 0, None
+        self.version = 0  # that every member should hold
         self.members = [self._start() for _ in range(workers)]
 
     @property
@@ -87,17 +117,13 @@ class RolloutFleet:
         if self._settings["sync"] != "object_store":
             raise WorkerLostError(f"{what}: bpo.sync = {self._settings['sync']} fixes who is there when the run starts")
 
-    def aim_at(self, version: int, snapshot: Any) -> None:
-        """From now on `version`, a reference to its snapshot, is what every member should hold."""
-        self.version, self._snapshot = version, snapshot
-
-    def is_behind(self, member: Member) -> bool:
-        """Whether it holds an older version than the fleet aims at."""
-        return member.version < self.version
-
-    def refresh(self, member: Member) -> None:
-        """Asks `member`, which is behind, to load the live version."""
-        member.ask("load_weights", self._snapshot)
+    def hear(self, seconds: float, also: Sequence[Any] = ()) -> Iterator[tuple[Member, Call, float]]:
+        """Waits for an answer, or one of the references in `also`; who has answered which call, and the seconds it took."""
+        busy = {member.calls[0].answer: member for member in self.members if member.calls}
+        for ready in ray.wait([*busy, *also], timeout=seconds)[0] if busy or also else ():
+            if (member := busy.get(ready)) is not None:
+                call = member.calls[0]
+                yield member, call, member.heard()
 
     def generate(self, requests: Sequence[GenerationRequest], version: int) -> list[Completion]:
         """Completions in the order of `requests`. Raises StaleWeightsError if any was drawn under another version."""
@@ -117,15 +143,10 @@ class RolloutFleet:
             raise StaleWeightsError(f"asked for policy version {version}, got tokens of {sorted(stale)}")
         return ordered
 
-    def catch_up(self) -> None:
-        """Puts the live version into every worker that is behind. Raises StaleWeightsError if one is left there."""
-        if any(map(self.is_behind, self.members)):
-            self._agree(ray.get([worker.load_weights.remote(self._snapshot) for worker in self.workers]), self.version)
-
-    def load_weights(self, snapshot: Any, version: int) -> None:
-        """Puts a snapshot (an object reference) into every worker. Raises StaleWeightsError if one is left behind."""
-        self.aim_at(version, snapshot)
-        self.catch_up()
+    def load_weights(self, whole: WeightBucket) -> None:
+        """Puts all weights of a version into every worker. Raises StaleWeightsError if one is left behind."""
+        bucket = ray.put(whole)
+        self._agree(ray.get([worker.load_weights.remote(bucket) for worker in self.workers]), whole.version)
 
     def expect(self, version: int) -> None:
         """Raises StaleWeightsError unless every worker is at `version`."""
@@ -136,14 +157,14 @@ class RolloutFleet:
             raise StaleWeightsError(f"published version {version}, workers hold {list(held)}")
         self.version = version
         for member in self.members:
-            member.version = version
+            member.version, member.has_answered = version, True
 
     def nodes(self) -> list[str]:
         """Ray node id of each worker."""
         return list(ray.get([worker.node_id.remote() for worker in self.workers]))
 
     def close(self) -> None:
-        """Ends the workers and waits until their processes are gone."""
+        """Ends the workers."""
         for worker in self.workers:
             ray.kill(worker)
         self.members = []

@@ -11,20 +11,23 @@ from typing import Any
 
 from actors.fleet import RolloutFleet
 from actors.learner_group import LearnerGroup
+from actors.weight_sync import WeightSync
 from bimode.config import ModelConfig
 from bimode.records import Completion, GenerationRequest
 from bimode.sections import LearnerConfig, OptimConfig
 
+CATCH_UP_S = 600.0  # for a phase of a weight update outside of the loop
 
-class SnapshotPublisher:
-    """`sync = "object_store"`: rank 0 puts one snapshot into the object store, and each worker loads it between two slices."""
 
-    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup) -> None:
-        self.fleet, self.learner = fleet, learner
+class StorePublisher:
+    """`sync = "object_store"`: whoever drives the fleet fetches the weights (`actors.weight_sync`)."""
+
+    def __init__(self, fleet: RolloutFleet) -> None:
+        self.fleet = fleet
 
     def publish(self, version: int) -> None:
         """The learner's weights are policy `version`; nobody is waited for."""
-        self.fleet.aim_at(version, self.learner.export_weights(version))
+        self.fleet.version = version
 
 
 class TransferPublisher:
@@ -43,14 +46,18 @@ class TransferPublisher:
 class Graph:
     """The fleet and the learner group of one run, and the policy version they agree on."""
 
-    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, publisher: SnapshotPublisher | TransferPublisher) -> None:
+    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, publisher: StorePublisher | TransferPublisher) -> None:
         self.fleet, self.learner, self._publisher = fleet, learner, publisher
         self.version = 0
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Completions drawn under the current version, while no loop drives the fleet."""
-        self.fleet.catch_up()
+        self.catch_up()
         return self.fleet.generate(requests, self.version)
+
+    def catch_up(self) -> None:
+        """Waits until every worker holds the current version, while no loop drives the fleet."""
+        WeightSync(self.fleet, self.learner, CATCH_UP_S).catch_up()
 
     def publish(self, version: int) -> None:
         """Learner -> every worker: the weights after an update become policy `version`."""
@@ -97,5 +104,5 @@ def build_graph(
         with_reference=with_reference,
     )
     if sync == "object_store":
-        return Graph(fleet, group, SnapshotPublisher(fleet, group))
+        return Graph(fleet, group, StorePublisher(fleet))
     return Graph(fleet, group, TransferPublisher(fleet, group, sync))

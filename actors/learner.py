@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from actors import parallel
-from actors.engines import build_engine
+from actors.engines import build_engine, named_tensors
 from actors.reference import Reference
 from bimode.checkpoints import partial_path, publish
 from bimode.codec import Codec, load_model
@@ -29,10 +29,11 @@ from bimode.losses import LossFn, LossInputs
 from bimode.modes import Mode
 from bimode.packing import PackedBatch, pack, plan_micro_batches, share_prompts, tree_tokens
 from bimode.policy import Policy
-from bimode.records import TrainingSample, WeightSnapshot
+from bimode.records import TrainingSample
 from bimode.schedule import learning_rate
 from bimode.sections import LearnerConfig, OptimConfig
 from bimode.token_metrics import decision_values, token_sums
+from bimode.weights import WeightBucket, into_buckets
 
 CACHED_IMAGES = 512  # processed images kept: the rollouts of a prompt, and the prompts of a few steps, share theirs
 CHECKPOINTS_KEPT = 2
@@ -72,6 +73,7 @@ class Learner:
         self.model = load_model(model_dir, torch.float32 if learner.engine == "torch" else precision)
         if learner.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.buckets = into_buckets([(name, 4 * tensor.numel()) for name, tensor in named_tensors(self.model)])
         policy = Policy(self.model, learner.head_chunk).train()
         self.engine = build_engine(policy, learner, optim, precision)
         self.reference: Reference | None = None
@@ -115,10 +117,13 @@ class Learner:
         self.step += 1
         return StepInfo(step=self.step, lr=lr, grad_norm=norm)
 
-    def export_weights(self, version: int) -> WeightSnapshot:
-        """All weights as float32 host arrays under the names of the model's checkpoint; without arrays on ranks other than 0."""
-        weights = self._checkpoint_names(self.engine.full_weights())
-        return WeightSnapshot.of(version, tuple(weights), [tensor.float().numpy() for tensor in weights.values()])
+    def export_bucket(self, version: int, index: int) -> WeightBucket:
+        """Part `index` of the weights (`buckets`) as float32 host arrays under the names of the model's checkpoint.
+
+        Good until the next update; without arrays on ranks other than 0.
+        """
+        weights = self._checkpoint_names(self.engine.weights(set(self.buckets[index])))
+        return WeightBucket.of(version, tuple(weights), [tensor.float().numpy() for tensor in weights.values()])
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint (`bimode.checkpoints.checkpoint_path`) that `restore` continues from exactly.
@@ -145,7 +150,7 @@ class Learner:
     def save_model(self, path: Path) -> None:
         """Writes a plain Hugging Face directory: safetensors, processor or tokenizer, chat template, generation config."""
         partial = self._start_partial(path)
-        weights = self.engine.full_weights()
+        weights = self.engine.weights({name for bucket in self.buckets for name in bucket})
         if parallel.rank() == 0:
             self.model.save_pretrained(partial, state_dict=weights)
             self.codec.processor.save_pretrained(partial)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from actors.learner import Learner, StepInfo
 from bimode.errors import LearnerLostError
 from bimode.losses import LossFn
 from bimode.packing import share_prompts, split_evenly, tree_tokens
-from bimode.records import TrainingSample, WeightSnapshot
+from bimode.records import TrainingSample
 from bimode.sections import LearnerConfig, OptimConfig
 from bimode.token_metrics import label_of
+from bimode.weights import WeightBucket
 
 
 class LearnerRank:
@@ -54,9 +57,15 @@ class LearnerRank:
         """`Learner.optim_step`."""
         return self.learner.optim_step()
 
-    def export_weights(self, version: int) -> WeightSnapshot:
-        """`Learner.export_weights`; without arrays on ranks other than 0."""
-        return self.learner.export_weights(version)
+    def num_buckets(self) -> int:
+        """Parts that the weights are exported in."""
+        return len(self.learner.buckets)
+
+    @ray.method(num_returns=2)
+    def export_bucket(self, version: int, index: int) -> tuple[int, WeightBucket]:
+        """`Learner.export_bucket`, and its checksum, which is there when the bucket is."""
+        bucket = self.learner.export_bucket(version, index)
+        return bucket.checksum, bucket
 
     def open_sender(self, workers: Sequence[Any], sync: str, address: str) -> None:
         """Joins the rollout workers' transfer group (`actors.weight_sender`); every rank at once."""
@@ -85,6 +94,18 @@ class LearnerRank:
     def node_id(self) -> str:
         """Ray node of this rank."""
         return str(ray.get_runtime_context().get_node_id())
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A bucket of weights on its way out of the learner: a reference to it, and one to the receipt of each rank."""
+
+    bucket: Any
+    receipts: tuple[Any, ...]
+
+    def missing(self) -> list[Any]:
+        """Receipts that are not there yet."""
+        return list(ray.wait(list(self.receipts), num_returns=len(self.receipts), timeout=0)[1])
 
 
 class LearnerGroup:
@@ -142,12 +163,20 @@ class LearnerGroup:
         """One optimizer step on every rank. Raises DivergedError before anything moves if the step is not finite."""
         return _get([actor.optim_step.remote() for actor in self.ranks])[0]
 
-    def export_weights(self, version: int) -> ray.ObjectRef:
-        """Reference to rank 0's `WeightSnapshot`; the arrays stay in the object store until a rollout worker reads them."""
+    @cached_property
+    def num_buckets(self) -> int:
+        """Parts that the weights are exported in."""
         self.ready()
-        snapshots = [actor.export_weights.remote(version) for actor in self.ranks]  # collective: every rank takes part
-        self.nodes()  # comes after them: a rank that dies of it is found here, not by a rollout worker
-        return snapshots[0]
+        return int(_get(self.ranks[0].num_buckets.remote()))
+
+    def export(self, version: int, index: int) -> Export:
+        """Puts part `index` of the weights into the object store, from where the rollout workers read it; does not wait."""
+        answers = [actor.export_bucket.remote(version, index) for actor in self.ranks]  # collective: every rank takes part
+        return Export(answers[0][1], tuple(checksum for checksum, _ in answers))
+
+    def checksum_of(self, export: Export) -> int:
+        """Waits for a bucket. A rank that dies is found here, and not by a rollout worker that reads from it."""
+        return int(_get(list(export.receipts))[0])
 
     def open_senders(self, workers: Sequence[Any], sync: str) -> None:
         """Connects every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``."""

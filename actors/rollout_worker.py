@@ -16,13 +16,14 @@ from typing import Any
 
 from bimode.codec import Codec, decode_image
 from bimode.errors import ConfigError, CorruptWeightsError, StaleWeightsError
-from bimode.records import Completion, GenerationRequest, Prompt, WeightSnapshot
+from bimode.records import Completion, GenerationRequest, Prompt
+from bimode.weights import WeightBucket
 
 
 class RolloutWorker:
     """Generates for one policy version at a time.
 
-    `sync` is how weights arrive: `object_store` (snapshots through `load_weights`), or `nccl` / `ipc`, where the
+    `sync` is how weights arrive: `object_store` (buckets through `receive`), or `nccl` / `ipc`, where the
     learner's `actors.weight_sender` drives the verbs `init_transfer` to `finish_update`. Raises ConfigError for a
     model of neither kind, and for a `sync` that needs a GPU where there is none.
     """
@@ -115,26 +116,15 @@ class RolloutWorker:
         scored = self._engine.score([self._prompt(p, tuple(ids)) for p, ids in zip(prompts, responses, strict=True)])
         return [row[len(row) - len(ids) :] for row, ids in zip(scored, responses, strict=True)]
 
-    def load_weights(self, snapshot: WeightSnapshot) -> int:
-        """Makes `snapshot` live and returns its version.
-
-        Raises StaleWeightsError if a newer one is live already and CorruptWeightsError if it is not what was sent, both before
-        anything has changed; ValueError if parameters are missing from it: the weights are a mixture then, and nothing may be
-        generated before a whole snapshot has been loaded.
-        """
-        if snapshot.version < self._version:
-            raise StaleWeightsError(f"{self.name} holds version {self._version}, was sent {snapshot.version}")
-        if not snapshot.is_whole():
-            raise CorruptWeightsError(f"{self.name}: the weights of version {snapshot.version} have arrived damaged")
-        self._transfer(snapshot)
-        self.reset_caches()
-        return self._version
-
-    def _transfer(self, snapshot: WeightSnapshot) -> None:
-        self._engine.start_update()
-        self._engine.update({"names": snapshot.names, "arrays": snapshot.arrays})
-        self._engine.finish_update(snapshot.version)
-        self._version = snapshot.version
+    def load_weights(self, whole: WeightBucket) -> int:
+        """Makes all weights of a version live at once and returns the version. Raises as `receive` and `finish_update`,
+        and StaleWeightsError if a newer one is live already."""
+        if whole.version < self._version:
+            raise StaleWeightsError(f"{self.name} holds version {self._version}, was sent {whole.version}")
+        _check(whole)
+        self.start_update()
+        self.receive(whole)
+        return self.finish_update(whole.version)
 
     def reset_caches(self) -> None:
         """vLLM's `finish` clears neither the prefix nor the encoder cache, and both answer with the old weights."""
@@ -147,21 +137,41 @@ class RolloutWorker:
     def reset_encoder_cache(self) -> None:
         self._engine.reset_encoder_cache()
 
-    # ---- the worker's end of `nccl` and `ipc`: called by the learner's sender ----
+    # ---- a weight update in phases: `actors.weight_sync` calls them in this order, or, for `nccl` and `ipc`, the sender ----
 
     def init_transfer(self, init_info: dict[str, Any]) -> None:
-        """Joins the learner's group; blocks until the learner joins too."""
+        """`nccl`, `ipc`: joins the learner's group; blocks until the learner joins too."""
         self._engine.init_transfer(init_info)
 
     def start_update(self) -> None:
+        """From here until `finish_update` nothing may be generated: the weights are a mixture."""
+        self._received: list[int] = []
         self._engine.start_update()
 
     def update(self, update_info: dict[str, Any]) -> None:
-        """Receives one chunk from the learner; blocks until it has arrived."""
+        """`nccl`, `ipc`: receives one chunk from the learner; blocks until it has arrived."""
         self._engine.update(update_info)
 
+    def receive(self, bucket: WeightBucket) -> None:
+        """Loads one part. Raises CorruptWeightsError, before any of it is loaded, if it is not what was sent."""
+        bucket = self.arrived(bucket)
+        _check(bucket)
+        self._engine.update({"names": bucket.names, "arrays": bucket.arrays})
+        self._received.append(bucket.checksum)
+
+    def arrived(self, bucket: WeightBucket) -> WeightBucket:
+        """What the transport has made of a bucket; fault drills do damage here."""
+        return bucket
+
+    def verify(self, version: int) -> list[int]:
+        """Checksums of what has been received for `version`, in order."""
+        return self._received
+
     def finish_update(self, version: int) -> int:
-        """Makes what was received live as `version`, resets the caches, and returns the version."""
+        """Makes what was received live as `version`, resets the caches, and returns the version.
+
+        Raises ValueError, with nothing live, if a parameter was left out.
+        """
         self._engine.finish_update(version)
         self._version = version
         self.reset_caches()
@@ -217,6 +227,11 @@ class _Begun:
     keys: list[str]
     waiting: set[str]
     version: int
+
+
+def _check(bucket: WeightBucket) -> None:
+    if not bucket.is_whole():
+        raise CorruptWeightsError(f"the weights of version {bucket.version} have arrived damaged")
 
 
 def _stream(request: GenerationRequest) -> int:

@@ -1,8 +1,9 @@
 """The rollout loop: leases to workers, weights to those that are behind, answers to the desk.
 
-Consumes leases (`bimode.desk`) and the versions that the learner publishes; waits for slices of its workers and never for the
-learner; is unblocked by a slice that ends, a worker that dies and one that is late; produces rewarded groups at the desk. At
-`max_staleness = 0` it is driven by `batch` alone, in the caller's thread; else in a thread of its own, while the learner learns.
+Consumes leases (`bimode.desk`) and the weights that the learner publishes; waits for slices of its workers and, for weights, for
+the learner; is unblocked by a slice that ends, a bucket of weights, a worker that dies and one that is late; produces rewarded
+groups at the desk. At `max_staleness = 0` it is driven by `batch` alone, in the caller's thread; else in a thread of its own,
+while the learner learns.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from actors.fleet import Member, RolloutFleet
+from actors.fleet import Call, Member, RolloutFleet
+from actors.learner_group import LearnerGroup
+from actors.weight_sync import Phase, WeightSync
 from bimode.desk import Desk, Drawn, Lease
 from bimode.errors import CorruptWeightsError
 from bimode.records import Completion, GenerationRequest
+from bimode.trace import Trace
 from bimode.waits import Waits
 
 
@@ -34,47 +38,58 @@ class Ended:
     waits: Waits
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that a worker may take for a slice, and that a phase of a weight update may take."""
+
+    slice_s: float
+    phase_s: float
+
+
 SLICE_S = 0.5  # of a worker's time, between two of which weights may land
 POLL_S = 0.2
 LOADING = 10  # times the patience for a worker that has not answered yet: its engine is loading
-MOST_DAMAGED = 3  # snapshots in a row that arrive damaged, before the run ends
+MOST_DAMAGED = 3  # weights in a row that arrive damaged, before the run ends
 
 
 class Rollouts:
-    """The loop over one fleet and one desk.
+    """The loop over one fleet, one learner and one desk.
 
-    `requests_of` says what a lease asks of a worker, `judge` turns its completions into rewarded groups, ticket by ticket; a
-    worker that has not answered after `timeout_s` is replaced; `wanted` is how many there should be, at any time. `say` is
-    told of every change.
+    `requests_of` says what a lease asks of a worker, `judge` turns its completions into rewarded groups, ticket by ticket;
+    `wanted` is how many workers there should be, at any time. `say` is told of every change.
     """
 
     def __init__(
         self,
         fleet: RolloutFleet,
+        learner: LearnerGroup,
         desk: Desk,
         requests_of: Callable[[Lease], list[GenerationRequest]],
         judge: Callable[[Lease, Sequence[Completion]], list[Drawn]],
         *,
-        timeout_s: float,
+        patience: Patience,
         wanted: Callable[[], int],
         say: Callable[[str], None],
+        trace: Trace,
     ) -> None:
         self.fleet, self.desk, self.requests_of, self.judge = fleet, desk, requests_of, judge
-        self.timeout_s, self.wanted, self.say = timeout_s, wanted, say
-        self._idle_s = self._sync_s = self._learner_s = 0.0  # since `_since`; the first two summed over workers
-        self._since = time.monotonic()
-        self.total = Waits(0.0, 0.0, 0.0, 0.0)  # over all steps
-        self.lost = 0  # workers that died or were late
+        self.patience, self.wanted, self.say, self.trace = patience, wanted, say, trace
+        self.sync = WeightSync(fleet, learner, patience.phase_s, self._phase_over)
+        self._waits = self.total = Waits()  # of this step, summed over workers; of all steps
+        self._since = self._booked = time.monotonic()
+        self.lost = 0  # workers that died, were late or held wrong weights
         self._damaged = 0
-        self._leases: dict[Member, Lease] = {}
+        self._leases: dict[Member, tuple[Lease, float]] = {}  # with when they were begun
+        self._learner_waits = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closing = False
         self._error: BaseException | None = None
 
     def batch(self, version: int) -> list[Drawn]:
-        """The groups of update `version`; raises what stopped the loop."""
+        """The groups of update `version`, once the learner's weights are on their way; raises what stopped the loop."""
         asked = time.monotonic()
+        self._learner_waits = True
         if self.desk.max_staleness and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
             self._thread.start()
@@ -82,8 +97,11 @@ class Rollouts:
             with self._changed:
                 if self._error is not None:
                     raise self._error
-                if (batch := self.desk.batch(version)) is not None:
-                    self._learner_s += time.monotonic() - asked
+                if not self.sync.needs_learner and (batch := self.desk.batch(version)) is not None:
+                    self._learner_waits = False
+                    now = time.monotonic()
+                    self._waits += Waits(learner=now - asked)
+                    self.trace.span("learner", "wait for a batch", asked, now, version=version)
                     return batch
                 if self._thread is not None:
                     self._changed.wait(POLL_S)
@@ -94,30 +112,35 @@ class Rollouts:
         """`batch` has been trained on; what else has happened since the last one."""
         with self._changed:
             now, workers = time.monotonic(), len(self.fleet.members)
-            waits = Waits(now - self._since, self._learner_s, self._idle_s / workers, self._sync_s / workers)
+            waits = (self._waits + Waits(total=now - self._since)).over(workers)
             ended = Ended(self.desk.filtered, self.desk.stale, workers, self.lost, waits)
             self.desk.trained(batch, step)
             self.total += waits
-            self._since, self._idle_s, self._sync_s, self._learner_s = now, 0.0, 0.0, 0.0
+            self._since, self._waits = now, Waits()
+        self.trace.span("learner", "learn", now - (waits.total - waits.learner), now, step=step)
         return ended
 
     def turn(self) -> None:
         """One round: workers come and go; who is idle gets work, who has answered is heard, who is late is replaced."""
-        self._resize(self.wanted())
         with self._changed:
+            self._book_idle()
+            self._resize(self.wanted())
+            self.sync.turn(self._learner_waits)
             for member in list(self.fleet.members):
-                if member.call is None:
+                if not member.calls:
                     self._send(member)
-        busy = {member.call: member for member in self.fleet.members if member.call is not None}
-        if not busy:
+            awaited = self.sync.awaited
+        if not awaited and not any(member.calls for member in self.fleet.members):
             time.sleep(POLL_S)  # no more may be under way until the learner has made an update
             return
-        for call in ray.wait(list(busy), timeout=POLL_S)[0]:
-            self._hear(busy[call])
+        for member, call, seconds in self.fleet.hear(POLL_S, awaited):
+            self._hear(member, call, seconds)
         for member in list(self.fleet.members):
-            patience = self.timeout_s * (1 if member.has_answered else LOADING)
-            if member.call is not None and time.monotonic() - member.since > patience:
-                self._lose(member, f"has not answered {member.doing} for {patience:.0f} s")
+            patience = self.patience.slice_s * (1 if member.has_answered else LOADING)
+            if member.calls and self.sync.of(member) is None and time.monotonic() - member.since > patience:
+                self._lose(member, f"has not answered {member.calls[0].verb} for {patience:.0f} s")
+        for member, why in list(self.sync.late()):
+            self._lose(member, f"is late: {why}")
 
     def close(self) -> None:
         """Ends the thread; what is under way is left to the ledger."""
@@ -145,55 +168,79 @@ class Rollouts:
         while len(self.fleet.members) < wanted:
             self.say(f"{self.fleet.grow().name} joins: {len(self.fleet.members)} rollout workers")
         for member in self.fleet.members[wanted:]:
-            if member.call is None and member not in self._leases:
+            if not member.calls and member not in self._leases and self.sync.of(member) is None:
                 self.fleet.dismiss(member)
                 self.say(f"{member.name} leaves: {len(self.fleet.members)} rollout workers")
 
     def _send(self, member: Member) -> None:
-        """Weights first, then a lease, then a slice of it; nothing new for who is about to leave."""
-        if self.fleet.is_behind(member):
-            self.fleet.refresh(member)
+        """A slice of its lease, or a new one; nothing for who has old weights or is about to leave."""
+        if not member.has_answered:
+            member.ask("version")
+        elif member.version < self.fleet.version or self.sync.of(member) is not None:
+            return
         elif member in self._leases:
             member.ask("advance", SLICE_S)
         elif self.fleet.members.index(member) < self.wanted():
             lease = self.desk.grant(member.name, self.fleet.version)
             if lease is not None:
-                self._idle_s += time.monotonic() - member.since
-                self._leases[member] = lease
+                self._leases[member] = lease, time.monotonic()
                 member.ask("begin", lease.tickets[0], self.requests_of(lease), not self.desk.max_staleness)
 
-    def _hear(self, member: Member) -> None:
+    def _hear(self, member: Member, call: Call, seconds: float) -> None:
         try:
-            answer: Any = ray.get(member.call)
+            answer: Any = ray.get(call.answer)
+            if (stream := self.sync.of(member)) is not None:
+                stream.hear(member, call.verb, answer)
         except RayActorError as error:
             if error.actor_init_failed:  # so would that of any other
                 raise
-            self._lose(member, "died")
+            self._lose(member, f"died{self.sync.phase_of(member)} after {seconds:.1f} s")
             return
         except CorruptWeightsError as error:
             self._damaged += 1
             if self._damaged > MOST_DAMAGED:  # then they are damaged where they come from
                 raise
-            self._lose(member, f"is not trusted ({getattr(error, 'cause', error)})")
+            self._lose(
+                member, f"is not trusted{self.sync.phase_of(member)} after {seconds:.1f} s: {getattr(error, 'cause', error)}"
+            )
             return
+        if call.verb == "advance":
+            for completions in answer.values():
+                self._deliver(member, completions)
+
+    def _deliver(self, member: Member, completions: list[Completion]) -> None:
+        lease, begun = self._leases.pop(member)
+        self.trace.span(member.name, "lease", begun, time.monotonic(), tickets=lease.tickets)
+        drawn = self.judge(lease, completions)
+        with self._changed:
+            self.desk.deliver(lease, drawn)
+            self._changed.notify_all()
+
+    def _phase_over(self, member: Member, phase: Phase, version: int, began: float, stopped: float) -> None:
+        """Books the time that a worker was in a phase of a weight update, and at its end that it was stopped."""
         now = time.monotonic()
-        if isinstance(answer, int):  # the version that it has loaded
-            member.version, self._damaged = answer, 0
-            self._sync_s += now - member.since
-        member.call, member.since, member.has_answered = None, now, True
-        for completions in (answer or {}).values() if isinstance(answer, dict) else ():
-            lease = self._leases.pop(member)
-            drawn = self.judge(lease, completions)
-            with self._changed:
-                self.desk.deliver(lease, drawn)
-                self._changed.notify_all()
+        self.trace.span(member.name, phase.value, began, now, version=version)
+        if phase is Phase.TRANSFER:
+            self._waits += Waits(transfer=now - began)
+        if phase is Phase.RESUME:
+            self._waits += Waits(stopped=now - stopped)
+            self._damaged = 0
+
+    def _book_idle(self) -> None:
+        """Time since the last round, for each worker that had nothing to do."""
+        now = time.monotonic()
+        idle = [m for m in self.fleet.members if not m.calls and m.has_answered and m not in self._leases]
+        spent = sum(now - max(member.since, self._booked) for member in idle)
+        self._waits += Waits(rollouts=spent) if self._learner_waits else Waits(full=spent)
+        self._booked = now
 
     def _lose(self, member: Member, why: str) -> None:
+        self.sync.drop(member)
         successor = self.fleet.replace(member)
-        lease = self._leases.pop(member, None)
+        self.lost += 1
+        lease, _ = self._leases.pop(member, (None, 0.0))
         had = f"; its lease of {len(lease.tickets)} questions goes to another" if lease else ""
         self.say(f"{member.name} {why}: {successor.name} takes its place{had}")
-        self.lost += 1
         if lease is not None:
             with self._changed:
                 self.desk.give_back(lease, f"{member.name} {why}")

@@ -36,7 +36,7 @@ class ObjectStoreInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
-    """One whole snapshot: `arrays[i]` (numpy, host, read-only) is the parameter `names[i]`."""
+    """One bucket: `arrays[i]` (numpy, host, read-only) is the parameter `names[i]`."""
 
     names: Sequence[str]
     arrays: Sequence[Any]
@@ -52,24 +52,26 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         """No rendezvous."""
 
     def start_weight_update(self) -> None:
-        self._expected = {name for name, _ in self.model.named_parameters()}  # before the reload parts tied ones
+        self._missing = {name for name, _ in self.model.named_parameters()}  # before the reload parts tied ones
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
-        """Raises ValueError naming the parameters of the model that the snapshot left out.
-
-        After any error the model is whole but mixed (what had arrived is in it), and the next update starts clean.
-        """
+        """Loads a bucket; layers that are complete with it are packed at once. After an error the next update starts clean."""
         try:
             loaded = self.model.load_weights(zip(update_info.names, map(as_tensor, update_info.arrays), strict=True))
-            missing = sorted(self._expected - set(loaded))
-            if missing:
-                raise ValueError(f"the snapshot left out {len(missing)} parameters, among them {missing[:3]}")
+            self._missing -= set(loaded)
         except BaseException:
-            self.finish_weight_update()
+            self._finish()
             raise
 
     def finish_weight_update(self) -> None:
+        """Raises ValueError naming parameters of the model that no bucket held: it is whole then, but mixed, and must not be used
+        before the next update."""
+        self._finish()
+        if self._missing:
+            raise ValueError(f"the update left out {len(self._missing)} parameters, among them {sorted(self._missing)[:3]}")
+
+    def _finish(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         repack_tied_heads(self.model)
 

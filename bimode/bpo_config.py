@@ -85,6 +85,11 @@ class BpoConfig(Section):
         gt=0.0,
         description="a rollout worker silent for so long is replaced, its lease goes to another; ten times while it loads",
     )
+    sync_timeout_s: float = Field(
+        120.0,
+        gt=0.0,
+        description="a phase of a weight update that takes longer costs the worker its place (`actors/weight_sync.py`)",
+    )
     learner_restarts: int = Field(
         3, ge=0, description="times that a learner group which has died is started again from the last sealed checkpoint"
     )

@@ -31,6 +31,9 @@ class ModelConfig(Section):
     )
 
 
+Chaos = Literal["", "kill-rollout", "stall-rollout", "corrupt-weights", "slow-sync", "kill-learner", "kill-driver"]
+
+
 class ClusterConfig(Section):
     """Resources of a local Ray instance and of each role. On a running cluster only the role sizes count."""
 
@@ -43,7 +46,7 @@ class ClusterConfig(Section):
     rollout_resource: str = Field("", description="custom Ray resource that pins rollout workers, e.g. `rollout`")
     learner_resource: str = Field("", description="custom Ray resource that pins the learner, e.g. `learner`")
     threads: Positive = Field(1, description="torch threads of each worker")
-    chaos: Literal["", "kill-rollout", "stall-rollout", "kill-learner", "kill-driver"] = Field(
+    chaos: Chaos = Field(
         "", description="a fault drill: what is damaged while `bpo` runs (`pipelines/chaos.py`); `--chaos` sets it"
     )
     chaos_every_s: float = Field(5.0, gt=0.0, description="mean seconds between two faults")

@@ -6,13 +6,7 @@ Axis suffixes are in CONTRIBUTING.md; here `T` is the tokens of one response.
 from __future__ import annotations
 
 import math
-import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from bimode.modes import Mode
 
@@ -126,36 +120,6 @@ class TrainingSample:
     origin: str  # id of the row it came from
     version: int  # policy version of the newest token; 0 for SFT
     level: str = ""  # of the question, for metrics; SFT leaves it empty
-
-
-@dataclass(frozen=True, slots=True)
-class WeightSnapshot:
-    """Named full-precision host tensors of one policy version (numpy arrays, zero-copy in the object store).
-
-    `checksum` is that of the arrays where they were made: who receives them checks it (`is_whole`).
-    """
-
-    version: int
-    names: tuple[str, ...]
-    arrays: tuple[NDArray[Any], ...]
-    checksum: int
-
-    @staticmethod
-    def of(version: int, names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> WeightSnapshot:
-        """A snapshot with its checksum."""
-        return WeightSnapshot(version, tuple(names), tuple(arrays), _checksum(arrays))
-
-    def is_whole(self) -> bool:
-        """Whether every byte is as it was sent."""
-        return _checksum(self.arrays) == self.checksum
-
-
-def _checksum(arrays: Sequence[NDArray[Any]]) -> int:
-    """CRC-32 over all bytes in order: gigabytes a second, and no damage of a transfer passes it but one in four billion."""
-    found = 0
-    for array in arrays:
-        found = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, found)
-    return found
 
 
 @dataclass(frozen=True, slots=True)

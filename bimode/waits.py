@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 HIGH, LOW = 0.3, 0.1  # shares of a step
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """A stretch of a run. Example: ``Waits(total=4.0, learner=3.1, rollouts=0.2, sync=0.1)``.
+    """A stretch of a run. Example: ``Waits(total=4.0, learner=3.1, rollouts=0.2, full=0.0, stopped=0.1, transfer=0.05)``.
 
-    `learner` without a batch; `rollouts` without a lease and `sync` loading weights, both means over the workers.
+    `learner` was without a batch. The others are means over the rollout workers: without work while the learner waited for a
+    batch (`rollouts`) or while it had one, since no more may be under way (`full`); stopped by new weights (`stopped`), part of
+    which is the transfer itself (`transfer`).
     """
 
-    total: float
-    learner: float
-    rollouts: float
-    sync: float
+    total: float = 0.0
+    learner: float = 0.0
+    rollouts: float = 0.0
+    full: float = 0.0
+    stopped: float = 0.0
+    transfer: float = 0.0
 
     def __add__(self, other: Waits) -> Waits:
-        return Waits(
-            self.total + other.total, self.learner + other.learner, self.rollouts + other.rollouts, self.sync + other.sync
-        )
+        return Waits(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def over(self, workers: int) -> Waits:
+        """Sums over `workers` as means."""
+        parts = (self.rollouts, self.full, self.stopped, self.transfer)
+        return Waits(self.total, self.learner, *(part / max(workers, 1) for part in parts))
+
+    def shares(self) -> Waits:
+        """As parts of the whole, which is then 1."""
+        return Waits(*(part / max(self.total, 1e-9) for part in astuple(self)))
 
     def advice(self, workers: int, max_staleness: int) -> str:
-        """One line for the user; empty where neither side waits much."""
-        total = max(self.total, 1e-9)
-        learner, rollouts, sync = (wait / total for wait in (self.learner, self.rollouts, self.sync))
-        told = f"learner waited {learner:.0%} of the time, rollout workers {rollouts:.0%}, weights took {sync:.0%}"
-        if sync > HIGH:
-            return f"{told}: publish less often, or move weights faster (bpo.sync)"
-        if learner > HIGH and rollouts < LOW:
-            return f"{told}: add rollout workers (bimode scale DIR --rollouts {2 * workers})"
-        if rollouts > HIGH and learner < LOW:
-            return f"{told}: {max(1, round(workers * (1 - rollouts)))} of {workers} rollout workers would do"
-        if learner > HIGH and rollouts > HIGH and not max_staleness:
+        """One line for the user: the shares, and where either side waits much, what would help."""
+        share = self.shares()
+        told = (
+            f"of the time the learner waited {share.learner:.0%}, a rollout worker {share.rollouts:.0%} for other workers and "
+            f"{share.full:.0%} for the learner, and {share.stopped:.0%} for new weights"
+        )
+        if share.stopped > HIGH:
+            return f"{told}: fewer, larger steps would help, or a faster bpo.sync"
+        if share.learner > HIGH and share.full > HIGH and not max_staleness:
             return f"{told}: they wait for each other; bpo.max_staleness = 1 lets them work at the same time"
+        if share.learner > HIGH and share.full < LOW:
+            return f"{told}: add rollout workers (bimode scale DIR --rollouts {2 * workers})"
+        if share.full > HIGH and share.learner < LOW:
+            return f"{told}: {max(1, round(workers * (1 - share.full)))} of {workers} rollout workers would do"
         return told

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bimode.config import Recipe
 from bimode.errors import LearnerLostError, keyed
 from bimode.rundir import StageDir, StageResult
+
+if TYPE_CHECKING:
+    from pipelines.chaos import Drill
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
@@ -41,11 +44,13 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Trains; a learner that dies on the way is started again from the last sealed checkpoint, `bpo.learner_restarts` times."""
+    from pipelines.chaos import Drill
     from pipelines.progress import say
 
+    drill = Drill(recipe.cluster)
     for restarts_left in reversed(range(recipe.bpo.learner_restarts + 1)):
         try:
-            return train(recipe, stage, inputs)
+            return train(recipe, stage, inputs, drill)
         except LearnerLostError as error:
             if not restarts_left:
                 raise
@@ -53,7 +58,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     raise AssertionError("the last attempt returns or raises")
 
 
-def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
+def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill) -> StageResult:
     """Trains for `bpo.steps` steps or `bpo.rollout_tokens`, going on from the last sealed checkpoint where there is one."""
     from bimode.dataset import read_prompts
     from bimode.importance import importance_of
@@ -62,7 +67,6 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResu
     from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
     from pipelines.bpo_steps import credit, open_graph, open_rollouts, update
-    from pipelines.chaos import drill
     from pipelines.progress import say, track
 
     bpo, log, ledger = recipe.bpo, RunLog(stage.path, recipe.bpo.margin), Ledger(stage.path / "ledger")
@@ -72,7 +76,7 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResu
         references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
         start = log.resume(graph, ledger)
         bar.advance(start)
-        with open_rollouts(recipe, graph, prompts, references, ledger, stage.path) as rollouts, drill(recipe.cluster, graph):
+        with open_rollouts(recipe, graph, prompts, references, ledger, stage.path) as rollouts, drill.on(graph):
             for step in range(start, bpo.steps):
                 if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
                     break

@@ -21,12 +21,13 @@ from bimode.order import item_of
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
 from bimode.rewards import correctness, shaped
 from bimode.token_metrics import means_by_mode, metric_means
+from bimode.trace import Trace
 from pipelines.progress import say
 from pipelines.scale import wanted_workers
 
 if TYPE_CHECKING:
     from actors.graph import Graph
-    from actors.rollouts import Rollouts
+    from actors.rollouts import Patience, Rollouts
 
 
 def open_graph(recipe: Recipe, model_dir: Path) -> Graph:
@@ -76,12 +77,14 @@ def open_rollouts(
 
     return Rollouts(
         graph.fleet,
+        graph.learner,
         open_desk(bpo, prompt_of, ledger),
         requests_of,
         judge,
-        timeout_s=bpo.worker_timeout_s,
+        patience=Patience(slice_s=bpo.worker_timeout_s, phase_s=bpo.sync_timeout_s),
         wanted=lambda: wanted_workers(stage, bpo.rollout_workers),
         say=lambda line: say(f"bpo: {line}"),
+        trace=Trace(stage / "trace.json"),
     )
 
 

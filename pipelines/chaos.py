@@ -1,9 +1,11 @@
 """Fault drills: real damage to a live run at random times, to see it get over it (`bimode bpo ... --chaos KIND`).
 
-    kill-rollout     a rollout worker's process ends
-    stall-rollout    a rollout worker stops answering; `bpo.worker_timeout_s` says when that counts
-    kill-learner     a rank of the learner group ends
-    kill-driver      this process is killed, as by the kernel; the same command goes on
+    kill-rollout      a rollout worker's process ends
+    stall-rollout     a rollout worker stops answering; `bpo.worker_timeout_s` says when that counts
+    corrupt-weights   a bit of the next weights changes on the way to a rollout worker
+    slow-sync         a rollout worker does not get through its next weight update; `bpo.sync_timeout_s` says when that counts
+    kill-learner      a rank of the learner group ends
+    kill-driver       this process is killed, as by the kernel; the same command goes on
 
 Victims and waiting times come from `cluster.chaos_seed`. Learner and driver are hit once a start, workers again and again.
 """
@@ -16,9 +18,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from bimode.config import ClusterConfig
+from bimode.weights import WeightBucket
 from pipelines.progress import say
 
 if TYPE_CHECKING:
@@ -27,42 +31,71 @@ if TYPE_CHECKING:
 ONCE = ("kill-learner", "kill-driver")
 
 
-@contextmanager
-def drill(cluster: ClusterConfig, graph: Graph) -> Iterator[None]:
-    """Does damage to `graph` while the block runs; nothing without `cluster.chaos`."""
-    if not cluster.chaos:
-        yield
-        return
-    over = threading.Event()
-    thread = threading.Thread(target=_run, args=(cluster, graph, over), name="chaos", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+class Drill:
+    """The damage of one run, which a learner that is started again goes on with; none without `cluster.chaos`."""
 
+    def __init__(self, cluster: ClusterConfig) -> None:
+        self.kind, self.every_s = cluster.chaos, cluster.chaos_every_s
+        self.chance = random.Random(f"{cluster.chaos}/{cluster.chaos_seed}")
 
-def _run(cluster: ClusterConfig, graph: Graph, over: threading.Event) -> None:
-    chance = random.Random(f"{cluster.chaos}/{cluster.chaos_seed}")
-    while not over.wait(chance.expovariate(1 / cluster.chaos_every_s)):
-        say(f"chaos: {cluster.chaos} {_damage(cluster.chaos, graph, chance)}".rstrip())
-        if cluster.chaos in ONCE:
+    @contextmanager
+    def on(self, graph: Graph) -> Iterator[None]:
+        """Does damage to `graph` while the block runs."""
+        if not self.kind:
+            yield
             return
+        over = threading.Event()
+        thread = threading.Thread(target=self._run, args=(graph, over), name="chaos", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _run(self, graph: Graph, over: threading.Event) -> None:
+        while not over.wait(self.chance.expovariate(1 / self.every_s)):
+            say(f"chaos: {self.kind} {self._damage(graph)}".rstrip())
+            if self.kind in ONCE:
+                return
+
+    def _damage(self, graph: Graph) -> str:
+        """Does it; returns the name of the victim."""
+        import ray
+
+        if self.kind == "kill-driver":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "kill-learner":
+            ray.kill(self.chance.choice(graph.learner.ranks))
+            return ""
+        victim = self.chance.choice(graph.fleet.members)
+        if self.kind == "kill-rollout":
+            ray.kill(victim.actor)
+        else:
+            victim.actor.__ray_call__.remote({"stall-rollout": stall, "corrupt-weights": corrupt, "slow-sync": slow}[self.kind])
+        return victim.name
 
 
-def _damage(kind: str, graph: Graph, chance: random.Random) -> str:
-    """Does it; returns the name of the victim."""
-    import ray
+# ---- what is done inside of a rollout worker ----
 
-    if kind == "kill-driver":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if kind == "kill-learner":
-        ray.kill(chance.choice(graph.learner.ranks))
-        return ""
-    victim = chance.choice(graph.fleet.members)
-    if kind == "kill-rollout":
-        ray.kill(victim.actor)
-    else:
-        victim.actor.__ray_call__.remote(lambda _: threading.Event().wait())
-    return victim.name
+
+def stall(worker: Any) -> None:
+    """It does nothing any more."""
+    threading.Event().wait()
+
+
+def slow(worker: Any) -> None:
+    """It does not come back from its next weights."""
+    worker.arrived = stall
+
+
+def corrupt(worker: Any) -> None:
+    """A bit of the next weights that arrive is another."""
+
+    def arrived(bucket: WeightBucket) -> WeightBucket:
+        del worker.arrived  # once
+        arrays = [array.copy() for array in bucket.arrays]
+        arrays[0].reshape(-1).view("uint8")[0] ^= 1
+        return replace(bucket, arrays=tuple(arrays))
+
+    worker.arrived = arrived

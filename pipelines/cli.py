@@ -28,7 +28,7 @@ MODES_HELP = "of auto,thinking,non_thinking; the recipe's evaluate.modes by defa
 ADDRESS_HELP = (
     "dashboard of the cluster; by default RAY_API_SERVER_ADDRESS or RAY_ADDRESS (http://...), else http://127.0.0.1:8265"
 )
-CHAOS_HELP = "a fault drill: kill-rollout, stall-rollout, kill-learner or kill-driver"
+CHAOS_HELP = "a fault drill: kill-rollout, stall-rollout, corrupt-weights, slow-sync, kill-learner or kill-driver"
 NOTHING: list[str] = []
 
 

@@ -55,7 +55,7 @@ def one_step(graph: Graph, work: Workload, bpo: BpoConfig, step: int) -> Answer:
     graph.learner.optim_step()
     clock.append(time.perf_counter())
     graph.publish(step)
-    graph.fleet.catch_up()  # a run leaves that to the workers; here it belongs to the step
+    graph.catch_up()  # a run leaves that to the workers; here it belongs to the step
     clock.append(time.perf_counter())
     parts = {name: b - a for name, a, b in zip(("generate", "learn", "sync"), clock, clock[1:], strict=False)}
     return Answer(clock[-1] - clock[0], work.tokens, parts)

@@ -124,8 +124,8 @@ def refused(learner: Learner, loss: Any, samples: list[TrainingSample], num_toke
 
 
 def exported(learner: Learner) -> dict[str, torch.Tensor]:
-    snapshot = learner.export_weights(7)
-    return {name: torch.from_numpy(array.copy()) for name, array in zip(snapshot.names, snapshot.arrays, strict=True)}
+    buckets = [learner.export_bucket(7, index) for index in range(len(learner.buckets))]
+    return {n: torch.from_numpy(a.copy()) for bucket in buckets for n, a in zip(bucket.names, bucket.arrays, strict=True)}
 
 
 def scenario(case: Case, model_dir: Path, out: Path) -> None:

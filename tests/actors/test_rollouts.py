@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +16,11 @@ from bimode.config import ModelConfig
 from bimode.desk import Desk, Drawn, Lease
 from bimode.errors import ConfigError
 from bimode.ledger import FILE, Ledger, read
-from bimode.records import Completion, GenerationRequest, Prompt, WeightSnapshot
+from bimode.records import Prompt
+from bimode.sections import LearnerConfig, OptimConfig
+from bimode.trace import Trace
 from pipelines.bpo_steps import drawn, requests
+from pipelines.chaos import corrupt, stall
 from tests.rollouts import paired
 
 pytestmark = pytest.mark.ray
@@ -40,31 +43,44 @@ def fleet(ray_local: Any, text_model: Path) -> Iterator[Any]:
     fleet.close()
 
 
-def loop(
-    fleet: Any,
-    folder: Path,
-    bpo: BpoConfig = BPO,
-    said: list[str] | None = None,
-    timeout_s: float = 600.0,
-    wanted: Callable[[], int] = lambda: 2,
-) -> Any:
-    from actors.rollouts import Rollouts
+@pytest.fixture(scope="module")
+def learner(ray_local: Any, text_model: Path) -> Iterator[Any]:
+    """Real, and never trained: every version has the same weights."""
+    from actors.learner_group import LearnerGroup
 
-    def asked(lease: Lease) -> list[tuple[int, Prompt]]:
-        return [(ticket, prompt_of(ticket)) for ticket in lease.tickets]
-
-    def ask(lease: Lease) -> list[GenerationRequest]:
-        return requests(asked(lease), bpo, 0)
-
-    def judge(lease: Lease, completions: Sequence[Completion]) -> list[Drawn]:
-        return drawn(asked(lease), bpo, completions, {})
-
-    desk = Desk(
-        Ledger(folder), prompt_of, lambda group, step: True, groups_per_step=bpo.prompts_per_step,
-        lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness, may_filter=0,
+    group = LearnerGroup(
+        {"num_cpus": 0}, 1, model_dir=text_model, learner=LearnerConfig(engine="torch"), optim=OptimConfig(), total_steps=9,
+        dtype="float32", seed=0, with_reference=False,
     )  # fmt: skip
-    say = (said if said is not None else []).append
-    return Rollouts(fleet, desk, ask, judge, timeout_s=timeout_s, wanted=wanted, say=say)
+    yield group
+    group.close()
+
+
+@pytest.fixture
+def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
+    from actors.rollouts import Patience, Rollouts
+
+    def make(
+        name: str = "run",
+        bpo: BpoConfig = BPO,
+        said: list[str] | None = None,
+        patience: Patience = Patience(600.0, 600.0),
+        wanted: Callable[[], int] = lambda: 2,
+    ) -> Rollouts:
+        def asked(lease: Lease) -> list[tuple[int, Prompt]]:
+            return [(ticket, prompt_of(ticket)) for ticket in lease.tickets]
+
+        desk = Desk(
+            Ledger(tmp_path / name), prompt_of, lambda group, step: True, groups_per_step=bpo.prompts_per_step,
+            lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness, may_filter=0,
+        )  # fmt: skip
+        return Rollouts(
+            fleet, learner, desk, lambda lease: requests(asked(lease), bpo, 0),
+            lambda lease, completions: drawn(asked(lease), bpo, completions, {}),
+            patience=patience, wanted=wanted, say=(said if said is not None else []).append, trace=Trace(tmp_path / "trace.json"),
+        )  # fmt: skip
+
+    return make
 
 
 def bits(batch: Sequence[Drawn]) -> list[Any]:
@@ -72,96 +88,88 @@ def bits(batch: Sequence[Drawn]) -> list[Any]:
     return [(d.ticket, [(c.token_ids_T, str(c.logprobs_T)) for c in (*d.group.completions, *d.probes)]) for d in batch]
 
 
-def test_a_worker_that_dies_costs_no_question_and_no_bit(ray_local: Any, fleet: Any, tmp_path: Path) -> None:
-    with loop(fleet, tmp_path / "whole") as rollouts:
+def test_a_worker_that_dies_costs_no_question_and_no_bit(ray_local: Any, fleet: Any, loop: Any, tmp_path: Path) -> None:
+    with loop("whole") as rollouts:
         whole = rollouts.batch(0)
     said: list[str] = []
-    with loop(fleet, tmp_path / "killed", said=said) as rollouts:
+    with loop("killed", said=said) as rollouts:
         rollouts.turn()  # both have a lease now
         victim = fleet.members[0]
         ray_local.kill(victim.actor)
         disturbed = rollouts.batch(0)
     assert bits(disturbed) == bits(whole) and rollouts.lost == 1
-    assert said == ["rollout-0 died: rollout-2 takes its place; its lease of 2 questions goes to another"]
+    assert len(said) == 1 and said[0].startswith("rollout-0 died after ")
+    assert said[0].endswith(": rollout-2 takes its place; its lease of 2 questions goes to another")
     found = read(tmp_path / "killed" / FILE)
     assert found.books.counts()["generated"] == found.books.drawn == 4
-    assert [m["ticket"] for m in found.moves if m.get("why") == f"{victim.name} died"] == [0, 1]
+    assert [m["ticket"] for m in found.moves if m.get("why", "").startswith(f"{victim.name} died")] == [0, 1]
 
 
-def test_a_worker_that_falls_silent_is_replaced(ray_local: Any, fleet: Any, tmp_path: Path) -> None:
-    ray_local.get([worker.version.remote() for worker in fleet.workers])
-    for member in fleet.members:
-        member.has_answered = True
+def test_a_worker_that_falls_silent_is_replaced(ray_local: Any, fleet: Any, loop: Any) -> None:
+    from actors.rollouts import Patience
+
+    fleet.expect(0)
     said: list[str] = []
-    with loop(fleet, tmp_path, said=said, timeout_s=20.0) as rollouts:
-        fleet.members[1].actor.__ray_call__.remote(lambda _: threading.Event().wait(3600))
+    with loop(said=said, patience=Patience(20.0, 600.0)) as rollouts:
+        fleet.members[1].actor.__ray_call__.remote(stall)
         assert [d.ticket for d in rollouts.batch(0)] == [0, 1, 2, 3]
     assert len(said) == 1 and "rollout-1 has not answered begin for 20 s: rollout-2 takes its place" in said[0]
 
 
-def snapshot(model_dir: Path, version: int, scale: float) -> WeightSnapshot:
-    import torch
-
-    from bimode.codec import load_model
-
-    named = list(load_model(model_dir, torch.float32).named_parameters())
-    return WeightSnapshot.of(version, [n for n, _ in named], [(p.detach() * scale).numpy() for _, p in named])
-
-
-def test_weights_land_while_responses_are_under_way(ray_local: Any, fleet: Any, text_model: Path, tmp_path: Path) -> None:
+def test_weights_land_while_responses_are_under_way(fleet: Any, loop: Any, tmp_path: Path) -> None:
     """Slices of next to nothing: a response is cut by updates, goes on, and says which token came from which version."""
     bpo = BPO.model_copy(update={"max_staleness": 2, "group_size": 1})
     trained: list[Drawn] = []
-    with loop(fleet, tmp_path, bpo) as rollouts, pytest.MonkeyPatch.context() as patch:
+    with loop(bpo=bpo) as rollouts, pytest.MonkeyPatch.context() as patch:
         patch.setattr("actors.rollouts.SLICE_S", 0.001)
         for version in range(6):
             batch = rollouts.batch(version)
             assert all(version - d.oldest <= 2 for d in batch)
             rollouts.trained(batch, version)
             trained += batch
-            fleet.aim_at(version + 1, ray_local.put(snapshot(text_model, version + 1, 1.0 + 0.01 * version)))
+            fleet.version = version + 1
     spans = [sorted(set(c.versions_T)) for d in trained for c in d.group.completions]
     assert any(len(span) > 1 for span in spans), "no response saw an update"
     assert all(list(c.versions_T) == sorted(c.versions_T) for d in trained for c in d.group.completions)
     assert all(len(c.token_ids_T) == len(c.logprobs_T) <= 40 for d in trained for c in d.group.completions)
     assert not any(math.isnan(x) for d in trained for c in d.group.completions for x in c.logprobs_T[c.num_forced :])
     assert len({d.ticket for d in trained}) == 24
+    events = [json.loads(line.rstrip(",")) for line in (tmp_path / "trace.json").read_text().splitlines()[1:]]
+    assert {e["args"]["name"] for e in events if e["ph"] == "M"} == {"learner", "rollout-0", "rollout-1"}
+    assert {e["name"] for e in events if e["ph"] == "X"} >= {"lease", "learn", "pause", "transfer", "verify", "resume"}
 
 
-def test_a_worker_whose_weights_arrive_damaged_is_replaced(ray_local: Any, fleet: Any, text_model: Path, tmp_path: Path) -> None:
-    """The sender's error would hit everyone, so this one is in the way to a single worker."""
-    whole = snapshot(text_model, 1, 1.0)
-    damaged = replace(whole, checksum=whole.checksum ^ 1)
+def test_a_worker_whose_weights_arrive_damaged_is_replaced(ray_local: Any, fleet: Any, loop: Any) -> None:
     said: list[str] = []
-    with loop(fleet, tmp_path, said=said) as rollouts:
+    with loop(said=said) as rollouts:
         rollouts.trained(rollouts.batch(0), 0)
-        fleet.aim_at(1, ray_local.put(whole))
-        fleet.members[0].ask("load_weights", ray_local.put(damaged))
+        ray_local.get(fleet.members[0].actor.__ray_call__.remote(corrupt))
+        fleet.version = 1
         batch = rollouts.batch(1)
     assert {v for d in batch for c in d.group.completions for v in c.versions_T} == {1}
-    trouble = "rollout-0 is not trusted (rollout-0: the weights of version 1 have arrived damaged)"
-    assert said == [f"{trouble}: rollout-2 takes its place"]
+    assert len(said) == 1 and said[0].startswith("rollout-0 is not trusted in phase transfer of version 1 after ")
+    assert said[0].endswith("s: the weights of version 1 have arrived damaged: rollout-2 takes its place")
 
 
-def test_what_goes_wrong_in_a_worker_surfaces_where_the_learner_waits(fleet: Any, tmp_path: Path) -> None:
+def test_what_goes_wrong_in_a_worker_surfaces_where_the_learner_waits(loop: Any) -> None:
     for staleness in (0, 1):
         impossible = BPO.model_copy(update={"max_tokens": 1, "max_staleness": staleness})
-        with loop(fleet, tmp_path / str(staleness), impossible) as rollouts, pytest.raises(ConfigError, match="max_tokens = 1"):
+        with loop(str(staleness), impossible) as rollouts, pytest.raises(ConfigError, match="max_tokens = 1"):
             rollouts.batch(0)
 
 
-def test_workers_join_and_leave_a_live_loop(ray_local: Any, fleet: Any, text_model: Path, tmp_path: Path) -> None:
+def test_workers_join_and_leave_a_live_loop(fleet: Any, loop: Any, tmp_path: Path) -> None:
     """2 -> 3 -> 1: the newcomer holds the live version, who leaves has finished, and no ticket is lost."""
     said, size = list[str](), [2]
     bpo = BPO.model_copy(update={"lease": 1})
-    with loop(fleet, tmp_path, bpo, said, wanted=lambda: size[0]) as rollouts:
+    with loop(bpo=bpo, said=said, wanted=lambda: size[0]) as rollouts:
         for version, workers in enumerate([2, 3, 1]):
             size[0] = workers
             batch = rollouts.batch(version)
             assert {v for d in batch for c in d.group.completions for v in c.versions_T} == {version}
             ended = rollouts.trained(batch, version)
             assert ended.lost == 0 and ended.waits.total > ended.waits.learner > 0
-            fleet.aim_at(version + 1, ray_local.put(snapshot(text_model, version + 1, 1.0)))
+            fleet.version = version + 1
         rollouts.turn()
     assert len(fleet.members) == 1
     assert said == [
@@ -169,4 +177,4 @@ def test_workers_join_and_leave_a_live_loop(ray_local: Any, fleet: Any, text_mod
         "rollout-1 leaves: 2 rollout workers",
         "rollout-2 leaves: 1 rollout workers",
     ]
-    assert read(tmp_path / FILE).books.counts()["trained"] == 12
+    assert read(tmp_path / "run" / FILE).books.counts()["trained"] == 12

@@ -23,7 +23,8 @@ from bimode.errors import CorruptWeightsError, StaleWeightsError
 from bimode.modes import Mode
 from bimode.packing import pack
 from bimode.policy import Policy
-from bimode.records import Completion, GenerationRequest, Prompt, TrainingSample, WeightSnapshot
+from bimode.records import Completion, GenerationRequest, Prompt, TrainingSample
+from bimode.weights import WeightBucket
 
 pytestmark = pytest.mark.ray
 
@@ -56,10 +57,10 @@ def changed(model: Any, part: str, seed: int = 1) -> Any:
     return other
 
 
-def snapshot(model: Any) -> WeightSnapshot:
+def snapshot(model: Any) -> WeightBucket:
     named = dict(model.named_parameters())
     assert "lm_head.weight" not in named or not model.config.tie_word_embeddings
-    return WeightSnapshot.of(next(versions), tuple(named), [p.detach().numpy() for p in named.values()])
+    return WeightBucket.of(next(versions), tuple(named), [p.detach().numpy() for p in named.values()])
 
 
 def gap(model: Any, codec: Codec, asked: Prompt, drawn: Sequence[Completion]) -> float:
@@ -171,7 +172,7 @@ def test_names_as_save_pretrained_writes_them_load_too(llava: Bench, tmp_path: P
     saved = load_file(tmp_path / "model.safetensors")
     assert set(saved) != {name for name, _ in other.named_parameters()}  # transformers 5 renames on saving
     llava.start_from(llava.first)
-    llava.call("load_weights", WeightSnapshot.of(next(versions), tuple(saved), tuple(saved.values())))
+    llava.call("load_weights", WeightBucket.of(next(versions), tuple(saved), tuple(saved.values())))
     assert llava.gap(other) < EQUAL
 
 
@@ -198,7 +199,7 @@ def test_a_snapshot_with_a_gap_is_refused_and_a_whole_one_repairs(llava: Bench) 
     whole = snapshot(changed(llava.first, ALL))
     (missing,) = (n for n in whole.names if n.endswith("language_model.norm.weight"))
     kept = [i for i, n in enumerate(whole.names) if n != missing]
-    partial = WeightSnapshot.of(whole.version, [whole.names[i] for i in kept], [whole.arrays[i] for i in kept])
+    partial = WeightBucket.of(whole.version, [whole.names[i] for i in kept], [whole.arrays[i] for i in kept])
     with pytest.raises(ValueError, match=f"left out 1 parameters.*{missing}"):
         llava.call("load_weights", partial)
     llava.start_from(llava.first)
@@ -207,7 +208,7 @@ def test_a_snapshot_with_a_gap_is_refused_and_a_whole_one_repairs(llava: Bench) 
 def test_a_snapshot_with_an_unknown_name_is_refused_and_a_whole_one_repairs(llava: Bench) -> None:
     llava.start_from(llava.first)
     whole = snapshot(llava.first)
-    renamed = WeightSnapshot.of(whole.version, ("model.nothing.weight", *whole.names[1:]), whole.arrays)
+    renamed = WeightBucket.of(whole.version, ("model.nothing.weight", *whole.names[1:]), whole.arrays)
     with pytest.raises(ValueError, match="nothing"):
         llava.call("load_weights", renamed)
     llava.start_from(llava.first)

@@ -1,0 +1,192 @@
+"""Weights from the learner to the rollout workers, in phases that each have a deadline.
+
+    prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest
+    pause      a worker ends its slice; it generates nothing from here on
+    transfer   it loads bucket after bucket, each checked on arrival
+    verify     it says what it holds, and that is what was sent
+    resume     the version is live: what was under way goes on
+
+Consumes buckets of the learner group, while the learner has nothing else to do; waits for no single worker: each goes at its own
+pace, and one that is late, or wrong, is told apart by `late` and by what its calls raise, while the others go on. So that a big
+model needs no second copy in memory, a bucket is freed as soon as every worker that takes part has it. A worker that comes later,
+or that was busy with older weights, takes part in a stream of its own the next time that the learner is free.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import ray
+
+from actors.fleet import Member, RolloutFleet
+from actors.learner_group import Export, LearnerGroup
+from bimode.errors import CorruptWeightsError, LearnerLostError, StaleWeightsError
+
+WINDOW = 2
+POLL_S = 0.2
+
+
+PhaseOver = Callable[["Member", "Phase", int, float, float], None]  # who, what, version, since when, stopped since when
+
+
+class Phase(StrEnum):
+    """Of a weight update; `prepare` is the learner's, the others are a worker's."""
+
+    PREPARE = "prepare"
+    PAUSE = "pause"
+    TRANSFER = "transfer"
+    VERIFY = "verify"
+    RESUME = "resume"
+
+
+@dataclass(slots=True, eq=False)
+class Taker:
+    """How far one worker is."""
+
+    member: Member
+    phase: Phase = Phase.PAUSE
+    since: float = field(default_factory=time.monotonic)  # when the phase began
+    stopped: float = 0.0  # when it stopped to generate
+    sent: int = 0  # buckets it has been told to load
+    loaded: int = 0
+
+
+class WeightStream:
+    """One version on its way to those that were behind when it began."""
+
+    def __init__(self, learner: LearnerGroup, version: int, members: list[Member], over: PhaseOver) -> None:
+        self.learner, self.version, self._over = learner, version, over
+        self.takers = {member: Taker(member) for member in members}
+        self.since = time.monotonic()
+        self.export: Export | None = None
+        self._buckets: list[Any] = []  # references; None once everyone has it
+        self._checksums: list[int] = []
+        self._advance_learner()
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the learner is done with it."""
+        return not self.takers or len(self._checksums) == self.learner.num_buckets
+
+    def turn(self) -> None:
+        """Moves on whatever can be moved, and waits for nothing. Raises LearnerLostError."""
+        if self.export is not None and not self.export.missing():
+            self._checksums.append(self.learner.checksum_of(self.export))
+            self._buckets.append(self.export.bucket)
+            self.export = None
+        for taker in self.takers.values():
+            if taker.phase is Phase.PAUSE and not taker.member.calls:
+                taker.stopped = time.monotonic()
+                self._enter(taker, Phase.TRANSFER)
+                taker.member.ask("start_update")
+            if taker.phase is Phase.TRANSFER:
+                for bucket in self._buckets[taker.sent :]:
+                    taker.member.ask("receive", bucket)
+                taker.sent = len(self._buckets)
+        for index in range(min((taker.sent for taker in self.takers.values()), default=len(self._buckets))):
+            self._buckets[index] = None
+        if self.export is None and not self.is_out:
+            self._advance_learner()
+
+    def _advance_learner(self) -> None:
+        furthest = max((taker.loaded for taker in self.takers.values()), default=len(self._checksums))
+        if len(self._checksums) < furthest + WINDOW:
+            self.since = time.monotonic()
+            self.export = self.learner.export(self.version, len(self._checksums))
+
+    def hear(self, member: Member, verb: str, answer: Any) -> None:
+        """A worker has done what it was asked for. Raises CorruptWeightsError if it holds something else than was sent."""
+        taker = self.takers[member]
+        if verb == "receive":
+            taker.loaded += 1
+            if self.is_out and taker.loaded == len(self._checksums):
+                self._enter(taker, Phase.VERIFY)
+                member.ask("verify", self.version)
+        elif verb == "verify":
+            if list(answer) != self._checksums:
+                raise CorruptWeightsError(f"{member.name} holds other weights than version {self.version}")
+            self._enter(taker, Phase.RESUME)
+            member.ask("finish_update", self.version)
+        elif verb == "finish_update":
+            self._enter(taker, None)
+            member.version = answer
+            del self.takers[member]
+
+    def _enter(self, taker: Taker, phase: Phase | None) -> None:
+        self._over(taker.member, taker.phase, self.version, taker.since, taker.stopped)
+        taker.phase, taker.since = phase or taker.phase, time.monotonic()
+
+
+class WeightSync:
+    """All weights under way to one fleet; a phase may take `deadline_s`, and `over` is told of each that a worker is through."""
+
+    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, deadline_s: float, over: PhaseOver = lambda *_: None) -> None:
+        self.fleet, self.learner, self.deadline_s, self._over = fleet, learner, deadline_s, over
+        self.streams: list[WeightStream] = []
+
+    def of(self, member: Member) -> WeightStream | None:
+        """The stream that it takes part in."""
+        return next((stream for stream in self.streams if member in stream.takers), None)
+
+    @property
+    def behind(self) -> list[Member]:
+        """Who holds older weights than it should, and takes part in no stream; an engine that is loading does not count yet."""
+        return [m for m in self.fleet.members if m.has_answered and m.version < self.fleet.version and self.of(m) is None]
+
+    @property
+    def needs_learner(self) -> bool:
+        """Whether the learner has to stay as it is for now."""
+        return any(not stream.is_out for stream in self.streams) or bool(self.behind)
+
+    @property
+    def awaited(self) -> list[Any]:
+        """References of what the learner has been asked for."""
+        return [ref for stream in self.streams if stream.export is not None for ref in stream.export.missing()]
+
+    def turn(self, learner_is_free: bool) -> None:
+        """Moves all streams on; opens one for those that are behind. Raises LearnerLostError, also for a learner that is late."""
+        if learner_is_free and all(stream.is_out for stream in self.streams) and (behind := self.behind):
+            self.streams.append(WeightStream(self.learner, self.fleet.version, behind, self._over))
+        for stream in self.streams:
+            stream.turn()
+            if stream.export is not None and time.monotonic() - stream.since > self.deadline_s:
+                raise LearnerLostError(
+                    f"the learner: phase {Phase.PREPARE} of version {stream.version} is not over after {self.deadline_s:.0f} s"
+                )
+        self.streams = [stream for stream in self.streams if stream.takers]
+
+    def late(self) -> Iterator[tuple[Member, str]]:
+        """Workers whose phase is longer than it may be, and what to say of them."""
+        now = time.monotonic()
+        for stream in self.streams:
+            for member, taker in list(stream.takers.items()):
+                if now - taker.since > self.deadline_s:
+                    yield member, f"phase {taker.phase} of version {stream.version} is not over after {self.deadline_s:.0f} s"
+
+    def phase_of(self, member: Member) -> str:
+        """The phase it is in, to read; nothing outside of an update."""
+        stream = self.of(member)
+        return f" in phase {stream.takers[member].phase} of version {stream.version}" if stream else ""
+
+    def drop(self, member: Member) -> None:
+        """`member` is given up."""
+        if (stream := self.of(member)) is not None:
+            del stream.takers[member]
+
+    def catch_up(self) -> None:
+        """Waits until every worker holds the live version, while no loop drives the fleet; raises what one of them raises."""
+        for member in self.fleet.members:
+            if not member.has_answered:
+                member.ask("version")
+        while self.needs_learner or self.streams or any(member.calls for member in self.fleet.members):
+            self.turn(learner_is_free=True)
+            for member, call, _ in self.fleet.hear(POLL_S, self.awaited):
+                answer = ray.get(call.answer)
+                if (stream := self.of(member)) is not None:
+                    stream.hear(member, call.verb, answer)
+            for member, why in self.late():
+                raise StaleWeightsError(f"{member.name} is late: {why}")

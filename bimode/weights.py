@@ -1,0 +1,56 @@
+"""Weights between learner and rollout workers: buckets of named tensors, each small beside the model, each with its checksum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+BUCKET_BYTES = 32 << 20  # a few are in memory at a time; a tensor that is larger is a bucket of its own
+
+
+@dataclass(frozen=True, slots=True)
+class WeightBucket:
+    """Named full-precision host tensors: a part of one policy version, or all of it (numpy, zero-copy in the object store).
+
+    `checksum` is that of the arrays where they were made: who receives them checks it (`is_whole`).
+    """
+
+    version: int
+    names: tuple[str, ...]
+    arrays: tuple[NDArray[Any], ...]
+    checksum: int
+
+    @staticmethod
+    def of(version: int, names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> WeightBucket:
+        """A bucket with its checksum."""
+        return WeightBucket(version, tuple(names), tuple(arrays), _checksum(arrays))
+
+    def is_whole(self) -> bool:
+        """Whether every byte is as it was sent."""
+        return _checksum(self.arrays) == self.checksum
+
+
+def _checksum(arrays: Sequence[NDArray[Any]]) -> int:
+    """XXH3 over all bytes in order: as fast as memory, and 64 bits wide."""
+    digest = xxhash.xxh3_64()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.intdigest()
+
+
+def into_buckets(sizes: Iterable[tuple[str, int]], limit: int = BUCKET_BYTES) -> list[tuple[str, ...]]:
+    """Names in their order, cut so that no bucket of several holds more than `limit` bytes. Example: ``(("a", 8), ...)``."""
+    buckets: list[list[str]] = []
+    room = 0
+    for name, size in sizes:
+        if size > room:
+            buckets.append([])
+            room = limit
+        buckets[-1].append(name)
+        room -= size
+    return [tuple(bucket) for bucket in buckets]
