@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.engine_types import EnginePrompt, EngineSampling
 from bimode.codec import Codec, decode_image
 from bimode.errors import ConfigError, CorruptWeightsError, StaleWeightsError
 from bimode.records import Completion, GenerationRequest, Prompt
@@ -29,22 +30,19 @@ class RolloutWorker:
     """
 
     def __init__(self, name: str, model_dir: Path, *, max_model_len: int, dtype: str, seed: int, sync: str) -> None:
-        from actors.vllm_engine import VllmEngine
-
         self.name = name
         self.codec = Codec(Path(model_dir))
         self.max_model_len = max_model_len
         self._version = 0
         self._begun: dict[int, _Begun] = {}
         self._samples: dict[str, Any] = {}  # of prompts that have ended, while others of their lease have not
-        self._engine = VllmEngine(
-            Path(model_dir),
-            kind=self.codec.kind,
-            max_model_len=max_model_len,
-            dtype=dtype,
-            seed=seed,
-            sync=sync,
-        )
+        self._engine = self.open_engine(Path(model_dir), dtype, seed, sync)
+
+    def open_engine(self, model_dir: Path, dtype: str, seed: int, sync: str) -> Any:
+        """vLLM; benchmarks that simulate generation put another in its place."""
+        from actors.vllm_engine import VllmEngine
+
+        return VllmEngine(model_dir, kind=self.codec.kind, max_model_len=self.max_model_len, dtype=dtype, seed=seed, sync=sync)
 
     def version(self) -> int:
         """The policy version that is live; 0 is the model in the directory."""
@@ -72,8 +70,6 @@ class RolloutWorker:
         the model's own (temperature 1), the quantity that `bimode.policy` computes. Equal requests in equal leases give
         equal samples. Raises ConfigError for a prompt or a limit that leaves no room.
         """
-        from actors.vllm_engine import EngineSampling
-
         prompts, sampling = [], []
         for r in requests:
             forced = self._forced(r)
@@ -189,8 +185,6 @@ class RolloutWorker:
 
     def _prompt(self, prompt: Prompt, tail: tuple[int, ...]) -> Any:
         """The prompt up to ``<think>`` and then `tail`, as the engine takes it."""
-        from actors.vllm_engine import EnginePrompt
-
         expanded = self.codec.encode_prompt(prompt.question, prompt.images) + tail
         if len(expanded) >= self.max_model_len:
             fix = f"prompt {prompt.id} alone has {len(expanded)} tokens; raise it"

@@ -168,7 +168,8 @@ class Rollouts:
         while len(self.fleet.members) < wanted:
             self.say(f"{self.fleet.grow().name} joins: {len(self.fleet.members)} rollout workers")
         for member in self.fleet.members[wanted:]:
-            if not member.calls and member not in self._leases and self.sync.of(member) is None:
+            is_idle = not member.calls and member not in self._leases and self.sync.of(member) is None
+            if is_idle or not member.has_answered:
                 self.fleet.dismiss(member)
                 self.say(f"{member.name} leaves: {len(self.fleet.members)} rollout workers")
 

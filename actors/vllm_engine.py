@@ -9,50 +9,16 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.engine_types import EnginePrompt, EngineSample, EngineSampling
 from bimode.codec import ModelKind
 from bimode.errors import ConfigError
 
 MAX_IMAGES = 4  # of one prompt; vLLM sizes its encoder budget by it
 KV_BLOCK = 32  # tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is 128)
 GPU_SHARE = {"object_store": 0.85, "nccl": 0.85, "ipc": 0.4}  # of the device's memory; ipc shares it with a learner
-
-
-@dataclass(frozen=True, slots=True)
-class EnginePrompt:
-    """What vLLM is given, and what it has to make of it.
-
-    `token_ids` has one placeholder an image, `expanded_ids` as many as the image has embeddings: the learner's view.
-    """
-
-    token_ids: tuple[int, ...]
-    expanded_ids: tuple[int, ...]
-    images: tuple[Any, ...] = ()  # decoded
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSampling:
-    """How samples are drawn. `seed` is the first of `n` consecutive ones; `temperature` 0 is greedy, with n = 1."""
-
-    n: int
-    temperature: float
-    max_tokens: int
-    seed: int
-    stop_id: int
-    banned_ids: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSample:
-    """Generated ids, log-probability and weight version of each, and whether the stop token ended it."""
-
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    versions: tuple[int, ...]
-    stopped: bool
 
 
 def implementation(model_dir: Path) -> str:

@@ -88,7 +88,7 @@ class BpoConfig(Section):
     sync_timeout_s: float = Field(
         120.0,
         gt=0.0,
-        description="a phase of a weight update that takes longer costs the worker its place (`actors/weight_sync.py`)",
+        description="a worker that takes longer for a phase of a weight update is replaced (`actors/weight_sync.py`)",
     )
     learner_restarts: int = Field(
         3, ge=0, description="times that a learner group which has died is started again from the last sealed checkpoint"

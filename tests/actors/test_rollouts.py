@@ -64,7 +64,7 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
         name: str = "run",
         bpo: BpoConfig = BPO,
         said: list[str] | None = None,
-        patience: Patience = Patience(600.0, 600.0),
+        slice_s: float = 600.0,
         wanted: Callable[[], int] = lambda: 2,
     ) -> Rollouts:
         def asked(lease: Lease) -> list[tuple[int, Prompt]]:
@@ -77,7 +77,8 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
         return Rollouts(
             fleet, learner, desk, lambda lease: requests(asked(lease), bpo, 0),
             lambda lease, completions: drawn(asked(lease), bpo, completions, {}),
-            patience=patience, wanted=wanted, say=(said if said is not None else []).append, trace=Trace(tmp_path / "trace.json"),
+            patience=Patience(slice_s, 600.0), wanted=wanted, say=(said if said is not None else []).append,
+            trace=Trace(tmp_path / "trace.json"),
         )  # fmt: skip
 
     return make
@@ -106,11 +107,9 @@ def test_a_worker_that_dies_costs_no_question_and_no_bit(ray_local: Any, fleet: 
 
 
 def test_a_worker_that_falls_silent_is_replaced(ray_local: Any, fleet: Any, loop: Any) -> None:
-    from actors.rollouts import Patience
-
     fleet.expect(0)
     said: list[str] = []
-    with loop(said=said, patience=Patience(20.0, 600.0)) as rollouts:
+    with loop(said=said, slice_s=20.0) as rollouts:
         fleet.members[1].actor.__ray_call__.remote(stall)
         assert [d.ticket for d in rollouts.batch(0)] == [0, 1, 2, 3]
     assert len(said) == 1 and "rollout-1 has not answered begin for 20 s: rollout-2 takes its place" in said[0]

@@ -1,0 +1,250 @@
+"""Each fault in each phase of a weight update: found within its deadline, said in one line, and the run goes on.
+
+Real actors, learner and protocol; the engines are simulated, since each fault costs one.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bimode.bpo_config import BpoConfig
+from bimode.config import ModelConfig
+from bimode.desk import Desk
+from bimode.errors import CorruptWeightsError, LearnerLostError
+from bimode.ledger import Ledger
+from bimode.records import Prompt
+from bimode.sections import LearnerConfig, OptimConfig
+from bimode.trace import Trace
+from pipelines.bpo_steps import drawn, requests
+from pipelines.chaos import corrupt, slow, stall
+from tests.rollouts import paired
+
+pytestmark = pytest.mark.ray
+
+BPO = BpoConfig(prompts_per_step=2, group_size=2, max_tokens=20, rollout_workers=2)
+DEADLINE_S = 2.0
+
+
+def die(_: Any) -> None:
+    os._exit(1)
+
+
+class AtPickling(list[int]):
+    """An answer that something happens to on its way out."""
+
+    def __init__(self, happens: Callable[[Any], None]) -> None:
+        self.happens = happens
+
+    def __reduce__(self) -> Any:
+        self.happens(None)
+        return list, ((),)
+
+
+def at_verify(happens: Callable[[Any], None]) -> Callable[[Any], None]:
+    """What has been received is an answer to `verify` that never arrives."""
+
+    def damage(worker: Any) -> None:
+        def arrived(bucket: Any) -> Any:
+            del worker.arrived
+            worker._received = AtPickling(happens)
+            return bucket
+
+        worker.arrived = arrived
+
+    return damage
+
+
+def at_resume(happens: Callable[[Any], None]) -> Callable[[Any], None]:
+    def damage(worker: Any) -> None:
+        worker._engine.finish_update = happens
+
+    return damage
+
+
+def at_transfer(happens: Callable[[Any], None]) -> Callable[[Any], None]:
+    def damage(worker: Any) -> None:
+        worker.arrived = happens
+
+    return damage
+
+
+def holds_another_bucket(worker: Any) -> None:
+    def arrived(bucket: Any) -> Any:
+        del worker.arrived
+        worker._received.append(7)
+        return bucket
+
+    worker.arrived = arrived
+
+
+@pytest.fixture(scope="module")
+def learner(ray_local: Any, text_model: Path) -> Iterator[Any]:
+    group = new_learner(text_model)
+    yield group
+    group.close()
+
+
+def new_learner(model_dir: Path) -> Any:
+    from actors.learner_group import LearnerGroup
+
+    group = LearnerGroup(
+        {"num_cpus": 0}, 1, model_dir=model_dir, learner=LearnerConfig(engine="torch"), optim=OptimConfig(), total_steps=9,
+        dtype="float32", seed=0, with_reference=False,
+    )  # fmt: skip
+    group.ready()
+    return group
+
+
+@pytest.fixture(scope="module")
+def fleet(ray_local: Any, text_model: Path) -> Iterator[Any]:
+    from actors.fleet import RolloutFleet
+    from benchmarks.simulated import PromptWorker
+
+    fleet = RolloutFleet(
+        text_model, ModelConfig(max_model_len=128), workers=2, options={"num_cpus": 0}, seed=0, sync="object_store",
+        worker=PromptWorker,
+    )  # fmt: skip
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
+    from actors.rollouts import Patience, Rollouts
+    from actors.weight_sync import WeightSync
+
+    WeightSync(fleet, learner, 60.0).catch_up()
+
+    def prompt_of(ticket: int) -> Prompt:
+        return replace(paired([1], [1]).prompt, id=f"q{ticket}", question="digits", images=())
+
+    def make(said: list[str], by: Any = learner) -> Rollouts:
+        desk = Desk(
+            Ledger(tmp_path / "ledger"), prompt_of, lambda group, step: True, groups_per_step=2, lease_groups=1,
+            max_staleness=0, may_filter=0,
+        )  # fmt: skip
+        return Rollouts(
+            fleet, by, desk, lambda lease: requests([(t, prompt_of(t)) for t in lease.tickets], BPO, 0),
+            lambda lease, completions: drawn([(t, prompt_of(t)) for t in lease.tickets], BPO, completions, {}),
+            patience=Patience(60.0, DEADLINE_S), wanted=lambda: 2, say=said.append, trace=Trace(tmp_path / "trace.json"),
+        )  # fmt: skip
+
+    return make
+
+
+def held(batch: Any) -> set[int]:
+    return {v for d in batch for c in d.group.completions for v in c.versions_T}
+
+
+FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
+    "late-pause": (stall, "is late: phase pause of version {} is not over after 2 s"),
+    "late-transfer": (slow, "is late: phase transfer of version {} is not over after 2 s"),
+    "late-verify": (at_verify(stall), "is late: phase verify of version {} is not over after 2 s"),
+    "late-resume": (at_resume(stall), "is late: phase resume of version {} is not over after 2 s"),
+    "dead-transfer": (at_transfer(die), "died in phase transfer of version {} after"),
+    "dead-verify": (at_verify(die), "died in phase verify of version {} after"),
+    "dead-resume": (at_resume(die), "died in phase resume of version {} after"),
+    "wrong-transfer": (corrupt, "is not trusted in phase transfer of version {} after"),
+    "wrong-verify": (holds_another_bucket, "is not trusted in phase verify of version {} after"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_of_a_worker(name: str, ray_local: Any, fleet: Any, loop: Any) -> None:
+    damage, says = FAULTS[name]
+    said, times = list[str](), list[float]()
+    victim, version = fleet.members[0], fleet.version + 1
+    with loop(said) as rollouts:
+        if name == "late-pause":  # it is asked for a slice, and does not end it
+            victim.actor.__ray_call__.remote(damage)
+            victim.ask("advance", 0.0)
+        else:
+            ray_local.get(victim.actor.__ray_call__.remote(damage))
+        fleet.version = version
+        rollouts.say = lambda line: (said.append(line), times.append(time.monotonic()))
+        began = time.monotonic()
+        batch = rollouts.batch(0)
+        while not said:
+            rollouts.turn()
+    assert held(batch) == {version}
+    assert len(said) == 1 and said[0].startswith(f"{victim.name} {says.format(version)}")
+    assert said[0].endswith("takes its place") and victim not in fleet.members
+    assert times[0] - began < (DEADLINE_S + 1 if name.startswith("late") else 1)
+
+
+def test_weights_that_are_damaged_at_every_worker_end_the_run(ray_local: Any, fleet: Any, learner: Any, loop: Any) -> None:
+    """Then it is the sender: replacing workers without end would help nobody."""
+    from actors.weight_sync import WeightSync
+
+    said: list[str] = []
+    with loop(said) as rollouts, pytest.raises(CorruptWeightsError, match="damaged"):
+        fleet.version += 1
+        rollouts._learner_waits = True
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            for member in fleet.members:
+                if member.version < fleet.version:
+                    ray_local.get(member.actor.__ray_call__.remote(corrupt))
+            rollouts.turn()
+    assert len(said) == 3
+    for member in list(fleet.members):
+        fleet.replace(member)
+    WeightSync(fleet, learner, 60.0).catch_up()
+
+
+@pytest.mark.parametrize(("damage", "says"), [(stall, "the learner: phase prepare of version"), (die, "a rank of the learner")])
+def test_a_fault_of_the_learner(damage: Any, says: str, fleet: Any, loop: Any, text_model: Path) -> None:
+    """It ends the loop in one line; `pipelines.bpo` starts the learner again."""
+    other = new_learner(text_model)
+    assert other.num_buckets == 1
+    try:
+        other.ranks[0].__ray_call__.remote(damage)
+        with loop([], other) as rollouts, pytest.raises(LearnerLostError, match=says):
+            fleet.version += 1
+            rollouts.batch(0)
+    finally:
+        other.close()
+
+
+def test_a_version_goes_out_in_buckets(fleet: Any, text_model: Path, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many small ones, of which a few are out of the learner at a time."""
+    from actors import weight_sync
+    from bimode import weights
+
+    other = new_learner(text_model)
+    try:
+        import ray
+
+        names = [len(bucket) for bucket in ray.get(other.ranks[0].__ray_call__.remote(into_small_buckets))]
+        assert len(names) == other.num_buckets > 4
+        ahead: list[int] = []
+        real = weight_sync.WeightStream.turn
+
+        def turn(stream: Any) -> None:
+            real(stream)
+            ahead.append(len([b for b in stream._buckets if b is not None]))
+
+        monkeypatch.setattr(weight_sync.WeightStream, "turn", turn)
+        fleet.version += 1
+        said: list[str] = []
+        with loop(said, other) as rollouts:
+            assert held(rollouts.batch(0)) == {fleet.version}
+        assert not said and max(ahead) <= weight_sync.WINDOW and weights.BUCKET_BYTES > 1 << 20
+    finally:
+        other.close()
+
+
+def into_small_buckets(rank: Any) -> Any:
+    from actors.engines import named_tensors
+    from bimode.weights import into_buckets
+
+    sizes = [(name, 4 * tensor.numel()) for name, tensor in named_tensors(rank.learner.model)]
+    rank.learner.buckets = into_buckets(sizes, 64 << 10)
+    return rank.learner.buckets
