@@ -56,7 +56,8 @@ class Rollouts:
     """The loop over one fleet, one learner and one desk.
 
     `requests_of` says what a lease asks of a worker, `judge` turns its completions into rewarded groups, ticket by ticket;
-    `wanted` is how many workers there should be, at any time. `say` is told of every change.
+    `wanted` is how many workers there should be, at any time; `say` is told of every change,
+    and `heed` of the waits of each step.
     """
 
     def __init__(
@@ -71,9 +72,10 @@ class Rollouts:
         wanted: Callable[[], int],
         say: Callable[[str], None],
         trace: Trace,
+        heed: Callable[[Waits], None] = lambda _: None,
     ) -> None:
         self.fleet, self.desk, self.requests_of, self.judge = fleet, desk, requests_of, judge
-        self.patience, self.wanted, self.say, self.trace = patience, wanted, say, trace
+        self.patience, self.wanted, self.heed, self.say, self.trace = patience, wanted, heed, say, trace
         self.sync = WeightSync(fleet, learner, patience.phase_s, self._phase_over)
         self._waits = self.total = Waits()  # of this step, summed over workers; of all steps
         self._since = self._booked = time.monotonic()
@@ -117,6 +119,7 @@ class Rollouts:
             self.desk.trained(batch, step)
             self.total += waits
             self._since, self._waits = now, Waits()
+        self.heed(waits)
         self.trace.span("learner", "learn", now - (waits.total - waits.learner), now, step=step)
         return ended
 

@@ -94,6 +94,9 @@ class BpoConfig(Section):
         3, ge=0, description="times that a learner group which has died is started again from the last sealed checkpoint"
     )
     rollout_workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
+    rollout_workers_max: int = Field(
+        0, ge=0, description="the run itself adds and dismisses engines, up to so many, by who waits for whom; 0 = it does not"
+    )
     sync: Literal["object_store", "nccl", "ipc"] = Field(
         "object_store", description="weights to the engines: by Ray's object store, or from GPU to GPU (`ipc`: on one device)"
     )

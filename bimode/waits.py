@@ -35,19 +35,26 @@ class Waits:
         """As parts of the whole, which is then 1."""
         return Waits(*(part / max(self.total, 1e-9) for part in astuple(self)))
 
+    def change(self) -> int:
+        """Rollout workers more (1) or fewer (-1) that would help, else 0."""
+        share = self.shares()
+        if share.learner > HIGH and share.full < LOW:
+            return 1
+        return -1 if share.full > HIGH and share.learner < LOW else 0
+
     def advice(self, workers: int, max_staleness: int) -> str:
         """One line for the user: the shares, and where either side waits much, what would help."""
         share = self.shares()
         told = (
-            f"of the time the learner waited {share.learner:.0%}, a rollout worker {share.rollouts:.0%} for other workers and "
-            f"{share.full:.0%} for the learner, and {share.stopped:.0%} for new weights"
+            f"of the time the learner waited {share.learner:.0%}, a rollout worker {share.rollouts:.0%} for the others, "
+            f"{share.full:.0%} for the learner, {share.stopped:.0%} for new weights"
         )
         if share.stopped > HIGH:
             return f"{told}: fewer, larger steps would help, or a faster bpo.sync"
         if share.learner > HIGH and share.full > HIGH and not max_staleness:
             return f"{told}: they wait for each other; bpo.max_staleness = 1 lets them work at the same time"
-        if share.learner > HIGH and share.full < LOW:
+        if self.change() > 0:
             return f"{told}: add rollout workers (bimode scale DIR --rollouts {2 * workers})"
-        if share.full > HIGH and share.learner < LOW:
+        if self.change() < 0:
             return f"{told}: {max(1, round(workers * (1 - share.full)))} of {workers} rollout workers would do"
         return told

@@ -23,7 +23,7 @@ from bimode.rewards import correctness, shaped
 from bimode.token_metrics import means_by_mode, metric_means
 from bimode.trace import Trace
 from pipelines.progress import say
-from pipelines.scale import wanted_workers
+from pipelines.scale import Size
 
 if TYPE_CHECKING:
     from actors.graph import Graph
@@ -62,7 +62,7 @@ def open_rollouts(
     """
     from actors.rollouts import Rollouts
 
-    bpo = recipe.bpo
+    bpo, size = recipe.bpo, Size(stage, recipe.bpo)
 
     def prompt_of(ticket: int) -> Prompt:
         return prompts[item_of(ticket, len(prompts), recipe.seed)]
@@ -82,7 +82,8 @@ def open_rollouts(
         requests_of,
         judge,
         patience=Patience(slice_s=bpo.worker_timeout_s, phase_s=bpo.sync_timeout_s),
-        wanted=lambda: wanted_workers(stage, bpo.rollout_workers),
+        wanted=size.wanted,
+        heed=size.heed,
         say=lambda line: say(f"bpo: {line}"),
         trace=Trace(stage / "trace.json"),
     )

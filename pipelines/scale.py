@@ -1,4 +1,4 @@
-"""`bimode scale DIR --rollouts N`: more or fewer rollout workers for a live run.
+"""`bimode scale DIR --rollouts N`: more or fewer rollout workers for a live run; or as many as its waits call for.
 
 The wish is a file in the run's folder, which every node sees; the rollout loop looks at it between two slices. It outlives the
 process: a run that goes on has as many workers as were last asked for.
@@ -8,16 +8,45 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bimode.bpo_config import BpoConfig
 from bimode.errors import ConfigError
 from bimode.rundir import read_json, write_atomic
+from bimode.waits import Waits
 from pipelines.progress import say
 
 FILE = "rollout_workers.json"
+STEPS = 4  # whose waits are looked at before the number changes
 
 
-def wanted_workers(stage: Path, default: int) -> int:
-    """What was last asked for, else `default`."""
-    return int((read_json(stage / FILE) or {}).get("rollouts", default))
+class Size:
+    """How many rollout workers a run should have: as last asked for; with `bpo.rollout_workers_max` the run asks by itself."""
+
+    def __init__(self, stage: Path, bpo: BpoConfig) -> None:
+        self.file, self.default, self.most = stage / FILE, bpo.rollout_workers, bpo.rollout_workers_max
+        self._waits: list[Waits] = []
+
+    def wanted(self) -> int:
+        """What was last asked for, else `bpo.rollout_workers`."""
+        return int((read_json(self.file) or {}).get("rollouts", self.default))
+
+    def heed(self, waits: Waits) -> None:
+        """Takes the waits of a step into account."""
+        if not self.most:
+            return
+        self._waits.append(waits)
+        if len(self._waits) < STEPS:
+            return
+        change = sum(self._waits, Waits()).change()
+        self._waits.clear()
+        now = self.wanted()
+        if (then := min(max(now + change, 1), self.most)) != now:
+            say(f"bpo: {'the learner waits' if change > 0 else 'rollout workers wait'}: {then} rollout workers instead of {now}")
+            ask(self.file, then)
+
+
+def ask(file: Path, rollouts: int) -> None:
+    """Leaves the wish where the run will find it."""
+    write_atomic(file, f'{{"rollouts": {rollouts}}}\n')
 
 
 def scale_run(run: Path, rollouts: int) -> None:
@@ -27,5 +56,5 @@ def scale_run(run: Path, rollouts: int) -> None:
         raise ConfigError("DIR", run, "has no bpo/ledger; name the run directory of a BPO run")
     if (stage / "manifest.json").is_file():
         raise ConfigError("DIR", run, "its BPO has ended; scale a run while it lives")
-    write_atomic(stage / FILE, f'{{"rollouts": {rollouts}}}\n')
+    ask(stage / FILE, rollouts)
     say(f"scale: {rollouts} rollout workers asked for; the run says when they join or leave")

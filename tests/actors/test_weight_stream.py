@@ -105,7 +105,7 @@ def new_learner(model_dir: Path) -> Any:
 @pytest.fixture(scope="module")
 def fleet(ray_local: Any, text_model: Path) -> Iterator[Any]:
     from actors.fleet import RolloutFleet
-    from benchmarks.simulated import PromptWorker
+    from benchmarks.peers.simulated import PromptWorker
 
     fleet = RolloutFleet(
         text_model, ModelConfig(max_model_len=128), workers=2, options={"num_cpus": 0}, seed=0, sync="object_store",
