@@ -48,7 +48,7 @@ def into_buckets(sizes: Iterable[tuple[str, int]], limit: int = BUCKET_BYTES) ->
     buckets: list[list[str]] = []
     room = 0
     for name, size in sizes:
-        if size > room:
+        if not buckets or size > room:
             buckets.append([])
             room = limit
         buckets[-1].append(name)

@@ -1,0 +1,113 @@
+"""Parts of the actor graph as the benchmarks of the graph put them together; all of them are the project's own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from actors.fleet import RolloutFleet
+from actors.learner_group import LearnerGroup
+from actors.rollouts import Patience, Rollouts
+from bimode.config import ClusterConfig, ModelConfig
+from bimode.desk import Desk, Drawn, Lease
+from bimode.errors import BimodeError
+from bimode.ledger import Ledger
+from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
+from bimode.sections import LearnerConfig, OptimConfig
+from bimode.trace import Trace
+
+PATIENCE = Patience(slice_s=300.0, phase_s=300.0)
+NO_CPUS = {"num_cpus": 0}  # of Ray's count: the machine's are shared as they come
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What a benchmark of the graph has found: the figure, its goal, and the runs behind it."""
+
+    name: str
+    figure: float
+    goal: str
+    runs: dict[str, Any]
+
+
+def run(description: str, rounds: int, benchmark: Callable[[int, Path], Figure]) -> None:
+    """Parses the command line, runs `benchmark(rounds, folder)` in a Ray of its own, prints one line of JSON."""
+    from cluster.session import connect
+
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds")
+    found = parser.parse_args()
+    try:
+        with TemporaryDirectory() as folder, connect(ClusterConfig(object_store_mb=1024)):
+            figure = benchmark(found.rounds, Path(folder))
+        print(f"{figure.name}: {figure.figure:.3g} (goal {figure.goal})")
+        print(json.dumps({"name": figure.name, "figure": round(figure.figure, 3), "goal": figure.goal, "runs": figure.runs}))
+    except BimodeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+@contextmanager
+def open_graph(model_dir: Path, workers: int, worker: type | None = None) -> Iterator[tuple[RolloutFleet, LearnerGroup]]:
+    """A fleet and a learner of one rank that is never trained: every version has the same weights."""
+    learner = LearnerGroup(
+        dict(NO_CPUS), 1, model_dir=model_dir, learner=LearnerConfig(engine="torch"), optim=OptimConfig(), total_steps=1,
+        dtype="float32", seed=0, with_reference=False,
+    )  # fmt: skip
+    model = ModelConfig(max_model_len=512)
+    fleet = RolloutFleet(model_dir, model, workers=workers, options=NO_CPUS, seed=0, sync="object_store", worker=worker)
+    try:
+        learner.ready()
+        fleet.expect(0)
+        yield fleet, learner
+    finally:
+        fleet.close()
+        learner.close()
+
+
+def open_loop(
+    fleet: RolloutFleet,
+    learner: LearnerGroup,
+    folder: Path,
+    requests_of: Callable[[int], list[GenerationRequest]],
+    *,
+    groups_per_step: int,
+    lease_groups: int,
+    max_staleness: int = 0,
+) -> Rollouts:
+    """The rollout loop over tickets of which `requests_of` says what is asked; every reward is 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def judge(lease: Lease, completions: Sequence[Completion]) -> list[Drawn]:
+        drawn, at = [], 0
+        for ticket in lease.tickets:
+            asked = requests_of(ticket)
+            mine = tuple(completions[at : at + sum(r.n for r in asked)])
+            at += len(mine)
+            drawn.append(Drawn(ticket, RolloutGroup(asked[0].prompt, mine, (0.0,) * len(mine)), ()))
+        return drawn
+
+    desk = Desk(
+        Ledger(folder / "ledger"), lambda ticket: requests_of(ticket)[0].prompt, lambda group, step: True,
+        groups_per_step=groups_per_step, lease_groups=lease_groups, max_staleness=max_staleness, may_filter=0,
+    )  # fmt: skip
+    return Rollouts(
+        fleet, learner, desk, lambda lease: [r for ticket in lease.tickets for r in requests_of(ticket)], judge,
+        patience=PATIENCE, wanted=lambda: len(fleet.members), say=lambda line: print(line, file=sys.stderr),
+        trace=Trace(folder / "trace.json"),
+    )  # fmt: skip
+
+
+def question(ticket: int, text: str) -> Prompt:
+    """A question without an answer."""
+    return Prompt(f"q{ticket}", question=text, images=(), answer="", verifier="", verifier_args="", task="", level="easy")

@@ -1,0 +1,147 @@
+"""Sync: seconds of stopped generation for new weights of 0.5 GB, against one reload of the same bytes inside a worker.
+
+The floor is what vLLM's own reload takes for arrays that lie in the worker's memory. Ours comes from the learner through the
+object store, in buckets, checked on arrival, with 1 and with 2 workers. Memory is what all processes need beside the models:
+anonymous memory summed every 20 ms, and pages of the object store.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.peers.graph_parts import Figure, open_graph, open_loop, question, run
+from bimode.modes import Mode
+from bimode.records import GenerationRequest
+
+LAYERS, WIDTH = 17, 768
+GOAL = "<= 1.25 with 1 and with 2 workers, memory <= 0.2 of the model"
+
+
+def write_model(path: Path) -> int:
+    """A Qwen3 of about 0.5 GB in float32; returns its bytes."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from bimode.template import CHAT_TEMPLATE
+    from bimode.tiny_llava import build_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    config = Qwen3Config(
+        vocab_size=8192, hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=LAYERS, num_attention_heads=12,
+        num_key_value_heads=6, head_dim=64, max_position_embeddings=512, tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+    )  # fmt: skip
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return 4 * int(model.num_parameters())
+
+
+def requests_of(ticket: int) -> list[GenerationRequest]:
+    """As little as can be asked."""
+    return [GenerationRequest(question(ticket, "digits"), Mode.AUTO, 1, 1.0, 2, seed=ticket)]
+
+
+def floor(worker: Any, model_dir: Path, rounds: int) -> list[float]:
+    """Seconds of each reload inside a worker, from arrays in its memory."""
+    import torch
+
+    from bimode.codec import load_model
+
+    named = {name: p.detach().numpy() for name, p in load_model(model_dir, torch.float32).named_parameters()}
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        worker._engine.start_update()
+        worker._engine.update({"names": tuple(named), "arrays": tuple(named.values())})
+        worker._engine.finish_update(worker.version())
+        worker.reset_caches()
+        found.append(time.perf_counter() - began)
+    return found
+
+
+class Watch:
+    """The most that the processes below this one need while the block runs, in bytes above what they needed before."""
+
+    def __enter__(self) -> Watch:
+        import psutil
+
+        self._pids = [p.pid for p in psutil.Process().children(recursive=True)]
+        self._store = max(self._pids, key=lambda pid: _status(pid, "RssShmem"))  # one process maps all of the object store
+        self._before = self._now()
+        self._most, self._over = self._before, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def _now(self) -> int:
+        return sum(_status(pid, "RssAnon") for pid in self._pids) + _status(self._store, "RssShmem")
+
+    def _run(self) -> None:
+        while not self._over.wait(0.02):
+            self._most = max(self._most, self._now())
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.extra = self._most - self._before
+
+
+def _status(pid: int, name: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name)), 0)
+
+
+def timed(model_dir: Path, workers: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Seconds stopped, of each round, and of the floor; bytes needed beside the models in the first round."""
+    import ray
+
+    with open_graph(model_dir, workers) as (fleet, learner):
+        with open_loop(fleet, learner, folder, requests_of, groups_per_step=workers, lease_groups=1) as loop:
+            loop.trained(loop.batch(0), 0)
+            stopped = []
+            for version in range(1, rounds + 2):
+                fleet.version = version
+                if version == 1:
+                    with Watch() as watch:
+                        batch = loop.batch(version)
+                else:
+                    batch = loop.batch(version)
+                waits = loop.trained(batch, version).waits
+                stopped.append(round(waits.stopped, 3))
+        actor = fleet.members[0].actor
+        local = ray.get(actor.__ray_call__.remote(floor, model_dir, rounds + 1))
+    return {"stopped": stopped[1:], "first": stopped[0], "floor": [round(s, 3) for s in local[1:]], "extra": watch.extra}
+
+
+def benchmark(rounds: int, folder: Path) -> Figure:
+    """One worker, then two."""
+    size = write_model(folder / "model")
+    runs: dict[str, Any] = {"bytes": size, "cpus": os.cpu_count()}
+    ratios = []
+    for workers in (1, 2):
+        found = timed(folder / "model", workers, rounds, folder / f"run-{workers}")
+        ratios.append(median(found["stopped"]) / median(found["floor"]))
+        runs[f"{workers} workers"] = found | {"ratio": round(ratios[-1], 3), "memory": round(found["extra"] / size, 3)}
+        print(
+            f"{workers} worker(s): stopped {median(found['stopped']):.2f} s, floor {median(found['floor']):.2f} s, "
+            f"ratio {ratios[-1]:.2f}, memory {found['extra'] / size:.0%} of the model"
+        )
+    return Figure("sync", max(ratios), GOAL, runs)
+
+
+if __name__ == "__main__":
+    run((__doc__ or "").splitlines()[0], 5, benchmark)

@@ -1,0 +1,45 @@
+"""How many rollout workers a run has: what was asked for from outside, or what its waits call for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bimode.bpo_config import BpoConfig
+from bimode.errors import ConfigError
+from bimode.waits import Waits
+from pipelines.scale import STEPS, Size, scale_run
+
+HUNGRY, IDLE, FINE = Waits(1.0, learner=0.6), Waits(1.0, full=0.6), Waits(1.0)
+
+
+def heed(size: Size, waits: Waits, times: int = STEPS) -> int:
+    for _ in range(times):
+        size.heed(waits)
+    return size.wanted()
+
+
+def test_a_run_grows_and_shrinks_by_its_waits(tmp_path: Path) -> None:
+    size = Size(tmp_path, BpoConfig(rollout_workers=2, rollout_workers_max=3))
+    assert heed(size, HUNGRY, STEPS - 1) == 2  # not at once
+    assert heed(size, HUNGRY, 1) == 3 and heed(size, HUNGRY) == 3  # the most
+    assert heed(size, FINE) == 3
+    assert [heed(size, IDLE) for _ in range(3)] == [2, 1, 1]  # one stays
+
+
+def test_without_a_maximum_it_does_what_it_is_told(tmp_path: Path) -> None:
+    size = Size(tmp_path / "bpo", BpoConfig(rollout_workers=2))
+    (tmp_path / "bpo" / "ledger").mkdir(parents=True)
+    assert heed(size, HUNGRY, 3 * STEPS) == 2
+    scale_run(tmp_path, 5)
+    assert size.wanted() == 5
+
+
+def test_only_a_live_run_of_bpo_is_scaled(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no bpo/ledger"):
+        scale_run(tmp_path, 2)
+    (tmp_path / "bpo" / "ledger").mkdir(parents=True)
+    (tmp_path / "bpo" / "manifest.json").write_text("{}")
+    with pytest.raises(ConfigError, match="its BPO has ended"):
+        scale_run(tmp_path, 2)
