@@ -32,6 +32,7 @@ class RolloutWorker:
     def __init__(self, name: str, model_dir: Path, *, max_model_len: int, dtype: str, seed: int, sync: str) -> None:
         self.name = name
         self.codec = Codec(Path(model_dir))
+        self._stop_id = self.codec.eos_id  # loads the tokenizer, which takes seconds, before the first lease
         self.max_model_len = max_model_len
         self._version = 0
         self._begun: dict[int, _Begun] = {}
@@ -80,7 +81,7 @@ class RolloutWorker:
                     temperature=r.temperature,
                     max_tokens=r.max_tokens - len(forced),
                     seed=_stream(r),
-                    stop_id=self.codec.eos_id,
+                    stop_id=self._stop_id,
                     banned_ids=self.codec.placeholder_ids,
                 )
             )
