@@ -77,7 +77,8 @@ class Rollouts:
         self.fleet, self.desk, self.requests_of, self.judge = fleet, desk, requests_of, judge
         self.patience, self.wanted, self.heed, self.say, self.trace = patience, wanted, heed, say, trace
         self.sync = WeightSync(fleet, learner, patience.phase_s, self._phase_over)
-        self._waits = self.total = Waits()  # of this step, summed over workers; of all steps
+        self._waits = self.total = Waits()  # of this step, summed over workers; of all steps but the first
+        self._past_first = False
         self._since = self._booked = time.monotonic()
         self.lost = 0  # workers that died, were late or held wrong weights
         self._damaged = 0
@@ -117,7 +118,9 @@ class Rollouts:
             waits = (self._waits + Waits(total=now - self._since)).over(workers)
             ended = Ended(self.desk.filtered, self.desk.stale, workers, self.lost, waits)
             self.desk.trained(batch, step)
-            self.total += waits
+            if self._past_first:  # in which the engines load
+                self.total += waits
+            self._past_first = True
             self._since, self._waits = now, Waits()
         self.heed(waits)
         self.trace.span("learner", "learn", now - (waits.total - waits.learner), now, step=step)

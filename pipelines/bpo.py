@@ -54,7 +54,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         except LearnerLostError as error:
             if not restarts_left:
                 raise
-            say(f"bpo: {error}; starting again from the last sealed checkpoint ({restarts_left} restarts left)")
+            say(f"bpo: {error}; starting again from the last sealed checkpoint ({restarts_left - 1} restarts left)")
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -88,7 +88,8 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
                 if (step + 1) % bpo.checkpoint_every == 0:
                     log.checkpoint(graph, ledger)
         log.checkpoint(graph, ledger)
-        say(f"bpo: {rollouts.total.advice(bpo.rollout_workers, bpo.max_staleness)}")
+        if rollouts.total.total:
+            say(f"bpo: {rollouts.total.advice(len(graph.fleet.members), bpo.max_staleness)}")
         graph.learner.save_model(stage.path / "model")
     return StageResult(outputs=("model", "metrics.jsonl", "ledger"), counts=log.counts() | ledger.books.counts())
 

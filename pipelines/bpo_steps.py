@@ -27,7 +27,7 @@ from pipelines.scale import Size
 
 if TYPE_CHECKING:
     from actors.graph import Graph
-    from actors.rollouts import Patience, Rollouts
+    from actors.rollouts import Rollouts
 
 
 def open_graph(recipe: Recipe, model_dir: Path) -> Graph:
@@ -60,7 +60,7 @@ def open_rollouts(
     How many workers there are may be changed from outside (`pipelines.scale`), through the stage's folder `stage`. `references`
     holds the starting policy's mean reward by prompt id, where the algorithm wants it.
     """
-    from actors.rollouts import Rollouts
+    from actors.rollouts import Patience, Rollouts
 
     bpo, size = recipe.bpo, Size(stage, recipe.bpo)
 

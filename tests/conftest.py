@@ -57,6 +57,16 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def text_model(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The foreign text model after a run has given it what it lacks."""
+    from bimode.base import prepare_base
+
+    path, added = prepare_base(str(tiny_text), tmp_path_factory.mktemp("text") / "base", seed=0)
+    assert added
+    return path
+
+
+@pytest.fixture(scope="session")
 def ray_local() -> Iterator[Any]:
     """One local Ray for the whole session, with the same worker environment as a real run."""
     import ray

@@ -18,16 +18,6 @@ def rollout_actor(ray_local: Any, tiny_llava: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def text_model(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The foreign text model after a run has given it what it lacks."""
-    from bimode.base import prepare_base
-
-    path, added = prepare_base(str(tiny_text), tmp_path_factory.mktemp("text") / "base", seed=0)
-    assert added
-    return path
-
-
-@pytest.fixture(scope="session")
 def text_actor(ray_local: Any, text_model: Path) -> Iterator[Any]:
     """A worker on the text model."""
     actor = _start(ray_local, "t0", text_model)
