@@ -30,14 +30,6 @@ BPO = {"steps": 4, "prompts_per_step": GROUPS, "group_size": 2, "max_tokens": 20
 
 def recipe(model: Path, chaos: str = "", every_s: float = 30.0, seed: int = 0, restarts: int = 3) -> Recipe:
     """Four updates of two questions, a checkpoint after each; one worker."""
-    steps = {
-        "steps": 4,
-        "prompts_per_step": GROUPS,
-        "group_size": 2,
-        "max_tokens": 20,
-        "checkpoint_every": 1,
-        "rollout_workers": 1,
-    }
     table = {
         "name": "drill", "stages": ["curate", "bpo"], "model": {"base": str(model)},
         "bpo": {**BPO, "learner_restarts": restarts},
@@ -101,19 +93,17 @@ def test_a_learner_that_keeps_dying_ends_the_run(text_model: Path, tmp_path: Pat
     assert len(tried) == 3
 
 
-def test_a_killed_driver_and_killed_workers_change_nothing(
-    undisturbed: bytes, text_model: Path, data: Path, tmp_path: Path
-) -> None:
-    """Workers die all the time; SIGKILL for the driver in mid-run; then the same command."""
+def test_a_killed_driver_goes_on(undisturbed: bytes, text_model: Path, data: Path, tmp_path: Path) -> None:
+    """SIGKILL in mid-run, then the same command."""
     run = tmp_path / "run"
     (run / "curate").mkdir(parents=True)
     (run / "curate" / "data").symlink_to(data)
     file = tmp_path / "drill.toml"
     file.write_text(
         f'name = "drill"\nstages = ["curate", "bpo"]\n[model]\nbase = "{text_model}"\n'
-        "[bpo]\n" + "".join(f"{key} = {value}\n" for key, value in BPO.items()) + "[cluster]\nchaos_every_s = 12.0\n"
+        "[bpo]\n" + "".join(f"{key} = {value}\n" for key, value in BPO.items())
     )
-    words = ("-m", "pipelines.cli", "bpo", str(file), "--out", str(run), "--chaos", "kill-rollout")
+    words = ("-m", "pipelines.bpo", str(file), "--out", str(run))
     with Running(words, tmp_path / "killed.log") as killed:
         killed.wait_until(lambda: books(run).sealed_steps >= 1 if (run / "bpo" / "ledger").is_dir() else False, 300)
         killed.note_tree()
@@ -122,6 +112,5 @@ def test_a_killed_driver_and_killed_workers_change_nothing(
     assert books(run).problems == ()
     with Running(words, tmp_path / "again.log") as again:
         assert again.process.wait(300) == 0, again.log.read_text()[-3000:]
-    assert "chaos: kill-rollout" in (tmp_path / "killed.log").read_text() + (tmp_path / "again.log").read_text()
     check_closed(run)
     assert weights(run) == undisturbed
