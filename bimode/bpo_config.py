@@ -131,6 +131,9 @@ class BpoConfig(Section):
         if self.max_staleness and self.self_routed_final not in (None, self.self_routed):
             fix = "groups of one update would be drawn under several shares; leave it out, or set bpo.max_staleness = 0"
             raise ConfigError("self_routed_final", self.self_routed_final, fix)
+        if self.max_staleness and self.sync != "object_store":
+            fix = f"sync = {self.sync} moves weights while nothing is under way; take object_store, or set bpo.max_staleness = 0"
+            raise ConfigError("max_staleness", self.max_staleness, fix)
         return self
 
     @model_validator(mode="after")

@@ -1,0 +1,148 @@
+"""Drills: short runs of BPO whose parts are killed at random, until so many kills have been had; what is lost, repeated, changed.
+
+Every run is audited, and at staleness 0 its final weights are compared, byte for byte, with those of an undisturbed run. Driver
+and learner are killed once a start, workers again and again. A run that was killed goes on by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+STEPS, GROUPS = 8, 4
+RECIPE = f"""name = "drill"
+stages = ["curate", "bpo"]
+[curate]
+train = 12
+rl = 40
+eval = 6
+tag_rows = 6
+[[curate.sources]]
+family = "digits"
+[curate.rollouts]
+n = 1
+max_tokens = 8
+[bpo]
+steps = {STEPS}
+prompts_per_step = {GROUPS}
+group_size = 2
+max_tokens = 24
+checkpoint_every = 1
+learner_restarts = 20
+"""
+EVERY_S = {"kill-rollout": 8.0, "kill-learner": 4.0, "kill-driver": 4.0}
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one kind of kill."""
+
+    kind: str
+    kills: int = 0
+    runs: int = 0
+    starts: int = 0
+    lost: int = 0  # tickets drawn and in no end at the end of a run
+    audits_failed: int = 0
+    weights_differ: int = 0
+    seconds: float = 0.0
+
+
+@contextmanager
+def command(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of `bimode`; what it leaves behind when it is killed is ended too."""
+    import psutil
+
+    with log.open("ab") as file:
+        process = subprocess.Popen([sys.executable, "-m", *words], cwd=REPO, stdout=file, stderr=file)
+    tree: dict[int, Any] = {}
+    try:
+        while process.poll() is None:
+            try:
+                tree |= {child.pid: child for child in psutil.Process(process.pid).children(recursive=True)}
+            except psutil.NoSuchProcess:
+                break
+            time.sleep(0.2)
+        yield process
+    finally:
+        for child in tree.values():
+            if child.is_running():
+                child.kill()
+        psutil.wait_procs(list(tree.values()), 20)
+
+
+def run(folder: Path, data: Path, recipe: Path, tally: Tally, seed: int) -> int:
+    """One run to its end, however often it has to be started; returns the next seed."""
+    (folder / "curate").parent.mkdir(parents=True)
+    shutil.copytree(data, folder, dirs_exist_ok=True)
+    log, began = folder / "log.txt", time.monotonic()
+    while True:
+        words = ["pipelines.bpo", str(recipe), "--out", str(folder)]
+        if tally.kind:
+            words += ["--set", f"cluster.chaos={tally.kind}", "--set", f"cluster.chaos_seed={seed}"]
+            words += ["--set", f"cluster.chaos_every_s={EVERY_S[tally.kind]}"]
+        seed += 1
+        tally.starts += 1
+        with command(words, log) as process:
+            code = process.wait()
+        if code == 0:
+            break
+        if code != -9:
+            raise SystemExit(f"error: a run ended with code {code}; see its end:\n{log.read_text()[-2000:]}")
+    tally.runs += 1
+    tally.kills += log.read_text().count("chaos: kill-")
+    tally.seconds += time.monotonic() - began
+    return seed
+
+
+def judge(folder: Path, whole: bytes, tally: Tally) -> None:
+    """Audits a run, counts what it lost, compares its weights."""
+    with command(["pipelines.cli", "audit", str(folder)], folder / "audit.txt") as process:
+        tally.audits_failed += process.wait() != 0
+    counts = json.loads((folder / "bpo" / "manifest.json").read_text())["counts"]
+    tally.lost += STEPS * GROUPS - counts["trained"] + counts["pending"] + counts["leased"] + counts["generated"]
+    tally.weights_differ += weights(folder) != whole
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "bpo" / "model" / "model.safetensors").read_bytes()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for kind, kills in (("rollout", 4), ("learner", 1), ("driver", 1)):
+        parser.add_argument(f"--{kind}-kills", type=int, default=kills, help=f"{kind} kills to be had at least")
+    found = parser.parse_args()
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        recipe = folder / "drill.toml"
+        recipe.write_text(RECIPE)
+        with command(["pipelines.curate", str(recipe), "--out", str(folder / "data")], folder / "curate.txt") as process:
+            if process.wait():
+                raise SystemExit(f"error: curation failed:\n{(folder / 'curate.txt').read_text()[-2000:]}")
+        run(folder / "whole", folder / "data", recipe, Tally(""), 0)
+        whole, tallies, seed = weights(folder / "whole"), [], 0
+        for kind, kills in (("rollout", found.rollout_kills), ("learner", found.learner_kills), ("driver", found.driver_kills)):
+            tally = Tally(f"kill-{kind}")
+            while tally.kills < kills:
+                place = folder / f"{kind}-{tally.runs}"
+                seed = run(place, folder / "data", recipe, tally, seed)
+                judge(place, whole, tally)
+                shutil.rmtree(place)
+                print(tally, flush=True)
+            tallies.append(tally)
+    print(json.dumps({"name": "drills", "runs": [asdict(tally) for tally in tallies]}))
+
+
+if __name__ == "__main__":
+    main()
