@@ -63,7 +63,7 @@ def test_every_rollout_says_its_mode_version_and_worker(image_run: Path) -> None
         assert len(rows) == 3 * 2 * 2
         assert {row["version"] for row in rows} == {step}
         assert sum(row["mode"] == "thinking" for row in rows) == len(rows) // 2
-        assert {row["worker"] for row in rows} == {"rollout-0", "rollout-1"}
+        assert {row["worker"] for row in rows} <= {"rollout-0", "rollout-1"}  # who is ready first may take both leases
     assert len(steps) == 2
 
 
