@@ -114,14 +114,21 @@ class RolloutWorker:
         return [row[len(row) - len(ids) :] for row, ids in zip(scored, responses, strict=True)]
 
     def load_weights(self, whole: WeightBucket) -> int:
-        """Makes all weights of a version live at once and returns the version. Raises as `receive` and `finish_update`,
-        and StaleWeightsError if a newer one is live already."""
+        """Makes all weights of a version live at once and returns the version. Raises as `receive` and `verify`, and
+        StaleWeightsError if a newer one is live already."""
         if whole.version < self._version:
             raise StaleWeightsError(f"{self.name} holds version {self._version}, was sent {whole.version}")
         _check(whole)
+        self._transfer(whole)
+        self.reset_caches()
+        return self._version
+
+    def _transfer(self, whole: WeightBucket) -> None:
         self.start_update()
         self.receive(whole)
-        return self.finish_update(whole.version)
+        self.verify(whole.version)
+        self._engine.finish_update(whole.version)
+        self._version = whole.version
 
     def reset_caches(self) -> None:
         """vLLM's `finish` clears neither the prefix nor the encoder cache, and both answer with the old weights."""
@@ -161,14 +168,15 @@ class RolloutWorker:
         return bucket
 
     def verify(self, version: int) -> list[int]:
-        """Checksums of what has been received for `version`, in order."""
+        """Checksums of what has been received for `version`, in order. Raises ValueError if a parameter was left out: the weights
+        are a mixture then, and nothing may be generated before a whole version has been loaded."""
+        if missing := self._engine.missing_parameters():
+            self._engine.finish_update(self._version)  # or no other update could begin
+            raise ValueError(f"version {version} left out {len(missing)} parameters, among them {missing[:3]}")
         return self._received
 
     def finish_update(self, version: int) -> int:
-        """Makes what was received live as `version`, resets the caches, and returns the version.
-
-        Raises ValueError, with nothing live, if a parameter was left out.
-        """
+        """Makes what was received live as `version`, resets the caches, and returns the version."""
         self._engine.finish_update(version)
         self._version = version
         self.reset_caches()

@@ -153,6 +153,10 @@ class VllmEngine:
         """One chunk; `update_info` is the backend's own."""
         self._llm.update_weights({"update_info": update_info})
 
+    def missing_parameters(self) -> list[str]:
+        """Of the update under way, with `object_store`: those that have not come."""
+        return list(self._llm.collective_rpc("missing_parameters")[0])
+
     def finish_update(self, version: int) -> None:
         """From here on tokens carry `version`."""
         self._llm.finish_weight_update(str(version))

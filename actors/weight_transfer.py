@@ -52,26 +52,19 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         """No rendezvous."""
 
     def start_weight_update(self) -> None:
-        self._missing = {name for name, _ in self.model.named_parameters()}  # before the reload parts tied ones
+        self.missing = {name for name, _ in self.model.named_parameters()}  # before the reload parts tied ones
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
         """Loads a bucket; layers that are complete with it are packed at once. After an error the next update starts clean."""
         try:
             loaded = self.model.load_weights(zip(update_info.names, map(as_tensor, update_info.arrays), strict=True))
-            self._missing -= set(loaded)
+            self.missing -= set(loaded)
         except BaseException:
-            self._finish()
+            self.finish_weight_update()
             raise
 
     def finish_weight_update(self) -> None:
-        """Raises ValueError naming parameters of the model that no bucket held: it is whole then, but mixed, and must not be used
-        before the next update."""
-        self._finish()
-        if self._missing:
-            raise ValueError(f"the update left out {len(self._missing)} parameters, among them {sorted(self._missing)[:3]}")
-
-    def _finish(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         repack_tied_heads(self.model)
 
@@ -95,7 +88,13 @@ def as_tensor(array: Any) -> torch.Tensor:
 
 
 class WorkerExtension:
-    """Mixed into vLLM's worker class; its import is the point."""
+    """Mixed into vLLM's worker class; its import registers the engine."""
+
+    weight_transfer_engine: Any
+
+    def missing_parameters(self) -> list[str]:
+        """Parameters of the model that no bucket of the update under way has held so far."""
+        return sorted(self.weight_transfer_engine.missing)
 
 
 WeightTransferEngineFactory.register_engine(OBJECT_STORE, ObjectStoreEngine)

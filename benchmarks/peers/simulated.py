@@ -45,6 +45,10 @@ class WaitingEngine:
     def update(self, update_info: dict[str, Any]) -> None:
         """They are not looked at."""
 
+    def missing_parameters(self) -> list[str]:
+        """None of the model's is looked at."""
+        return []
+
     def finish_update(self, version: int) -> None:
         """Tokens carry `version` from here on."""
         self.version = version
