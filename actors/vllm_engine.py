@@ -30,6 +30,13 @@ def implementation(model_dir: Path) -> str:
     return "transformers" if "LlavaForConditionalGeneration" in architectures else "auto"
 
 
+def keep_images() -> None:
+    """vLLM 0.32 drops the pixels of a prompt whose prefix is cached, and misses them when new weights make it begin anew."""
+    from vllm.v1.core.sched import output
+
+    output.strip_covered_mm_data = lambda features, *_, **__: features
+
+
 class VllmEngine:
     """One in-process vLLM engine at weight version 0. Raises ConfigError if `sync` needs a GPU and there is none."""
 
@@ -51,6 +58,7 @@ class VllmEngine:
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 
+        keep_images()
         self._llm = LLM(
             str(model_dir),
             model_impl=implementation(model_dir),

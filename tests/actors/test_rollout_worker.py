@@ -153,3 +153,22 @@ def test_a_text_only_model_generates_in_each_mode(ray_local: Any, text_actor: An
 def test_a_text_only_model_refuses_images(ray_local: Any, text_actor: Any) -> None:
     with pytest.raises(ConfigError, match="text model was given a question with images"):
         ray_local.get(text_actor.generate.remote([request(PROMPTS[0], Mode.AUTO)]))
+
+
+@pytest.mark.ray
+def test_images_survive_caches_that_are_emptied_under_way(ray_local: Any, rollout_actor: Any) -> None:
+    """As new weights do it; prompts whose prefix is cached are begun anew with their images (vLLM 0.32 alone loses them)."""
+
+    def disturbed(worker: Any, asked: list[GenerationRequest]) -> tuple[int, int]:
+        resets, answered = 0, 0
+        for lease in range(2):
+            worker.begin(lease, asked)
+            while not (done := worker.advance(0.05)):
+                worker.reset_caches()
+                resets += 1
+            answered += len(done[lease])
+        return resets, answered
+
+    asked = [request(p, mode, n=24) for p in PROMPTS for mode in (Mode.THINKING, Mode.NON_THINKING)]
+    resets, answered = ray_local.get(rollout_actor.__ray_call__.remote(disturbed, asked))
+    assert resets > 4 and answered == 2 * 24 * len(asked)

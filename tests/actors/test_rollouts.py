@@ -114,10 +114,10 @@ def test_a_worker_that_dies_costs_no_question_and_no_bit(ray_local: Any, fleet: 
 def test_a_worker_that_falls_silent_is_replaced(ray_local: Any, fleet: Any, loop: Any) -> None:
     fleet.expect(0)
     said: list[str] = []
-    with loop(said=said, slice_s=12.0) as rollouts:
+    with loop(said=said, slice_s=5.0) as rollouts:
         fleet.members[1].actor.__ray_call__.remote(stall)
         assert [d.ticket for d in rollouts.batch(0)] == [0, 1, 2, 3]
-    assert len(said) == 1 and "rollout-1 has not answered begin for 12 s: rollout-2 takes its place" in said[0]
+    assert len(said) == 1 and "rollout-1 has not answered begin for 5 s: rollout-2 takes its place" in said[0]
 
 
 def test_weights_land_while_responses_are_under_way(fleet: Any, loop: Any, tmp_path: Path) -> None:

@@ -68,13 +68,6 @@ def at_resume(happens: Callable[[Any], None]) -> Callable[[Any], None]:
     return damage
 
 
-def at_transfer(happens: Callable[[Any], None]) -> Callable[[Any], None]:
-    def damage(worker: Any) -> None:
-        worker.arrived = happens
-
-    return damage
-
-
 def holds_another_bucket(worker: Any) -> None:
     def arrived(bucket: Any) -> Any:
         del worker.arrived
@@ -148,8 +141,6 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
     "late-transfer": (slow, "is late: phase transfer of version {} is not over after 2 s"),
     "late-verify": (at_verify(stall), "is late: phase verify of version {} is not over after 2 s"),
     "late-resume": (at_resume(stall), "is late: phase resume of version {} is not over after 2 s"),
-    "dead-transfer": (at_transfer(die), "died in phase transfer of version {} after"),
-    "dead-verify": (at_verify(die), "died in phase verify of version {} after"),
     "dead-resume": (at_resume(die), "died in phase resume of version {} after"),
     "wrong-transfer": (corrupt, "is not trusted in phase transfer of version {} after"),
     "wrong-verify": (holds_another_bucket, "is not trusted in phase verify of version {} after"),

@@ -28,12 +28,11 @@ GROUPS = 2
 BPO = {"steps": 4, "prompts_per_step": GROUPS, "group_size": 2, "max_tokens": 20, "checkpoint_every": 1, "rollout_workers": 1}
 
 
-def recipe(model: Path, chaos: str = "", every_s: float = 30.0, seed: int = 0, restarts: int = 3) -> Recipe:
+def recipe(model: Path, restarts: int = 3) -> Recipe:
     """Four updates of two questions, a checkpoint after each; one worker."""
     table = {
         "name": "drill", "stages": ["curate", "bpo"], "model": {"base": str(model)},
         "bpo": {**BPO, "learner_restarts": restarts},
-        "cluster": {"chaos": chaos, "chaos_every_s": every_s, "chaos_seed": seed},
     }  # fmt: skip
     return build_recipe(table, (), None)
 
@@ -69,17 +68,6 @@ def undisturbed(ray_local: Any, text_model: Path, data: Path, tmp_path_factory: 
     return weights(run)
 
 
-def test_a_killed_learner_starts_again_and_changes_nothing(
-    undisturbed: bytes, text_model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    killed = recipe(text_model, "kill-learner", seed=10)  # within 5 s of the first loop; the next would come 70 s later
-    bpo.execute(killed, StageDir(tmp_path, "bpo"), {"model": text_model, "data": data})
-    said = capsys.readouterr().err
-    assert "chaos: kill-learner" in said and "starting again from the last sealed checkpoint (2 restarts left)" in said
-    check_closed(tmp_path)
-    assert weights(tmp_path) == undisturbed
-
-
 def test_a_learner_that_keeps_dying_ends_the_run(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
 
@@ -93,8 +81,10 @@ def test_a_learner_that_keeps_dying_ends_the_run(text_model: Path, tmp_path: Pat
     assert len(tried) == 3
 
 
-def test_a_killed_driver_goes_on(undisturbed: bytes, text_model: Path, data: Path, tmp_path: Path) -> None:
-    """SIGKILL in mid-run, then the same command."""
+def test_a_killed_driver_and_a_killed_learner_change_nothing(
+    undisturbed: bytes, text_model: Path, data: Path, tmp_path: Path
+) -> None:
+    """SIGKILL in mid-run, then the same command, whose learner is killed once."""
     run = tmp_path / "run"
     (run / "curate").mkdir(parents=True)
     (run / "curate" / "data").symlink_to(data)
@@ -110,7 +100,10 @@ def test_a_killed_driver_goes_on(undisturbed: bytes, text_model: Path, data: Pat
         killed.process.send_signal(signal.SIGKILL)
         assert killed.process.wait(60) == -signal.SIGKILL
     assert books(run).problems == ()
-    with Running(words, tmp_path / "again.log") as again:
+    drill = ("cluster.chaos=kill-learner", "cluster.chaos_seed=10", "cluster.chaos_every_s=30")  # within 5 s, then after 70
+    with Running((*words, *(word for key in drill for word in ("--set", key))), tmp_path / "again.log") as again:
         assert again.process.wait(300) == 0, again.log.read_text()[-3000:]
+    said = (tmp_path / "again.log").read_text()
+    assert "chaos: kill-learner" in said and "starting again from the last sealed checkpoint (2 restarts left)" in said
     check_closed(run)
     assert weights(run) == undisturbed
