@@ -130,11 +130,12 @@ class Rollouts:
         """One round: workers come and go; who is idle gets work, who has answered is heard, who is late is replaced."""
         with self._changed:
             self._book_idle()
-            self._resize(self.wanted())
+            wanted = self.wanted()
+            self._resize(wanted)
             self.sync.turn(self._learner_waits)
             for member in list(self.fleet.members):
                 if not member.calls:
-                    self._send(member)
+                    self._send(member, wanted)
             awaited = self.sync.awaited
         if not awaited and not any(member.calls for member in self.fleet.members):
             time.sleep(POLL_S)  # no more may be under way until the learner has made an update
@@ -179,7 +180,7 @@ class Rollouts:
                 self.fleet.dismiss(member)
                 self.say(f"{member.name} leaves: {len(self.fleet.members)} rollout workers")
 
-    def _send(self, member: Member) -> None:
+    def _send(self, member: Member, wanted: int) -> None:
         """A slice of its lease, or a new one; nothing for who has old weights or is about to leave."""
         if not member.has_answered:
             member.ask("version")
@@ -187,7 +188,7 @@ class Rollouts:
             return
         elif member in self._leases:
             member.ask("advance", SLICE_S)
-        elif self.fleet.members.index(member) < self.wanted():
+        elif self.fleet.members.index(member) < wanted:
             lease = self.desk.grant(member.name, self.fleet.version)
             if lease is not None:
                 self._leases[member] = lease, time.monotonic()

@@ -7,7 +7,8 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -38,11 +39,18 @@ def run(description: str, rounds: int, benchmark: Callable[[Options, Path], None
     parser.add_argument("--make-env", type=Path, metavar="DIR", help=f"make an environment of trl {TRL} there, and use it")
     found = parser.parse_args()
     os.environ |= worker_env(found.threads)  # this process makes the model, with the same libraries
-    try:
+    with errors_in_one_line():
         python = make_env(found.make_env) if found.make_env else found.trl_python
         check_trl(python)
         with TemporaryDirectory() as folder:
             benchmark(Options(found.threads, found.rounds, python), Path(folder))
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Ends the process with one line and a code where the block raises an error of ours, or is interrupted."""
+    try:
+        yield
     except SideError as error:
         sys.exit(f"error: {error}")
     except BimodeError as error:

@@ -15,9 +15,9 @@ from typing import Any
 from actors.fleet import RolloutFleet
 from actors.learner_group import LearnerGroup
 from actors.rollouts import Patience, Rollouts
+from benchmarks.peers.command import errors_in_one_line
 from bimode.config import ClusterConfig, ModelConfig
 from bimode.desk import Desk, Drawn, Lease
-from bimode.errors import BimodeError
 from bimode.ledger import Ledger
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
 from bimode.sections import LearnerConfig, OptimConfig
@@ -44,17 +44,11 @@ def run(description: str, rounds: int, benchmark: Callable[[int, Path], Figure])
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=rounds, help="timed rounds")
     found = parser.parse_args()
-    try:
+    with errors_in_one_line():
         with TemporaryDirectory() as folder, connect(ClusterConfig(object_store_mb=1024)):
             figure = benchmark(found.rounds, Path(folder))
         print(f"{figure.name}: {figure.figure:.3g} (goal {figure.goal})")
         print(json.dumps({"name": figure.name, "figure": round(figure.figure, 3), "goal": figure.goal, "runs": figure.runs}))
-    except BimodeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 @contextmanager
