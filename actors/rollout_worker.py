@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class RolloutWorker:
         self._version = 0
         self._begun: dict[int, _Begun] = {}
         self._samples: dict[str, Any] = {}  # of prompts that have ended, while others of their lease have not
+        self._checker = ThreadPoolExecutor(1, "checker")  # hashing leaves the interpreter to others
         self._engine = self.open_engine(Path(model_dir), dtype, seed, sync)
 
     def open_engine(self, model_dir: Path, dtype: str, seed: int, sync: str) -> Any:
@@ -157,10 +159,11 @@ class RolloutWorker:
         self._engine.update(update_info)
 
     def receive(self, bucket: WeightBucket) -> None:
-        """Loads one part. Raises CorruptWeightsError, before any of it is loaded, if it is not what was sent."""
+        """Loads one part, which is checked meanwhile. Raises CorruptWeightsError if it is not what was sent: none of it is live."""
         bucket = self.arrived(bucket)
-        _check(bucket)
+        check = self._checker.submit(_check, bucket)
         self._engine.update({"names": bucket.names, "arrays": bucket.arrays})
+        check.result()
         self._received.append(bucket.checksum)
 
     def arrived(self, bucket: WeightBucket) -> WeightBucket:

@@ -100,16 +100,21 @@ class Rollouts:
             with self._changed:
                 if self._error is not None:
                     raise self._error
+                if self._thread is not None:  # whose turn may be a while
+                    self.sync.turn(learner_is_free=True)
                 if not self.sync.needs_learner and (batch := self.desk.batch(version)) is not None:
                     self._learner_waits = False
                     now = time.monotonic()
                     self._waits += Waits(learner=now - asked)
                     self.trace.span("learner", "wait for a batch", asked, now, version=version)
                     return batch
-                if self._thread is not None:
+                awaited = self.sync.awaited
+                if self._thread is not None and not awaited:
                     self._changed.wait(POLL_S)
-                    continue
-            self.turn()
+            if self._thread is None:
+                self.turn()
+            elif awaited:
+                ray.wait(awaited, timeout=POLL_S)
 
     def trained(self, batch: Sequence[Drawn], step: int) -> Ended:
         """`batch` has been trained on; what else has happened since the last one."""
@@ -181,15 +186,15 @@ class Rollouts:
                 self.say(f"{member.name} leaves: {len(self.fleet.members)} rollout workers")
 
     def _send(self, member: Member, wanted: int) -> None:
-        """A slice of its lease, or a new one; nothing for who has old weights or is about to leave."""
+        """A slice of its lease, or a new one; nothing for who is about to leave or takes new weights in."""
         if not member.has_answered:
             member.ask("version")
-        elif member.version < self.fleet.version or self.sync.of(member) is not None:
+        elif not self.sync.may_generate(member):
             return
         elif member in self._leases:
             member.ask("advance", SLICE_S)
         elif self.fleet.members.index(member) < wanted:
-            lease = self.desk.grant(member.name, self.fleet.version)
+            lease = self.desk.grant(member.name, member.version, self.fleet.version)
             if lease is not None:
                 self._leases[member] = lease, time.monotonic()
                 member.ask("begin", lease.tickets[0], self.requests_of(lease), not self.desk.max_staleness)
@@ -198,7 +203,9 @@ class Rollouts:
         try:
             answer: Any = ray.get(call.answer)
             if (stream := self.sync.of(member)) is not None:
-                stream.hear(member, call.verb, answer)
+                with self._changed:
+                    stream.hear(member, call.verb, answer)
+                    self._changed.notify_all()
         except RayActorError as error:
             if error.actor_init_failed:  # so would that of any other
                 raise
@@ -243,12 +250,12 @@ class Rollouts:
         self._booked = now
 
     def _lose(self, member: Member, why: str) -> None:
-        self.sync.drop(member)
-        successor = self.fleet.replace(member)
-        self.lost += 1
-        lease, _ = self._leases.pop(member, (None, 0.0))
-        had = f"; its lease of {len(lease.tickets)} questions goes to another" if lease else ""
-        self.say(f"{member.name} {why}: {successor.name} takes its place{had}")
-        if lease is not None:
-            with self._changed:
+        with self._changed:
+            self.sync.drop(member)
+            successor = self.fleet.replace(member)
+            self.lost += 1
+            lease, _ = self._leases.pop(member, (None, 0.0))
+            had = f"; its lease of {len(lease.tickets)} questions goes to another" if lease else ""
+            self.say(f"{member.name} {why}: {successor.name} takes its place{had}")
+            if lease is not None:
                 self.desk.give_back(lease, f"{member.name} {why}")

@@ -1,6 +1,7 @@
 """Weights from the learner to the rollout workers, in phases that each have a deadline.
 
-    prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest
+    prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest; the workers go
+               on with what they generate until WINDOW buckets are there
     pause      a worker ends its slice; it generates nothing from here on
     transfer   it loads bucket after bucket, each checked on arrival
     verify     it says what it holds, and that is what was sent
@@ -34,7 +35,7 @@ PhaseOver = Callable[["Member", "Phase", int, float, float], None]  # who, what,
 
 
 class Phase(StrEnum):
-    """Of a weight update; `prepare` is the learner's, the others are a worker's."""
+    """Of a weight update; `prepare` is the learner's, whose deadline it has, the others are a worker's."""
 
     PREPARE = "prepare"
     PAUSE = "pause"
@@ -48,7 +49,7 @@ class Taker:
     """How far one worker is."""
 
     member: Member
-    phase: Phase = Phase.PAUSE
+    phase: Phase = Phase.PREPARE
     since: float = field(default_factory=time.monotonic)  # when the phase began
     stopped: float = 0.0  # when it stopped to generate
     sent: int = 0  # buckets it has been told to load
@@ -78,7 +79,10 @@ class WeightStream:
             self._checksums.append(self.learner.checksum_of(self.export))
             self._buckets.append(self.export.bucket)
             self.export = None
+        is_prepared = self.is_out or len(self._checksums) >= WINDOW
         for taker in self.takers.values():
+            if taker.phase is Phase.PREPARE and is_prepared:
+                self._enter(taker, Phase.PAUSE)
             if taker.phase is Phase.PAUSE and not taker.member.calls:
                 taker.stopped = time.monotonic()
                 self._enter(taker, Phase.TRANSFER)
@@ -164,8 +168,13 @@ class WeightSync:
         now = time.monotonic()
         for stream in self.streams:
             for member, taker in list(stream.takers.items()):
-                if now - taker.since > self.deadline_s:
+                if taker.phase is not Phase.PREPARE and now - taker.since > self.deadline_s:
                     yield member, f"phase {taker.phase} of version {stream.version} is not over after {self.deadline_s:.0f} s"
+
+    def may_generate(self, member: Member) -> bool:
+        """Whether its weights are whole and stay so for a slice."""
+        stream = self.of(member)
+        return stream.takers[member].phase is Phase.PREPARE if stream else True
 
     def phase_of(self, member: Member) -> str:
         """The phase it is in, to read; nothing outside of an update."""

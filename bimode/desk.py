@@ -73,11 +73,12 @@ class Desk:
         books = self.ledger.books
         return books.drawn - books.ended[State.FILTERED] - books.ended[State.STALE]
 
-    def grant(self, worker: str, version: int) -> Lease | None:
-        """The next lease, for `worker`; None while no more may be under way."""
-        if not self._queue:
-            self._plan(version)
-        if not self._queue:
+    def grant(self, worker: str, version: int, live: int) -> Lease | None:
+        """The next lease, for `worker` with weights of `version`, where `live` ones are on their way or there; None while no
+        more may be under way, and for what has been admitted since newer ones than its own are live."""
+        if not self._queue and version == live:
+            self._plan(live)
+        if not self._queue or self._queue[0].step > version:
             return None
         lease = self._queue.popleft()
         self.ledger.move(lease.tickets, State.LEASED, worker=worker, version=version)

@@ -118,10 +118,10 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
     def prompt_of(ticket: int) -> Prompt:
         return replace(paired([1], [1]).prompt, id=f"q{ticket}", question="digits", images=())
 
-    def make(said: list[str], by: Any = learner) -> Rollouts:
+    def make(said: list[str], by: Any = learner, max_staleness: int = 0) -> Rollouts:
         desk = Desk(
             Ledger(tmp_path / "ledger"), prompt_of, lambda group, step: True, groups_per_step=2, lease_groups=1,
-            max_staleness=0, may_filter=0,
+            max_staleness=max_staleness, may_filter=0,
         )  # fmt: skip
         return Rollouts(
             fleet, by, desk, lambda lease: requests([(t, prompt_of(t)) for t in lease.tickets], BPO, 0),
@@ -230,6 +230,36 @@ def test_a_version_goes_out_in_buckets(fleet: Any, text_model: Path, loop: Any, 
         assert not said and max(ahead) <= weight_sync.WINDOW and weights.BUCKET_BYTES > 1 << 20
     finally:
         other.close()
+
+
+def test_generation_goes_on_while_the_learner_prepares(fleet: Any, text_model: Path, loop: Any) -> None:
+    """A learner that takes a second for its weights stops nobody for a second."""
+    other = new_learner(text_model)
+    try:
+        import ray
+
+        with loop([], other, max_staleness=1) as rollouts:
+            start = fleet.version
+            rollouts.trained(rollouts.batch(start), start)
+            ray.get(other.ranks[0].__ray_call__.remote(export_slowly))
+            fleet.version += 1
+            first = rollouts.trained(rollouts.batch(start + 1), start + 1).waits
+            assert first.learner > 1.0
+            fleet.version += 1
+            second = rollouts.trained(rollouts.batch(start + 2), start + 2).waits
+        assert 0 < first.stopped + second.stopped < 0.5
+    finally:
+        other.close()
+
+
+def export_slowly(rank: Any) -> None:
+    real = rank.learner.export_bucket
+
+    def export_bucket(version: int, index: int) -> Any:
+        time.sleep(1.0)
+        return real(version, index)
+
+    rank.learner.export_bucket = export_bucket
 
 
 def into_small_buckets(rank: Any) -> Any:

@@ -45,28 +45,28 @@ def answer(desk: Desk, lease: Lease, version: int) -> None:
 
 def test_a_synchronous_step_is_cut_into_fixed_leases(tmp_path: Path) -> None:
     it = desk(tmp_path)
-    first, second = it.grant("a", 0), it.grant("b", 0)
-    assert (first, second) == (Lease((0, 1), 0), Lease((2, 3), 0)) and it.grant("a", 0) is None
+    first, second = it.grant("a", 0, 0), it.grant("b", 0, 0)
+    assert (first, second) == (Lease((0, 1), 0), Lease((2, 3), 0)) and it.grant("a", 0, 0) is None
     answer(it, second, 0)
-    assert it.batch(0) is None and it.grant("b", 0) is None
+    assert it.batch(0) is None and it.grant("b", 0, 0) is None
     it.give_back(first, "a died")
-    assert it.grant("b", 0) == first
+    assert it.grant("b", 0, 0) == first
     answer(it, first, 0)
     batch = it.batch(0)
     assert batch is not None and [d.ticket for d in batch] == [0, 1, 2, 3]
-    assert it.grant("b", 0) is None, "nothing of the next step before the weights are there"
+    assert it.grant("b", 0, 0) is None, "nothing of the next step before the weights are there"
     it.trained(batch, 0)
-    assert it.grant("b", 1) == Lease((4, 5), 1)
+    assert it.grant("b", 1, 1) == Lease((4, 5), 1)
 
 
 def test_groups_without_credit_give_way_to_the_next_questions(tmp_path: Path) -> None:
     it = desk(tmp_path, may_filter=4)
     for _ in range(2):
-        answer(it, it.grant("a", 0), 0)  # type: ignore[arg-type]
+        answer(it, it.grant("a", 0, 0), 0)  # type: ignore[arg-type]
     assert it.batch(0) is None and it.filtered == 1, "ticket 3"
-    answer(it, it.grant("a", 0), 0)  # type: ignore[arg-type]
+    answer(it, it.grant("a", 0, 0), 0)  # type: ignore[arg-type]
     assert it.batch(0) is None and it.filtered == 2, "ticket 4, its substitute, too"
-    answer(it, it.grant("a", 0), 0)  # type: ignore[arg-type]
+    answer(it, it.grant("a", 0, 0), 0)  # type: ignore[arg-type]
     batch = it.batch(0)
     assert batch is not None and [d.ticket for d in batch] == [0, 1, 2, 5]
 
@@ -74,32 +74,44 @@ def test_groups_without_credit_give_way_to_the_next_questions(tmp_path: Path) ->
 def test_no_more_give_way_than_may(tmp_path: Path) -> None:
     it = desk(tmp_path, may_filter=1)
     for _ in range(3):
-        answer(it, it.grant("a", 0), 0)  # type: ignore[arg-type]
+        answer(it, it.grant("a", 0, 0), 0)  # type: ignore[arg-type]
         batch = it.batch(0)
     assert batch is not None and [d.ticket for d in batch] == [0, 1, 2, 4]
 
 
 def test_admission_is_bounded_by_the_live_version(tmp_path: Path) -> None:
     it = desk(tmp_path, staleness=1)
-    leases = [it.grant("a", 0) for _ in range(5)]
+    leases = [it.grant("a", 0, 0) for _ in range(5)]
     assert leases[4] is None and it.admitted == 8
     for lease in leases[2:4]:  # the later ones come first
         answer(it, lease, 0)  # type: ignore[arg-type]
     batch = it.batch(0)
     assert batch is not None and [d.ticket for d in batch] == [4, 5, 6, 7], "and are trained on without waiting"
     it.trained(batch, 0)
-    assert it.grant("a", 1) == Lease((8, 9), 1)
+    assert it.grant("a", 1, 1) == Lease((8, 9), 1)
+
+
+def test_who_is_behind_gets_what_was_admitted_under_its_weights(tmp_path: Path) -> None:
+    it = desk(tmp_path, staleness=1)
+    assert it.grant("a", 0, 1) is None, "nothing is admitted on behalf of older weights than the live ones"
+    assert it.grant("a", 0, 0) == Lease((0, 1), 0)
+    rest = [it.grant("a", 0, 1) for _ in range(3)]
+    assert rest == [Lease((2, 3), 0), Lease((4, 5), 0), Lease((6, 7), 0)]
+    newest = it.grant("b", 1, 1)
+    assert newest == Lease((8, 9), 1)
+    it.give_back(newest, "b died")
+    assert it.grant("a", 0, 1) is None and it.grant("a", 1, 1) == newest
 
 
 def test_what_has_become_too_old_is_dropped_and_replaced(tmp_path: Path) -> None:
     it = desk(tmp_path, staleness=1, lease_groups=4)
-    old = it.grant("slow", 0)
+    old = it.grant("slow", 0, 0)
     for version in (0, 1):
-        answer(it, it.grant("a", version), version)  # type: ignore[arg-type]
+        answer(it, it.grant("a", version, version), version)  # type: ignore[arg-type]
         it.trained(it.batch(version) or [], version)
     answer(it, old, 0)  # type: ignore[arg-type]
     assert it.batch(2) is None and it.stale == 4
-    assert it.ledger.books.counts()["stale"] == 4 and it.grant("a", 2) == Lease((12, 13, 14, 15), 2)
+    assert it.ledger.books.counts()["stale"] == 4 and it.grant("a", 2, 2) == Lease((12, 13, 14, 15), 2)
 
 
 @settings(deadline=None, max_examples=60)
@@ -112,7 +124,7 @@ def test_nothing_is_lost_or_repeated_whoever_dies(
         it = desk(Path(folder), staleness, may_filter, lease_groups, groups=3)
         version, held, trained = 0, dict[Lease, int](), list[int]()
         for _ in range(60):
-            if (lease := it.grant("w", version)) is not None:
+            if (lease := it.grant("w", version, version)) is not None:
                 held[lease] = version
             assert it.admitted <= (version + staleness + 1) * 3
             if held:
@@ -134,11 +146,11 @@ def test_nothing_is_lost_or_repeated_whoever_dies(
 
 def test_a_resumed_desk_grants_what_was_pending_first(tmp_path: Path) -> None:
     it = desk(tmp_path, staleness=2)
-    it.grant("a", 0)
+    it.grant("a", 0, 0)
     it.ledger.seal(1, "c")
     again = desk(tmp_path, staleness=2)
     again.ledger.resume(1)
-    granted = again.grant("a", 0)
+    granted = again.grant("a", 0, 0)
     assert granted is not None and granted.tickets == (0, 1)
     with pytest.raises(AssertionError):
         again.deliver(granted, [drawn(7, 0)])

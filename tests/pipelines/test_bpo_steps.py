@@ -73,7 +73,7 @@ def collect(graph: ScriptedGraph, asked: list[Prompt], bpo: BpoConfig, reference
     with tempfile.TemporaryDirectory() as folder:
         desk = open_desk(bpo, asked.__getitem__, Ledger(Path(folder)))
         while (batch := desk.batch(0)) is None:
-            lease = desk.grant("w", 0)
+            lease = desk.grant("w", 0, 0)
             assert lease is not None
             tickets = [(ticket, asked[ticket]) for ticket in lease.tickets]
             completions = graph.generate(requests(tickets, bpo.at(0), seed))
