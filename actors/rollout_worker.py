@@ -32,7 +32,7 @@ class RolloutWorker:
 
     def __init__(self, name: str, model_dir: Path, *, max_model_len: int, dtype: str, seed: int, sync: str) -> None:
         self.name = name
-        self.codec = Codec(Path(model_dir))
+        self.codec = self.open_codec(Path(model_dir))
         self._stop_id = self.codec.eos_id  # loads the tokenizer, which takes seconds, before the first lease
         self.max_model_len = max_model_len
         self._version = 0
@@ -41,8 +41,12 @@ class RolloutWorker:
         self._checker = ThreadPoolExecutor(1, "checker")  # hashing leaves the interpreter to others
         self._engine = self.open_engine(Path(model_dir), dtype, seed, sync)
 
+    def open_codec(self, model_dir: Path) -> Any:
+        """The model's own; benchmarks that simulate generation put another in its place, as for the engine."""
+        return Codec(model_dir)
+
     def open_engine(self, model_dir: Path, dtype: str, seed: int, sync: str) -> Any:
-        """vLLM; benchmarks that simulate generation put another in its place."""
+        """vLLM."""
         from actors.vllm_engine import VllmEngine
 
         return VllmEngine(model_dir, kind=self.codec.kind, max_model_len=self.max_model_len, dtype=dtype, seed=seed, sync=sync)
@@ -159,7 +163,7 @@ class RolloutWorker:
         self._engine.update(update_info)
 
     def receive(self, bucket: WeightBucket) -> None:
-        """Loads one part, which is checked meanwhile. Raises CorruptWeightsError if it is not what was sent: none of it is live."""
+        """Loads one part, which is checked meanwhile. Raises CorruptWeightsError, with none of it live, if it was damaged."""
         bucket = self.arrived(bucket)
         check = self._checker.submit(_check, bucket)
         self._engine.update({"names": bucket.names, "arrays": bucket.arrays})

@@ -1,7 +1,7 @@
 """Weights from the learner to the rollout workers, in phases that each have a deadline.
 
-    prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest; the workers go
-               on with what they generate until WINDOW buckets are there
+    prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest; until so
+               many are there the workers go on with what they generate
     pause      a worker ends its slice; it generates nothing from here on
     transfer   it loads bucket after bucket, each checked on arrival
     verify     it says what it holds, and that is what was sent

@@ -10,14 +10,16 @@ import io
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
-from torch import Tensor
 
 from bimode.errors import ConfigError
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
 from bimode.records import IMAGE_MARKER
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ModelKind = Literal["text", "image_text"]
 

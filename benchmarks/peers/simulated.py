@@ -1,4 +1,7 @@
-"""Rollout workers whose engine only waits: the real actor and protocol around generation that costs time and no computing."""
+"""Rollout workers whose engine only waits: the real actor and protocol around generation that costs time and no computing.
+
+Neither vLLM nor torch nor a tokenizer is loaded, so that such a worker is there within two seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,28 @@ from typing import Any
 
 from actors.engine_types import EnginePrompt, EngineSample, EngineSampling
 from actors.rollout_worker import RolloutWorker
+from bimode.modes import ModeTokens
 
 MEDIAN_S, SIGMA, CAP_S = 1.0, 1.0, 20.0  # of the log-normal time of a lease
 TICK_S = 0.01
+
+
+class PlainCodec:
+    """All questions are the same two ids."""
+
+    tokens, eos_id, placeholder_ids = ModeTokens(open=0, think=1, direct=2, close=3), 4, ()
+
+    def encode_prompt(self, question: str, images: Sequence[bytes]) -> tuple[int, ...]:
+        """A word and ``<think>``."""
+        return 5, self.tokens.open
+
+    def encode_unexpanded(self, question: str, num_images: int) -> tuple[int, ...]:
+        """The same."""
+        return self.encode_prompt(question, ())
+
+    def decode_response(self, ids: Sequence[int]) -> str:
+        """The ids, to read."""
+        return " ".join(map(str, ids))
 
 
 class WaitingEngine:
@@ -64,6 +86,9 @@ class SimulatedWorker(RolloutWorker):
     """A rollout worker around a `WaitingEngine`."""
 
     median_s = MEDIAN_S
+
+    def open_codec(self, model_dir: Path) -> PlainCodec:
+        return PlainCodec()
 
     def open_engine(self, model_dir: Path, dtype: str, seed: int, sync: str) -> WaitingEngine:
         return WaitingEngine(self.median_s)

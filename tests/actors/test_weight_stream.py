@@ -204,52 +204,62 @@ def test_a_fault_of_the_learner(damage: Any, says: str, fleet: Any, loop: Any, t
         other.close()
 
 
-def test_a_version_goes_out_in_buckets(fleet: Any, text_model: Path, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def changed_learner(ray_local: Any, learner: Any) -> Iterator[Callable[[Callable[[Any], Any]], Any]]:
+    """Changes the learner's only rank, for one test; returns the learner."""
+
+    def change(how: Callable[[Any], Any]) -> Any:
+        ray_local.get(learner.ranks[0].__ray_call__.remote(how))
+        vars(learner).pop("num_buckets", None)
+        return learner
+
+    yield change
+    change(as_it_was)
+
+
+def test_a_version_goes_out_in_buckets(fleet: Any, changed_learner: Any, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many small ones, of which a few are out of the learner at a time."""
     from actors import weight_sync
     from bimode import weights
 
-    other = new_learner(text_model)
-    try:
-        import ray
+    learner = changed_learner(into_small_buckets)
+    assert learner.num_buckets > 4
+    ahead: list[int] = []
+    real = weight_sync.WeightStream.turn
 
-        names = [len(bucket) for bucket in ray.get(other.ranks[0].__ray_call__.remote(into_small_buckets))]
-        assert len(names) == other.num_buckets > 4
-        ahead: list[int] = []
-        real = weight_sync.WeightStream.turn
+    def turn(stream: Any) -> None:
+        real(stream)
+        ahead.append(len([b for b in stream._buckets if b is not None]))
 
-        def turn(stream: Any) -> None:
-            real(stream)
-            ahead.append(len([b for b in stream._buckets if b is not None]))
-
-        monkeypatch.setattr(weight_sync.WeightStream, "turn", turn)
-        fleet.version += 1
-        said: list[str] = []
-        with loop(said, other) as rollouts:
-            assert held(rollouts.batch(0)) == {fleet.version}
-        assert not said and max(ahead) <= weight_sync.WINDOW and weights.BUCKET_BYTES > 1 << 20
-    finally:
-        other.close()
+    monkeypatch.setattr(weight_sync.WeightStream, "turn", turn)
+    fleet.version += 1
+    said: list[str] = []
+    with loop(said) as rollouts:
+        assert held(rollouts.batch(0)) == {fleet.version}
+    assert not said and max(ahead) <= weight_sync.WINDOW and weights.BUCKET_BYTES > 1 << 20
 
 
-def test_generation_goes_on_while_the_learner_prepares(fleet: Any, text_model: Path, loop: Any) -> None:
+def test_generation_goes_on_while_the_learner_prepares(fleet: Any, changed_learner: Any, loop: Any) -> None:
     """A learner that takes a second for its weights stops nobody for a second."""
-    other = new_learner(text_model)
-    try:
-        import ray
+    with loop([], max_staleness=1) as rollouts:
+        start = fleet.version
+        rollouts.trained(rollouts.batch(start), start)
+        changed_learner(export_slowly)
+        fleet.version += 1
+        first = rollouts.trained(rollouts.batch(start + 1), start + 1).waits
+        assert first.learner > 1.0
+        fleet.version += 1
+        second = rollouts.trained(rollouts.batch(start + 2), start + 2).waits
+    assert 0 < first.stopped + second.stopped < 0.5
 
-        with loop([], other, max_staleness=1) as rollouts:
-            start = fleet.version
-            rollouts.trained(rollouts.batch(start), start)
-            ray.get(other.ranks[0].__ray_call__.remote(export_slowly))
-            fleet.version += 1
-            first = rollouts.trained(rollouts.batch(start + 1), start + 1).waits
-            assert first.learner > 1.0
-            fleet.version += 1
-            second = rollouts.trained(rollouts.batch(start + 2), start + 2).waits
-        assert 0 < first.stopped + second.stopped < 0.5
-    finally:
-        other.close()
+
+def into_small_buckets(rank: Any) -> None:
+    from actors.engines import named_tensors
+    from bimode.weights import into_buckets
+
+    sizes = [(name, 4 * tensor.numel()) for name, tensor in named_tensors(rank.learner.model)]
+    rank.whole = rank.learner.buckets
+    rank.learner.buckets = into_buckets(sizes, 64 << 10)
 
 
 def export_slowly(rank: Any) -> None:
@@ -262,10 +272,6 @@ def export_slowly(rank: Any) -> None:
     rank.learner.export_bucket = export_bucket
 
 
-def into_small_buckets(rank: Any) -> Any:
-    from actors.engines import named_tensors
-    from bimode.weights import into_buckets
-
-    sizes = [(name, 4 * tensor.numel()) for name, tensor in named_tensors(rank.learner.model)]
-    rank.learner.buckets = into_buckets(sizes, 64 << 10)
-    return rank.learner.buckets
+def as_it_was(rank: Any) -> None:
+    vars(rank.learner).pop("export_bucket", None)
+    rank.learner.buckets = vars(rank).pop("whole", rank.learner.buckets)

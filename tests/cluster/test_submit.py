@@ -23,7 +23,7 @@ actors = list_actors(sys.argv[1], limit=1000)
 print(json.dumps([[actor.class_name, nodes.get(actor.node_id, [])] for actor in actors]))
 """
 FLAGS = (
-    'stages=["curate", "bpo", "evaluate"]', "curate.rollouts.n=1", "bpo.steps=1", "evaluate.workers=1",
+    'stages=["curate", "bpo", "evaluate"]', "curate.rollouts.n=1", "bpo.steps=1", "bpo.rollout_workers=1", "evaluate.workers=1",
     "cluster.rollout_resource=rollout", "cluster.learner_resource=learner",
 )  # fmt: skip
 
