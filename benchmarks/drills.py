@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ max_tokens = 24
 checkpoint_every = 1
 learner_restarts = 20
 """
-EVERY_S = {"kill-rollout": 8.0, "kill-learner": 4.0, "kill-driver": 4.0}
+EVERY_S = {"kill-rollout": 16.0, "kill-learner": 4.0, "kill-driver": 4.0}
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class Tally:
 
     kind: str
     kills: int = 0
+    with_lease: int = 0  # of rollout workers that were at work; others were loading or idle
     runs: int = 0
     starts: int = 0
     lost: int = 0  # tickets drawn and in no end at the end of a run
@@ -100,7 +102,9 @@ def run(folder: Path, data: Path, recipe: Path, tally: Tally, seed: int) -> int:
         if code != -9:
             raise SystemExit(f"error: a run ended with code {code}; see its end:\n{log.read_text()[-2000:]}")
     tally.runs += 1
-    tally.kills += log.read_text().count("chaos: kill-")
+    said = log.read_text()
+    tally.kills += said.count("chaos: kill-")
+    tally.with_lease += len(re.findall(r"died .*; its lease of", said))
     tally.seconds += time.monotonic() - began
     return seed
 
