@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,7 +83,7 @@ class Rollouts:
         self._since = self._booked = time.monotonic()
         self.lost = 0  # workers that died, were late or held wrong weights
         self._damaged = 0
-        self._leases: dict[Member, tuple[Lease, float]] = {}  # with when they were begun
+        self._leases = defaultdict[Member, dict[int, tuple[Lease, float]]](dict)  # by first ticket, with when they were begun
         self._learner_waits = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -180,24 +181,27 @@ class Rollouts:
         while len(self.fleet.members) < wanted:
             self.say(f"{self.fleet.grow().name} joins: {len(self.fleet.members)} rollout workers")
         for member in self.fleet.members[wanted:]:
-            is_idle = not member.calls and member not in self._leases and self.sync.of(member) is None
+            is_idle = not member.calls and not self._leases[member] and self.sync.of(member) is None
             if is_idle or not member.has_answered:
                 self.fleet.dismiss(member)
                 self.say(f"{member.name} leaves: {len(self.fleet.members)} rollout workers")
 
     def _send(self, member: Member, wanted: int) -> None:
-        """A slice of its lease, or a new one; nothing for who is about to leave or takes new weights in."""
+        """A new lease, or a slice of those under way; nothing for who is about to leave or takes new weights in."""
         if not member.has_answered:
             member.ask("version")
         elif not self.sync.may_generate(member):
             return
-        elif member in self._leases:
+        elif (lease := self._grant(member, wanted)) is not None:
+            self._leases[member][lease.tickets[0]] = lease, time.monotonic()
+            member.ask("begin", lease.tickets[0], self.requests_of(lease), not self.desk.max_staleness)
+        elif self._leases[member]:
             member.ask("advance", SLICE_S)
-        elif self.fleet.members.index(member) < wanted:
-            lease = self.desk.grant(member.name, member.version, self.fleet.version)
-            if lease is not None:
-                self._leases[member] = lease, time.monotonic()
-                member.ask("begin", lease.tickets[0], self.requests_of(lease), not self.desk.max_staleness)
+
+    def _grant(self, member: Member, wanted: int) -> Lease | None:
+        if len(self._leases[member]) == self.desk.leases_in_flight or self.fleet.members.index(member) >= wanted:
+            return None
+        return self.desk.grant(member.name, member.version, self.fleet.version)
 
     def _hear(self, member: Member, call: Call, seconds: float) -> None:
         try:
@@ -220,11 +224,10 @@ class Rollouts:
             )
             return
         if call.verb == "advance":
-            for completions in answer.values():
-                self._deliver(member, completions)
+            for ticket, completions in answer.items():
+                self._deliver(member, *self._leases[member].pop(ticket), completions)
 
-    def _deliver(self, member: Member, completions: list[Completion]) -> None:
-        lease, begun = self._leases.pop(member)
+    def _deliver(self, member: Member, lease: Lease, begun: float, completions: list[Completion]) -> None:
         self.trace.span(member.name, "lease", begun, time.monotonic(), tickets=lease.tickets)
         drawn = self.judge(lease, completions)
         with self._changed:
@@ -244,7 +247,7 @@ class Rollouts:
     def _book_idle(self) -> None:
         """Time since the last round, for each worker that had nothing to do."""
         now = time.monotonic()
-        idle = [m for m in self.fleet.members if not m.calls and m.has_answered and m not in self._leases]
+        idle = [m for m in self.fleet.members if not m.calls and m.has_answered and not self._leases[m]]
         spent = sum(now - max(member.since, self._booked) for member in idle)
         self._waits += Waits(rollouts=spent) if self._learner_waits else Waits(full=spent)
         self._booked = now
@@ -254,8 +257,8 @@ class Rollouts:
             self.sync.drop(member)
             successor = self.fleet.replace(member)
             self.lost += 1
-            lease, _ = self._leases.pop(member, (None, 0.0))
-            had = f"; its lease of {len(lease.tickets)} questions goes to another" if lease else ""
+            leases = [lease for lease, _ in self._leases.pop(member, {}).values()]
+            had = f"; its {sum(len(lease.tickets) for lease in leases)} questions go to another" if leases else ""
             self.say(f"{member.name} {why}: {successor.name} takes its place{had}")
-            if lease is not None:
+            for lease in reversed(leases):
                 self.desk.give_back(lease, f"{member.name} {why}")

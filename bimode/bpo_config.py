@@ -80,10 +80,13 @@ class BpoConfig(Section):
         0, ge=0, description="versions that the policy may have moved on by since a group was begun; 0 is the synchronous loop"
     )
     lease: int = Field(0, ge=0, description="questions that a worker takes at a time; 0 = an equal share of a step's")
+    leases_in_flight: Positive = Field(
+        2, description="leases that a worker may have under way, which keeps its engine full; one at `max_staleness = 0`"
+    )
     worker_timeout_s: float = Field(
         120.0,
         gt=0.0,
-        description="a rollout worker silent for so long is replaced, its lease goes to another; ten times while it loads",
+        description="a rollout worker silent for so long is replaced, its leases go to others; ten times while it loads",
     )
     sync_timeout_s: float = Field(
         120.0,

@@ -45,6 +45,7 @@ class Desk:
     """Grants leases and hands out batches; every move of a ticket is written to the ledger before it is acted on.
 
     `prompt_of` is the data order; `keep` says whether a group carries credit; `may_filter` that do not may give way in a step.
+    At `max_staleness` 0 a worker has one lease at a time, so that what it draws depends on nothing else.
     """
 
     def __init__(
@@ -57,10 +58,12 @@ class Desk:
         lease_groups: int,
         max_staleness: int,
         may_filter: int,
+        leases_in_flight: int = 1,
     ) -> None:
         self.ledger, self.prompt_of, self.keep = ledger, prompt_of, keep
         self.groups_per_step, self.lease_groups = groups_per_step, lease_groups
         self.max_staleness, self.may_filter = max_staleness, may_filter
+        self.leases_in_flight = leases_in_flight if max_staleness else 1
         self.granted: set[Lease] = set()
         self.filtered = self.stale = 0  # since the last batch
         self._queue: deque[Lease] = deque()

@@ -94,7 +94,7 @@ def open_desk(bpo: BpoConfig, prompt_of: Callable[[int], Prompt], ledger: Ledger
     return Desk(
         ledger, prompt_of, lambda group, step: informative(shaped(group, bpo.at(step)), bpo.at(step)),
         groups_per_step=bpo.prompts_per_step, lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness,
-        may_filter=bpo.resample * bpo.prompts_per_step,
+        may_filter=bpo.resample * bpo.prompts_per_step, leases_in_flight=bpo.leases_in_flight,
     )  # fmt: skip
 
 

@@ -91,6 +91,7 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
         desk = Desk(
             Ledger(tmp_path / name), prompt_of, lambda group, step: True, groups_per_step=bpo.prompts_per_step,
             lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness, may_filter=0,
+            leases_in_flight=bpo.leases_in_flight,
         )  # fmt: skip
         return Rollouts(
             fleet, learner, desk, lambda lease: requests(asked(lease), bpo, 0),
@@ -108,6 +109,7 @@ def bits(batch: Sequence[Drawn]) -> list[Any]:
 
 
 def test_a_worker_that_dies_costs_no_question_and_no_bit(ray_local: Any, fleet: Any, loop: Any, tmp_path: Path) -> None:
+    fleet.expect(0)
     with loop("whole") as rollouts:
         whole = rollouts.batch(0)
     said: list[str] = []
@@ -118,7 +120,7 @@ def test_a_worker_that_dies_costs_no_question_and_no_bit(ray_local: Any, fleet: 
         disturbed = rollouts.batch(0)
     assert bits(disturbed) == bits(whole) and rollouts.lost == 1
     assert len(said) == 1 and said[0].startswith("rollout-0 died after ")
-    assert said[0].endswith(": rollout-2 takes its place; its lease of 2 questions goes to another")
+    assert said[0].endswith(": rollout-2 takes its place; its 2 questions go to another")
     found = read(tmp_path / "killed" / FILE)
     assert found.books.counts()["generated"] == found.books.drawn == 4
     assert [m["ticket"] for m in found.moves if m.get("why", "").startswith(f"{victim.name} died")] == [0, 1]
@@ -153,6 +155,8 @@ def test_weights_land_while_responses_are_under_way(fleet: Any, loop: Any, tmp_p
     assert not any(math.isnan(x) for d in trained for c in d.group.completions for x in c.logprobs_T[c.num_forced :])
     assert len({d.ticket for d in trained}) == 24
     events = [json.loads(line.rstrip(",")) for line in (tmp_path / "trace.json").read_text().splitlines()[1:]]
+    spans = [(e["tid"], e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "lease"]
+    assert any(a[0] == b[0] and a[1] < b[1] < a[2] for a in spans for b in spans), "no worker had two leases under way"
     names = {e["args"]["name"] for e in events if e["ph"] == "M"}
     assert {"learner"} < names <= {"learner", *(m.name for m in fleet.members)}
     assert {e["name"] for e in events if e["ph"] == "X"} >= {"lease", "learn", "pause", "transfer", "verify", "resume"}
