@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
-STEPS, GROUPS = 8, 4
+STEPS, GROUPS = 8, 8
 RECIPE = f"""name = "drill"
 stages = ["curate", "bpo"]
 [curate]
@@ -37,12 +37,12 @@ max_tokens = 8
 [bpo]
 steps = {STEPS}
 prompts_per_step = {GROUPS}
-group_size = 2
-max_tokens = 24
+group_size = 8
+max_tokens = 64
 checkpoint_every = 1
 learner_restarts = 20
 """
-EVERY_S = {"kill-rollout": 16.0, "kill-learner": 4.0, "kill-driver": 4.0}
+EVERY_S = {"kill-rollout": 10.0, "kill-learner": 8.0, "kill-driver": 12.0}
 
 
 @dataclass(slots=True)
