@@ -1,7 +1,9 @@
 """Drills: short runs of BPO whose parts are killed at random, until so many kills have been had; what is lost, repeated, changed.
 
 Every run is audited, and at staleness 0 its final weights are compared, byte for byte, with those of an undisturbed run. Driver
-and learner are killed once a start, workers again and again. A run that was killed goes on by the same command.
+and learner are hit once a start, workers again and again. A run that was killed goes on by the same command.
+
+    python benchmarks/drills.py kill-rollout=100 kill-learner=15 kill-driver=15
 """
 
 from __future__ import annotations
@@ -41,16 +43,21 @@ group_size = 8
 max_tokens = 64
 checkpoint_every = 1
 learner_restarts = 20
+worker_timeout_s = 20
+sync_timeout_s = 20
 """
-EVERY_S = {"kill-rollout": 10.0, "kill-learner": 8.0, "kill-driver": 12.0}
+EVERY_S = {  # on average, between two hits
+    "kill-rollout": 10.0, "stall-rollout": 20.0, "corrupt-weights": 10.0, "slow-sync": 20.0, "kill-learner": 8.0,
+    "kill-driver": 12.0,
+}  # fmt: skip
 
 
 @dataclass(slots=True)
 class Tally:
-    """Of one kind of kill."""
+    """Of one kind of damage."""
 
     kind: str
-    kills: int = 0
+    hits: int = 0
     with_lease: int = 0  # of rollout workers that were at work; others were loading or idle
     runs: int = 0
     starts: int = 0
@@ -99,12 +106,13 @@ def run(folder: Path, data: Path, recipe: Path, tally: Tally, seed: int) -> int:
             code = process.wait()
         if code == 0:
             break
+        tally.hits += 1  # the driver, which cannot say so any more
         if code != -9:
             raise SystemExit(f"error: a run ended with code {code}; see its end:\n{log.read_text()[-2000:]}")
     tally.runs += 1
     said = log.read_text()
-    tally.kills += said.count("chaos: kill-")
-    tally.with_lease += len(re.findall(r"died .*; its \d+ questions", said))
+    tally.hits += len(re.findall(r"^chaos: ", said, re.MULTILINE))
+    tally.with_lease += len(re.findall(r"; its \d+ questions", said))
     tally.seconds += time.monotonic() - began
     return seed
 
@@ -124,9 +132,14 @@ def weights(folder: Path) -> bytes:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for kind, kills in (("rollout", 4), ("learner", 1), ("driver", 1)):
-        parser.add_argument(f"--{kind}-kills", type=int, default=kills, help=f"{kind} kills to be had at least")
-    found = parser.parse_args()
+    wanted = [f"{kind}=1" for kind in EVERY_S]
+    parser.add_argument(
+        "hits", nargs="*", metavar="KIND=N", default=wanted, help=f"so many at least (default: {' '.join(wanted)})"
+    )
+    found = [word.partition("=") for word in parser.parse_args().hits]
+    for kind, _, count in found:
+        if kind not in EVERY_S or not count.isdigit():
+            parser.error(f"{kind}={count}: write KIND=N, where KIND is one of {', '.join(EVERY_S)}")
     with TemporaryDirectory() as name:
         folder = Path(name)
         recipe = folder / "drill.toml"
@@ -136,9 +149,9 @@ def main() -> None:
                 raise SystemExit(f"error: curation failed:\n{(folder / 'curate.txt').read_text()[-2000:]}")
         run(folder / "whole", folder / "data", recipe, Tally(""), 0)
         whole, tallies, seed = weights(folder / "whole"), [], 0
-        for kind, kills in (("rollout", found.rollout_kills), ("learner", found.learner_kills), ("driver", found.driver_kills)):
-            tally = Tally(f"kill-{kind}")
-            while tally.kills < kills:
+        for kind, _, count in found:
+            tally = Tally(kind)
+            while tally.hits < int(count):
                 place = folder / f"{kind}-{tally.runs}"
                 seed = run(place, folder / "data", recipe, tally, seed)
                 judge(place, whole, tally)
