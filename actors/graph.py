@@ -44,16 +44,15 @@ class TransferPublisher:
 
 
 class Graph:
-    """The fleet and the learner group of one run, and the policy version they agree on."""
+    """The fleet and the learner group of one run; the policy version that they agree on is `fleet.version`."""
 
     def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, publisher: StorePublisher | TransferPublisher) -> None:
         self.fleet, self.learner, self._publisher = fleet, learner, publisher
-        self.version = 0
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Completions drawn under the current version, while no loop drives the fleet."""
         self.catch_up()
-        return self.fleet.generate(requests, self.version)
+        return self.fleet.generate(requests, self.fleet.version)
 
     def catch_up(self) -> None:
         """Waits until every worker holds the current version, while no loop drives the fleet."""
@@ -62,7 +61,6 @@ class Graph:
     def publish(self, version: int) -> None:
         """Learner -> every worker: the weights after an update become policy `version`."""
         self._publisher.publish(version)
-        self.version = version
 
     def close(self) -> None:
         """Ends every actor of the graph."""

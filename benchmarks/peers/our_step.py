@@ -76,7 +76,7 @@ def main(folder: Path, threads: int) -> None:
             graph.fleet.expect(0)
             line.say(Answer())
             while line.next():
-                line.say(one_step(graph, work, bpo, graph.version + 1))
+                line.say(one_step(graph, work, bpo, graph.fleet.version + 1))
 
 
 if __name__ == "__main__":
