@@ -68,6 +68,14 @@ class RolloutWorker:
             pass
         return done[0]
 
+    def refusal(self, request: GenerationRequest) -> str:
+        """Why `begin` would raise for it; empty if it would not."""
+        try:
+            self._prompt(request.prompt, self._forced(request))
+        except (ConfigError, OSError) as error:
+            return str(error)
+        return ""
+
     def begin(self, lease: int, requests: Sequence[GenerationRequest], forget: bool = False) -> None:
         """Takes a lease in, beside those under way; `advance` will give `n` completions for each of its requests.
 

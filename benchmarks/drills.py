@@ -23,7 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
-STEPS, GROUPS = 8, 8
+STEPS, GROUPS = 40, 8
 RECIPE = f"""name = "drill"
 stages = ["curate", "bpo"]
 [curate]
@@ -47,8 +47,8 @@ worker_timeout_s = 20
 sync_timeout_s = 20
 """
 EVERY_S = {  # on average, between two hits
-    "kill-rollout": 10.0, "stall-rollout": 20.0, "corrupt-weights": 10.0, "slow-sync": 20.0, "kill-learner": 8.0,
-    "kill-driver": 12.0,
+    "kill-rollout": 4.0, "stall-rollout": 10.0, "corrupt-weights": 5.0, "slow-sync": 10.0, "kill-learner": 10.0,
+    "kill-driver": 15.0,
 }  # fmt: skip
 
 

@@ -75,8 +75,7 @@ class RolloutSampling(Section):
     n: Positive = Field(8, description="attempts at each question in each mode")
     temperature: float = Field(1.0, gt=0.0, description="of sampling")
     max_tokens: Positive = Field(48, description="generated tokens of an attempt; those that force the mode come on top")
-    batch_size: Positive = Field(128, description="sequences that an engine works on at a time")
-    concurrency: Positive = Field(1, description="engines")
+    concurrency: Positive = Field(1, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
 
 
 class TagConfig(Section):

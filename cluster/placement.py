@@ -49,6 +49,8 @@ def learner_role(cluster: ClusterConfig, count: int) -> Role:
 def plan(stage: str, recipe: Recipe) -> tuple[Role, ...]:
     """The roles that are alive together in `stage`; empty where Ray Data alone decides."""
     cluster = recipe.cluster
+    if stage == "curate" and recipe.curate.tags:
+        return (rollout_role(cluster, recipe.curate.rollouts.concurrency),)
     if stage == "anneal":
         return (learner_role(cluster, recipe.anneal.learner.workers),)
     if stage == "bpo":

@@ -1,4 +1,4 @@
-"""Rollouts for tagging: n direct and n thinking attempts a row, on real vLLM through `ray.data.llm`, verified where they land.
+"""Rollouts for tagging: n direct and n thinking attempts a row by the rollout workers that BPO has too, verified as it does.
 
     consumes      rows that are still in
     produces      one `Rollout` an attempt, also appended to a cache in parts
@@ -6,53 +6,47 @@
     interrupted   what the parts hold is not sampled again
 
 An attempt is known by (row id, its content, mode, number), and a cache folder by what decides the model's words (weights
-and sampling). `ray.data.llm` keeps the first output of a request, so n attempts are n requests; vLLM's prefix and image
-caches make the shared prompt cheap.
+and sampling). One Ray Data job over a pool of engines.
 """
 
 from __future__ import annotations
 
-import io
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
-from bimode.codec import Codec, ModelKind
 from bimode.config import RolloutSampling
 from bimode.dataset import Row, row_prompt
 from bimode.modes import Mode
+from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.rundir import digest_json
 from bimode.verify import is_correct
 
 MODES = (Mode.NON_THINKING, Mode.THINKING)
-ROWS_PER_TASK = 16
+ROWS_PER_BATCH = 32  # that an engine works on at a time; what an interruption costs
 PART_ROWS = 1000
 PART_SECONDS = 20.0
-BATCHED_TOKENS = 4096  # of one engine step
 
 
 @dataclass(frozen=True, slots=True)
 class Tagger:
-    """The model that is sampled, how, and on what. `digest` is that of its directory, `implementation` vLLM's `model_impl`."""
+    """The model that is sampled, how, and on what. `digest` is that of its directory; `open_worker` makes a rollout worker of it
+    (`refusal`, `generate`), in an actor with the ray.remote options `options`."""
 
-    model_dir: Path
+    open_worker: Callable[[], Any]
     name: str
     digest: str
-    kind: ModelKind
-    implementation: str
     dtype: str
     max_model_len: int
     sampling: RolloutSampling
     seed: int
-    num_cpus: float
-    num_gpus: float
+    options: Mapping[str, Any]
 
     @property
     def params_hash(self) -> str:
@@ -103,10 +97,10 @@ def sample_rollouts(rows: pa.Table, tagger: Tagger, cache: Path, on_done: Callab
     on_done(len(found))
     if len(found) < len(wanted) * len(MODES) * tagger.sampling.n:
         part = PartWriter(folder)
-        for rollout in _run_engine(rows, tagger, frozenset(found)):
-            found[_key(rollout)] = rollout
-            part.add(rollout)
-            on_done(1)
+        for rollouts in _run_engine(rows, tagger, Counter((r.id, r.mode) for r in found.values())):
+            found |= {_key(rollout): rollout for rollout in rollouts}
+            part.add(rollouts)
+            on_done(len(rollouts))
         part.flush()
     return [found[key] for key in sorted(found)]
 
@@ -130,9 +124,9 @@ class PartWriter:
         self._folder, self._written = folder, time.monotonic()
         self._rows: list[Rollout] = []
 
-    def add(self, rollout: Rollout) -> None:
-        """Keeps `rollout` until the part is due."""
-        self._rows.append(rollout)
+    def add(self, rollouts: Sequence[Rollout]) -> None:
+        """Keeps `rollouts` until the part is due; they come into the same part, as they were sampled together."""
+        self._rows += rollouts
         if len(self._rows) >= PART_ROWS or time.monotonic() - self._written >= PART_SECONDS:
             self.flush()
 
@@ -151,113 +145,55 @@ def rollout_table(rollouts: Iterable[Rollout]) -> pa.Table:
     return pa.Table.from_pylist([asdict(r) for r in rollouts], schema=ROLLOUT_SCHEMA)
 
 
-@dataclass(frozen=True, slots=True)
-class Requests:
-    """Rows -> one request row an attempt that is not yet done. Runs in Ray Data tasks."""
+class Sampler:
+    """Rows -> verified attempts that are not there yet. An actor of Ray Data.
 
-    codec: Codec
-    tagger: Tagger
-    done: frozenset[tuple[str, str, int]]
+    `there` counts the attempts of (id, mode) that are in the cache: the missing ones of a mode are one request.
+    """
 
-    def __call__(self, batch: pa.Table) -> Iterator[dict[str, list[Any]]]:
-        requests = [request for row in batch.to_pylist() for request in self._requests(row)]
-        yield {name: [request[name] for request in requests] for name in requests[0]} if requests else {}
+    def __init__(self, tagger: Tagger, there: Mapping[tuple[str, str], int]) -> None:
+        self.tagger, self.there = tagger, there
+        self.worker = tagger.open_worker()
 
-    def _requests(self, row: Row) -> Iterator[Row]:
-        prompt = row_prompt(row)
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        asked = [(content_of(row), request) for row in batch.to_pylist() for request in self._requests(row)]
+        refused = [self.worker.refusal(request)[:300] for _, request in asked]
+        sound = [request for (_, request), why in zip(asked, refused, strict=True) if not why]
+        drawn = iter(self.worker.generate(sound) if sound else ())
+        rollouts = []
+        for (content, request), why in zip(asked, refused, strict=True):
+            for k in range(self.tagger.sampling.n - request.n, self.tagger.sampling.n):
+                blank = Rollout(request.prompt.id, content, request.mode.value, k, False, 0, "", why)
+                rollouts.append(blank if why else judged(blank, request.prompt, next(drawn)))
+        return rollout_table(rollouts)
+
+    def _requests(self, row: Row) -> Iterator[GenerationRequest]:
+        prompt, sampling = row_prompt(row), self.tagger.sampling
         for mode in MODES:
-            text = self.codec.prompt_text(prompt.question, len(prompt.images), mode)
-            for attempt in range(self.tagger.sampling.n):
-                if (prompt.id, mode.value, attempt) not in self.done:
-                    yield {
-                        "id": prompt.id, "content": content_of(row), "mode": mode.value, "attempt": attempt,
-                        "answer": prompt.answer, "verifier": prompt.verifier, "verifier_args": prompt.verifier_args,
-                        "prompt": text, "pictures": list(prompt.images),
-                        "seed": int(digest_json([self.tagger.seed, prompt.id, mode.value, attempt])[:7], 16),
-                    }  # fmt: skip
+            there = self.there.get((prompt.id, mode.value), 0)
+            if there < sampling.n:
+                forced = len(self.worker.codec.tokens.trigger(mode)) - 1
+                seed = int(digest_json([self.tagger.seed, prompt.id, mode.value, there])[:7], 16)
+                yield GenerationRequest(
+                    prompt, mode, sampling.n - there, sampling.temperature, sampling.max_tokens + forced, seed
+                )
 
 
-@dataclass(frozen=True, slots=True)
-class ToEngine:
-    """A request row -> what vLLM's stage reads: decoded images and sampling parameters."""
-
-    sampling: RolloutSampling
-    stop_id: int
-
-    def __call__(self, row: Row) -> Row:
-        params = {
-            "temperature": self.sampling.temperature, "max_tokens": self.sampling.max_tokens, "seed": int(row["seed"]),
-            "stop_token_ids": [self.stop_id], "ignore_eos": True, "detokenize": False,
-        }  # fmt: skip
-        if len(row["pictures"]) == 0:
-            return {"sampling_params": params}
-        images = [Image.open(io.BytesIO(data)).convert("RGB") for data in row["pictures"]]
-        return {"sampling_params": params, "multimodal_data": {"image": images if len(images) > 1 else images[0]}}
+def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:
+    """`blank` with a response and its verdict."""
+    passed = is_correct(response.text, prompt.answer, prompt.verifier, prompt.verifier_args)
+    return replace(blank, passed=passed, num_tokens=response.num_tokens, text=response.text)
 
 
-@dataclass(frozen=True, slots=True)
-class FromEngine:
-    """vLLM's output -> a verified `Rollout` row. The text is decoded as in RL: from <think> on, forced tokens included."""
-
-    codec: Codec
-
-    def __call__(self, row: Row) -> Row:
-        ids = (*self.codec.tokens.trigger(Mode(row["mode"]))[1:], *(int(i) for i in row["generated_tokens"]))
-        text = self.codec.decode_response(ids)
-        return {
-            "id": row["id"], "content": row["content"], "mode": row["mode"], "attempt": int(row["attempt"]),
-            "passed": is_correct(text, row["answer"], row["verifier"], row["verifier_args"]), "num_tokens": len(ids),
-            "text": text, "error": "",
-        }  # fmt: skip
-
-
-def _run_engine(rows: pa.Table, tagger: Tagger, done: frozenset[tuple[str, str, int]]) -> Iterator[Rollout]:
-    """Streams attempts out of one Ray Data job, in whatever order they finish."""
+def _run_engine(rows: pa.Table, tagger: Tagger, there: Mapping[tuple[str, str], int]) -> Iterator[list[Rollout]]:
+    """Streams batches of attempts out of one Ray Data job, in whatever order they finish."""
     import ray
+    from ray.data import ActorPoolStrategy
 
-    codec = Codec(tagger.model_dir)
-    blocks = [rows.slice(at, ROWS_PER_TASK) for at in range(0, rows.num_rows, ROWS_PER_TASK)]
-    requests = ray.data.from_arrow(blocks).map_batches(
-        Requests(codec, tagger, done).__call__, batch_format="pyarrow", batch_size=None
-    )
-    answered = _processor(codec, tagger)(requests)
-    for batch in answered.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in batch.to_pylist():
-            if row.get("__inference_error__"):
-                row |= {"passed": False, "num_tokens": 0, "text": "", "error": str(row["__inference_error__"])[:300]}
-            yield Rollout(**{field.name: row[field.name] for field in fields(Rollout)})
-
-
-def _processor(codec: Codec, tagger: Tagger) -> Any:
-    """vLLM as a Ray Data stage. Its own template, tokenizer and image stages are off: our codec has done their work."""
-    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
-
-    sampling, gpu = tagger.sampling, tagger.num_gpus > 0
-    bundle = {"CPU": tagger.num_cpus} | ({"GPU": tagger.num_gpus} if gpu else {})
-    config = vLLMEngineProcessorConfig(
-        model_source=str(tagger.model_dir),
-        engine_kwargs={
-            "dtype": tagger.dtype, "max_model_len": tagger.max_model_len, "max_num_seqs": sampling.batch_size,
-            "enforce_eager": not gpu, "model_impl": tagger.implementation, "seed": tagger.seed,
-            # A prompt is prefilled whole: of a part, vLLM 0.32 rewinds the seeded generator, and dies of it on the CPU.
-            "enable_chunked_prefill": False, "disable_chunked_mm_input": True,
-            "max_num_batched_tokens": max(BATCHED_TOKENS, tagger.max_model_len),
-        },
-        batch_size=sampling.batch_size,
-        concurrency=sampling.concurrency,
-        max_concurrent_batches=2,  # the next batch fills the gaps of the last one's tail
-        accelerator_type=None,
-        placement_group_config={"bundles": [bundle]},
-        should_continue_on_error=True,
-        log_engine_metrics=False,
-        chat_template_stage=False,
-        tokenize_stage=False,
-        detokenize_stage=False,
-        prepare_multimodal_stage=False,
+    blocks = [rows.slice(at, ROWS_PER_BATCH) for at in range(0, rows.num_rows, ROWS_PER_BATCH)]
+    attempts = ray.data.from_arrow(blocks).map_batches(
+        Sampler, fn_constructor_args=(tagger, dict(there)), compute=ActorPoolStrategy(size=tagger.sampling.concurrency),
+        batch_format="pyarrow", batch_size=None, **tagger.options,
     )  # fmt: skip
-    to_engine = ToEngine(sampling, codec.eos_id)
-    logging.disable(logging.INFO)  # it calls ray.init again, and tells of it and of a cloud mirror that nobody asked for
-    try:
-        return build_processor(config, preprocess=to_engine.__call__, postprocess=FromEngine(codec).__call__)
-    finally:
-        logging.disable(logging.NOTSET)
+    for batch in attempts.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield [Rollout(**row) for row in batch.to_pylist()]

@@ -68,7 +68,8 @@ class Drill:
         if self.kind == "kill-learner":
             ray.kill(self.chance.choice(graph.learner.ranks))
             return ""
-        victim = self.chance.choice(graph.fleet.members)
+        members = list(graph.fleet.members)
+        victim = self.chance.choice([m for m in members if m.has_answered] or members)  # one at work, where there is one
         if self.kind == "kill-rollout":
             ray.kill(victim.actor)
         else:

@@ -8,6 +8,7 @@ Draw and check -> exact dedup and decontamination -> rollouts in both modes -> t
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,23 +77,25 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
 def make_tagger(recipe: Recipe, model_dir: Path) -> Tagger:
     """The tagging model as curation samples it."""
-    from actors.vllm_engine import implementation
-    from bimode.codec import model_kind
+    from actors.rollout_worker import RolloutWorker
+    from cluster.placement import plan
     from data_curation.rollouts import Tagger
 
+    [role] = plan("curate", recipe)
+    model, path = recipe.model, model_dir.absolute()
     return Tagger(
-        model_dir=model_dir.absolute(),
-        name=Path(recipe.model.base).name,
-        digest=digest_path(model_dir),
-        kind=model_kind(model_dir),
-        implementation=implementation(model_dir),
-        dtype=recipe.model.dtype,
-        max_model_len=recipe.model.max_model_len,
+        open_worker=partial(
+            RolloutWorker, "tagger", path, max_model_len=model.max_model_len, dtype=model.dtype, seed=recipe.seed,
+            sync="object_store",
+        ),
+        name=Path(model.base).name,
+        digest=digest_path(path),
+        dtype=model.dtype,
+        max_model_len=model.max_model_len,
         sampling=recipe.curate.rollouts,
         seed=recipe.seed,
-        num_cpus=recipe.cluster.rollout_cpus,
-        num_gpus=recipe.cluster.rollout_gpus,
-    )
+        options=role.options(),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

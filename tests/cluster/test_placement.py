@@ -73,5 +73,6 @@ def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
     assert gpu.model.dtype == "bfloat16" and gpu.bpo.optim.schedule == "constant"
 
 
-def test_curation_leaves_placement_to_ray_data() -> None:
-    assert plan("curate", recipe()) == ()
+def test_curation_takes_engines_where_it_tags() -> None:
+    assert plan("curate", recipe("curate.rollouts.concurrency=3")) == (rollout_role(recipe().cluster, 3),)
+    assert plan("curate", recipe('curate.formats="transcription_and_direct"')) == ()

@@ -33,7 +33,7 @@ def drawn(config: CurateConfig = CONFIG) -> pa.Table:
 
 
 def tagger() -> Tagger:
-    return Tagger(Path("m"), "tiny", "0", "image_text", "auto", "float32", 256, CONFIG.rollouts, 0, 1.0, 0.0)
+    return Tagger(object, "tiny", "0", "float32", 256, CONFIG.rollouts, 0, {})
 
 
 def rollouts_of(table: pa.Table, passes: dict[str, int]) -> list[Rollout]:

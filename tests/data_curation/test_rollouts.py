@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 
 def tagger(model: Path, digest: str, n: int = 2) -> Tagger:
-    sampling = RolloutSampling(n=n, max_tokens=6, batch_size=16)
-    return Tagger(model, "tiny", digest, "image_text", "transformers", "float32", 128, sampling, 0, 1.0, 0.0)
+    from actors.rollout_worker import RolloutWorker
+
+    opened = partial(RolloutWorker, "tagger", model, max_model_len=128, dtype="float32", seed=0, sync="object_store")
+    return Tagger(opened, "tiny", digest, "float32", 128, RolloutSampling(n=n, max_tokens=6), 0, {"num_cpus": 1.0})
 
 
 def test_what_decides_the_words_decides_the_cache_and_nothing_else() -> None:
     one = tagger(Path("m"), "digest")
-    assert replace(one, sampling=one.sampling.model_copy(update={"n": 8, "batch_size": 4})).params_hash == one.params_hash
+    assert replace(one, sampling=one.sampling.model_copy(update={"n": 8, "concurrency": 4})).params_hash == one.params_hash
     assert replace(one, sampling=one.sampling.model_copy(update={"max_tokens": 7})).params_hash != one.params_hash
     assert replace(one, digest="other").params_hash != one.params_hash and replace(one, seed=1).params_hash != one.params_hash
     row = rows(1)[0]
@@ -42,9 +45,9 @@ def test_what_decides_the_words_decides_the_cache_and_nothing_else() -> None:
 def test_parts_are_read_back_and_failed_attempts_are_retried(tmp_path: Path) -> None:
     part = PartWriter(tmp_path / "cache")
     good, bad = Rollout("a", "c", "thinking", 0, True, 5, "\n</think>", ""), Rollout("b", "c", "thinking", 0, False, 0, "", "no")
-    part.add(good)
+    part.add([good])
     part.flush()
-    part.add(bad)
+    part.add([bad])
     part.flush()
     part.flush()
     assert len(list((tmp_path / "cache").glob("part-*.parquet"))) == 2
