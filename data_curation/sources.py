@@ -15,6 +15,7 @@ from data_curation.families import family_of
 from data_curation.validate import check_row
 
 ROWS_PER_TASK = 256
+ROWS_PER_PROCESS = 200  # at least: a process that draws first imports for seconds
 ONE_LEVEL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
@@ -81,7 +82,10 @@ def draw_candidates(config: CurateConfig, seed: int, on_rows: Callable[[int], No
         rows = [row for task in batch.to_pylist() for row in draw_task(task)]
         return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
 
-    drawn = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(as_table, batch_format="pyarrow")
+    processes = 1 + sum(draw.count for draw in draws) // ROWS_PER_PROCESS
+    drawn = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
+        as_table, batch_format="pyarrow", compute=ray.data.TaskPoolStrategy(size=processes)
+    )
     parts = []
     for part in drawn.iter_batches(batch_size=None, batch_format="pyarrow"):
         parts.append(part.cast(CANDIDATE_SCHEMA))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.codec import Codec
-from bimode.config import AnnealConfig, AnnealLearnerConfig
 from bimode.dataset import SCHEMA, sample_row
 from bimode.errors import StarvedError
 from bimode.modes import Mode, render_response
-from bimode.sections import OptimConfig
 from bimode.strategies import plan_steps
 from data_curation.families import arithmetic, charts, digits
 
@@ -69,31 +65,3 @@ def test_an_empty_folder_starves(ray_local: Any, tiny_llava: Path, tmp_path: Pat
 
     with pytest.raises(StarvedError, match="nothing to anneal on"):
         read_sequences(tmp_path, tiny_llava, mask_empty_think=False)
-
-
-def test_a_run_cut_off_ends_where_it_would_have_ended(ray_local: Any, data: Path, tiny_llava: Path, tmp_path: Path) -> None:
-    """Two workers with DeepSpeed: one run straight through, and one that lost everything after its first checkpoint."""
-    from actors.annealer import AnnealJob, fit
-
-    config = AnnealConfig(
-        strategy="non_r_then_r", steps=6, batch_size=8, checkpoint_every=3, optim=OptimConfig(warmup_steps=1),
-        learner=AnnealLearnerConfig(workers=2, zero_stage=2),
-    )  # fmt: skip
-    whole, cut = (AnnealJob(tiny_llava, tmp_path / name, config, "float32", 0) for name in ("whole", "cut"))
-    whole.out.mkdir()
-    assert fit(whole, data, {"CPU": 1.0})["rows"] == {"non_thinking": 12, "thinking": 12}
-    shutil.copytree(whole.out, cut.out)
-    shutil.rmtree(cut.out / "model")
-    shutil.rmtree(cut.checkpoints / "step-000006")
-    cut.metrics.write_text("".join(cut.metrics.read_text().splitlines(keepends=True)[:5]))
-    fit(cut, data, {"CPU": 1.0})
-
-    def lines(job: AnnealJob) -> list[dict[str, Any]]:
-        found = [json.loads(line) for line in job.metrics.read_text().splitlines()]
-        return [{key: value for key, value in line.items() if key != "tokens_per_s"} for line in found]
-
-    assert lines(cut) == lines(whole)
-    assert [line["step"] for line in lines(whole)] == [1, 2, 3, 4, 5, 6]
-    assert [set(line["loss_by_format"]) for line in lines(whole)] == [{"non_thinking"}] * 4 + [{"thinking"}] * 2
-    weights = [(job.out / "model" / "model.safetensors").read_bytes() for job in (whole, cut)]
-    assert weights[0] == weights[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,9 @@ def check_closed(run: Path) -> None:
     assert found.sealed_steps == 4
 
 
-@pytest.fixture(scope="module")
-def undisturbed(ray_local: Any, text_model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    run = tmp_path_factory.mktemp("undisturbed")
-    bpo.execute(recipe(text_model), StageDir(run, "bpo"), {"model": text_model, "data": data})
+def undisturbed(model: Path, data: Path, run: Path) -> bytes:
+    """The weights of a run to which nothing happens."""
+    bpo.execute(recipe(model), StageDir(run, "bpo"), {"model": model, "data": data})
     check_closed(run)
     return weights(run)
 
@@ -82,9 +82,11 @@ def test_a_learner_that_keeps_dying_ends_the_run(text_model: Path, tmp_path: Pat
 
 
 def test_a_killed_driver_and_a_killed_learner_change_nothing(
-    undisturbed: bytes, text_model: Path, data: Path, tmp_path: Path
+    ray_local: Any, text_model: Path, data: Path, tmp_path: Path
 ) -> None:
-    """SIGKILL in mid-run, then the same command, whose learner is killed once."""
+    """SIGKILL in mid-run, then the same command, whose learner is killed once; meanwhile a run to which nothing happens."""
+    beside = ThreadPoolExecutor(1)
+    whole = beside.submit(undisturbed, text_model, data, tmp_path / "whole")
     run = tmp_path / "run"
     (run / "curate").mkdir(parents=True)
     (run / "curate" / "data").symlink_to(data)
@@ -106,4 +108,4 @@ def test_a_killed_driver_and_a_killed_learner_change_nothing(
     said = (tmp_path / "again.log").read_text()
     assert "chaos: kill-learner" in said and "starting again from the last sealed checkpoint (2 restarts left)" in said
     check_closed(run)
-    assert weights(run) == undisturbed
+    assert weights(run) == whole.result()
