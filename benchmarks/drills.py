@@ -42,6 +42,7 @@ prompts_per_step = {GROUPS}
 group_size = 8
 max_tokens = 64
 checkpoint_every = 1
+lease = 2
 learner_restarts = 20
 worker_timeout_s = 20
 sync_timeout_s = 20
@@ -50,6 +51,10 @@ EVERY_S = {  # on average, between two hits
     "kill-rollout": 4.0, "stall-rollout": 10.0, "corrupt-weights": 5.0, "slow-sync": 10.0, "kill-learner": 10.0,
     "kill-driver": 15.0,
 }  # fmt: skip
+
+
+ONCE = ("kill-learner", "kill-driver")  # a start; the other kinds hit workers, of which there are some to spare
+WORKERS = 4
 
 
 @dataclass(slots=True)
@@ -100,13 +105,13 @@ def run(folder: Path, data: Path, recipe: Path, tally: Tally, seed: int) -> int:
         if tally.kind:
             words += ["--set", f"cluster.chaos={tally.kind}", "--set", f"cluster.chaos_seed={seed}"]
             words += ["--set", f"cluster.chaos_every_s={EVERY_S[tally.kind]}"]
+            words += ["--set", f"bpo.rollout_workers={1 if tally.kind in ONCE else WORKERS}"]
         seed += 1
         tally.starts += 1
         with command(words, log) as process:
             code = process.wait()
         if code == 0:
             break
-        tally.hits += 1  # the driver, which cannot say so any more
         if code != -9:
             raise SystemExit(f"error: a run ended with code {code}; see its end:\n{log.read_text()[-2000:]}")
     tally.runs += 1

@@ -54,27 +54,31 @@ class Drill:
             thread.join()
 
     def _run(self, graph: Graph, over: threading.Event) -> None:
-        while not over.wait(self.chance.expovariate(1 / self.every_s)):
-            say(f"chaos: {self.kind} {self._damage(graph)}".rstrip())
-            if self.kind in ONCE:
-                return
-
-    def _damage(self, graph: Graph) -> str:
-        """Does it; returns the name of the victim."""
         import ray
 
-        if self.kind == "kill-driver":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.kind == "kill-learner":
+        while not over.wait(self.chance.expovariate(1 / self.every_s)):
+            if self.kind not in ONCE:
+                self._damage_worker(graph)
+                continue
+            say(f"chaos: {self.kind}")
+            if self.kind == "kill-driver":
+                os.kill(os.getpid(), signal.SIGKILL)
             ray.kill(self.chance.choice(graph.learner.ranks))
-            return ""
-        members = list(graph.fleet.members)
-        victim = self.chance.choice([m for m in members if m.has_answered] or members)  # one at work, where there is one
+            return
+
+    def _damage_worker(self, graph: Graph) -> None:
+        """One that has loaded: of a fleet whose workers die faster than they load nothing could be learnt."""
+        import ray
+
+        loaded = [member for member in graph.fleet.members if member.has_answered]
+        if not loaded:
+            return
+        victim = self.chance.choice(loaded)
         if self.kind == "kill-rollout":
             ray.kill(victim.actor)
         else:
             victim.actor.__ray_call__.remote({"stall-rollout": stall, "corrupt-weights": corrupt, "slow-sync": slow}[self.kind])
-        return victim.name
+        say(f"chaos: {self.kind} {victim.name}")
 
 
 # ---- what is done inside of a rollout worker ----
