@@ -105,8 +105,9 @@ def _status(pid: int, name: str) -> int:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name)), 0)
 
 
-def timed(model_dir: Path, workers: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """Seconds stopped, of each round, and of the floor; bytes needed beside the models in the first round."""
+def timed(model_dir: Path, model_bytes: int, workers: int, rounds: int, folder: Path) -> dict[str, Any]:
+    """Seconds stopped, of each round, and of the floor, in one worker and in all at once; bytes needed beside the models, by the
+    first round and by the floor, whose arrays do not count."""
     import ray
 
     with open_graph(model_dir, workers) as (fleet, learner):
@@ -122,9 +123,13 @@ def timed(model_dir: Path, workers: int, rounds: int, folder: Path) -> dict[str,
                     batch = loop.batch(version)
                 waits = loop.trained(batch, version).waits
                 stopped.append(round(waits.stopped, 3))
-        actor = fleet.members[0].actor
-        local = ray.get(actor.__ray_call__.remote(floor, model_dir, rounds + 1))
-    return {"stopped": stopped[1:], "first": stopped[0], "floor": [round(s, 3) for s in local[1:]], "extra": watch.extra}
+        with Watch() as reload:
+            alone = ray.get(fleet.workers[0].__ray_call__.remote(floor, model_dir, rounds + 1))
+        together = ray.get([worker.__ray_call__.remote(floor, model_dir, rounds + 1) for worker in fleet.workers])
+    return {
+        "stopped": stopped[1:], "first": stopped[0], "extra": watch.extra, "floor": [round(s, 3) for s in alone[1:]],
+        "floors at once": [round(s, 3) for seconds in together for s in seconds[1:]], "floor extra": reload.extra - model_bytes,
+    }  # fmt: skip
 
 
 def benchmark(rounds: int, folder: Path) -> Figure:
@@ -133,12 +138,13 @@ def benchmark(rounds: int, folder: Path) -> Figure:
     runs: dict[str, Any] = {"bytes": size, "cpus": os.cpu_count()}
     ratios = []
     for workers in (1, 2):
-        found = timed(folder / "model", workers, rounds, folder / f"run-{workers}")
+        found = timed(folder / "model", size, workers, rounds, folder / f"run-{workers}")
         ratios.append(median(found["stopped"]) / median(found["floor"]))
         runs[f"{workers} workers"] = found | {"ratio": round(ratios[-1], 3), "memory": round(found["extra"] / size, 3)}
         print(
             f"{workers} worker(s): stopped {median(found['stopped']):.2f} s, floor {median(found['floor']):.2f} s, "
-            f"ratio {ratios[-1]:.2f}, memory {found['extra'] / size:.0%} of the model"
+            f"ratio {ratios[-1]:.2f}, memory {found['extra'] / size:.0%} of the model "
+            f"(floor, in all at once: {median(found['floors at once']):.2f} s, {found['floor extra'] / size:.0%})"
         )
     return Figure("sync", max(ratios), GOAL, runs)
 
