@@ -24,6 +24,8 @@ from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
 STEPS, GROUPS = 40, 8
+ONCE = ("kill-learner", "kill-driver")  # a start; the other kinds hit workers, of which there are some to spare
+WORKERS = 4
 RECIPE = f"""name = "drill"
 stages = ["curate", "bpo"]
 [curate]
@@ -46,15 +48,13 @@ lease = 2
 learner_restarts = 20
 worker_timeout_s = 20
 sync_timeout_s = 20
+[cluster]
+num_cpus = {WORKERS + 2}
 """
 EVERY_S = {  # on average, between two hits
     "kill-rollout": 4.0, "stall-rollout": 10.0, "corrupt-weights": 5.0, "slow-sync": 10.0, "kill-learner": 10.0,
     "kill-driver": 15.0,
 }  # fmt: skip
-
-
-ONCE = ("kill-learner", "kill-driver")  # a start; the other kinds hit workers, of which there are some to spare
-WORKERS = 4
 
 
 @dataclass(slots=True)
