@@ -24,6 +24,7 @@ from pipelines.harness import base_directory
 
 MADE_OF = "made-of.txt"  # digest of a run's recipe and annealed model
 INTERRUPTED = (-signal.SIGINT, 128 + signal.SIGINT)  # exit codes of a stage that heard Ctrl-C
+POLL_S, HEARD_S = 0.5, 5.0  # a stage that hears Ctrl-C itself has ended, or begun to, before it is told again
 CACHE = "cache"  # of evaluation: one for all runs
 
 
@@ -143,6 +144,20 @@ def check_reused(annealed: Path, recipe: Path, out: Path, tasks: Sequence[tuple[
             raise ConfigError("--out", run, fix)
 
 
+def _run_stage(command: list[str], log: Path, over: Event) -> int:
+    """Its exit code. Once `over` is set it is interrupted, unless a terminal has done that and it is ending already."""
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    while (code := process.poll()) is None:
+        if over.wait(POLL_S):
+            try:
+                return process.wait(HEARD_S)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+                return process.wait()
+    return code
+
+
 def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int, common: tuple[str, ...], over: Event) -> Path:
     """Trains and evaluates; returns the run's folder. One that has its report is left as it is.
 
@@ -168,11 +183,10 @@ def run_one(annealed: Path, recipe: Path, out: Path, variant: Variant, seed: int
         command = [sys.executable, "-m", f"pipelines.{stage}", str(recipe), "--out", str(run), "--seed", str(seed), *overrides]
         if over.is_set():
             raise KeyboardInterrupt
-        with log.open("w") as file:
-            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-            if code in INTERRUPTED:
-                raise KeyboardInterrupt
-            if code:
-                raise FailedRunError(f"{variant.name}, seed {seed}: {stage} failed; see {log}")
+        code = _run_stage(command, log, over)
+        if code in INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
+            raise FailedRunError(f"{variant.name}, seed {seed}: {stage} failed; see {log}")
         print(f"{variant.name}, seed {seed}: {stage} {time.monotonic() - started:.0f} s", flush=True)
     return run

@@ -164,7 +164,8 @@ runpy.run_module("benchmarks.algorithms", run_name="__main__")
 """
 
 
-def test_ctrl_c_ends_the_runs_and_begins_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whom", ["group", "parent"])
+def test_ctrl_c_ends_the_runs_and_begins_no_other(tmp_path: Path, whom: str) -> None:
     """A queue that went on, or a run left behind, would take hours that nobody wants; the stage is a sleep here."""
     stage = tmp_path / "stage"
     stage.write_text(f"#!/bin/sh\necho $$ >> {tmp_path / 'pids'}\nexec sleep 300\n")
@@ -178,7 +179,7 @@ def test_ctrl_c_ends_the_runs_and_begins_no_other(tmp_path: Path) -> None:
     pids, patience = tmp_path / "pids", time.monotonic() + 60
     while not (pids.is_file() and len(pids.read_text().splitlines()) == 2) and time.monotonic() < patience:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # to the whole group, as a terminal sends it
+    (os.killpg if whom == "group" else os.kill)(process.pid, signal.SIGINT)  # a terminal sends it to all, `kill -INT` to one
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 130 and "Traceback" not in said
     assert sorted(run.name for run in (tmp_path / "out").iterdir()) == ["cache", "hgpo-s0", "hgpo-s1"]
