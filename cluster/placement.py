@@ -5,13 +5,15 @@ Ray would wait for ever for a resource that no node has; `check` says so before 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from bimode.config import ClusterConfig, Recipe
 from bimode.errors import ConfigError
 
+WAIT_S = 20
 PIN = 0.001  # of a custom resource: marks a node without using it up
 
 
@@ -59,6 +61,25 @@ def plan(stage: str, recipe: Recipe) -> tuple[Role, ...]:
     if stage == "evaluate":
         return (rollout_role(cluster, recipe.evaluate.workers),)
     return ()
+
+
+@contextmanager
+def reserved(role: Role, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Options of actors that sit in a placement group of `role`, as close together as there is room (PACK).
+
+    The room stays theirs until the block ends, whoever of them dies: other roles that grow meanwhile do not get it. `say` hears
+    every `WAIT_S` that the cluster has none free.
+    """
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    group = placement_group([role.needs] * role.count, strategy="PACK")
+    try:
+        while not group.wait(WAIT_S):
+            say(f"waiting until the cluster has {_sum([role])} free")
+        yield role.options() | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)}
+    finally:
+        remove_placement_group(group)
 
 
 def node_resources() -> list[dict[str, float]]:

@@ -44,22 +44,24 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Trains; a learner that dies on the way is started again from the last sealed checkpoint, `bpo.learner_restarts` times."""
+    from pipelines.bpo_steps import reserve_learner
     from pipelines.chaos import Drill
     from pipelines.progress import say
 
     drill = Drill(recipe.cluster)
-    for restarts_left in reversed(range(recipe.bpo.learner_restarts + 1)):
-        try:
-            return train(recipe, stage, inputs, drill)
-        except LearnerLostError as error:
-            if not restarts_left:
-                raise
-            say(f"bpo: {error}; starting again from the last sealed checkpoint ({restarts_left - 1} restarts left)")
+    with reserve_learner(recipe) as room:
+        for restarts_left in reversed(range(recipe.bpo.learner_restarts + 1)):
+            try:
+                return train(recipe, stage, inputs, drill, room)
+            except LearnerLostError as error:
+                if not restarts_left:
+                    raise
+                say(f"bpo: {error}; starting again from the last sealed checkpoint ({restarts_left - 1} restarts left)")
     raise AssertionError("the last attempt returns or raises")
 
 
-def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill) -> StageResult:
-    """Trains for `bpo.steps` steps or `bpo.rollout_tokens`, going on from the last sealed checkpoint where there is one."""
+def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill, room: dict[str, Any]) -> StageResult:
+    """Trains for `bpo.steps` or `bpo.rollout_tokens`, the learner group in its `room`, from the last sealed checkpoint on."""
     from bimode.dataset import read_prompts
     from bimode.importance import importance_of
     from bimode.ledger import Ledger
@@ -72,7 +74,7 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
     bpo, log, ledger = recipe.bpo, RunLog(stage.path, recipe.bpo.margin), Ledger(stage.path / "ledger")
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
-    with open_graph(recipe, inputs["model"]) as graph, track("bpo", total=bpo.steps, unit="step") as bar:
+    with open_graph(recipe, inputs["model"], room) as graph, track("bpo", total=bpo.steps, unit="step") as bar:
         references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
         start = log.resume(graph, ledger)
         bar.advance(start)

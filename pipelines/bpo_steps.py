@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -30,13 +31,21 @@ if TYPE_CHECKING:
     from actors.rollouts import Rollouts
 
 
-def open_graph(recipe: Recipe, model_dir: Path) -> Graph:
-    """Starts the rollout workers and the learner group where the recipe's placement says."""
+def reserve_learner(recipe: Recipe) -> AbstractContextManager[dict[str, Any]]:
+    """Room of its own for the learner group, over all of its restarts: ray.remote options of a rank."""
+    from cluster.placement import plan, reserved
+
+    _, learner = plan("bpo", recipe)
+    return reserved(learner, lambda line: say(f"bpo: {line}"))
+
+
+def open_graph(recipe: Recipe, model_dir: Path, learner_options: dict[str, Any]) -> Graph:
+    """Starts the rollout workers where the recipe's placement says, and the learner group in its room (`reserve_learner`)."""
     from actors.graph import build_graph
     from cluster.placement import plan
 
     bpo = recipe.bpo
-    rollout, learner = plan("bpo", recipe)
+    rollout, _ = plan("bpo", recipe)
     return build_graph(
         model_dir,
         recipe.model,
@@ -44,7 +53,7 @@ def open_graph(recipe: Recipe, model_dir: Path) -> Graph:
         bpo.optim,
         rollout_workers=bpo.rollout_workers,
         rollout_options=rollout.options(),
-        learner_options=learner.options(),
+        learner_options=learner_options,
         sync=bpo.sync,
         total_steps=bpo.steps,
         with_reference=bpo.kl > 0,

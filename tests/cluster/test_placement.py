@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bimode.config import Recipe
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe, load_recipe
-from cluster.placement import PIN, Role, check, learner_role, plan, rollout_role
+from cluster.placement import PIN, Role, check, learner_role, plan, reserved, rollout_role
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -76,3 +78,27 @@ def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
 def test_curation_takes_engines_where_it_tags() -> None:
     assert plan("curate", recipe("curate.rollouts.concurrency=3")) == (rollout_role(recipe().cluster, 3),)
     assert plan("curate", recipe('curate.formats="transcription_and_direct"')) == ()
+
+
+@pytest.mark.ray
+def test_the_room_of_a_role_outlives_its_actors(ray_local: Any) -> None:
+    """A learner that starts again finds its place, though rollout workers have grown into all that was free."""
+
+    class Actor:
+        def pid(self) -> int:
+            return os.getpid()
+
+    remote, free = ray_local.remote(Actor), ray_local.available_resources()["CPU"]
+    with reserved(Role("learner", 1, 1.0, 0.0), print) as options:
+        first = remote.options(**options).remote()
+        ray_local.get(first.pid.remote())
+        others = [remote.options(num_cpus=1).remote() for _ in range(int(free))]  # one more than there is room for
+        ray_local.get([actor.pid.remote() for actor in others[:-1]])
+        ray_local.kill(first)
+        second = remote.options(**options).remote()
+        ray_local.get(second.pid.remote(), timeout=60)
+        waits = others[-1].pid.remote()
+        assert ray_local.wait([waits], timeout=1)[0] == []
+    ray_local.get(waits, timeout=60)
+    for actor in others:
+        ray_local.kill(actor)

@@ -68,7 +68,9 @@ def undisturbed(model: Path, data: Path, run: Path) -> bytes:
     return weights(run)
 
 
-def test_a_learner_that_keeps_dying_ends_the_run(text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learner_that_keeps_dying_ends_the_run(
+    ray_local: Any, text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried: list[int] = []
 
     def dies(*_: Any) -> None:
