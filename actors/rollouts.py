@@ -103,6 +103,7 @@ class Rollouts:
                     raise self._error
                 if self._thread is not None:  # whose turn may be a while
                     self.sync.turn(learner_is_free=True)
+                    self._changed.notify_all()
                 if not self.sync.needs_learner and (batch := self.desk.batch(version)) is not None:
                     self._learner_waits = False
                     now = time.monotonic()
@@ -144,7 +145,8 @@ class Rollouts:
                     self._send(member, wanted)
             awaited = self.sync.awaited
         if not awaited and not any(member.calls for member in self.fleet.members):
-            time.sleep(POLL_S)  # no more may be under way until the learner has made an update
+            with self._changed:
+                self._changed.wait(POLL_S)  # no more may be under way until the learner has made an update
             return
         for member, call, seconds in self.fleet.hear(POLL_S, awaited):
             self._hear(member, call, seconds)
