@@ -45,6 +45,11 @@ class Member:
             self.since = time.monotonic()
         self.calls.append(Call(verb, getattr(self.actor, verb).remote(*args)))
 
+    @property
+    def has_more_to_say(self) -> bool:
+        """Whether the oldest call is over, and has not been heard."""
+        return bool(self.calls and ray.wait([self.calls[0].answer], timeout=0)[0])
+
     def heard(self) -> float:
         """The oldest call is over; the seconds it took."""
         now = time.monotonic()
@@ -113,8 +118,13 @@ class RolloutFleet:
         ray.kill(member.actor)
         self.members.remove(member)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether nobody can join, leave or be replaced."""
+        return self._settings["sync"] != "object_store"
+
     def _check_open(self, what: str) -> None:
-        if self._settings["sync"] != "object_store":
+        if self.is_fixed:
             raise WorkerLostError(f"{what}: bpo.sync = {self._settings['sync']} fixes who is there when the run starts")
 
     def hear(self, seconds: float, also: Sequence[Any] = ()) -> Iterator[tuple[Member, Call, float]]:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayTaskError
 
 from actors.learner import Learner, StepInfo
+from actors.lost import GONE, could_not_start
 from bimode.errors import LearnerLostError
 from bimode.losses import LossFn
 from bimode.packing import share_prompts, split_evenly, tree_tokens
@@ -25,6 +26,8 @@ from bimode.records import TrainingSample
 from bimode.sections import LearnerConfig, OptimConfig
 from bimode.token_metrics import label_of
 from bimode.weights import WeightBucket
+
+SURVIVED_BY_S = 5.0  # until Ray has heard of the death that a survivor's error came of
 
 
 class LearnerRank:
@@ -217,7 +220,16 @@ def _get(refs: Any) -> Any:
     """`ray.get`. Raises LearnerLostError if a rank has died; one that could not start raises what stopped it."""
     try:
         return ray.get(refs)
-    except RayActorError as error:
-        if error.actor_init_failed:
+    except GONE as error:
+        if could_not_start(error):
             raise
         raise LearnerLostError("a rank of the learner group died") from error
+    except RayTaskError:  # perhaps of a survivor, whose collective ended with the rank that died
+        for ref in ray.wait(refs, num_returns=len(refs), timeout=SURVIVED_BY_S)[0] if isinstance(refs, list) else ():
+            try:
+                ray.get(ref)
+            except GONE as error:
+                raise LearnerLostError("a rank of the learner group died") from error
+            except RayTaskError:
+                continue
+        raise

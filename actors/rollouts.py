@@ -11,15 +11,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
 from actors.fleet import Call, Member, RolloutFleet
 from actors.learner_group import LearnerGroup
+from actors.lost import GONE, could_not_start
 from actors.weight_sync import Phase, WeightSync
 from bimode.desk import Desk, Drawn, Lease
 from bimode.errors import CorruptWeightsError
@@ -150,12 +150,16 @@ class Rollouts:
             return
         for member, call, seconds in self.fleet.hear(POLL_S, awaited):
             self._hear(member, call, seconds)
-        for member in list(self.fleet.members):
+        for member, why in [*self._silent(), *self.sync.late()]:
+            if not member.has_more_to_say:  # who was not listened to for a while is not late
+                self._lose(member, why)
+
+    def _silent(self) -> Iterator[tuple[Member, str]]:
+        """Workers that have not ended their slice, outside of an update, and what to say of them."""
+        for member in self.fleet.members:
             patience = self.patience.slice_s * (1 if member.has_answered else LOADING)
             if member.calls and self.sync.of(member) is None and time.monotonic() - member.since > patience:
-                self._lose(member, f"has not answered {member.calls[0].verb} for {patience:.0f} s")
-        for member, why in list(self.sync.late()):
-            self._lose(member, f"is late: {why}")
+                yield member, f"has not answered {member.calls[0].verb} for {patience:.0f} s"
 
     def close(self) -> None:
         """Ends the thread; what is under way is left to the ledger."""
@@ -180,6 +184,8 @@ class Rollouts:
 
     def _resize(self, wanted: int) -> None:
         """Newcomers load the live version first, as all do; who leaves finishes its lease before."""
+        if self.fleet.is_fixed:
+            return
         while len(self.fleet.members) < wanted:
             self.say(f"{self.fleet.grow().name} joins: {len(self.fleet.members)} rollout workers")
         for member in self.fleet.members[wanted:]:
@@ -212,8 +218,8 @@ class Rollouts:
                 with self._changed:
                     stream.hear(member, call.verb, answer)
                     self._changed.notify_all()
-        except RayActorError as error:
-            if error.actor_init_failed:  # so would that of any other
+        except GONE as error:
+            if could_not_start(error):
                 raise
             self._lose(member, f"died{self.sync.phase_of(member)} after {seconds:.1f} s")
             return

@@ -51,9 +51,15 @@ class Taker:
     member: Member
     phase: Phase = Phase.PREPARE
     since: float = field(default_factory=time.monotonic)  # when the phase began
+    moved: float = field(default_factory=time.monotonic)  # when it began, or went on by a bucket
     stopped: float = 0.0  # when it stopped to generate
     sent: int = 0  # buckets it has been told to load
     loaded: int = 0
+
+    @property
+    def waits_for_learner(self) -> bool:
+        """Whether it has loaded all that there is so far."""
+        return self.phase is Phase.TRANSFER and self.loaded == self.sent > 0
 
 
 class WeightStream:
@@ -88,6 +94,8 @@ class WeightStream:
                 self._enter(taker, Phase.TRANSFER)
                 taker.member.ask("start_update")
             if taker.phase is Phase.TRANSFER:
+                if taker.waits_for_learner:
+                    taker.moved = time.monotonic()
                 for bucket in self._buckets[taker.sent :]:
                     taker.member.ask("receive", bucket)
                 taker.sent = len(self._buckets)
@@ -106,7 +114,7 @@ class WeightStream:
         """A worker has done what it was asked for. Raises CorruptWeightsError if it holds something else than was sent."""
         taker = self.takers[member]
         if verb == "receive":
-            taker.loaded += 1
+            taker.loaded, taker.moved = taker.loaded + 1, time.monotonic()
             if self.is_out and taker.loaded == len(self._checksums):
                 self._enter(taker, Phase.VERIFY)
                 member.ask("verify", self.version)
@@ -122,7 +130,8 @@ class WeightStream:
 
     def _enter(self, taker: Taker, phase: Phase | None) -> None:
         self._over(taker.member, taker.phase, self.version, taker.since, taker.stopped)
-        taker.phase, taker.since = phase or taker.phase, time.monotonic()
+        taker.since = taker.moved = time.monotonic()
+        taker.phase = phase or taker.phase
 
 
 class WeightSync:
@@ -168,8 +177,12 @@ class WeightSync:
         now = time.monotonic()
         for stream in self.streams:
             for member, taker in list(stream.takers.items()):
-                if taker.phase is not Phase.PREPARE and now - taker.since > self.deadline_s:
-                    yield member, f"phase {taker.phase} of version {stream.version} is not over after {self.deadline_s:.0f} s"
+                is_the_learners = taker.phase is Phase.PREPARE or taker.waits_for_learner
+                if not is_the_learners and now - taker.moved > self.deadline_s:
+                    yield (
+                        member,
+                        f"is late: phase {taker.phase} of version {stream.version} is not over after {self.deadline_s:.0f} s",
+                    )
 
     def may_generate(self, member: Member) -> bool:
         """Whether its weights are whole and stay so for a slice."""
@@ -198,4 +211,4 @@ class WeightSync:
                 if (stream := self.of(member)) is not None:
                     stream.hear(member, call.verb, answer)
             for member, why in self.late():
-                raise StaleWeightsError(f"{member.name} is late: {why}")
+                raise StaleWeightsError(f"{member.name} {why}")

@@ -78,15 +78,17 @@ def _updates(ledger: Reading, folder: Path, last: int, groups_per_step: int) -> 
 
 def _checkpoints(ledger: Reading, folder: Path) -> list[str]:
     """Those that are kept are what was sealed."""
-    sealed = {seal["seal"]: seal["checkpoint"] for seal in ledger.seals}
     return [
-        f"{path.name} has changed since its seal"
-        for path in checkpoints(folder / "checkpoints")
-        if step_of(path) in sealed and inventory(path) != sealed[step_of(path)]
+        f"{path.name} has changed since its seal" for path in checkpoints(folder / "checkpoints") if _has_changed(ledger, path)
     ]
+
+
+def _has_changed(ledger: Reading, path: Path) -> bool:
+    sealed = {seal["seal"]: seal["checkpoint"] for seal in ledger.seals}
+    return step_of(path) in sealed and inventory(path) != sealed[step_of(path)]
 
 
 def check_checkpoint(ledger: Reading, path: Path) -> None:
     """Raises LedgerError unless a checkpoint is what its seal says."""
-    if _checkpoints(ledger, path.parent.parent):
+    if _has_changed(ledger, path):
         raise LedgerError(f"{path} has changed since its seal; restore it, or delete it to go on from the one before")

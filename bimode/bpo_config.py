@@ -137,6 +137,9 @@ class BpoConfig(Section):
         if self.max_staleness and self.sync != "object_store":
             fix = f"sync = {self.sync} moves weights while nothing is under way; take object_store, or set bpo.max_staleness = 0"
             raise ConfigError("max_staleness", self.max_staleness, fix)
+        if self.rollout_workers_max and self.sync != "object_store":
+            fix = f"sync = {self.sync} fixes who is there when the run starts; take object_store, or leave it out"
+            raise ConfigError("rollout_workers_max", self.rollout_workers_max, fix)
         return self
 
     @model_validator(mode="after")

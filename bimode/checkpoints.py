@@ -53,4 +53,4 @@ def publish(path: Path, keep: int | None = None) -> None:
     partial_path(path).rename(path)
     if keep is not None:
         for old in checkpoints(path.parent)[:-keep]:
-            shutil.rmtree(old)
+            shutil.rmtree(old.rename(partial_path(old)))  # one that is half gone is no checkpoint

@@ -78,12 +78,13 @@ class Desk:
 
     def grant(self, worker: str, version: int, live: int) -> Lease | None:
         """The next lease, for `worker` with weights of `version`, where `live` ones are on their way or there; None while no
-        more may be under way, and for what has been admitted since newer ones than its own are live."""
+        more may be under way, and of what has been admitted since newer ones than its own are live."""
         if not self._queue and version == live:
             self._plan(live)
-        if not self._queue or self._queue[0].step > version:
+        lease = next((lease for lease in self._queue if lease.step <= version), None)
+        if lease is None:
             return None
-        lease = self._queue.popleft()
+        self._queue.remove(lease)
         self.ledger.move(lease.tickets, State.LEASED, worker=worker, version=version)
         self.granted.add(lease)
         return lease

@@ -70,6 +70,9 @@ def reserved(role: Role, say: Callable[[str], None]) -> Iterator[dict[str, Any]]
     The room stays theirs until the block ends, whoever of them dies: other roles that grow meanwhile do not get it. `say` hears
     every `WAIT_S` that the cluster has none free.
     """
+    if not role.needs:
+        yield role.options()
+        return
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

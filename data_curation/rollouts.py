@@ -12,7 +12,6 @@ and sampling). One Ray Data job over a pool of engines.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -97,11 +96,13 @@ def sample_rollouts(rows: pa.Table, tagger: Tagger, cache: Path, on_done: Callab
     on_done(len(found))
     if len(found) < len(wanted) * len(MODES) * tagger.sampling.n:
         part = PartWriter(folder)
-        for rollouts in _run_engine(rows, tagger, Counter((r.id, r.mode) for r in found.values())):
-            found |= {_key(rollout): rollout for rollout in rollouts}
-            part.add(rollouts)
-            on_done(len(rollouts))
-        part.flush()
+        try:
+            for rollouts in _run_engine(rows, tagger, frozenset(found)):
+                found |= {_key(rollout): rollout for rollout in rollouts}
+                part.add(rollouts)
+                on_done(len(rollouts))
+        finally:
+            part.flush()
     return [found[key] for key in sorted(found)]
 
 
@@ -134,7 +135,8 @@ class PartWriter:
         """Writes what is held: under a hidden name first, so that a part is never half there."""
         if self._rows:
             self._folder.mkdir(parents=True, exist_ok=True)
-            name = f"part-{len(list(self._folder.glob('part-*.parquet'))):05d}.parquet"
+            last = max((int(part.stem.removeprefix("part-")) for part in self._folder.glob("part-*.parquet")), default=-1)
+            name = f"part-{last + 1:05d}.parquet"
             pq.write_table(rollout_table(self._rows), self._folder / f".{name}", compression="zstd")
             (self._folder / f".{name}").replace(self._folder / name)
         self._rows, self._written = [], time.monotonic()
@@ -146,37 +148,39 @@ def rollout_table(rollouts: Iterable[Rollout]) -> pa.Table:
 
 
 class Sampler:
-    """Rows -> verified attempts that are not there yet. An actor of Ray Data.
+    """Rows -> verified attempts that are not `there` yet. An actor of Ray Data; what is missing of a mode is one request."""
 
-    `there` counts the attempts of (id, mode) that are in the cache: the missing ones of a mode are one request.
-    """
-
-    def __init__(self, tagger: Tagger, there: Mapping[tuple[str, str], int]) -> None:
+    def __init__(self, tagger: Tagger, there: frozenset[tuple[str, str, int]]) -> None:
         self.tagger, self.there = tagger, there
         self.worker = tagger.open_worker()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        asked = [(content_of(row), request) for row in batch.to_pylist() for request in self._requests(row)]
+        asked = [
+            (blanks, self._request(row, mode, blanks))
+            for row in batch.to_pylist()
+            for mode in MODES
+            if (blanks := self._blanks(row, mode))
+        ]
         refused = [self.worker.refusal(request)[:300] for _, request in asked]
         sound = [request for (_, request), why in zip(asked, refused, strict=True) if not why]
         drawn = iter(self.worker.generate(sound) if sound else ())
-        rollouts = []
-        for (content, request), why in zip(asked, refused, strict=True):
-            for k in range(self.tagger.sampling.n - request.n, self.tagger.sampling.n):
-                blank = Rollout(request.prompt.id, content, request.mode.value, k, False, 0, "", why)
-                rollouts.append(blank if why else judged(blank, request.prompt, next(drawn)))
-        return rollout_table(rollouts)
+        return rollout_table(
+            replace(blank, error=why) if why else judged(blank, request.prompt, next(drawn))
+            for (blanks, request), why in zip(asked, refused, strict=True)
+            for blank in blanks
+        )
 
-    def _requests(self, row: Row) -> Iterator[GenerationRequest]:
-        prompt, sampling = row_prompt(row), self.tagger.sampling
-        for mode in MODES:
-            there = self.there.get((prompt.id, mode.value), 0)
-            if there < sampling.n:
-                forced = len(self.worker.codec.tokens.trigger(mode)) - 1
-                seed = int(digest_json([self.tagger.seed, prompt.id, mode.value, there])[:7], 16)
-                yield GenerationRequest(
-                    prompt, mode, sampling.n - there, sampling.temperature, sampling.max_tokens + forced, seed
-                )
+    def _blanks(self, row: Row, mode: Mode) -> list[Rollout]:
+        """The missing attempts."""
+        wanted = range(self.tagger.sampling.n)
+        missing = [k for k in wanted if (row["id"], mode.value, k) not in self.there]
+        return [Rollout(row["id"], content_of(row), mode.value, k, False, 0, "", "") for k in missing]
+
+    def _request(self, row: Row, mode: Mode, blanks: Sequence[Rollout]) -> GenerationRequest:
+        sampling = self.tagger.sampling
+        forced = len(self.worker.codec.tokens.trigger(mode)) - 1
+        seed = int(digest_json([self.tagger.seed, row["id"], mode.value, blanks[0].attempt])[:7], 16)
+        return GenerationRequest(row_prompt(row), mode, len(blanks), sampling.temperature, sampling.max_tokens + forced, seed)
 
 
 def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:
@@ -185,14 +189,14 @@ def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:
     return replace(blank, passed=passed, num_tokens=response.num_tokens, text=response.text)
 
 
-def _run_engine(rows: pa.Table, tagger: Tagger, there: Mapping[tuple[str, str], int]) -> Iterator[list[Rollout]]:
+def _run_engine(rows: pa.Table, tagger: Tagger, there: frozenset[tuple[str, str, int]]) -> Iterator[list[Rollout]]:
     """Streams batches of attempts out of one Ray Data job, in whatever order they finish."""
     import ray
     from ray.data import ActorPoolStrategy
 
     blocks = [rows.slice(at, ROWS_PER_BATCH) for at in range(0, rows.num_rows, ROWS_PER_BATCH)]
     attempts = ray.data.from_arrow(blocks).map_batches(
-        Sampler, fn_constructor_args=(tagger, dict(there)), compute=ActorPoolStrategy(size=tagger.sampling.concurrency),
+        Sampler, fn_constructor_args=(tagger, there), compute=ActorPoolStrategy(size=tagger.sampling.concurrency),
         batch_format="pyarrow", batch_size=None, **tagger.options,
     )  # fmt: skip
     for batch in attempts.iter_batches(batch_size=None, batch_format="pyarrow"):

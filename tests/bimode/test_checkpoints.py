@@ -31,6 +31,15 @@ def test_only_the_newest_stay_and_others_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes").is_dir()
 
 
+def test_a_checkpoint_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3):
+        partial_path(checkpoint_path(tmp_path, step)).mkdir()
+        if step == 3:
+            monkeypatch.setattr("shutil.rmtree", lambda path: None)  # killed before it
+        publish(checkpoint_path(tmp_path, step), 2)
+    assert [step_of(path) for path in checkpoints(tmp_path)] == [2, 3]
+
+
 def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     publish(write(tmp_path, 3, "old"))
     publish(write(tmp_path, 3, "new"))

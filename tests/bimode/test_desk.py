@@ -100,7 +100,12 @@ def test_who_is_behind_gets_what_was_admitted_under_its_weights(tmp_path: Path) 
     newest = it.grant("b", 1, 1)
     assert newest == Lease((8, 9), 1)
     it.give_back(newest, "b died")
-    assert it.grant("a", 0, 1) is None and it.grant("a", 1, 1) == newest
+    assert it.grant("a", 0, 1) is None
+    it.give_back(rest[0], "a died")
+    it.give_back(it.grant("b", 1, 1), "b died")
+    it.give_back(it.grant("b", 1, 1), "b died")
+    assert it.grant("a", 0, 1) == rest[0], "what was admitted since does not stand in its way"
+    assert it.grant("a", 1, 1) == newest
 
 
 def test_what_has_become_too_old_is_dropped_and_replaced(tmp_path: Path) -> None:

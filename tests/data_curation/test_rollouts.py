@@ -10,13 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from benchmarks.peers.simulated import PlainCodec
 from bimode.config import RolloutSampling, SourceConfig
 from bimode.dataset import user_turn
+from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_path
 from bimode.verify import is_correct
 from data_curation import rollouts as module
 from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.rollouts import PartWriter, Rollout, Tagger, content_of, read_cache, sample_rollouts
+from data_curation.rollouts import PartWriter, Rollout, Sampler, Tagger, content_of, read_cache, sample_rollouts
 from data_curation.sources import Draw, draw_row
 
 DRAW = Draw(SourceConfig(family="digits"), "train", "train", 4)
@@ -52,6 +54,41 @@ def test_parts_are_read_back_and_failed_attempts_are_retried(tmp_path: Path) -> 
     part.flush()
     assert len(list((tmp_path / "cache").glob("part-*.parquet"))) == 2
     assert list(read_cache(tmp_path / "cache")) == [good]
+    (tmp_path / "cache" / "part-00000.parquet").unlink()
+    part.add([replace(good, attempt=1)])
+    part.flush()
+    assert [part.name for part in sorted((tmp_path / "cache").iterdir())] == ["part-00001.parquet", "part-00002.parquet"]
+
+
+class Echo:
+    """A worker whose answers say what they answer."""
+
+    codec = PlainCodec()
+
+    def refusal(self, request: GenerationRequest) -> str:
+        return "too long" if request.prompt.id.endswith("-2") else ""
+
+    def generate(self, requests: list[GenerationRequest]) -> list[Completion]:
+        return [
+            Completion(
+                prompt_id=r.prompt.id, mode=r.mode, prompt_ids=(), token_ids_T=(7,), num_forced=0, logprobs_T=(-1.0,),
+                versions_T=(0,), text=f"{r.prompt.id} {r.mode} {k}", finished=True, worker="echo",
+            )
+            for r in requests
+            for k in range(r.n)
+        ]  # fmt: skip
+
+
+def test_only_what_is_missing_is_asked_for_and_answers_find_their_attempts() -> None:
+    made = rows(3)
+    first, second, refused = (row["id"] for row in made)
+    there = frozenset({(first, "thinking", 1), (second, "non_thinking", 0), (second, "non_thinking", 1)})
+    asked = replace(tagger(Path("m"), "digest"), open_worker=Echo)
+    found = Sampler(asked, there)(pa.Table.from_pylist(made, schema=CANDIDATE_SCHEMA)).to_pylist()
+    said = {(r["id"], r["mode"], r["attempt"]): r["text"] or r["error"] for r in found}
+    assert len(said) == len(found) == 3 * 2 * 2 - len(there) and there.isdisjoint(said)
+    assert said[first, "non_thinking", 1] == f"{first} non_thinking 1" and said[first, "thinking", 0] == f"{first} thinking 0"
+    assert {text for (name, _, _), text in said.items() if name == refused} == {"too long"}
 
 
 @pytest.mark.ray
