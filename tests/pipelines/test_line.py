@@ -32,9 +32,9 @@ class Finished:
     said: str
 
 
-def bimode(*arguments: str) -> str:
-    """Runs `bimode ...` as its own process and returns what it said on stderr."""
-    command = [sys.executable, "-m", "pipelines.run", *arguments]
+def bimode(stage: str, *arguments: str) -> str:
+    """Runs `bimode STAGE ...` as its own process and returns what it said on stderr."""
+    command = [sys.executable, "-m", f"pipelines.{stage}", *arguments]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=900, env=dict(os.environ))
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stderr
@@ -47,7 +47,7 @@ def runs(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     wanted = {"smoke": (), "smoke-text": ("--set", f"model.base={tiny_text}")}
     with ThreadPoolExecutor() as both:
         said = {
-            name: both.submit(bimode, str(RECIPES / f"{name}.toml"), "--out", str(out / name), *words)
+            name: both.submit(bimode, "run", str(RECIPES / f"{name}.toml"), "--out", str(out / name), *words)
             for name, words in wanted.items()
         }
     return {name: Finished(out / name, future.result()) for name, future in said.items()}
@@ -112,7 +112,7 @@ def test_parquet_opens_with_datasets_and_decodes_images(image_run: Path) -> None
 
 
 def test_a_second_run_skips_every_stage_and_a_changed_stage_alone_runs(image_run: Path) -> None:
-    said = bimode(str(RECIPES / "smoke.toml"), "--out", str(image_run))
+    said = bimode("run", str(RECIPES / "smoke.toml"), "--out", str(image_run))
     assert said.count("unchanged, skipped") == 4
 
 
@@ -125,7 +125,7 @@ def test_an_annealing_that_was_cut_off_ends_where_it_would_have_ended(image_run:
     shutil.rmtree(stage / "checkpoints" / "step-000002")
     (stage / "manifest.json").unlink()
     (stage / "metrics.jsonl").write_text((whole / "metrics.jsonl").read_text()[:-9])
-    assert "going on from unfinished work" in bimode(str(RECIPES / "smoke.toml"), "--out", str(cut), "--stage", "anneal")
+    assert "going on from unfinished work" in bimode("anneal", str(RECIPES / "smoke.toml"), "--out", str(cut))
 
     def lines(path: Path) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
