@@ -88,11 +88,11 @@ def test_the_room_of_a_role_outlives_its_actors(ray_local: Any) -> None:
         def pid(self) -> int:
             return os.getpid()
 
-    remote, free = ray_local.remote(Actor), ray_local.available_resources()["CPU"]
+    remote, cpus = ray_local.remote(Actor), int(ray_local.cluster_resources()["CPU"])
     with reserved(Role("learner", 1, 1.0, 0.0), print) as options:
         first = remote.options(**options).remote()
         ray_local.get(first.pid.remote())
-        others = [remote.options(num_cpus=1).remote() for _ in range(int(free))]  # one more than there is room for
+        others = [remote.options(num_cpus=1).remote() for _ in range(cpus)]  # one more than there is room for
         ray_local.get([actor.pid.remote() for actor in others[:-1]])
         ray_local.kill(first)
         second = remote.options(**options).remote()
