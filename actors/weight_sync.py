@@ -1,7 +1,7 @@
 """Weights from the learner to the rollout workers, in phases that each have a deadline.
 
-    prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest; until so
-               many are there the workers go on with what they generate
+    prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest and SPREAD of
+               the last; until WINDOW are there the workers go on with what they generate
     pause      a worker ends its slice; it generates nothing from here on
     transfer   it loads bucket after bucket, each checked on arrival
     verify     it says what it holds, and that is what was sent
@@ -28,6 +28,8 @@ from actors.learner_group import Export, LearnerGroup
 from bimode.errors import CorruptWeightsError, LearnerLostError, StaleWeightsError
 
 WINDOW = 2
+SPREAD = 3  # buckets between the learner and the worker that is last, unless that one has not moved for
+HELD_UP_S = 1.0  # seconds: then the others do not wait for it
 POLL_S = 0.2
 
 
@@ -105,8 +107,10 @@ class WeightStream:
             self._advance_learner()
 
     def _advance_learner(self) -> None:
-        furthest = max((taker.loaded for taker in self.takers.values()), default=len(self._checksums))
-        if len(self._checksums) < furthest + WINDOW:
+        takers, now = self.takers.values(), time.monotonic()
+        furthest = max((taker.loaded for taker in takers), default=len(self._checksums))
+        last = min((taker.loaded for taker in takers if now - taker.moved < HELD_UP_S), default=furthest)
+        if len(self._checksums) < min(furthest + WINDOW, last + SPREAD):
             self.since = time.monotonic()
             self.export = self.learner.export(self.version, len(self._checksums))
 
