@@ -1,7 +1,7 @@
 """Weights from the learner to the rollout workers, in phases that each have a deadline.
 
-    prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest and SPREAD of
-               the last; until WINDOW are there the workers go on with what they generate
+    prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest; until so
+               many are there the workers go on with what they generate
     pause      a worker ends its slice; it generates nothing from here on
     transfer   it loads bucket after bucket, each checked on arrival
     verify     it says what it holds, and that is what was sent
@@ -28,8 +28,6 @@ from actors.learner_group import Export, LearnerGroup
 from bimode.errors import CorruptWeightsError, LearnerLostError, StaleWeightsError
 
 WINDOW = 2
-SPREAD = 3  # buckets between the learner and the worker that is last, unless that one has not moved for
-HELD_UP_S = 1.0  # seconds: then the others do not wait for it
 POLL_S = 0.2
 
 
@@ -60,8 +58,8 @@ class Taker:
 
     @property
     def waits_for_learner(self) -> bool:
-        """Whether it has loaded all that there is so far."""
-        return self.phase is Phase.TRANSFER and self.loaded == self.sent > 0
+        """Whether nothing is left for it to do before the learner has more; its deadline does not run."""
+        return self.phase is Phase.PREPARE or (self.phase is Phase.TRANSFER and self.loaded == self.sent > 0)
 
 
 class WeightStream:
@@ -107,10 +105,8 @@ class WeightStream:
             self._advance_learner()
 
     def _advance_learner(self) -> None:
-        takers, now = self.takers.values(), time.monotonic()
-        furthest = max((taker.loaded for taker in takers), default=len(self._checksums))
-        last = min((taker.loaded for taker in takers if now - taker.moved < HELD_UP_S), default=furthest)
-        if len(self._checksums) < min(furthest + WINDOW, last + SPREAD):
+        furthest = max((taker.loaded for taker in self.takers.values()), default=len(self._checksums))
+        if len(self._checksums) < furthest + WINDOW:
             self.since = time.monotonic()
             self.export = self.learner.export(self.version, len(self._checksums))
 
@@ -181,12 +177,9 @@ class WeightSync:
         now = time.monotonic()
         for stream in self.streams:
             for member, taker in list(stream.takers.items()):
-                is_the_learners = taker.phase is Phase.PREPARE or taker.waits_for_learner
-                if not is_the_learners and now - taker.moved > self.deadline_s:
-                    yield (
-                        member,
-                        f"is late: phase {taker.phase} of version {stream.version} is not over after {self.deadline_s:.0f} s",
-                    )
+                if not taker.waits_for_learner and now - taker.moved > self.deadline_s:
+                    what = f"phase {taker.phase} of version {stream.version}"
+                    yield member, f"is late: {what} is not over after {self.deadline_s:.0f} s"
 
     def may_generate(self, member: Member) -> bool:
         """Whether its weights are whole and stay so for a slice."""

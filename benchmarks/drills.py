@@ -22,10 +22,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipelines.chaos import ONCE
+
 REPO = Path(__file__).resolve().parents[1]
 STEPS, GROUPS = 40, 8
-ONCE = ("kill-learner", "kill-driver")  # a start; the other kinds hit workers, of which there are some to spare
-WORKERS = 4
+WORKERS = 4  # where workers are hit; one where learner or driver are
 RECIPE = f"""name = "drill"
 stages = ["curate", "bpo"]
 [curate]
