@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from bimode.dataset import read_prompts
 
 REPO = Path(__file__).resolve().parent.parent.parent
 RECIPES = REPO / "pipelines" / "recipes"
+SMOKE = (str(RECIPES / "smoke.toml"), "--set", "anneal.strategy=non_r_then_r", "--set", "anneal.learner.zero_stage=2")
 MODES = {"non_thinking", "auto", "thinking"}
 pytestmark = pytest.mark.ray
 
@@ -44,12 +46,9 @@ def bimode(stage: str, *arguments: str) -> str:
 def runs(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
     """Two finished smoke runs, made at the same time: on the committed base, and on a foreign text-only model."""
     out = tmp_path_factory.mktemp("line")
-    wanted = {"smoke": (), "smoke-text": ("--set", f"model.base={tiny_text}")}
+    wanted = {"smoke": SMOKE, "smoke-text": (str(RECIPES / "smoke-text.toml"), "--set", f"model.base={tiny_text}")}
     with ThreadPoolExecutor() as both:
-        said = {
-            name: both.submit(bimode, "run", str(RECIPES / f"{name}.toml"), "--out", str(out / name), *words)
-            for name, words in wanted.items()
-        }
+        said = {name: both.submit(bimode, "run", *words, "--out", str(out / name)) for name, words in wanted.items()}
     return {name: Finished(out / name, future.result()) for name, future in said.items()}
 
 
@@ -112,26 +111,31 @@ def test_parquet_opens_with_datasets_and_decodes_images(image_run: Path) -> None
 
 
 def test_a_second_run_skips_every_stage_and_a_changed_stage_alone_runs(image_run: Path) -> None:
-    said = bimode("run", str(RECIPES / "smoke.toml"), "--out", str(image_run))
+    said = bimode("run", *SMOKE, "--out", str(image_run))
     assert said.count("unchanged, skipped") == 4
 
 
 def test_an_annealing_that_was_cut_off_ends_where_it_would_have_ended(image_run: Path, tmp_path: Path) -> None:
-    """Two workers with DeepSpeed; all that came after the first checkpoint is lost, but for half a line of metrics."""
+    """Two workers with DeepSpeed; all that came after the first checkpoint is lost, but for a line and a half of metrics."""
     cut = tmp_path / "cut"
     shutil.copytree(image_run, cut, symlinks=True)
     whole, stage = image_run / "anneal", cut / "anneal"
     shutil.rmtree(stage / "model")
     shutil.rmtree(stage / "checkpoints" / "step-000002")
     (stage / "manifest.json").unlink()
-    (stage / "metrics.jsonl").write_text((whole / "metrics.jsonl").read_text()[:-9])
-    assert "going on from unfinished work" in bimode("anneal", str(RECIPES / "smoke.toml"), "--out", str(cut))
+    with (stage / "metrics.jsonl").open("a") as metrics:
+        metrics.write('{"step": 3, "lo')
+    assert "going on from unfinished work" in bimode("anneal", *SMOKE, "--out", str(cut))
 
     def lines(path: Path) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         return [{key: value for key, value in line.items() if key != "tokens_per_s"} for line in found]
 
     assert lines(stage) == lines(whole) and [line["step"] for line in lines(whole)] == [1, 2]
+    assert [set(line["loss_by_format"]) for line in lines(whole)] == [{"non_thinking"}, {"thinking"}]
+    data = sorted((image_run / "curate" / "data").glob("train-*.parquet"))
+    read = Counter(name for part in data for name in pq.read_table(part, columns=["format"])["format"].to_pylist())
+    assert json.loads((whole / "manifest.json").read_text())["counts"]["rows"] == dict(read)
     weights = [(path / "model" / "model.safetensors").read_bytes() for path in (stage, whole)]
     assert weights[0] == weights[1]
 
