@@ -28,6 +28,7 @@ class EngineSampling:
     seed: int
     stop_id: int
     banned_ids: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ class RolloutWorker:
                     seed=_stream(r),
                     stop_id=self._stop_id,
                     banned_ids=self.codec.placeholder_ids,
+                    repetition_penalty=r.repetition_penalty,
                 )
             )
         if forget:

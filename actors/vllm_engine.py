@@ -91,7 +91,7 @@ class VllmEngine:
             SamplingParams(
                 n=s.n, temperature=s.temperature, max_tokens=s.max_tokens, seed=s.seed, logprobs=0, flat_logprobs=True,
                 stop_token_ids=[s.stop_id], ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
-                logit_bias=dict.fromkeys(s.banned_ids, -100.0) or None,
+                logit_bias=dict.fromkeys(s.banned_ids, -100.0) or None, repetition_penalty=s.repetition_penalty,
             )
             for s in sampling
         ]  # fmt: skip

@@ -55,7 +55,7 @@ sync_timeout_s = 20
 num_cpus = {WORKERS + 2}
 """
 EVERY_S = {  # on average, between two hits
-    "kill-rollout": 4.0, "stall-rollout": 10.0, "corrupt-weights": 5.0, "slow-sync": 10.0, "kill-learner": 10.0,
+    "kill-rollout": 4.0, "stall-rollout": 10.0, "corrupt-weights": 5.0, "slow-sync": 10.0, "kill-learner": 30.0,
     "kill-driver": 15.0,
 }  # fmt: skip
 
@@ -76,15 +76,18 @@ class Tally:
 
 
 @contextmanager
-def command(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A command of `bimode`; what it leaves behind when it is killed is ended too."""
+def command(words: list[str], log: Path, kill_after_s: float | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of `bimode`, killed after so many seconds; what it leaves behind when it is killed is ended too."""
     import psutil
 
     with log.open("ab") as file:
         process = subprocess.Popen([sys.executable, "-m", *words], cwd=REPO, stdout=file, stderr=file)
     tree: dict[int, Any] = {}
+    began = time.monotonic()
     try:
         while process.poll() is None:
+            if kill_after_s is not None and time.monotonic() - began > kill_after_s:
+                process.kill()
             try:
                 tree |= {child.pid: child for child in psutil.Process(process.pid).children(recursive=True)}
             except psutil.NoSuchProcess:

@@ -2,7 +2,7 @@
 
 Every value has a default or is required; an unknown key, a wrong type or an impossible value is a `ConfigError` of one
 line (`bimode.recipe`). Validators refuse; only `bpo.algorithm` brings defaults, of keys that are not given.
-The `[bpo]` section is in `bimode.bpo_config`, what sections share in `bimode.sections`.
+The `[curate]` section is in `bimode.curate_config`, `[bpo]` in `bimode.bpo_config`, what sections share in `bimode.sections`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from bimode.bpo_config import BpoConfig
+from bimode.curate_config import CurateConfig
 from bimode.errors import ConfigError
-from bimode.sections import LearnerConfig, OptimConfig, Positive, Section, Share
+from bimode.sections import LearnerConfig, OptimConfig, Positive, Section
 
 Stage = Literal["curate", "anneal", "bpo", "evaluate"]
 Level = Literal["easy", "mid", "hard"]
@@ -51,80 +52,6 @@ class ClusterConfig(Section):
     )
     chaos_every_s: float = Field(5.0, gt=0.0, description="mean seconds between two faults")
     chaos_seed: int = Field(0, ge=0, description="of the times and the victims")
-
-
-class SourceConfig(Section):
-    """One source of questions."""
-
-    family: Literal["digits", "charts", "arithmetic", "sums", "tables", "reasoning_gym"] = Field(
-        description="which generator (`data_curation/families`); `sums`, `tables` and `reasoning_gym` are text only"
-    )
-    weight: float = Field(1.0, gt=0.0, description="share of the questions, over the sum of all sources' weights")
-    tasks: tuple[str, ...] = Field((), description="reasoning_gym only: `chain_sum`, `leg_counting`; empty: the first")
-
-    @model_validator(mode="after")
-    def _tasks_fit(self) -> SourceConfig:
-        if self.tasks and self.family != "reasoning_gym":
-            raise ConfigError("tasks", ", ".join(self.tasks), f"only reasoning_gym has tasks; leave them out of {self.family}")
-        return self
-
-
-class RolloutSampling(Section):
-    """How the tagging model is sampled: `n` per mode."""
-
-    n: Positive = Field(8, description="attempts at each question in each mode")
-    temperature: float = Field(1.0, gt=0.0, description="of sampling")
-    max_tokens: Positive = Field(48, description="generated tokens of an attempt; those that force the mode come on top")
-    concurrency: Positive = Field(1, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
-
-
-class TagConfig(Section):
-    """Which rule turns pass counts into a tag (`bimode.tags`)."""
-
-    rule: Literal["corrected", "r4b"] = Field(
-        "corrected", description="`corrected` for guessing (ours); `r4b`: thinking where every direct attempt fails"
-    )
-    confidence: float = Field(0.9, gt=0.5, lt=1.0, description="of Wilson's interval of the direct pass rate, two-sided")
-    direct_ok: Share = Field(0.75, description="direct pass rate, corrected for guessing, at which thinking is not needed")
-    direct_poor: Share = Field(0.5, description="and the rate below which it is")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> TagConfig:
-        if self.direct_poor >= self.direct_ok:
-            raise ConfigError("direct_poor", self.direct_poor, f"must be below direct_ok = {self.direct_ok}")
-        return self
-
-
-class CurateConfig(Section):
-    """Questions in, tagged bi-mode Parquet out."""
-
-    sources: tuple[SourceConfig, ...] = Field(
-        (SourceConfig(family="digits"),), min_length=1, description="where questions come from, one `[[curate.sources]]` each"
-    )
-    train: Positive = Field(600, description="questions drawn for annealing, before any is rejected")
-    rl: Positive = Field(200, description="questions drawn for BPO")
-    eval: Positive = Field(300, description="questions drawn for evaluation, levels in equal thirds")
-    source_split: Literal["", "base"] = Field("", description="`base`: draw train rows from the base model's own sources")
-    level_weights: tuple[float, float, float] = Field((0.5, 0.25, 0.25), description="easy, mid, hard in train and rl")
-    formats: Literal["by_tag", "transcription_and_direct"] = Field(
-        "by_tag", description="`transcription_and_direct`: what the image shows and bare answers, to make a base model; no tags"
-    )
-    paired_share: Share = Field(0.25, description="share of rows that are exported in both formats, tagged or not; 1 = all")
-    rollouts: RolloutSampling = Field(RolloutSampling(), description="how the tagging model is sampled")
-    tag: TagConfig = Field(TagConfig(), description="the rule of the tags")
-    tag_rows: int = Field(0, ge=0, description="tag at most this many train rows by rollouts; paired rows need no tag; 0 = all")
-
-    @field_validator("level_weights")
-    @classmethod
-    def _is_a_share(cls, weights: tuple[float, float, float]) -> tuple[float, float, float]:
-        if min(weights) < 0 or sum(weights) <= 0:
-            raise ValueError("weights are zero or more, and one of them is more; write e.g. [0.5, 0.25, 0.25]")
-        return weights
-
-    @property
-    def tags(self) -> bool:
-        """Whether rows are tagged by rollouts; the formats of a base model's data need no tag."""
-        return self.formats == "by_tag"
 
 
 class AnnealLearnerConfig(LearnerConfig):

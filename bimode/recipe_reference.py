@@ -8,22 +8,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
 from bimode import algorithms
-from bimode.config import Recipe, SourceConfig
+from bimode.config import Recipe
+from bimode.curate_config import SourceConfig
 from bimode.sections import Section
 
 HEAD = """\
 # The recipe
 
-Written by `make reference` from `config.py`, `bpo_config.py`, `sections.py` and `algorithms/` of `bimode`; a test fails
-where they differ. A recipe is a TOML file. Every key has a default but `name` and a source's `family`; an unknown key,
-a wrong type or an impossible value is refused before anything starts. `--set section.key=value` overrides one key and
-can be repeated; a list is written as TOML, e.g. `--set 'evaluate.modes=["auto"]'`. A source is counted from 0:
-`--set curate.sources.0.weight=2`.
+Written by `make reference` from `config.py`, `curate_config.py`, `bpo_config.py`, `sections.py` and `algorithms/` of
+`bimode`; a test fails where they differ. A recipe is a TOML file. Every key has a default but `name`, and a source names
+a `family` or a `path`; an unknown key, a wrong type or an impossible value is refused before anything starts.
+`--set section.key=value` overrides one key and can be repeated; a list is written as TOML, e.g.
+`--set 'evaluate.modes=["auto"]'`. A source is counted from 0: `--set curate.sources.0.weight=2`.
 
 The defaults are those of the tiny model. `pipelines/recipes/gpu.toml` is a complete recipe for a large one. "Ours" marks
 a value that R-4B (arXiv 2508.21113) does not state. Counts are whole numbers; tokens are those of the model's tokenizer.
@@ -95,6 +96,10 @@ def _words(kind: Any) -> str:
         return _words(arguments[0])
     if isinstance(kind, type) and issubclass(kind, Section):
         return "tables, below"
+    if get_origin(kind) is dict:
+        return f"table of {_words(arguments[1])}s".replace("texts", "text")
+    if get_origin(kind) is Annotated:
+        return _words(arguments[0])
     return WORDS[kind]
 
 

@@ -124,7 +124,10 @@ class TrainingSample:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """`n` completions of one prompt in one mode. `temperature` 0 is greedy; equal seeds give equal samples."""
+    """`n` completions of one prompt in one mode. `temperature` 0 is greedy; equal seeds give equal samples.
+
+    `repetition_penalty`: above 1, tokens that stand in the prompt or the response already become less likely (vLLM's).
+    """
 
     prompt: Prompt
     mode: Mode
@@ -132,3 +135,4 @@ class GenerationRequest:
     temperature: float
     max_tokens: int
     seed: int
+    repetition_penalty: float = 1.0

@@ -75,6 +75,15 @@ class StageDir:
     def manifest(self) -> Path:
         return self.path / "manifest.json"
 
+    @property
+    def work(self) -> Path:
+        """Where the stage writes, now."""
+        return self.path
+
+    def begin(self) -> None:
+        """Before the stage works: what is there is no finished work any more."""
+        self.manifest.unlink(missing_ok=True)
+
     def is_current(self, config: Any, inputs: Mapping[str, Path]) -> bool:
         """True if the manifest's config, inputs and outputs are those on disk now."""
         if not self.manifest.is_file():
@@ -120,12 +129,12 @@ class StageDir:
             "config": config,
             "config_digest": digest_json(config),
             "inputs": self.input_digests(inputs),
-            "outputs": {name: digest_path(self.path / name) for name in outputs},
+            "outputs": {name: digest_path(self.work / name) for name in outputs},
             "counts": dict(counts),
             "started": started,
             "seconds": round(time.time() - started, 3),
         }
-        write_atomic(self.manifest, json.dumps(entry, indent=1))
+        write_atomic(self.work / self.manifest.name, json.dumps(entry, indent=1))
 
     def input_digests(self, inputs: Mapping[str, Path]) -> dict[str, str]:
         """Digest of each input. Raises ConfigError for one that is not there."""

@@ -32,7 +32,7 @@ from math import sqrt
 from statistics import NormalDist
 from typing import Literal
 
-from bimode.config import TagConfig
+from bimode.curate_config import TagConfig
 
 TagMode = Literal["thinking", "non_thinking", "either"]
 

@@ -92,6 +92,11 @@ def _choice(text: str, answer: str, args: Mapping[str, Any]) -> bool:
     return " ".join(stated.casefold().split()).strip("().!") == gold
 
 
+def _open(text: str, answer: str, args: Mapping[str, Any]) -> bool:
+    """Free text, which no rule can mark: never right. Curation asks a judge model about such a row instead of counting."""
+    return False
+
+
 def _math(text: str, answer: str, args: Mapping[str, Any]) -> bool:
     return _math_judge().equal(text, answer)
 
@@ -124,4 +129,6 @@ VERIFIERS: dict[str, Callable[[str, str, Mapping[str, Any]], bool]] = {
     "choice": _choice,
     "math": _math,
     "reasoning_gym": _reasoning_gym,
+    "open": _open,
 }
+OPEN = "open"

@@ -52,7 +52,8 @@ def plan(stage: str, recipe: Recipe) -> tuple[Role, ...]:
     """The roles that are alive together in `stage`; empty where Ray Data alone decides."""
     cluster = recipe.cluster
     if stage == "curate" and recipe.curate.tags:
-        return (rollout_role(cluster, recipe.curate.rollouts.concurrency),)
+        curate = recipe.curate  # its models sample one after the other
+        return (rollout_role(cluster, max(part.concurrency for part in (curate.rollouts, curate.judge, curate.traces))),)
     if stage == "anneal":
         return (learner_role(cluster, recipe.anneal.learner.workers),)
     if stage == "bpo":

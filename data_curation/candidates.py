@@ -16,6 +16,12 @@ CANDIDATE_SCHEMA = pa.schema(
         *SCHEMA,
         ("trace", pa.string()),  # the generator's own reasoning
         ("transcription", pa.string()),
+        ("question", pa.string()),  # of the last turn, without image markers
+        ("content_key", pa.string()),  # of canonical question and pixels (`fingerprints.content_key`)
+        ("question_key", pa.string()),  # of the canonical question alone
+        ("content", pa.string()),  # of all that an attempt at the row and its verdict depend on
+        ("answer_key", pa.string()),  # the canonical answer: NFKC, case folded, white space collapsed
+        ("image_thumbs", pa.binary()),  # `fingerprints.thumbnails`
         ("tag_rule", pa.string()),  # which line of the rule decided (bimode.tags.Tag.reason); "" where untagged
         ("tag_low", pa.float32()),  # interval of the guess-corrected direct rate
         ("tag_high", pa.float32()),

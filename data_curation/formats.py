@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-import pyarrow as pa
-
-from bimode.config import CurateConfig
+from bimode.curate_config import CurateConfig
 from bimode.dataset import Row, user_turn
 from bimode.modes import Mode, render_response
-from data_curation.candidates import replace_columns
 
 TRANSCRIBE = "transcribe the image"
 
@@ -19,7 +16,8 @@ def training_rows(candidate: Row, config: CurateConfig) -> Iterator[Row]:
     """The rows of a train candidate that is in; ids get the format as a suffix, so each stays unique.
 
     `by_tag`: the tag's format; both where the tag is `either`, and for `paired_share` of the rows, chosen by a hash of
-    the id. `transcription_and_direct` (making a base): what the image shows, and the bare answer.
+    the id; without a trace only the direct one, since an empty trace would teach not to think.
+    `transcription_and_direct` (making a base): what the image shows, and the bare answer.
     """
     if config.formats == "transcription_and_direct":
         if candidate["images"]:
@@ -27,17 +25,14 @@ def training_rows(candidate: Row, config: CurateConfig) -> Iterator[Row]:
         yield _formatted(candidate, "non_thinking", None, candidate["answer"])
         return
     both = candidate["mode"] == "either" or is_paired(candidate["id"], config)
-    for mode in (Mode.NON_THINKING, Mode.THINKING):
+    for mode in (Mode.NON_THINKING, Mode.THINKING) if has_trace(candidate) else (Mode.NON_THINKING,):
         if both or candidate["mode"] == mode.value:
             yield _formatted(candidate, mode.value, None, candidate["answer"])
 
 
-def mark_without_trace(candidates: pa.Table, config: CurateConfig) -> pa.Table:
-    """Train rows without a trace are out where a tag may ask for one: an empty trace would teach not to think."""
-    rows = candidates.select(["split", "trace", "reason"]).to_pylist()
-    lacks = [config.tags and row["split"] == "train" and not row["reason"] and not row["trace"].strip() for row in rows]
-    reasons = ["no_trace" if lack else row["reason"] for lack, row in zip(lacks, rows, strict=True)]
-    return replace_columns(candidates, {"reason": reasons})
+def has_trace(candidate: Row) -> bool:
+    """Whether there is any reasoning to teach."""
+    return bool(candidate["trace"].strip())
 
 
 def is_paired(row_id: str, config: CurateConfig) -> bool:

@@ -1,100 +1,95 @@
-"""The final writer: shards with Hugging Face metadata, rejects with reasons, a card. Equal work gives equal bytes.
+"""The final writer: shards with Hugging Face metadata, rejects with reasons, tags. Equal work gives equal bytes.
 
-Everything is written into a hidden folder first and renamed at the end, so that a reader sees a whole version or none.
+Rows stream from the store, ordered by id, so memory is that of a row group. `out` is a folder that nobody reads yet
+(`bimode.versions`).
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bimode.config import CurateConfig
-from bimode.dataset import HF_FEATURES, SCHEMA, SPLITS
+from bimode.curate_config import CurateConfig
+from bimode.dataset import SCHEMA, SPLITS
 from bimode.errors import StarvedError
 from bimode.rundir import digest_json
-from data_curation.candidates import REJECT_SCHEMA, replace_columns
+from data_curation.candidates import CANDIDATE_SCHEMA, REJECT_SCHEMA, replace_columns
+from data_curation.card import card, licenses_of
+from data_curation.croissant import croissant, data_files
 from data_curation.formats import training_rows
-from data_curation.tagging import tag_table
+from data_curation.funnel import source_counts
+from data_curation.published import Published
+from data_curation.store import Store
 
 SHARD_ROWS = 20_000
 GROUP_ROWS = 500
+GROUP_BYTES = 64 << 20
+TAG_TABLE = (
+    "id", "split", "task", "level", "mode", "mode_reason", "mode_conf", "tag_rule", "tag_low", "tag_high", "n_rollouts",
+    "n_pass_direct", "n_pass_think", "pass_rate_direct", "pass_rate_think", "guess_rate", "rollout_model",
+    "rollout_params_hash",
+)  # fmt: skip
+IN = "reason = ''"
+TAGGED = f"{IN} AND mode_reason <> 'untagged'"
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
-    """Counts of a published version: rows by split, rejects by reason, tags of the train questions, rows by format."""
-
-    rows: dict[str, int]
-    rejects: dict[str, int]
-    tags: dict[str, int]
-    formats: dict[str, int]
-
-    @property
-    def reasoning_share(self) -> float | None:
-        """Thinking tags over all tagged train questions; None where nothing was tagged."""
-        total = sum(self.tags.values())
-        return self.tags.get("thinking", 0) / total if total else None
-
-
-def publish(candidates: pa.Table, config: CurateConfig, out: Path) -> Published:
+def publish(store: Store, config: CurateConfig, splits: Iterable[str], out: Path) -> Published:
     """Writes data/, tags/, rejects/ and README.md below `out` and returns the counts.
 
-    Raises StarvedError, and leaves what is there, if a split would be empty.
+    Raises StarvedError if one of `splits`, those that the sources feed, would be empty.
     """
-    alive = candidates.filter(pc.equal(candidates["reason"], ""))
-    rejected = candidates.filter(pc.not_equal(candidates["reason"], ""))
-    by_split = {split: alive.filter(pc.equal(alive["split"], split)) for split in SPLITS}
-    train = [row for c in by_split["train"].to_pylist() for row in training_rows(c, config)]
-    tables = {
-        "train": pa.Table.from_pylist(train, schema=SCHEMA).sort_by("id"),
-        "rl": by_split["rl"].select(SCHEMA.names).cast(SCHEMA),
-        "eval": by_split["eval"].select(SCHEMA.names).cast(SCHEMA),
-    }
-    rejects = dict(sorted(Counter(rejected["reason"].to_pylist()).items()))
-    if empty := [split for split, table in tables.items() if not table.num_rows]:
+    rejects = store.counts(["reason"], "reason <> ''")
+    alive = store.counts(["split"], IN)
+    if empty := [split for split in SPLITS if split in set(splits) and not alive.get(split)]:
         raise StarvedError(f"curate left no {' and no '.join(empty)} rows; rejected by reason: {rejects}")
-    partial = out / ".partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    ops = lineage(config)
-    for split, table in tables.items():
-        stamped = replace_columns(table, {"ops": [ops] * table.num_rows})
-        _write_shards(stamped.replace_schema_metadata(SCHEMA.metadata), partial / "data", split)
-    (partial / "tags").mkdir(parents=True)
-    pq.write_table(tag_table(alive), partial / "tags" / "tags.parquet", compression="zstd")
-    (partial / "rejects").mkdir()
-    pq.write_table(
-        rejected.select(REJECT_SCHEMA.names).cast(REJECT_SCHEMA), partial / "rejects" / "rejects.parquet", compression="zstd"
-    )
+    formats: Counter[str] = Counter()
+    ops, rows = lineage(config), {}
+    for split in (split for split in SPLITS if alive.get(split)):
+        tables = (stamped(table, ops) for table in _split_tables(store, config, split, formats))
+        rows[split] = write_shards(tables, SCHEMA, out / "data", split)
+    (out / "tags").mkdir()
+    tags = store.table(TAG_TABLE, TAGGED)
+    pq.write_table(tags, out / "tags" / "tags.parquet", compression="zstd")
+    rejected = store.batches(REJECT_SCHEMA.names, "reason <> ''")
+    write_shards((table.cast(REJECT_SCHEMA) for table in rejected), REJECT_SCHEMA, out / "rejects", "rejects")
     published = Published(
-        rows={split: table.num_rows for split, table in tables.items()},
-        rejects=rejects,
-        tags=dict(sorted(Counter(tag_table(by_split["train"])["mode"].to_pylist()).items())),
-        formats=dict(sorted(Counter(row["format"] for row in train).items())),
-    )
-    (partial / "README.md").write_text(card(candidates, published))
-    for name in ("data", "tags", "rejects", "README.md"):
-        target = out / name
-        if target.is_dir():
-            shutil.rmtree(target)
-        (partial / name).rename(target)
-    partial.rmdir()
+        rows=rows, rejects=rejects, tags=store.counts(["mode"], f"{TAGGED} AND split = 'train'"),
+        formats=dict(sorted(formats.items())),
+    )  # fmt: skip
+    (out / "README.md").write_text(card(store, published, config, out))
+    (out / "croissant.json").write_text(croissant(published, data_files(out), licenses_of(source_counts(store))))
     return published
+
+
+def _split_tables(store: Store, config: CurateConfig, split: str, formats: Counter[str]) -> Iterator[pa.Table]:
+    """The published rows of `split`, in pieces; `formats` counts what train rows are written as."""
+    names = CANDIDATE_SCHEMA.names if split == "train" else SCHEMA.names
+    for table in store.batches(names, f"{IN} AND split = '{split}'"):
+        if split == "train":
+            rows = [row for candidate in table.to_pylist() for row in training_rows(candidate, config)]
+            formats.update(row["format"] for row in rows)
+            table = pa.Table.from_pylist(rows, schema=SCHEMA)
+        yield table.cast(SCHEMA)
+
+
+def stamped(table: pa.Table, ops: Sequence[dict[str, str]]) -> pa.Table:
+    """`table` with what was done to its rows."""
+    return replace_columns(table, {"ops": [ops] * table.num_rows}).replace_schema_metadata(SCHEMA.metadata)
 
 
 def lineage(config: CurateConfig) -> list[dict[str, str]]:
     """What was done to every row, in order, each with the digest of the settings that decided it."""
     settings = config.model_dump(mode="json")
     used = {
-        "draw": ("sources", "source_split", "level_weights", "train", "rl", "eval"),
-        "check": (),
-        "exact_dedup": (),
+        "read": ("sources", "source_split", "level_weights", "train", "rl", "eval"),
+        "check": ("filter",),
+        "dedup": ("dedup",),
         "tag": ("tag", "rollouts", "tag_rows"),
         "format": ("formats", "paired_share"),
     }
@@ -105,44 +100,46 @@ def lineage(config: CurateConfig) -> list[dict[str, str]]:
     ]
 
 
-def _write_shards(table: pa.Table, folder: Path, split: str) -> None:
+def write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path, name: str) -> int:
+    """Writes `tables` as NAME-00000-of-N.parquet, ... and returns the rows. Row groups depend on the rows alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    count = max(1, -(-table.num_rows // SHARD_ROWS))
-    for k in range(count):
-        part = table.slice(k * SHARD_ROWS, SHARD_ROWS)
-        pq.write_table(part, folder / f"{split}-{k:05d}-of-{count:05d}.parquet", compression="zstd", row_group_size=GROUP_ROWS)
+    files: list[Path] = []
+    written, writer = 0, None
+    for group in _groups(tables):
+        if writer is None or written + group.num_rows > SHARD_ROWS * len(files):
+            if writer:
+                writer.close()
+            files.append(folder / f".{name}-{len(files)}")
+            writer = pq.ParquetWriter(files[-1], schema, compression="zstd")
+        writer.write_table(group, row_group_size=GROUP_ROWS)
+        written += group.num_rows
+    if writer is None:
+        files.append(folder / f".{name}-0")
+        writer = pq.ParquetWriter(files[-1], schema, compression="zstd")
+    writer.close()
+    for at, file in enumerate(files):
+        file.rename(folder / f"{name}-{at:05d}-of-{len(files):05d}.parquet")
+    return written
 
 
-def card(candidates: pa.Table, published: Published) -> str:
-    """The data set card: YAML that lets `datasets` decode the images, then what is in it and under which licences."""
-    sources = sorted(set(zip(*(candidates[c].to_pylist() for c in ("source", "source_license")), strict=True)))
-    files = "\n".join(f"  - split: {s}\n    path: data/{s}-*.parquet" for s in SPLITS)
-    share = published.reasoning_share
-    lines = [
-        "---", "configs:", "- config_name: default", "  data_files:", files, "dataset_info:",
-        f"  features: {json.dumps(_yaml_features())}", "---", "", "# Curated bi-mode data", "",
-        "| split | rows |", "|---|---|", *(f"| {k} | {v} |" for k, v in published.rows.items()), "",
-        f"Formats of the train rows: {published.formats}. Tags of the train questions: {published.tags or 'none'}"
-        + (f" (reasoning share {share:.0%})." if share is not None else "."),
-        f"Rejected, by reason: {published.rejects or 'none'}.", "", "| source | licence |", "|---|---|",
-        *(f"| {source} | {licence} |" for source, licence in sources), "",
-        "Thinking traces are the generators' own (`trace_source` = oracle). Known limit: one canvas size, one language.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of `tables` regrouped: `GROUP_ROWS` rows, or fewer where their images are large."""
+    held: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        start = 0
+        for at, each in enumerate(image_bytes(table), 1):
+            rows, size = rows + 1, size + each
+            if rows == GROUP_ROWS or size >= GROUP_BYTES:
+                yield pa.concat_tables([*held, table.slice(start, at - start)])
+                held, start, rows, size = [], at, 0, 0
+        held.append(table.slice(start))
+    if rows:
+        yield pa.concat_tables(held)
 
 
-def _yaml_features() -> list[dict[str, object]]:
-    """Only the image column has to be named: `datasets` reads the others off the Parquet schema's metadata."""
-    return [{"name": name, **_feature(spec)} for name, spec in HF_FEATURES.items()]
-
-
-def _feature(spec: object) -> dict[str, object]:
-    if isinstance(spec, dict) and spec.get("_type") == "Image":
-        return {"dtype": "image"}
-    if isinstance(spec, dict) and spec.get("_type") == "Value":
-        return {"dtype": spec["dtype"]}
-    if isinstance(spec, dict) and spec.get("_type") == "List":
-        inner = _feature(spec["feature"])
-        return {"list": inner.get("dtype", inner.get("struct"))}
-    assert isinstance(spec, dict)
-    return {"struct": [{"name": name, **_feature(sub)} for name, sub in spec.items()]}
+def image_bytes(table: pa.Table) -> list[int]:
+    """Bytes of the images of each row."""
+    images = table["images"].combine_chunks()
+    lengths = pc.fill_null(pc.binary_length(pc.struct_field(pc.list_flatten(images), "bytes")), 0)
+    return np.bincount(pc.list_parent_indices(images), lengths, table.num_rows).astype(int).tolist()

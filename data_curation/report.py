@@ -1,44 +1,93 @@
-"""report.html of a curation: what went in, what came out and why, how it was tagged, and what the rows look like."""
+"""report.html of a curation: what went in, what came out and why, how it was tagged, what the rows look like and what it cost.
+
+One page that needs nothing else: no script, no request. Pictures are reduced, so that it opens on a phone whatever the images.
+"""
 
 from __future__ import annotations
 
-import base64
+import re
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 
-import jinja2
-import pyarrow as pa
-import pyarrow.compute as pc
+import duckdb
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
-from data_curation.publish import Published
+from bimode.rundir import read_json
+from data_curation.funnel import funnel, source_counts
+from data_curation.publish import IN, TAGGED
+from data_curation.published import Published
+from data_curation.samples import pick
+from data_curation.store import Store
+from data_curation.validate import REASONS
+from data_curation.wording import RULES, short
 
-PAGE = jinja2.Template(
-    """<!doctype html><html lang="en"><meta charset="utf-8"><title>Curation</title>
-<meta name="viewport" content="width=device-width,initial-scale=1"><style>
-:root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;border-bottom:1px solid #8884;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}img{width:120px;image-rendering:pixelated;border-radius:4px}
-.cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(16rem,1fr));gap:1rem}
-.card{border:1px solid #8884;border-radius:8px;padding:.8rem;font-size:.85rem}
-.warn{background:#c00;color:#fff;padding:.8rem;border-radius:8px}
-</style><h1>Curation</h1>{% if warning %}<p class="warn">{{ warning }}</p>{% endif %}
-<h2>Funnel</h2><table><tr><th>step<th>rows</tr><tr><td>drawn<td class="n">{{ drawn }}</tr>
-{% for reason, n in rejects.items() %}<tr><td>rejected: {{ reason }}<td class="n">{{ n }}</tr>{% endfor %}
-{% for split, n in rows.items() %}<tr><td>published: {{ split }}<td class="n">{{ n }}</tr>{% endfor %}
-{% for name, n in formats.items() %}<tr><td>train rows as {{ name }}<td class="n">{{ n }}</tr>{% endfor %}</table>
-{% if tags %}<h2>Tags of the train questions</h2><table><tr><th>family<th>level{% for m in modes %}<th>{{ m }}{% endfor %}</tr>
-{% for key, counts in table %}<tr><td>{{ key[0] }}<td>{{ key[1] }}
-{% for m in modes %}<td class="n">{{ counts.get(m, 0) }}{% endfor %}</tr>
-{% endfor %}</table>{% endif %}<h2>Samples</h2><div class="cards">{% for s in samples %}<div class="card">
-{% for i in s.images %}<img alt="" src="data:image/png;base64,{{ i }}">{% endfor %}
-<p><b>{{ s.mode }}</b> · {{ s.task }} · {{ s.level }}
-{% if s.n %}· direct {{ s.direct }}/{{ s.n }}, thinking {{ s.think }}/{{ s.n }}{% endif %}
-<p>{{ s.question }}<p>answer: {{ s.answer }}
-<p><small>{{ s.trace }}</small></div>{% endfor %}</div></html>
-""",
-    autoescape=True,
-)
 MODES = ("thinking", "either", "non_thinking")
 LEVELS = ("easy", "mid", "hard")
+KEPT_SAMPLES, REJECTED_SAMPLES = 6, 3  # of each mode; of each reason
+MOST_LINES = 60  # of a table by task; a page of more is not read
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a cache of model output holds, e.g. ``Cost("rollouts", "3fa1..", replies=9600, tokens=310_000, failed=0)``."""
+
+    kind: str  # rollouts, or what else was asked of a model
+    params_hash: str
+    replies: int
+    tokens: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """An earlier version, e.g. ``Version("0003", "2026-01-31 04:00", {"train": 600}, {"duplicate": 3}, seconds=41.5)``."""
+
+    name: str
+    started: str  # UTC
+    rows: Mapping[str, int]
+    rejects: Mapping[str, int]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the pipeline knows beside the rows; what is left out is not on the page."""
+
+    title: str = "Curation"
+    eval_items: int = 0  # evaluation items that rows were compared with
+    eval_too_short: int = 0  # those of them without enough words for n-grams
+    costs: tuple[Cost, ...] = ()
+    versions: tuple[Version, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_costs(cache: Path) -> tuple[Cost, ...]:
+    """What the caches below DIR/cache hold of model output, over all runs in DIR."""
+    parts = [str(part) for part in sorted(cache.glob("*/*/part-*.parquet"))]
+    if not parts:
+        return ()
+    query = (
+        "SELECT split_part(filename, '/', -3) AS kind, split_part(filename, '/', -2) AS params_hash, count(*), "
+        "sum(num_tokens)::BIGINT, count(*) FILTER (error <> '') FROM read_parquet($1, filename = true, union_by_name = true) "
+        "GROUP BY ALL ORDER BY ALL"
+    )
+    with duckdb.connect() as db:
+        return tuple(Cost(*row) for row in db.execute(query, [parts]).fetchall())
+
+
+def read_versions(stage: Path) -> tuple[Version, ...]:
+    """The versions that DIR/curate holds, the newest first; none is whole without its manifest."""
+    found = []
+    for folder in sorted((stage / "versions").glob("[0-9]*"), reverse=True):
+        if entry := read_json(folder / "manifest.json"):
+            started = datetime.fromtimestamp(entry["started"], UTC).strftime("%Y-%m-%d %H:%M")
+            counts = entry["counts"]
+            found.append(Version(folder.name, started, counts["rows"], counts["rejects"], entry["seconds"]))
+    return tuple(found)
 
 
 def warn_about_share(published: Published) -> str:
@@ -52,26 +101,52 @@ def warn_about_share(published: Published) -> str:
     )
 
 
-def render(candidates: pa.Table, published: Published) -> str:
-    """The page."""
-    alive = candidates.filter(pc.equal(candidates["reason"], ""))
-    train = alive.filter(pc.equal(alive["split"], "train"))
-    rows = train.select(["task", "level", "mode"]).to_pylist()
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for row in rows:
-        counts.setdefault((row["task"], row["level"]), Counter())[row["mode"]] += 1
-    table = sorted(counts.items(), key=lambda item: (item[0][0], LEVELS.index(item[0][1])))
-    picked = [i for mode in MODES for i in [k for k, row in enumerate(rows) if row["mode"] == mode][:6]]
-    samples = [
-        {
-            "images": [base64.b64encode(image["bytes"]).decode() for image in row["images"]],
-            "mode": row["mode"], "task": row["task"], "level": row["level"], "n": row["n_rollouts"],
-            "direct": row["n_pass_direct"], "think": row["n_pass_think"], "question": row["prompt"][-1]["content"],
-            "answer": row["answer"], "trace": row["trace"],
-        }
-        for row in train.take(picked).to_pylist()
-    ]  # fmt: skip
-    return PAGE.render(
-        warning=warn_about_share(published), drawn=candidates.num_rows, rejects=published.rejects, rows=published.rows,
-        formats=published.formats, tags=published.tags, modes=MODES, table=table, samples=samples,
+def render(store: Store, published: Published, facts: Facts = Facts()) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters |= {"short": short, "clip": clip, "code": code, "number": "{:,}".format, "percent": "{:.1%}".format}
+    train = f"{IN} AND split = 'train'"
+    models = store.counts(["rollout_params_hash", "rollout_model"], TAGGED)
+    return environment.get_template("report.jinja").render(
+        facts=facts, published=published, warning=warn_about_share(published), steps=funnel(store.counts(["reason"])),
+        reasons=REASONS, questions=store.counts(["split"], IN), sources=source_counts(store), modes=MODES, rules=RULES,
+        tag_lines=tag_lines(store), by_rule=store.counts(["mode", "tag_rule"], TAGGED), rates=pass_rates(store),
+        untagged=store.counts(["mode_reason"], train).get("untagged", 0), most_lines=MOST_LINES,
+        models=dict(models.keys()), kept=pick(store, train, "mode", KEPT_SAMPLES),
+        rejected=pick(store, "reason <> ''", "reason", REJECTED_SAMPLES),
+    )  # fmt: skip
+
+
+def tag_lines(store: Store) -> list[tuple[str, str, Mapping[str, int]]]:
+    """(task, level, questions by tag) of what was tagged; levels from easy to hard."""
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for (task, level, mode), n in store.counts(["task", "level", "mode"], TAGGED).items():
+        counts.setdefault((task or "", level or ""), Counter())[mode] += n
+    order = {level: at for at, level in enumerate(LEVELS)}
+    lines = sorted(counts.items(), key=lambda item: (item[0][0], order.get(item[0][1], len(order)), item[0][1]))
+    return [(*key, of_key) for key, of_key in lines]
+
+
+def pass_rates(store: Store) -> list[tuple[str, int, int]]:
+    """("3/8", questions with 3 of 8 direct attempts right, and with 3 of 8 right with reasoning), from none to all."""
+    where = f"{TAGGED} AND mode_reason = 'pass_rate'"
+    bars: dict[tuple[float, int, int], list[int]] = {}
+    for at, column in enumerate(("n_pass_direct", "n_pass_think")):
+        for (n, k), questions in store.counts(["n_rollouts", column], where).items():
+            for each in range(n + 1):
+                bars.setdefault((each / n, each, n), [0, 0])
+            bars[k / n, k, n][at] += questions
+    return [(f"{k}/{n}", direct, think) for (_, k, n), (direct, think) in sorted(bars.items())]
+
+
+def clip(text: str, most: int) -> str:
+    """The beginning of a text of several lines."""
+    return text if len(text) <= most else text[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def code(text: str) -> Markup:
+    """Escaped, with what stands in backticks as code."""
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))

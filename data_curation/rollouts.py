@@ -1,9 +1,9 @@
 """Rollouts for tagging: n direct and n thinking attempts a row by the rollout workers that BPO has too, verified as it does.
 
-    consumes      rows that are still in
-    produces      one `Rollout` an attempt, also appended to a cache in parts
+    consumes      candidates that are still in
+    produces      one `Rollout` an attempt, in a cache of Parquet parts; each engine writes its own
     waits for     one engine start a run; nothing at all if every attempt is in the cache
-    interrupted   what the parts hold is not sampled again
+    interrupted   at most the batch that each engine was working on is sampled again
 
 An attempt is known by (row id, its content, mode, number), and a cache folder by what decides the model's words (weights
 and sampling). One Ray Data job over a pool of engines.
@@ -11,26 +11,26 @@ and sampling). One Ray Data job over a pool of engines.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bimode.config import RolloutSampling
+from bimode.curate_config import RolloutSampling
 from bimode.dataset import Row, row_prompt
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.rundir import digest_json
 from bimode.verify import is_correct
+from data_curation.parts import compact, parts_of, write_part
+from data_curation.store import Store, read_candidates
 
 MODES = (Mode.NON_THINKING, Mode.THINKING)
 ROWS_PER_BATCH = 32  # that an engine works on at a time; what an interruption costs
-PART_ROWS = 1000
-PART_SECONDS = 20.0
+ATTEMPT = ("id", "content", "mode", "attempt")  # what an attempt is known by
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,6 @@ ROLLOUT_SCHEMA = pa.schema(
         ("passed", pa.bool_()), ("num_tokens", pa.int32()), ("text", pa.string()), ("error", pa.string()),
     ]
 )  # fmt: skip
-
 REQUEST_COLUMNS = ["id", "images", "prompt", "answer", "verifier", "verifier_args", "task", "level", "mode", "mode_reason"]
 REQUEST_COLUMNS += ["image_sha256"]
 
@@ -84,103 +83,85 @@ def content_of(row: Row) -> str:
     return digest_json([row["prompt"], row["image_sha256"], row["answer"], row["verifier"], row["verifier_args"]])
 
 
-def sample_rollouts(rows: pa.Table, tagger: Tagger, cache: Path, on_done: Callable[[int], None]) -> list[Rollout]:
-    """All attempts at `rows`, from the cache or from the engine, ordered by id, mode and attempt.
+def sample_rollouts(store: Store, chosen: pa.Table, tagger: Tagger, cache: Path, on_done: Callable[[int], None]) -> Path:
+    """Sees to it that the cache holds every attempt at the rows of `chosen` (file, row, id, content), and returns its folder.
 
-    `on_done` hears of attempts as they come, cached ones at once. Needs a connected Ray.
+    `on_done` hears of attempts as they come, cached ones at once. Needs a connected Ray where any is missing.
     """
-    rows = rows.select(REQUEST_COLUMNS)
-    wanted = {(row["id"], content_of(row)) for row in rows.to_pylist()}
-    folder = cache / tagger.params_hash
-    found = {_key(r): r for r in read_cache(folder) if (r.id, r.content) in wanted and r.attempt < tagger.sampling.n}
-    on_done(len(found))
-    if len(found) < len(wanted) * len(MODES) * tagger.sampling.n:
-        part = PartWriter(folder)
-        try:
-            for rollouts in _run_engine(rows, tagger, frozenset(found)):
-                found |= {_key(rollout): rollout for rollout in rollouts}
-                part.add(rollouts)
-                on_done(len(rollouts))
-        finally:
-            part.flush()
-    return [found[key] for key in sorted(found)]
+    folder, n = cache / tagger.params_hash, tagger.sampling.n
+    found = {(r.id, r.content, r.mode, r.attempt) for r in read_cache(folder, ("text",))}
+    rows = chosen.select(["file", "row", "id", "content"]).to_pylist()
+    for row in rows:
+        row["missing"] = [[k for k in range(n) if (row["id"], row["content"], mode.value, k) not in found] for mode in MODES]
+    # cut before what is there is left out, so that after an interruption the same rows meet in an engine, with the same words
+    batches = [rows[at : at + ROWS_PER_BATCH] for at in range(0, len(rows), ROWS_PER_BATCH)]
+    wanted = [some for batch in batches if (some := [row for row in batch if any(row["missing"])])]
+    on_done(len(rows) * len(MODES) * n - sum(len(each) for some in wanted for row in some for each in row["missing"]))
+    if wanted:
+        for attempts in _run_engine(store.files, wanted, tagger, folder):
+            on_done(attempts)
+        compact(folder, ATTEMPT)
+    return folder
 
 
-def _key(rollout: Rollout) -> tuple[str, str, int]:
-    return rollout.id, rollout.mode, rollout.attempt
+def read_cache(folder: Path, without: Iterable[str] = ()) -> Iterator[Rollout]:
+    """The attempts that earlier runs left; parts are written whole, so what is there is sound. Failed ones are retried.
 
-
-def read_cache(folder: Path) -> Iterator[Rollout]:
-    """The attempts that earlier runs left; parts are written whole, so what is there is sound. Failed ones are retried."""
-    for part in sorted(folder.glob("part-*.parquet")):
-        for row in pq.read_table(part, schema=ROLLOUT_SCHEMA).to_pylist():
+    Columns named in `without` are left empty.
+    """
+    columns = [name for name in ROLLOUT_SCHEMA.names if name not in without]
+    for part in parts_of(folder):
+        for row in pq.read_table(part, columns=columns).to_pylist():
             if not row["error"]:
-                yield Rollout(**row)
-
-
-class PartWriter:
-    """Appends rollouts as numbered Parquet parts, every `PART_ROWS` rows or `PART_SECONDS` seconds."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._written = folder, time.monotonic()
-        self._rows: list[Rollout] = []
-
-    def add(self, rollouts: Sequence[Rollout]) -> None:
-        """Keeps `rollouts` until the part is due; they come into the same part, as they were sampled together."""
-        self._rows += rollouts
-        if len(self._rows) >= PART_ROWS or time.monotonic() - self._written >= PART_SECONDS:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes what is held: under a hidden name first, so that a part is never half there."""
-        if self._rows:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            last = max((int(part.stem.removeprefix("part-")) for part in self._folder.glob("part-*.parquet")), default=-1)
-            name = f"part-{last + 1:05d}.parquet"
-            pq.write_table(rollout_table(self._rows), self._folder / f".{name}", compression="zstd")
-            (self._folder / f".{name}").replace(self._folder / name)
-        self._rows, self._written = [], time.monotonic()
-
-
-def rollout_table(rollouts: Iterable[Rollout]) -> pa.Table:
-    """`rollouts` as a narrow table."""
-    return pa.Table.from_pylist([asdict(r) for r in rollouts], schema=ROLLOUT_SCHEMA)
+                yield Rollout(**(dict.fromkeys(without, "") | row))
 
 
 class Sampler:
-    """Rows -> verified attempts that are not `there` yet. An actor of Ray Data; what is missing of a mode is one request."""
+    """One engine of the pool: (file, row, missing attempts) in, verified rollouts in the cache out."""
 
-    def __init__(self, tagger: Tagger, there: frozenset[tuple[str, str, int]]) -> None:
-        self.tagger, self.there = tagger, there
+    def __init__(self, files: Sequence[Path], tagger: Tagger, folder: Path) -> None:
+        self.files, self.tagger, self.folder = files, tagger, folder
         self.worker = tagger.open_worker()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        rollouts = self.sample(batch.to_pylist())
+        write_part(self.folder, rollouts, ROLLOUT_SCHEMA)
+        return pa.table({"attempts": [len(rollouts)]})
+
+    def sample(self, wanted: Sequence[Row]) -> list[Rollout]:
+        """The missing attempts at `wanted`."""
         asked = [
-            (blanks, self._request(row, mode, blanks))
-            for row in batch.to_pylist()
-            for mode in MODES
-            if (blanks := self._blanks(row, mode))
+            (blanks(row, mode, missing), self._request(row, mode, missing))
+            for row, attempts in self._rows(wanted)
+            for mode, missing in zip(MODES, attempts, strict=True)
+            if missing
         ]
         refused = [self.worker.refusal(request)[:300] for _, request in asked]
         sound = [request for (_, request), why in zip(asked, refused, strict=True) if not why]
         drawn = iter(self.worker.generate(sound) if sound else ())
-        return rollout_table(
+        return [
             replace(blank, error=why) if why else judged(blank, request.prompt, next(drawn))
-            for (blanks, request), why in zip(asked, refused, strict=True)
-            for blank in blanks
-        )
+            for (empty, request), why in zip(asked, refused, strict=True)
+            for blank in empty
+        ]
 
-    def _blanks(self, row: Row, mode: Mode) -> list[Rollout]:
-        """The missing attempts."""
-        wanted = range(self.tagger.sampling.n)
-        missing = [k for k in wanted if (row["id"], mode.value, k) not in self.there]
-        return [Rollout(row["id"], content_of(row), mode.value, k, False, 0, "", "") for k in missing]
+    def _rows(self, wanted: Sequence[Row]) -> Iterator[tuple[Row, list[list[int]]]]:
+        """The candidates with the numbers of their missing attempts in each mode."""
+        for file in dict.fromkeys(row["file"] for row in wanted):
+            of_file = [row for row in wanted if row["file"] == file]
+            found = read_candidates(self.files[file], [row["row"] for row in of_file], REQUEST_COLUMNS).to_pylist()
+            yield from ((row, asked["missing"]) for row, asked in zip(found, of_file, strict=True))
 
-    def _request(self, row: Row, mode: Mode, blanks: Sequence[Rollout]) -> GenerationRequest:
+    def _request(self, row: Row, mode: Mode, missing: Sequence[int]) -> GenerationRequest:
         sampling = self.tagger.sampling
         forced = len(self.worker.codec.tokens.trigger(mode)) - 1
-        seed = int(digest_json([self.tagger.seed, row["id"], mode.value, blanks[0].attempt])[:7], 16)
-        return GenerationRequest(row_prompt(row), mode, len(blanks), sampling.temperature, sampling.max_tokens + forced, seed)
+        seed = int(digest_json([self.tagger.seed, row["id"], mode.value, missing[0]])[:7], 16)
+        return GenerationRequest(row_prompt(row), mode, len(missing), sampling.temperature, sampling.max_tokens + forced, seed)
+
+
+def blanks(row: Row, mode: Mode, missing: Sequence[int]) -> list[Rollout]:
+    """The attempts `missing` at `row`, before they are made."""
+    return [Rollout(row["id"], content_of(row), mode.value, k, False, 0, "", "") for k in missing]
 
 
 def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:
@@ -189,15 +170,14 @@ def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:
     return replace(blank, passed=passed, num_tokens=response.num_tokens, text=response.text)
 
 
-def _run_engine(rows: pa.Table, tagger: Tagger, there: frozenset[tuple[str, str, int]]) -> Iterator[list[Rollout]]:
-    """Streams batches of attempts out of one Ray Data job, in whatever order they finish."""
+def _run_engine(files: Sequence[Path], wanted: Sequence[list[Row]], tagger: Tagger, folder: Path) -> Iterator[int]:
+    """One Ray Data job; says how many attempts each batch came to, in whatever order they finish."""
     import ray
     from ray.data import ActorPoolStrategy
 
-    blocks = [rows.slice(at, ROWS_PER_BATCH) for at in range(0, rows.num_rows, ROWS_PER_BATCH)]
-    attempts = ray.data.from_arrow(blocks).map_batches(
-        Sampler, fn_constructor_args=(tagger, there), compute=ActorPoolStrategy(size=tagger.sampling.concurrency),
+    attempts = ray.data.from_arrow([pa.Table.from_pylist(batch) for batch in wanted]).map_batches(
+        Sampler, fn_constructor_args=(files, tagger, folder), compute=ActorPoolStrategy(size=tagger.sampling.concurrency),
         batch_format="pyarrow", batch_size=None, **tagger.options,
     )  # fmt: skip
     for batch in attempts.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield [Rollout(**row) for row in batch.to_pylist()]
+        yield from batch["attempts"].to_pylist()

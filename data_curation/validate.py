@@ -1,89 +1,328 @@
-"""What a row must be before anything is spent on it. Each check answers with a reason code, in the order listed here."""
+"""What a row must be before anything is spent on it. The first check that fails answers with a reason code.
+
+It runs once on each of a million rows that somebody else wrote, so it is cheap, and no input stops it: types are looked at in
+Python against predicates that are made of SCHEMA once, and an image is decoded once, for its bounds, its digest and its
+perceptual hash. The errors that are caught are those which mutated files have been seen to raise (tests/data_curation).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import math
+import re
+import struct
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from bimode.dataset import SCHEMA, Row, image_digest, question_of
+from bimode.dataset import SCHEMA, SPLITS, Row, question_of
+from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER
-from bimode.verify import VERIFIERS, is_correct
+from bimode.verify import INT, MAX_CHARS, NUMBER, OPEN, THOUSANDS, VERIFIERS, is_correct
+from data_curation.fingerprints import perceptual_hash, thumbnails
 
 MIN_SIDE, MAX_SIDE = 8, 4096  # pixels
+MAX_PIXELS = 1 << 26  # of all images of a row, which are in memory together
 MAX_IMAGE_BYTES = 16 << 20
-MAX_QUESTION = 8000  # characters
-REQUIRED = ("id", "images", "prompt", "split")
+MAX_TEXT = 1_000_000  # characters of any column; what is of use is for `curate.filter` to say
+MAX_EXACT = 1 << 24  # float32 holds every whole number up to it
+MAX_DETAIL = 200  # characters
+NULLABLE = ("answer", "verifier", "verifier_args", "pass_rate_direct", "pass_rate_think", "images.bytes", "images.path")
+OPTIONAL = ("trace", "transcription")  # columns of a candidate that SCHEMA has not
+KNOWN_SPLITS = (*SPLITS, "check")
+BAD_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # a form feed is what is left of a "\frac"
+UNDECODABLE = (OSError, SyntaxError, ValueError, IndexError, AssertionError, struct.error)  # what Pillow raises
 
 REASONS = {
-    "bad_schema": "a column is missing or has another type",
+    "unreadable_file": "a file that cannot be read as what it should be",
+    "bad_record": "a record that cannot become a question: a column is missing, or holds something else",
+    "bad_schema": "a column is missing, is out of range, has another type, or holds NUL, control characters or lone surrogates",
     "empty_question": "no question",
-    "long_question": f"a question of more than {MAX_QUESTION} characters",
     "empty_answer": "no answer",
-    "marker_mismatch": "not one <image> marker an image",
+    "marker_mismatch": "not one <image> marker an image, or <image>, <think> or </think> where none may stand",
+    "image_missing": "an image without bytes, or a path that leads to no file",
+    "image_type": "not one still picture as PNG, JPEG, WEBP, GIF or BMP, whatever its name says",
+    "image_size": f"an image with a side outside {MIN_SIDE}-{MAX_SIDE} pixels or of more than {MAX_IMAGE_BYTES >> 20} MB, "
+    f"or images of more than {MAX_PIXELS >> 20} megapixels together",
+    "image_truncated": "an image whose end is missing",
     "image_broken": "an image that cannot be decoded",
-    "image_size": f"an image with a side outside {MIN_SIDE}-{MAX_SIDE} pixels or of more than {MAX_IMAGE_BYTES >> 20} MB",
-    "unknown_verifier": "a verifier that does not exist, or arguments that are not a JSON object",
+    "unknown_verifier": "a verifier that does not exist, or arguments that it cannot use",
+    "answer_type": "an answer that is not of the type its verifier compares",
     "answer_fails": "the row's own answer does not pass its verifier",
+    "long_question": "a question longer than curate.filter.max_question",
+    "long_answer": f"an answer longer than curate.filter.max_answer, or than the {MAX_CHARS} characters that a verifier reads",
+    "long_trace": "a trace longer than curate.filter.max_trace",
+    "empty_trace": "a trace of white space or stock words, or one that could stand under any question",
+    "repetition": "a question or a trace that repeats itself beyond curate.filter.max_repetition",
+    "wrong_language": "a question in none of curate.filter.languages",
+    "duplicate_id": "the id of another row that is kept",
     "duplicate": "the same question about the same pixels as a row that is kept (its id is in `detail`)",
+    "near_duplicate": "nearly the same as a row that is kept (its id is in `detail`)",
     "contaminated": "the same question about the same pixels as an evaluation row (its id is in `detail`)",
     "no_trace": "it may have to be taught with reasoning (`by_tag`), and its source writes none down",
+    "needs_judge": "only a judge model can mark its answers, and there is none",
+    "judge_failed": "the judge could not be asked (the error is in `detail`)",
+    "judge_unclear": "the judge gave no verdict",
     "rollout_failed": "the engine could not answer it (the error is in `detail`)",
     "untagged": "beyond curate.tag_rows and curate.paired_share: no rollouts, so no tag and no format",
+    "mix": "beyond what curate.mix takes",
 }  # every reason that a reject can carry
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The first check that a row fails, or two empty strings; and what the images of a row are compared by, if it is sound.
+
+    E.g. ``Checked("image_type", "image 0: an animated GIF")`` or ``Checked("", "", "9f..", "c3..", b"..")``.
+    """
+
+    reason: str
+    detail: str
+    image_sha256: str = ""  # `bimode.dataset.image_digest`; known too where only the answer is refused
+    phash: str = ""  # `fingerprints.perceptual_hash`
+    thumbnails: bytes = b""  # `fingerprints.thumbnails`
+
+
+class Refused(Exception):
+    """A check that fails: (reason, detail)."""
+
+
+def check_rows(rows: Sequence[Row]) -> list[Checked]:
+    """What each of `rows` comes to; they stay as they are. Raises RuntimeError if the maths verifier does not start."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, of images that are refused or sound all the same
+        return [_checked(row) for row in rows]
+
+
 def check_row(row: Row) -> tuple[str, str]:
-    """(reason, detail) of the first check that `row` fails, or two empty strings. Sets `image_sha256` of a sound row."""
+    """(reason, detail) of one row. Sets `image_sha256` and `image_phash` of a sound one."""
+    [checked] = check_rows([row])
+    if not checked.reason:
+        row |= {"image_sha256": checked.image_sha256, "image_phash": checked.phash}
+    return checked.reason, checked.detail
+
+
+def _checked(row: Row) -> Checked:
+    digest = ""
     try:
-        pa.Table.from_pylist([{name: row[name] for name in SCHEMA.names}], schema=SCHEMA)
-    except (KeyError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        return "bad_schema", str(error).splitlines()[0]
-    empty = [name for name in REQUIRED if row[name] is None]
-    if empty:
-        return "bad_schema", f"null in {', '.join(empty)}"
-    return _check_text(row) or _check_images(row) or _check_verifier(row) or ("", "")
+        _check_columns(row)
+        _check_text(row)
+        images = _decode(row["images"])
+        digest = _digest(images)
+        _check_answer(row["answer"], row["verifier"], row["verifier_args"])
+    except Refused as refused:
+        reason, detail = refused.args
+        return Checked(reason, detail, digest)
+    pictures = [picture for _, picture in images]
+    return Checked("", "", digest, perceptual_hash(pictures), thumbnails(pictures))
 
 
-def _check_text(row: Row) -> tuple[str, str] | None:
-    if not row["prompt"] or not question_of(row).strip():
-        return "empty_question", ""
-    if len(question_of(row)) > MAX_QUESTION:
-        return "long_question", f"{len(question_of(row))} characters"
+def _check_columns(row: Row) -> None:
+    for name, problem_of in COLUMNS:
+        if name not in row and name in OPTIONAL:
+            continue
+        if problem := problem_of(row[name]) if name in row else "no such column":
+            raise Refused("bad_schema", f"{name}: {problem}")
+    if not row["id"] or row["split"] not in KNOWN_SPLITS or not 0 <= row["guess_rate"] < 1:
+        shown = _short(f"id {row['id']}, split {row['split']}, guess_rate {row['guess_rate']}")
+        raise Refused("bad_schema", f"an empty id, an unknown split or a rate outside [0, 1): {shown}")
+
+
+Problem = Callable[[Any], str]  # what is wrong with a value, "" if nothing
+
+
+def _problem_of(kind: pa.DataType, name: str) -> Problem:
+    """The predicate of a column, or of a part of one (`images.bytes`): exactly the Python values that Arrow makes `kind` of."""
+    if pa.types.is_list(kind):
+        problem = _problem_of_list(_problem_of(kind.value_type, name))
+    elif pa.types.is_struct(kind):
+        problem = _problem_of_struct([(field.name, _problem_of(field.type, f"{name}.{field.name}")) for field in kind])
+    else:
+        problem = SCALARS[kind]
+    return (lambda value: "" if value is None else problem(value)) if name in NULLABLE else problem
+
+
+def _problem_of_list(problem_of_item: Problem) -> Problem:
+    def problem(value: Any) -> str:
+        if type(value) is not list:
+            return _instead_of(value, "a list")
+        return next(filter(None, map(problem_of_item, value)), "")
+
+    return problem
+
+
+def _problem_of_struct(parts: Sequence[tuple[str, Problem]]) -> Problem:
+    def problem(value: Any) -> str:
+        if type(value) is not dict:
+            return _instead_of(value, "a struct")
+        return next((f"{name}: {found}" for name, problem_of in parts if (found := problem_of(value.get(name)))), "")
+
+    return problem
+
+
+def _text_problem(value: Any) -> str:
+    if not isinstance(value, str):
+        return _instead_of(value, "text")
+    if len(value) > MAX_TEXT:
+        return f"{len(value)} characters"
+    if not value.isprintable() and (found := BAD_CHARACTER.search(value)):
+        return f"U+{ord(found[0]):04X} at character {found.start()}"
+    return ""
+
+
+def _float_problem(value: Any) -> str:
+    is_number = isinstance(value, float | int) and not isinstance(value, bool)
+    return "" if is_number and -MAX_EXACT <= value <= MAX_EXACT else _instead_of(value, f"a number within {MAX_EXACT}")
+
+
+def _instead_of(value: object, wanted: str) -> str:
+    return f"{type(value).__name__} instead of {wanted}"  # without the value, which may be of any size
+
+
+def _short(text: str) -> str:
+    """In ASCII, and on one line."""
+    return ascii(text[:MAX_DETAIL])[1:-1][:MAX_DETAIL]
+
+
+SCALARS: dict[pa.DataType, Problem] = {
+    pa.string(): _text_problem,
+    pa.float32(): _float_problem,
+    pa.binary(): lambda value: "" if type(value) is bytes else _instead_of(value, "bytes"),
+    pa.bool_(): lambda value: "" if type(value) is bool else _instead_of(value, "true or false"),
+    pa.int16(): lambda value: "" if type(value) is int and abs(value) < 1 << 15 else _instead_of(value, "a number of 16 bits"),
+}
+COLUMNS = [(field.name, _problem_of(field.type, field.name)) for field in SCHEMA] + [(name, _text_problem) for name in OPTIONAL]
+
+
+def _check_text(row: Row) -> None:
+    question = question_of(row) if row["prompt"] else ""
+    if not question.strip():
+        raise Refused("empty_question", "")
     if not (row["answer"] or "").strip():
-        return "empty_answer", ""
-    return None
-
-
-def _check_images(row: Row) -> tuple[str, str] | None:
+        raise Refused("empty_answer", "")
     markers = sum(turn["content"].count(IMAGE_MARKER) for turn in row["prompt"])
     if markers != len(row["images"]):
-        return "marker_mismatch", f"{markers} markers, {len(row['images'])} images"
-    for image in row["images"]:
-        data = image["bytes"] or b""
+        raise Refused("marker_mismatch", f"{markers} markers, {len(row['images'])} images")
+    for name, text in (("question", question), ("answer", row["answer"]), ("trace", row.get("trace", ""))):
+        for marker in (IMAGE_MARKER, THINK_OPEN, THINK_CLOSE):
+            if marker in text:
+                raise Refused("marker_mismatch", f"{marker} in the {name}")
+
+
+def _check_answer(answer: str, verifier: str | None, args_text: str | None) -> None:
+    args = _arguments(verifier, args_text or "")
+    if args is None:
+        raise Refused("unknown_verifier", _short(f"{verifier} {args_text}"))
+    if verifier == OPEN:
+        return
+    assert verifier and args_text
+    if len(answer) > MAX_CHARS:
+        raise Refused("long_answer", f"{len(answer)} characters")
+    if not WANTED.get(verifier, _anything)(answer):
+        raise Refused("answer_type", f"{verifier}: {_short(answer)}")
+    if not is_correct(f"{THINK_CLOSE}{answer}", answer, verifier, args_text):
+        raise Refused("answer_fails", _short(answer))
+
+
+def _arguments(verifier: str | None, text: str) -> Mapping[str, Any] | None:
+    """The verifier's arguments, or None if it cannot use them: `is_correct` relies on what is looked at here."""
+    try:
+        args = json.loads(text)
+    except (ValueError, RecursionError):  # a number of 5000 digits, a list in a list in a list ...
+        return None
+    if verifier not in VERIFIERS or not isinstance(args, dict):
+        return None
+    if verifier == "number":
+        bounds = [args.get(name, 0) for name in ("abs_tol", "rel_tol")]
+        return args if all(type(bound) in (int, float) and 0 <= bound < math.inf for bound in bounds) else None
+    return args if verifier != "reasoning_gym" or "entry" in args else None
+
+
+def _anything(answer: str) -> bool:
+    return True
+
+
+WANTED: dict[str, Callable[[str], bool]] = {
+    "int": lambda answer: INT.fullmatch(answer.strip()) is not None,
+    "number": lambda answer: NUMBER.fullmatch(THOUSANDS.sub("", answer.strip())) is not None,
+    "choice": lambda answer: any(map(str.isalnum, answer)),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a file of a format begins, and whether it has its end."""
+
+    begins: Callable[[bytes], bool]
+    ends: Callable[[bytes], bool]
+
+
+FORMATS = {
+    "PNG": Format(lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), lambda data: b"IEND" in data),
+    "JPEG": Format(lambda data: data.startswith(b"\xff\xd8\xff"), lambda data: data.rstrip(b"\0").endswith(b"\xff\xd9")),
+    "WEBP": Format(
+        lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP",
+        lambda data: len(data) >= 8 + int.from_bytes(data[4:8], "little"),
+    ),
+    "GIF": Format(lambda data: data.startswith((b"GIF87a", b"GIF89a")), lambda data: data.rstrip(b"\0").endswith(b";")),
+    "BMP": Format(
+        lambda data: data.startswith(b"BM") and b"\0" in data[2:14],  # a text may begin with these two letters
+        lambda data: len(data) >= int.from_bytes(data[2:6], "little"),
+    ),
+}
+
+
+def _decode(images: Sequence[Row]) -> list[tuple[str, Image.Image]]:
+    """The decoded pictures, each with what its header says: mode and size."""
+    decoded, pixels = [], 0
+    for at, image in enumerate(images):
         try:
-            with Image.open(io.BytesIO(data)) as picture:
-                sides = picture.size  # from the header: a bomb is refused before it is decoded
-                if len(data) > MAX_IMAGE_BYTES or min(sides) < MIN_SIDE or max(sides) > MAX_SIDE:
-                    return "image_size", f"{sides[0]} x {sides[1]} pixels, {len(data)} bytes"
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            return "image_broken", str(error).splitlines()[0]
-    try:
-        row["image_sha256"] = image_digest([image["bytes"] for image in row["images"]])
-    except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG chunk
-        return "image_broken", str(error).splitlines()[0]
-    return None
+            header, picture = _decode_one(image.get("bytes") or b"", MAX_PIXELS - pixels)
+        except Refused as refused:
+            reason, detail = refused.args
+            raise Refused(reason, f"image {at}: {detail}") from None
+        pixels += picture.width * picture.height
+        decoded.append((header, picture))
+    return decoded
 
 
-def _check_verifier(row: Row) -> tuple[str, str] | None:
+def _decode_one(data: bytes, pixels_left: int) -> tuple[str, Image.Image]:
+    """Whatever can be refused before it is decoded, is."""
+    if not data:
+        raise Refused("image_missing", "no bytes")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise Refused("image_size", f"{len(data)} bytes")
+    kind = next((name for name, form in FORMATS.items() if form.begins(data)), "")
+    if not kind:
+        raise Refused("image_type", f"begins with {data[:12]!r}")
     try:
-        is_object = isinstance(json.loads(row["verifier_args"] or ""), dict)
-    except ValueError:
-        is_object = False
-    if row["verifier"] not in VERIFIERS or not is_object:
-        return "unknown_verifier", f"{row['verifier']} {row['verifier_args']}"
-    if not is_correct(f"</think>{row['answer']}", row["answer"], row["verifier"], row["verifier_args"]):
-        return "answer_fails", row["answer"]
-    return None
+        picture = Image.open(io.BytesIO(data), formats=(kind,))
+        (width, height), header = picture.size, f"{picture.mode}{picture.size}"
+        if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE or width * height > pixels_left:
+            raise Refused("image_size", f"{width} x {height} pixels, {len(data)} bytes")
+        if getattr(picture, "is_animated", False) and picture.format != "MPO":  # a camera's JPEG with a preview behind it
+            raise Refused("image_type", f"an animated {kind}")
+        picture.load()
+        if picture.mode.startswith("P"):
+            picture.convert("RGB")  # the palette may be missing
+    except Image.DecompressionBombError as error:
+        raise Refused("image_size", _short(str(error))) from None
+    except UNDECODABLE as error:
+        why = "no header" if isinstance(error, UnidentifiedImageError) else str(error)  # which names an address
+        raise Refused("image_broken" if FORMATS[kind].ends(data) else "image_truncated", f"{kind}: {_short(why)}") from None
+    return header, picture
+
+
+def _digest(images: Sequence[tuple[str, Image.Image]]) -> str:
+    """`bimode.dataset.image_digest` of pictures that are decoded."""
+    hasher = hashlib.sha256()
+    for header, picture in images:
+        hasher.update(header.encode())
+        hasher.update(picture.tobytes())
+    return hasher.hexdigest() if images else ""

@@ -159,6 +159,17 @@ def _evaluate_model(model: Path, data: Path, out: str, overrides: list[str], see
 
 
 @app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="run directory of a run that has curated")],
+    wanted: Annotated[str, typer.Argument(metavar="ID", help="of a question or a row, its beginning, or a source reference")],
+) -> None:
+    """The whole story of one row, kept or rejected: source, reason, tag with its evidence, attempts."""
+    from pipelines.explain import explain_run
+
+    explain_run(run, wanted)
+
+
+@app.command()
 def audit(run: Annotated[Path, typer.Argument(metavar="DIR", help="run directory, of a live run or an ended one")]) -> int:
     """Proves from the ledger where every question of BPO has gone; 1 if the counts do not close."""
     from pipelines.audit import audit_run

@@ -1,30 +1,38 @@
 """Curation: questions in, tagged bi-mode Parquet out (R-4B, section 2.1).
 
-Draw and check -> exact dedup and decontamination -> rollouts in both modes -> tags -> formats -> publish.
+Read, check, filter (one task a shard) -> repeats and contamination -> rollouts in both modes -> tags -> formats -> a new version.
 
     python -m pipelines.curate pipelines/recipes/tiny.toml --out runs/demo
+
+Shards and rollouts are kept in DIR/cache by what decides them: a second run costs what is new.
 """
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config import Recipe
 from bimode.errors import ConfigError
-from bimode.rundir import StageDir, StageResult, digest_path, write_atomic
+from bimode.rundir import StageDir, StageResult, write_atomic
 
 if TYPE_CHECKING:
-    from data_curation.rollouts import Tagger
+    from data_curation.shards import Shard
+    from data_curation.store import Store
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The model that tags; nothing where the recipe tags nothing."""
-    from pipelines.harness import base_model
+    """The files that sources read, as a list with their digests, and the models that are sampled; none that it does without."""
+    from data_curation.listing import list_sources
+    from pipelines.curate_models import model_inputs
 
-    return {"base": base_model(recipe, run)} if recipe.curate.tags else {}
+    found = model_inputs(recipe, run)
+    if any(source.path for source in recipe.curate.sources):
+        found["sources"] = list_sources(recipe.curate.sources, run / "cache" / "sources.json")
+    return found
 
 
 def config(recipe: Recipe) -> Any:
@@ -37,65 +45,128 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The sources can be drawn from, and the tagging model can see what they show. Raises ConfigError."""
     from bimode.codec import model_kind
     from data_curation.families import TEXT_ONLY
-    from data_curation.sources import plan_draws
+    from data_curation.filters import check_languages
+    from data_curation.shards import plan_draws
 
-    plan_draws(recipe.curate)
-    pictured = [source.family for source in recipe.curate.sources if source.family not in TEXT_ONLY]
+    plan_draws(recipe.curate, recipe.seed)
+    check_languages(recipe.curate.filter.languages)
+    pictured = [source.family for source in recipe.curate.sources if source.family and source.family not in TEXT_ONLY]
     if pictured and recipe.curate.tags and model_kind(inputs["base"]) == "text":
         fix = f"asks about images, and model.base is a text model; use {' or '.join(TEXT_ONLY)}"
         raise ConfigError("curate.sources.family", pictured[0], fix)
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Runs the whole flow; rollouts in the run's `cache/` are not sampled again, whatever else of the recipe has changed."""
-    from data_curation.dedup import mark_repeats
-    from data_curation.formats import mark_without_trace
+    """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again, whatever else has changed."""
+    from data_curation.decide import decide, write_index
+    from data_curation.ingest import ingest
     from data_curation.publish import publish
-    from data_curation.report import render, warn_about_share
-    from data_curation.rollouts import MODES, sample_rollouts
-    from data_curation.sources import draw_candidates
-    from data_curation.tagging import choose_rows, tag_candidates
+    from data_curation.report import Facts, read_costs, read_versions, render, warn_about_share
+    from data_curation.store import Store
+    from pipelines.harness import package_versions
     from pipelines.progress import say, track
 
-    curate = recipe.curate
-    with track("curate: draw", total=curate.train + curate.rl + curate.eval, unit="row") as bar:
-        candidates = mark_without_trace(mark_repeats(draw_candidates(curate, recipe.seed, bar.advance)), curate)
+    curate, cache, scratch = recipe.curate, stage.run / "cache", stage.work / ".scratch"
+    shards = shards_of(recipe, inputs)
+    with track("curate: read", total=len(shards), unit="shard") as bar:
+        files = ingest(shards, curate, cache / "candidates", bar.advance)
+    store, decisions = Store(files, scratch), scratch / "decisions.parquet"
+    decided = decide(files, indexes(curate.dedup.against), curate.dedup, decisions)
+    store.apply(decisions)
     if curate.tags:
-        tagger = make_tagger(recipe, inputs["base"])
-        chosen = candidates.take(choose_rows(candidates, curate.tag_rows))
-        total = chosen.num_rows * len(MODES) * curate.rollouts.n
-        with track("curate: rollouts", total=total, unit="rollout") as bar:
-            rollouts = sample_rollouts(chosen, tagger, stage.run / "cache" / "rollouts", bar.advance)
-        candidates = tag_candidates(candidates, rollouts, tagger, curate)
-    published = publish(candidates, curate, stage.path)
+        tag(recipe, store, inputs, cache, scratch)
+        mix_rows(recipe, store, scratch)
+    published = publish(store, curate, {shard.split for shard in shards}, stage.work)
+    write_index(files, decisions, stage.work / "index.parquet", recipe.name)
     if warning := warn_about_share(published):
         say(warning)
-    write_atomic(stage.path / "report.html", render(candidates, published))
-    counts = asdict(published) | {"drawn": candidates.num_rows, "reasoning_share": published.reasoning_share}
-    return StageResult(outputs=("data", "tags", "rejects", "README.md", "report.html"), counts=counts)
-
-
-def make_tagger(recipe: Recipe, model_dir: Path) -> Tagger:
-    """The tagging model as curation samples it."""
-    from actors.rollout_worker import RolloutWorker
-    from cluster.placement import plan
-    from data_curation.rollouts import Tagger
-
-    [role] = plan("curate", recipe)
-    model, path = recipe.model, model_dir.absolute()
-    return Tagger(
-        open_worker=partial(
-            RolloutWorker, "tagger", path, max_model_len=model.max_model_len, dtype=model.dtype, seed=recipe.seed,
-            sync="object_store",
-        ),
-        name=Path(model.base).name,
-        digest=digest_path(path),
-        dtype=model.dtype,
-        max_model_len=model.max_model_len,
-        sampling=recipe.curate.rollouts,
-        seed=recipe.seed,
-        options=role.options(),
+    short = round(decided.items * (1 - (decided.by_ngram or 0.0)))
+    facts = Facts(
+        eval_items=decided.items, eval_too_short=short, costs=read_costs(cache), versions=read_versions(stage.path),
+        packages=package_versions(),
     )  # fmt: skip
+    write_atomic(stage.work / "report.html", render(store, published, facts))
+    counts = asdict(published) | asdict(decided) | {"reasoning_share": published.reasoning_share}
+    store.close()
+    shutil.rmtree(scratch)
+    names = ("data", "tags", "rejects", "index.parquet", "README.md", "croissant.json", "report.html")
+    return StageResult(outputs=names, counts=counts)
+
+
+def shards_of(recipe: Recipe, inputs: dict[str, Path]) -> list[Shard]:
+    """What is to be read and drawn, in the order that decides which of equal rows stays: sources as in the recipe, then names."""
+    from data_curation.listing import file_shards
+    from data_curation.shards import plan_draws
+
+    files = file_shards(recipe.curate.sources, inputs["sources"]) if "sources" in inputs else []
+    return [*files, *plan_draws(recipe.curate, recipe.seed)]
+
+
+def indexes(runs: Sequence[str]) -> list[Path]:
+    """What earlier runs published, in their directories."""
+    return [Path(run) / "curate" / "index.parquet" for run in runs]
+
+
+def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
+    """Own traces are checked, then rows are tagged: by attempts in both modes where a verifier can mark them, by a judge else."""
+    from data_curation.rollouts import MODES, sample_rollouts
+    from data_curation.tagging import choose_rows, reject_traceless, tag_rows
+    from data_curation.trace_filter import refuse_traces
+    from pipelines import curate_models
+    from pipelines.progress import track
+
+    curate, tagger = recipe.curate, curate_models.tagger(recipe, inputs["base"])
+    store.apply(refuse_traces(store, curate.traces, scratch / "own-traces.parquet"))
+    chosen = choose_rows(store, curate.tag_rows)
+    total = chosen.num_rows * len(MODES) * curate.rollouts.n
+    with track("curate: rollouts", total=total, unit="rollout") as bar:
+        folder = sample_rollouts(store, chosen, tagger, cache / "rollouts", bar.advance)
+    store.apply(tag_rows(store, chosen, folder, tagger, curate, scratch / "tags.parquet"))
+    ask_judge(recipe, store, inputs, cache, scratch)
+    if "teacher" in inputs:
+        write_traces(recipe, store, inputs["teacher"], cache, scratch)
+    store.apply(reject_traceless(store, scratch / "traceless.parquet"))
+
+
+def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
+    """Open questions are tagged by the judge, which is compared with pass counts; where none is named they are set aside."""
+    from data_curation import judge
+    from pipelines import curate_models
+    from pipelines.progress import say, track
+
+    store.apply(judge.set_aside(store, "judge" in inputs, scratch / "set-aside.parquet"))
+    if "judge" not in inputs:
+        return
+    who, replies = curate_models.judge(recipe, inputs["judge"]), cache / "judge"
+    chosen, known = judge.choose_open(store), judge.choose_tagged(store, who.config.calibration_rows)
+    with track("curate: judge", total=chosen.num_rows + known.num_rows, unit="question") as bar:
+        verdicts = judge.sample_verdicts(store.files, chosen, who, replies, bar.advance)
+        store.apply(judge.tag_open(verdicts, who, scratch / "verdicts.parquet"))
+        say(judge.compared(store, judge.sample_verdicts(store.files, known, who, replies, bar.advance)))
+
+
+def write_traces(recipe: Recipe, store: Store, model: Path, cache: Path, scratch: Path) -> None:
+    """A teacher, or the tagging model itself, writes the traces that are missing."""
+    from data_curation import traces
+    from pipelines import curate_models
+    from pipelines.progress import track
+
+    teacher = curate_models.teacher(recipe, model)
+    chosen = traces.choose_rows(store, recipe.curate, teacher.config)
+    with track("curate: traces", total=chosen.num_rows, unit="row") as bar:
+        written = traces.sample_traces(store.files, chosen, teacher, cache / "traces", bar.advance)
+        store.apply(traces.write_traces(written, teacher.name, scratch / "traces.parquet"))
+
+
+def mix_rows(recipe: Recipe, store: Store, scratch: Path) -> None:
+    """Leaves out the train questions that `curate.mix` does not take, and says what it lacks."""
+    from data_curation.mix import leave_out
+    from pipelines.progress import say
+
+    found, lines = leave_out(store, recipe.curate.mix, recipe.seed, recipe.curate.paired_share, scratch / "mix.parquet")
+    store.apply(found)
+    for line in lines:
+        say(line)
 
 
 if __name__ == "__main__":

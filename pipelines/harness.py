@@ -22,6 +22,7 @@ from typing import Any
 from bimode.config import ClusterConfig, Recipe
 from bimode.errors import ConfigError, keyed
 from bimode.rundir import StageDir, digest_json, digest_path, read_json, update_run_manifest
+from bimode.versions import VersionedDir, exclusive
 from cluster.environment import code_version
 from cluster.placement import check, node_resources, plan
 from cluster.session import ROOT, connect, in_job, prepare_process
@@ -40,11 +41,11 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
     prepare_process(recipe.cluster)
     with reported("start", run):
         open_run(run)
-    with Session(recipe.cluster) as session:
+    with exclusive(run), Session(recipe.cluster) as session:
         for name in names:
             with reported(name, run):
                 module = import_module(f"pipelines.{name}")
-                _run_one(module, StageDir(run, name), recipe, dict(inputs or module.inputs(recipe, run)), session)
+                _run_one(module, stage_dir(run, name, recipe), recipe, dict(inputs or module.inputs(recipe, run)), session)
 
 
 class Session:
@@ -78,6 +79,11 @@ def open_run(run: Path) -> None:
         raise ConfigError("--out", run, f"cannot be made ({error.strerror}); name another directory") from None
     if not os.access(run, os.W_OK | os.X_OK):
         raise ConfigError("--out", run, "no permission to write there; name another directory")
+
+
+def stage_dir(run: Path, name: str, recipe: Recipe) -> StageDir:
+    """Where a stage works: curation publishes versions, since it is repeated while others read what is there."""
+    return VersionedDir(run, name, recipe.curate.keep_versions) if name == "curate" else StageDir(run, name)
 
 
 def describe_run(recipe: Recipe, run: Path) -> None:
@@ -118,7 +124,7 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
     if found := stage.claim({"config": digest_json(config), "inputs": digests}):
         say(found)
     if not stage.is_current(config, inputs):  # it is where work that was put aside came back whole
-        stage.manifest.unlink(missing_ok=True)
+        stage.begin()
         say(f"{name}: started")
         started = time.time()
         result = module.execute(recipe, stage, inputs)

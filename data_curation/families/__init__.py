@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from bimode.config import SourceConfig
+from bimode.curate_config import SourceConfig
 from bimode.records import Sample
 from data_curation.families.arithmetic import expression
 from data_curation.families.charts import bar_chart
@@ -35,4 +35,5 @@ def family_of(source: SourceConfig) -> Family:
     """The family that `source` names. Raises ConfigError for a task without an honest trace."""
     if source.family == "reasoning_gym":
         return partial(puzzle, check_tasks(source.tasks))
+    assert source.family
     return FAMILIES[source.family]

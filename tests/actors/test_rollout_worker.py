@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,16 @@ def test_equal_seeds_give_equal_samples(ray_local: Any, rollout_actor: Any) -> N
     assert set(draw(seed=2)).isdisjoint(first)
     assert len(set(first)) == 4
     assert draw(seed=1, temperature=0.0) == draw(seed=2, temperature=0.0)  # greedy
+
+
+@pytest.mark.ray
+def test_a_repetition_penalty_makes_repeated_tokens_rarer(ray_local: Any, rollout_actor: Any) -> None:
+    def repeats(penalty: float) -> int:
+        asked = [replace(request(p, Mode.THINKING), repetition_penalty=penalty) for p in PROMPTS]
+        drawn = ray_local.get(rollout_actor.generate.remote(asked))
+        return sum(c.num_tokens - len(set(c.token_ids_T)) for c in drawn)
+
+    assert repeats(2.0) < 0.9 * repeats(1.0)
 
 
 @pytest.mark.ray

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bimode.config import Recipe, SourceConfig
+from bimode.config import Recipe
+from bimode.curate_config import SourceConfig
 from bimode.recipe import build_recipe
 from bimode.recipe_reference import render
 from bimode.sections import Section

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bimode.config import TagConfig
+from bimode.curate_config import TagConfig
 from bimode.tags import assign_tag, can_think, correct_for_guessing, wilson
 
 DEFAULT, R4B = TagConfig(), TagConfig(rule="r4b")

@@ -8,24 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.peers.simulated import PlainCodec
-from bimode.config import RolloutSampling, SourceConfig
-from bimode.dataset import user_turn
+from bimode.curate_config import CurateConfig, RolloutSampling, SourceConfig
+from bimode.dataset import Row, user_turn
 from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_path
 from bimode.verify import is_correct
+from data_curation import parts
 from data_curation import rollouts as module
 from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.rollouts import PartWriter, Rollout, Sampler, Tagger, content_of, read_cache, sample_rollouts
-from data_curation.sources import Draw, draw_row
+from data_curation.ingest import write_candidates
+from data_curation.parts import compact, write_part
+from data_curation.rollouts import ATTEMPT, ROLLOUT_SCHEMA, Rollout, Sampler, Tagger, content_of, read_cache, sample_rollouts
+from data_curation.shards import DrawnShard
+from data_curation.store import Store
 
-DRAW = Draw(SourceConfig(family="digits"), "train", "train", 4)
+SHARD = DrawnShard(SourceConfig(family="digits"), "train", "train", 0, 4, 0, (1.0, 1.0, 1.0))
+WANTED = ("file", "row", "id", "content")
 
 
-def rows(count: int) -> list[dict[str, Any]]:
-    return [draw_row(DRAW, i, 0, (1.0, 1.0, 1.0)) for i in range(count)]
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    write_candidates(SHARD, tmp_path / "candidates.parquet", CurateConfig())
+    return tmp_path / "candidates.parquet"
 
 
 def tagger(model: Path, digest: str, n: int = 2) -> Tagger:
@@ -35,29 +43,29 @@ def tagger(model: Path, digest: str, n: int = 2) -> Tagger:
     return Tagger(opened, "tiny", digest, "float32", 128, RolloutSampling(n=n, max_tokens=6), 0, {"num_cpus": 1.0})
 
 
-def test_what_decides_the_words_decides_the_cache_and_nothing_else() -> None:
+def test_what_decides_the_words_decides_the_cache_and_nothing_else(file: Path) -> None:
     one = tagger(Path("m"), "digest")
     assert replace(one, sampling=one.sampling.model_copy(update={"n": 8, "concurrency": 4})).params_hash == one.params_hash
     assert replace(one, sampling=one.sampling.model_copy(update={"max_tokens": 7})).params_hash != one.params_hash
     assert replace(one, digest="other").params_hash != one.params_hash and replace(one, seed=1).params_hash != one.params_hash
-    row = rows(1)[0]
-    assert content_of(row | {"answer": "x"}) != content_of(row) == content_of(row | {"mode": "thinking"})
+    row: Row = pq.read_table(file).to_pylist()[0]
+    assert content_of(row | {"answer": "x"}) != content_of(row) == content_of(row | {"mode": "thinking"}) == row["content"]
 
 
-def test_parts_are_read_back_and_failed_attempts_are_retried(tmp_path: Path) -> None:
-    part = PartWriter(tmp_path / "cache")
+def test_parts_are_read_back_put_together_and_failed_attempts_are_retried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good, bad = Rollout("a", "c", "thinking", 0, True, 5, "\n</think>", ""), Rollout("b", "c", "thinking", 0, False, 0, "", "no")
-    part.add([good])
-    part.flush()
-    part.add([bad])
-    part.flush()
-    part.flush()
-    assert len(list((tmp_path / "cache").glob("part-*.parquet"))) == 2
-    assert list(read_cache(tmp_path / "cache")) == [good]
-    (tmp_path / "cache" / "part-00000.parquet").unlink()
-    part.add([replace(good, attempt=1)])
-    part.flush()
-    assert [part.name for part in sorted((tmp_path / "cache").iterdir())] == ["part-00001.parquet", "part-00002.parquet"]
+    write_part(tmp_path, [good], ROLLOUT_SCHEMA)
+    write_part(tmp_path, [bad], ROLLOUT_SCHEMA)
+    assert list(read_cache(tmp_path)) == [good]
+    assert list(read_cache(tmp_path, ("text",))) == [replace(good, text="")]
+    compact(tmp_path, ATTEMPT)
+    assert len(list(tmp_path.glob("part-*.parquet"))) == 2, "few parts stay as they are"
+    monkeypatch.setattr(parts, "MOST_PARTS", 1)
+    write_part(tmp_path, [good, replace(good, attempt=1)], ROLLOUT_SCHEMA)
+    compact(tmp_path, ATTEMPT)
+    assert len(list(tmp_path.iterdir())) == 1 and list(read_cache(tmp_path)) == [good, replace(good, attempt=1)]
 
 
 class Echo:
@@ -79,41 +87,46 @@ class Echo:
         ]  # fmt: skip
 
 
-def test_only_what_is_missing_is_asked_for_and_answers_find_their_attempts() -> None:
-    made = rows(3)
-    first, second, refused = (row["id"] for row in made)
-    there = frozenset({(first, "thinking", 1), (second, "non_thinking", 0), (second, "non_thinking", 1)})
-    asked = replace(tagger(Path("m"), "digest"), open_worker=Echo)
-    found = Sampler(asked, there)(pa.Table.from_pylist(made, schema=CANDIDATE_SCHEMA)).to_pylist()
+def test_only_what_is_missing_is_asked_for_and_answers_find_their_attempts(file: Path, tmp_path: Path) -> None:
+    first, second, refused, _ = (row["id"] for row in pq.read_table(file).to_pylist())
+    missing = {0: [[0, 1], [0]], 1: [[], [0, 1]], 2: [[0, 1], [0, 1]]}
+    wanted = pa.Table.from_pylist([{"file": 0, "row": row, "missing": each} for row, each in missing.items()])
+    sampler = Sampler([file], replace(tagger(Path("m"), "digest"), open_worker=Echo), tmp_path)
+    assert sampler(wanted)["attempts"].to_pylist() == [3 + 2 + 4]
+    [part] = tmp_path.glob("part-*.parquet")
+    found = pq.read_table(part).to_pylist()
     said = {(r["id"], r["mode"], r["attempt"]): r["text"] or r["error"] for r in found}
-    assert len(said) == len(found) == 3 * 2 * 2 - len(there) and there.isdisjoint(said)
-    assert said[first, "non_thinking", 1] == f"{first} non_thinking 1" and said[first, "thinking", 0] == f"{first} thinking 0"
+    assert len(said) == len(found) == 9 and (first, "thinking", 1) not in said
+    assert said[first, "non_thinking", 1] == f"{first} non_thinking 1" and said[second, "thinking", 1] == f"{second} thinking 1"
     assert {text for (name, _, _), text in said.items() if name == refused} == {"too long"}
 
 
 @pytest.mark.ray
 def test_attempts_are_sampled_once_verified_and_an_impossible_row_is_an_error_not_an_end(
-    ray_local: Any, tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_local: Any, tiny_llava: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = rows(3)
-    too_long = rows(4)[3] | {"prompt": user_turn("what " * 200, 1)}
-    table = pa.Table.from_pylist([*sound, too_long], schema=CANDIDATE_SCHEMA)
+    rows = pq.read_table(file).to_pylist()
+    rows[3] |= {"prompt": user_turn("what " * 200, 1)}
+    rows[3] |= {"content": content_of(rows[3])}
+    pq.write_table(pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA), file)
+    store = Store([file], tmp_path / "scratch")
+    chosen = store.table(WANTED)
     model, heard = tagger(tiny_llava, digest_path(tiny_llava)), []
-    found = sample_rollouts(table, model, tmp_path, heard.append)
-    by_id = {row["id"]: row for row in sound}
+    cache = sample_rollouts(store, chosen, model, tmp_path / "cache", heard.append)
+    found = list(read_cache(cache))
+    by_id = {row["id"]: row for row in rows}
     keys = {(r.id, r.mode, r.attempt) for r in found}
-    assert len(found) == len(keys) == sum(heard) == 4 * 2 * 2
-    assert {r.id for r in found if r.error} == {too_long["id"]}
+    assert sum(heard) == 4 * 2 * 2 and len(found) == len(keys) == 3 * 2 * 2
+    assert {r.id for r in found} == {row["id"] for row in rows[:3]}
     for r in found:
-        if not r.error:
-            assert r.text.startswith("\n\n</think>" if r.mode == "non_thinking" else "\n")
-            assert r.num_tokens <= 6 + (2 if r.mode == "non_thinking" else 1)
-            assert r.passed is is_correct(r.text, by_id[r.id]["answer"], "exact", "{}")
-    assert len({r.text for r in found if r.id == sound[0]["id"] and r.mode == "thinking"}) == 2  # seeds differ
+        assert r.text.startswith("\n\n</think>" if r.mode == "non_thinking" else "\n")
+        assert r.num_tokens <= 6 + (2 if r.mode == "non_thinking" else 1)
+        assert r.passed is is_correct(r.text, by_id[r.id]["answer"], "exact", "{}")
+    assert len({r.text for r in found if r.id == rows[0]["id"] and r.mode == "thinking"}) == 2  # seeds differ
 
     def no_engine(*_: object) -> Any:
         raise AssertionError("the engine was started for attempts that are in the cache")
 
     monkeypatch.setattr(module, "_run_engine", no_engine)
-    again = sample_rollouts(table.slice(0, 3), model, tmp_path, heard.append)
-    assert again == [r for r in found if not r.error]
+    assert sample_rollouts(store, chosen.slice(0, 3), model, tmp_path / "cache", heard.append) == cache
+    assert sum(heard) == 4 * 2 * 2 + 3 * 2 * 2

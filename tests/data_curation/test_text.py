@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bimode.config import SourceConfig
+from bimode.curate_config import SourceConfig
 from bimode.dataset import sample_row
 from bimode.errors import ConfigError
 from bimode.modes import Mode, render_response

@@ -1,0 +1,34 @@
+"""Text <-> ids for a model that is used as it came: its own chat template, no modes (a judge of another family)."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from bimode.codec import Codec
+from bimode.errors import ConfigError
+from bimode.modes import Mode
+
+
+class ChatCodec(Codec):
+    """A `Codec` whose prompts end where the model's own template says. Picklable like it."""
+
+    def __reduce__(self) -> tuple[type[Codec], tuple[Any]]:
+        return ChatCodec, (self.path,)
+
+    @cached_property
+    def eos_id(self) -> int:
+        """The end of a turn: the tokenizer's end of text, which chat models make the same."""
+        return int(self.tokenizer.eos_token_id)
+
+    def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
+        """The chat prompt, images before the question. Raises ConfigError for a model without a template, and for images that a
+        text model is given."""
+        if num_images and self.kind == "text":
+            raise ConfigError("model", self.path, "a text model was given a question with images; set images = false")
+        speaker = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
+        if speaker.chat_template is None:
+            raise ConfigError("model", self.path, "has no chat template; a judge is asked in its own")
+        parts = [*([{"type": "image"}] * num_images), {"type": "text", "text": question}]
+        turn = {"role": "user", "content": parts if num_images else question}
+        return str(speaker.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))

@@ -1,0 +1,174 @@
+"""The files of a source: on this machine, in S3 or in Google's storage, listed in one order and opened the same way.
+
+Everything goes through pyarrow's filesystems, so that a bucket needs no further library. A file is named by its path relative to
+the source's root in all references: a source that is moved as a whole keeps them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import BinaryIO, cast
+from urllib.parse import quote
+
+import pyarrow as pa
+from pyarrow import fs
+
+from bimode.errors import ConfigError
+from data_curation.validate import MAX_IMAGE_BYTES
+
+ReadImage = Callable[[str], bytes]  # path as a record gives it -> the encoded image
+
+KEY = "curate.sources.path"
+ENDINGS = {
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz"),
+    "hf": (".arrow",),
+    "webdataset": (".tar", ".tar.gz", ".tgz"),
+}
+METADATA = ("metadata.jsonl", "metadata.csv")  # names the images beside it, as in Hugging Face's ImageFolder
+BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # of `datasets`, no rows
+MAGIC = re.compile(r"[*\[]")
+BLOCK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """E.g. ``SourceFile("s3://bucket/vqa/train/0.parquet", "train/0.parquet", 81234, 1764000000000000000)`` of `s3://bucket/vqa`."""
+
+    uri: str  # where it is: an absolute path or a URI
+    name: str  # relative to the source's root
+    size: int  # bytes
+    modified_ns: int  # Unix time; 0 where the storage does not say
+
+
+def reader_of(name: str) -> str:
+    """The reader of a file called `name`; "" for one that no reader reads."""
+    base = posixpath.basename(name)
+    if base in METADATA:
+        return "images"
+    if base in BOOKKEEPING or fnmatchcase(base, "cache-*.arrow"):  # `datasets` caches what `map` made beside the data
+        return ""
+    return next((reader for reader, endings in ENDINGS.items() if base.lower().endswith(endings)), "")
+
+
+def list_files(path: str, reader: str) -> list[SourceFile]:
+    """The files that `path` stands for, by name: itself, or what `reader` ("auto": one of them all) reads of a folder or pattern.
+
+    A path without a scheme is seen from the current directory. Hidden files are left out. Raises ConfigError where there is
+    nothing, where it cannot be reached, and where `auto` finds files of more than one kind.
+    """
+    try:
+        files, is_file = _listing(path)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ConfigError(KEY, path, f"cannot be reached: {_first_line(error)}") from None
+    if is_file and (reader != "auto" or reader_of(files[0].name)):
+        return files
+    kinds = sorted({reader_of(file.name) for file in files} - {""})
+    if reader == "auto" and len(kinds) > 1:
+        raise ConfigError(KEY, path, f"holds files for several readers; set `reader` to one of {', '.join(kinds)}")
+    found = [file for file in files if _reads(kinds if reader == "auto" else [reader], file.name)]
+    if not found:
+        other = f"; {len(files)} file(s) of another name: set `reader`" if files else ""
+        raise ConfigError(KEY, path, f"nothing there for {_readers(reader)}{other}")
+    return sorted(found, key=lambda file: file.name)
+
+
+def open_file(file: SourceFile) -> BinaryIO:
+    """`file` for reading, with random access. Raises OSError, ValueError or pa.ArrowException."""
+    where, path = fs.FileSystem.from_uri(file.uri)
+    return cast(BinaryIO, where.open_input_file(path))
+
+
+def content_digest(file: SourceFile) -> str:
+    """blake2b of the content, 16 bytes as hex. Raises ConfigError for a file that cannot be read."""
+    hasher = hashlib.blake2b(digest_size=16)
+    try:
+        with open_file(file) as source:
+            while block := source.read(BLOCK):
+                hasher.update(block)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise ConfigError(KEY, file.uri, f"cannot be read: {_first_line(error)}") from None
+    return hasher.hexdigest()
+
+
+def image_reader(file: SourceFile) -> ReadImage:
+    """Reads the images that records of `file` name, by paths relative to its folder.
+
+    The function raises FileNotFoundError where there is no such file, another OSError where it cannot be read, and ValueError
+    for a path that leaves the source's root or points into the network. Of what is larger than an image may be it returns only
+    as much as validation needs to see that.
+    """
+    where, path = fs.FileSystem.from_uri(file.uri)
+    root, folder = path.removesuffix(file.name), posixpath.dirname(path)
+
+    def read(name: str) -> bytes:
+        full = posixpath.normpath(posixpath.join(folder, name))  # by the text alone: links of the user's own may lead anywhere
+        if "://" in name or not full.startswith(root):
+            raise ValueError("leaves the source's folder")
+        try:
+            if where.get_file_info(full).type != fs.FileType.File:  # a pipe would block for ever
+                raise FileNotFoundError(full)
+            with where.open_input_file(full) as image:
+                return cast(bytes, image.read(MAX_IMAGE_BYTES + 1))
+        except pa.ArrowException as error:
+            raise OSError(_first_line(error)) from None
+
+    return read
+
+
+def _listing(path: str) -> tuple[list[SourceFile], bool]:
+    """Every file below `path` that is not hidden and fits its pattern, and whether `path` is one file itself."""
+    scheme, _, _ = path.rpartition("://")
+    base, _, query = path.partition("?") if scheme else (os.path.abspath(path), "", "")
+    query = f"?{query}" if query else ""
+    if (match := MAGIC.search(base)) and (scheme or not os.path.lexists(base)):
+        cut = base.rfind("/", 0, match.start())
+        base, pattern = base[:cut], base[cut + 1 :].split("/")
+    else:
+        base, pattern = base.rstrip("/"), ["**"]
+    where, root = fs.FileSystem.from_uri((base or "/") + query)
+    info = where.get_file_info(root)
+    if info.type == fs.FileType.File:
+        name = posixpath.basename(root)
+        return [SourceFile(base + query, name, info.size, info.mtime_ns or 0)], True
+    if info.type == fs.FileType.NotFound:
+        return [], False
+    prefix = root.rstrip("/") + "/"
+    files = []
+    for info in where.get_file_info(fs.FileSelector(root, recursive=len(pattern) > 1 or "**" in pattern)):
+        name = info.path.removeprefix(prefix)
+        parts = name.split("/")
+        if info.type == fs.FileType.File and not any(part.startswith(".") for part in parts) and _fits(parts, pattern):
+            uri = f"{base}/{quote(name) if scheme else name}{query}"
+            files.append(SourceFile(uri, name, info.size, info.mtime_ns or 0))
+    return files, False
+
+
+def _fits(parts: list[str], pattern: list[str]) -> bool:
+    """Whether a path fits a pattern, part by part; ``**`` stands for any number of folders, at the end for all below."""
+    if not pattern or not parts:
+        return not pattern and not parts
+    if pattern[0] != "**":
+        return fnmatchcase(parts[0], pattern[0]) and _fits(parts[1:], pattern[1:])
+    return pattern == ["**"] or _fits(parts, pattern[1:]) or _fits(parts[1:], pattern)
+
+
+def _reads(readers: list[str], name: str) -> bool:
+    """`metadata.jsonl` is for `images`, but it is also lines of JSON for whoever asks for these."""
+    return reader_of(name) in readers or (readers == ["jsonl"] and name.endswith(METADATA[0]))
+
+
+def _readers(reader: str) -> str:
+    if reader == "auto":
+        return "any reader"
+    return f"reader {reader} ({', '.join(METADATA if reader == 'images' else ENDINGS[reader])})"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,173 @@
+"""Equations in prose, each worked out again: ``12 * (3 + 4) = 84``, chains ``a = b = c``, ``9 pears - 2 pears = 7 pears``.
+
+Only what is surely a whole step in one unit is looked at: a side that touches a letter, a variable, an exponent or a word like
+"of" is passed over, and a rounded result is right.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from bimode.verify import THOUSANDS
+
+LATEX = ((r"\times", "*"), (r"\cdot", "*"), (r"\div", "\u00f7"))
+BY_FRACTION = re.compile(r"\u00f7 ?(\d+/\d+)")  # 14 divided by 1/2 is 28
+SPELLINGS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "$": None, "\u20ac": None, "\u00a3": None})
+TIMES = re.compile(r"(?<=[\d)]) ?[xX\u00b7] ?(?=[\d(])")
+TOKEN = re.compile(
+    r"(?P<num>\d{1,18}(?:\.\d{1,9})?%?|\.\d{1,9}%?)|(?P<op>[-+*/])|(?P<par>[()])|(?P<eq>(?<![=!<>])=(?!=))|(?P<word>\w+|\S)"
+)
+SIDE = ("num", "op", "par")
+PARENTHESES = {"(": 1, ")": -1}
+MOST_TOKENS = 40  # of a side
+BEFORE = frozenset({  # words that make what follows part of something else
+    "half", "third", "quarter", "twice", "double", "triple", "times", "plus", "minus", "over", "per", "by", "mod", "modulo",
+    "power", "than", "about", "approximately", "around", "root", "square", "cube", "sin", "cos", "tan", "log", "ln", "exp",
+    "sqrt", "max", "min",
+})  # fmt: skip
+PARTS = frozenset({  # before "of"
+    "half", "third", "quarter", "fourth", "fifth", "percent", "fraction", "rest", "square", "cube", "root", "power", "multiple",
+})  # fmt: skip
+UNIT = re.compile(r"[a-z]{3,}")
+AFTER = frozenset({
+    "of", "times", "plus", "minus", "over", "mod", "modulo", "r", "remainder", "percent", "squared", "cubed", "hundred",
+    "thousand", "million", "billion", "dozen",
+})  # fmt: skip
+BINDING = BEFORE | AFTER
+OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+
+
+class Token(NamedTuple):
+    """A number, an operator, a parenthesis, ``=``, or anything else (`word`), with its place in the line."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+    unit: str = ""  # the word behind a number inside a side
+
+
+def wrong_written_step(line: str) -> str:
+    """The first wrong step of one line of a trace, as it stands there but for the spelling of operators; empty if none is."""
+    if "=" not in line:
+        return ""
+    for old, new in LATEX:
+        line = line.replace(old, new)
+    line = BY_FRACTION.sub(r"/(\1)", line).translate(SPELLINGS)
+    line = TIMES.sub(" * ", THOUSANDS.sub("", line))
+    tokens = _with_units([Token(str(m.lastgroup), m[0], m.start(), m.end()) for m in TOKEN.finditer(line)])
+    for at, token in enumerate(tokens):
+        if token.kind == "eq":
+            left, right = _left(line, tokens, at), _right(tokens, at)
+            if left and right and max(len(left), len(right)) > 1 and _differ(left, right):
+                return line[left[0].start : right[-1].end]
+    return ""
+
+
+def _with_units(tokens: Sequence[Token]) -> list[Token]:
+    """`tokens` without words that stand between a number and what goes on with it; the number has them as its unit."""
+    found: list[Token] = []
+    for at, token in enumerate(tokens):
+        goes_on = at + 1 < len(tokens) and tokens[at + 1].kind in ("op", "eq", "par")
+        if goes_on and found and found[-1].kind == "num" and UNIT.fullmatch(token.text) and token.text not in BINDING:
+            found[-1] = found[-1]._replace(unit=token.text.rstrip("s"), end=token.end)
+        else:
+            found.append(token)
+    return found
+
+
+def _left(line: str, tokens: Sequence[Token], at: int) -> Sequence[Token]:
+    """The side that ends before ``=`` number `at`; empty if it may be part of something else."""
+    start, depth = at, 0
+    while start > 0 and at - start < MOST_TOKENS and tokens[start - 1].kind in SIDE:
+        depth += PARENTHESES.get(tokens[start - 1].text, 0)
+        if depth > 0:  # one that closes behind the step
+            break
+        start -= 1
+    if start < at and tokens[start].text in "-*" and not line[: tokens[start].start].strip():
+        is_list = line[tokens[start].end :].startswith(" ")
+        return tokens[start + is_list : at]
+    while start < at and tokens[start].text == ")":
+        start += 1
+    side = tokens[start:at]
+    if not side or side[0].kind == "op":
+        return ()
+    if start == 0 or tokens[start - 1].kind == "eq":
+        return side
+    before = tokens[start - 1]
+    word = before.text.casefold()
+    is_glued = before.end == side[0].start and word not in ";,([\"'"
+    is_name = len(side) == 1 and word.isalnum()  # "bar 3 = 4 + 5"
+    is_part = start > 1 and word == "of" and (tokens[start - 2].kind == "num" or tokens[start - 2].text.casefold() in PARTS)
+    binds = is_part or word in BEFORE or (len(word) == 1 and word.isalpha())
+    return () if is_glued or is_name or binds else side
+
+
+def _right(tokens: Sequence[Token], at: int) -> Sequence[Token]:
+    """The side that begins after ``=`` number `at`; empty if it may be part of something else."""
+    stop, depth = at + 1, 0
+    while stop < len(tokens) and stop - at <= MOST_TOKENS and tokens[stop].kind in SIDE:
+        depth += PARENTHESES.get(tokens[stop].text, 0)
+        if depth < 0:  # one that has opened before the step
+            break
+        stop += 1
+    while stop > at + 1 and tokens[stop - 1].text == "(":
+        stop -= 1
+    side = tokens[at + 1 : stop]
+    if not side or side[-1].kind == "op":
+        return ()
+    if stop == len(tokens) or tokens[stop].kind == "eq":
+        return side
+    after = tokens[stop]
+    if (after.start == side[-1].end and after.text not in ".,;!?()]\"'") or after.text.casefold() in AFTER:
+        return ()
+    unit = after.text.rstrip("s") if UNIT.fullmatch(after.text) and side[-1].kind == "num" else ""
+    return [*side[:-1], side[-1]._replace(unit=side[-1].unit or unit)]
+
+
+def _differ(left: Sequence[Token], right: Sequence[Token]) -> bool:
+    """Whether both sides have a value, in one unit, and it is not the same; ``3 + 8 = 11 + 1 = 12`` is meant well."""
+    one, other, units = _value(left), _value(right), {token.unit for token in left if token.unit}
+    if one is None or other is None or (units and len(units | {right[-1].unit or min(units)}) > 1):
+        return False
+    return one != other and not _is_rounded(one, right[0].text if len(right) == 1 or right[0].kind == "num" else "")
+
+
+def _is_rounded(value: Fraction, shown: str) -> bool:
+    """Whether `shown` is the number `value`, cut or rounded to its digits (to a whole number also upwards)."""
+    number = _value([Token("num", shown, 0, 0)])
+    if number is None:
+        return False
+    decimals = len(shown.rstrip("%").partition(".")[2])
+    unit = Fraction(1, 10**decimals) / (100 if shown.endswith("%") else 1)
+    if (value / unit).denominator == 1:  # nothing to round
+        return value == number
+    off = abs(value) - abs(number)
+    return -(unit if not decimals else unit / 2) <= off < unit
+
+
+def _value(side: Sequence[Token]) -> Fraction | None:
+    """The value of a side, exactly; None if it has none."""
+    spelled = (f"({token.text[:-1]}/100)" if token.text.endswith("%") else token.text for token in side)
+    try:
+        return _evaluate(ast.parse(" ".join(spelled), mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _evaluate(node: ast.expr) -> Fraction:
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return Fraction(str(value))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_evaluate(operand)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in OPERATORS:
+            return OPERATORS[type(op)](_evaluate(left), _evaluate(right))
+    raise ValueError(f"no arithmetic: {ast.dump(node)}")

@@ -1,0 +1,82 @@
+"""The models that curation samples: who tags by attempts, who judges open questions, who writes traces. Each is a directory of
+the recipe, sampled by BPO's rollout workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bimode.config import Recipe
+from bimode.errors import keyed
+from bimode.rundir import digest_path
+from bimode.trace_config import SELF
+
+if TYPE_CHECKING:
+    from data_curation.judge import Judge
+    from data_curation.rollouts import Tagger
+    from data_curation.traces import Teacher
+
+
+def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
+    """The directories by role: base, judge, teacher; those that the recipe does without are left out. Raises ConfigError."""
+    from pipelines.harness import base_directory, base_model
+
+    curate = recipe.curate
+    if not curate.tags:
+        return {}
+    found = {"base": base_model(recipe, run)}
+    for role, key, model in (("judge", "judge", curate.judge.model), ("teacher", "traces", curate.traces.model)):
+        if model == SELF:
+            found[role] = found["base"]
+        elif model:
+            with keyed(f"curate.{key}.model"):
+                found[role] = base_directory(model)
+    return found
+
+
+def tagger(recipe: Recipe, path: Path) -> Tagger:
+    """The tagging model: the run's own base."""
+    from data_curation.rollouts import Tagger
+
+    model = recipe.model
+    return Tagger(
+        _opener(recipe, path, model.max_model_len), Path(model.base).name, digest_path(path), model.dtype, model.max_model_len,
+        recipe.curate.rollouts, recipe.seed, _options(recipe),
+    )  # fmt: skip
+
+
+def judge(recipe: Recipe, path: Path) -> Judge:
+    """The model that says of open questions whether they need reasoning."""
+    from data_curation.judge import Judge
+
+    config = recipe.curate.judge
+    opener = _opener(recipe, path, config.max_model_len)
+    return Judge(opener, path.name, digest_path(path), recipe.model.dtype, config, recipe.seed, _options(recipe))
+
+
+def teacher(recipe: Recipe, path: Path) -> Teacher:
+    """The model that writes traces."""
+    from data_curation.traces import Teacher
+
+    model, config = recipe.model, recipe.curate.traces
+    name = Path(model.base).name if config.model == SELF else path.name
+    opener = _opener(recipe, path, model.max_model_len)
+    return Teacher(opener, name, digest_path(path), model.dtype, model.max_model_len, config, recipe.seed, _options(recipe))
+
+
+def _opener(recipe: Recipe, path: Path, max_model_len: int) -> Callable[[], Any]:
+    from actors.rollout_worker import RolloutWorker
+
+    return partial(
+        RolloutWorker, "curator", path.absolute(), max_model_len=max_model_len, dtype=recipe.model.dtype, seed=recipe.seed,
+        sync="object_store",
+    )  # fmt: skip
+
+
+def _options(recipe: Recipe) -> dict[str, Any]:
+    from cluster.placement import plan
+
+    [role] = plan("curate", recipe)
+    return role.options()

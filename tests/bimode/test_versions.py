@@ -1,0 +1,68 @@
+"""Published versions: whole or absent, numbered, kept so many; and one run at a time in a directory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bimode.errors import ConfigError
+from bimode.rundir import digest_path
+from bimode.versions import BusyError, VersionedDir, exclusive
+
+
+def publish(stage: VersionedDir, text: str) -> None:
+    stage.begin()
+    (stage.work / "data").mkdir()
+    (stage.work / "data" / "train.txt").write_text(text)
+    stage.seal({"text": text}, {}, ("data",), {}, time.time())
+
+
+def test_a_reader_sees_the_version_before_until_the_next_is_whole(tmp_path: Path) -> None:
+    stage = VersionedDir(tmp_path, "curate", keep=2)
+    assert not stage.is_current({"text": "one"}, {})
+    publish(stage, "one")
+    assert stage.is_current({"text": "one"}, {}) and not stage.is_current({"text": "two"}, {})
+    first = digest_path(tmp_path / "curate" / "data")
+    stage.begin()
+    (stage.work / "data").mkdir()
+    (stage.work / "data" / "train.txt").write_text("half of tw")
+    assert (tmp_path / "curate" / "data" / "train.txt").read_text() == "one"
+    publish(stage, "two")
+    assert (tmp_path / "curate" / "data" / "train.txt").read_text() == "two"
+    assert digest_path(tmp_path / "curate" / "data") != first
+    assert sorted(p.name for p in (tmp_path / "curate" / "versions").iterdir()) == ["0001", "0002"]
+
+
+def test_the_newest_versions_stay_and_an_unpublished_one_goes(tmp_path: Path) -> None:
+    stage = VersionedDir(tmp_path, "curate", keep=2)
+    for text in ("one", "two", "three"):
+        publish(stage, text)
+    versions = tmp_path / "curate" / "versions"
+    assert sorted(p.name for p in versions.iterdir()) == ["0002", "0003"]
+    (versions / "0004").mkdir()  # killed between the rename and the link
+    stage.begin()
+    assert sorted(p.name for p in versions.iterdir()) == [".partial", "0002", "0003"]
+    assert (tmp_path / "curate" / "current").readlink() == Path("versions/0003")
+
+
+def test_a_folder_of_the_older_layout_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "curate" / "data").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="older layout"):
+        VersionedDir(tmp_path, "curate").claim({})
+
+
+def test_a_second_run_in_a_directory_is_refused_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    hold = "import sys, time; from pathlib import Path; from bimode.versions import exclusive\n"
+    hold += "with exclusive(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE)
+    assert other.stdout and other.stdout.readline() == b"in\n"
+    with pytest.raises(BusyError, match=f"another run is at work there .process {other.pid} on"), exclusive(tmp_path):
+        raise AssertionError("two runs in one directory")
+    other.kill()
+    other.wait()
+    with exclusive(tmp_path):
+        pass

@@ -1,0 +1,213 @@
+"""Files of a source: one order, one way to open them, and every mistake in the path said in one line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import pytest
+
+from bimode.errors import ConfigError
+from data_curation.files import SourceFile, content_digest, image_reader, list_files, open_file
+from data_curation.validate import MAX_IMAGE_BYTES
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def names(path: object, reader: str = "auto") -> list[str]:
+    return [file.name for file in list_files(str(path), reader)]
+
+
+def test_a_folder_gives_its_files_by_name_and_leaves_out_hidden_ones(tmp_path: Path) -> None:
+    fill(tmp_path, "b/2.jsonl", "b/10.jsonl", "a.jsonl.gz", "Z.json", ".x.jsonl", ".git/1.jsonl", "b/.c/1.jsonl", "README.md")
+    assert names(tmp_path) == names(f"{tmp_path}/") == ["Z.json", "a.jsonl.gz", "b/10.jsonl", "b/2.jsonl"]
+    first = list_files(str(tmp_path), "auto")[0]
+    stat = (tmp_path / "Z.json").stat()
+    assert first == SourceFile(str(tmp_path / "Z.json"), "Z.json", 6, stat.st_mtime_ns)
+
+
+def test_a_file_is_its_own_source_and_is_named_without_its_folder(tmp_path: Path) -> None:
+    fill(tmp_path, "deep/a.parquet", "deep/b.parquet", "deep/rows.txt")
+    assert names(tmp_path / "deep/a.parquet") == ["a.parquet"]
+    assert names(tmp_path / "deep/rows.txt", "jsonl") == ["rows.txt"]
+
+
+def test_a_relative_path_is_seen_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, "in/a.parquet")
+    monkeypatch.chdir(tmp_path)
+    (file,) = list_files("in", "auto")
+    assert file.uri == str(tmp_path / "in/a.parquet")
+
+
+def test_patterns_stop_at_folders_and_two_stars_do_not(tmp_path: Path) -> None:
+    fill(tmp_path, "t-0.parquet", "t-1.parquet", "u.parquet", "x/t-2.parquet", "x/y/t-3.parquet", "odd[1]/a.parquet")
+    assert names(tmp_path / "t-*.parquet") == ["t-0.parquet", "t-1.parquet"]
+    assert names(tmp_path / "t-[1-9].parquet") == ["t-1.parquet"]
+    assert names(tmp_path / "*/t-*.parquet") == ["x/t-2.parquet"]
+    assert names(tmp_path / "**/t-*.parquet") == ["t-0.parquet", "t-1.parquet", "x/t-2.parquet", "x/y/t-3.parquet"]
+    assert names(tmp_path / "x/**") == ["t-2.parquet", "y/t-3.parquet"]
+    assert names(tmp_path / "odd[1]") == ["a.parquet"], "a folder that exists is no pattern"
+
+
+@pytest.mark.parametrize(
+    ("there", "expected"),
+    [
+        (["a.parquet", "LICENSE"], ["a.parquet"]),
+        (["train/data-00000-of-00001.arrow", "train/state.json", "train/dataset_info.json", "dataset_dict.json",
+          "train/cache-1.arrow"], ["train/data-00000-of-00001.arrow"]),
+        (["s-0.tar", "s-1.tar.gz", "s-2.tgz"], ["s-0.tar", "s-1.tar.gz", "s-2.tgz"]),
+        (["metadata.csv", "1.png", "sub/metadata.jsonl", "sub/2.png"], ["metadata.csv", "sub/metadata.jsonl"]),
+        (["vqa.json", "images/1.png"], ["vqa.json"]),
+        (["cache-0.parquet"], ["cache-0.parquet"]),
+    ],
+)  # fmt: skip
+def test_auto_goes_by_names(tmp_path: Path, there: list[str], expected: list[str]) -> None:
+    assert names(fill(tmp_path, *there)) == expected
+
+
+def test_mixed_kinds_ask_for_a_reader_and_a_reader_takes_its_own(tmp_path: Path) -> None:
+    fill(tmp_path, "a.parquet", "b.jsonl", "metadata.jsonl", "c.arrow")
+    with pytest.raises(ConfigError, match="set `reader` to one of hf, images, jsonl, parquet"):
+        list_files(str(tmp_path), "auto")
+    assert names(tmp_path, "parquet") == ["a.parquet"]
+    assert names(tmp_path, "jsonl") == ["b.jsonl", "metadata.jsonl"]
+    assert names(tmp_path, "images") == ["metadata.jsonl"]
+
+
+def test_a_path_without_rows_is_said_in_one_line(tmp_path: Path) -> None:
+    fill(tmp_path, "notes.txt", "only/.hidden.jsonl")
+    for path, reader, said in (
+        (tmp_path / "none", "auto", "nothing there for any reader"),
+        (tmp_path / "only", "auto", "nothing there for any reader"),
+        (tmp_path / "*.parquet", "auto", "nothing there for any reader"),
+        (tmp_path, "webdataset", r"nothing there for reader webdataset \(.tar, .tar.gz, .tgz\); 1 file"),
+        (tmp_path / "notes.txt", "auto", "1 file.s. of another name: set `reader`"),
+        ("s4://bucket/x", "auto", "cannot be reached: Unrecognized filesystem type"),
+        ("file://elsewhere/x", "auto", "cannot be reached"),
+    ):
+        with pytest.raises(ConfigError, match=said) as caught:
+            list_files(str(path), reader)
+        assert caught.value.key == "curate.sources.path" and "\n" not in str(caught.value)
+
+
+def test_a_uri_gives_uris_that_open(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "we ird#%20", "a b?.jsonl", "sub/ü.jsonl")
+    uri = f"file://{quote(str(folder))}"
+    files = list_files(uri, "auto")
+    assert [file.name for file in files] == ["a b?.jsonl", "sub/ü.jsonl"]
+    for file in files:
+        with open_file(file) as source:
+            assert source.read().decode() == file.name
+    assert [file.name for file in list_files(f"{uri}/*.jsonl", "auto")] == ["a b?.jsonl"]
+
+
+def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"x" * 3_000_000)
+    (tmp_path / "b.jsonl").write_bytes(b"x" * 3_000_000)
+    one, two = (content_digest(file) for file in list_files(str(tmp_path), "auto"))
+    assert one == two == hashlib.blake2b(b"x" * 3_000_000, digest_size=16).hexdigest()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        content_digest(SourceFile(str(tmp_path / "gone"), "gone", 1, 0))
+
+
+def test_images_are_found_beside_the_file_and_never_outside_the_source(tmp_path: Path) -> None:
+    fill(tmp_path, "secret.png", "source/a.jsonl", "source/sub/b.jsonl", "source/sub/1.png", "source/2.png", "source-2/3.png")
+    file = next(f for f in list_files(str(tmp_path / "source"), "auto") if f.name == "sub/b.jsonl")
+    read = image_reader(file)
+    assert read("1.png") == b"source/sub/1.png"
+    assert read("../2.png") == read(f"{tmp_path}/source/2.png") == b"source/2.png"
+    outside = ("../../secret.png", "/etc/passwd", f"{tmp_path}/secret.png", "../../source-2/3.png", "..")
+    for path in (*outside, "http://x/1.png", "\ud800"):
+        with pytest.raises(ValueError):
+            read(path)
+    os.mkfifo(tmp_path / "source/sub/pipe.png")
+    for path in ("", "none.png", "../sub", "pipe.png", "1.png/2.png", "x" * 5000, "a\0b"):
+        with pytest.raises(OSError):
+            read(path)
+
+
+def test_of_a_huge_image_only_as_much_is_read_as_shows_that_it_is(tmp_path: Path) -> None:
+    fill(tmp_path, "a.jsonl")
+    with (tmp_path / "huge.png").open("wb") as huge:
+        huge.truncate(1 << 32)
+    assert len(image_reader(list_files(str(tmp_path), "auto")[0])("huge.png")) == MAX_IMAGE_BYTES + 1
+
+
+OBJECTS = {
+    "vqa/0.jsonl": b"zero",
+    "vqa/img/a b.png": b"PNG",
+    "vqa/sub/1.jsonl": b"one",
+    "vqa/.hidden/2.jsonl": b"",
+    "other.png": b"",
+}
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """As much of S3 as reading needs: ListObjectsV2, HeadObject and GetObject with a range, for any bucket."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        query, key = parse_qs(url.query), unquote(url.path).strip("/").partition("/")[2]
+        if "list-type" in query:
+            found = [k for k in sorted(OBJECTS) if k.startswith(query["prefix"][0])]
+            date = "<LastModified>2026-01-02T03:04:05.000Z</LastModified>"
+            entries = "".join(f"<Contents><Key>{k}</Key><Size>{len(OBJECTS[k])}</Size>{date}</Contents>" for k in found)
+            return self.answer(200, f"<ListBucketResult><KeyCount>{len(found)}</KeyCount>{entries}</ListBucketResult>".encode())
+        if key not in OBJECTS:
+            return self.answer(404, b"")
+        start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
+        return self.answer(206 if "Range" in self.headers else 200, OBJECTS[key][start:])
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Last-Modified", "Fri, 02 Jan 2026 03:04:05 GMT")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def query() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"?endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=x"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_bucket_is_listed_and_read_like_a_folder(query: str) -> None:
+    root = "s3://key:secret@bucket/vqa"
+    zero, one = list_files(root + query, "auto")
+    assert zero == SourceFile(f"{root}/0.jsonl{query}", "0.jsonl", 4, 1767323045_000000000)
+    assert list_files(f"{root}/*.jsonl{query}", "auto") == [zero]
+    assert list_files(f"{root}/**/*.jsonl{query}", "auto") == [zero, one]
+    assert list_files(f"{root}/0.jsonl{query}", "auto") == [zero]
+    with open_file(one) as source:
+        assert source.read() == b"one"
+    assert content_digest(zero) == hashlib.blake2b(b"zero", digest_size=16).hexdigest()
+    read = image_reader(one)
+    assert read("../img/a b.png") == b"PNG"
+    with pytest.raises(ValueError):
+        read("../../other.png")
+    with pytest.raises(OSError):
+        read("../img/none.png")
+    with pytest.raises(ConfigError, match="nothing there"):
+        list_files(f"{root}-2{query}", "auto")

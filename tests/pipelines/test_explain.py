@@ -1,0 +1,78 @@
+"""`bimode explain DIR ID`: readable at 80 columns, and its mistakes are one line each."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.cli import exit_code
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data_curation"))
+from curated_run import DIGITS, HASH, Curated, curate
+
+
+@pytest.fixture(scope="module")
+def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
+    return curate(tmp_path_factory.mktemp("run"))
+
+
+def told(curated: Curated, wanted: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is printed, on one line a paragraph, after its width was looked at."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert exit_code(["explain", str(curated.run), wanted]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    return " ".join(text.split())
+
+
+def test_a_kept_row_is_told_whole(curated: Curated, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = told(curated, DIGITS.format(4), capsys, monkeypatch)
+    for part in (
+        "digits-train-0-4: kept in train", "version 0001", "data/train-00000-of-00001.parquet, row", "PNG, 40 x 40 pixels",
+        "from scikit-learn/load_digits, licence CC-BY-4.0", "done read v1, settings", "yes, by question and pixels",
+        "thinking, by pass_rate", "direct_poor: direct answers are surely poor", "direct 0/8, thinking 8/8",
+        "0.00 corrected for guessing at 0.043: 0.00 to 0.22 (90% interval)", "tiny-base",
+        "digits-train-0-4-thinking, reasoning by oracle", f"rollouts of {HASH}, which the tag rests on", "non_thinking 7 wrong 5",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_a_rejected_row_is_told_with_its_reason(
+    curated: Curated, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = told(curated, DIGITS.format(3), capsys, monkeypatch)
+    assert "digits-train-0-3: rejected from train, contaminated" in text
+    assert "the same question about the same pixels as an evaluation row" in text
+    assert "that row digits-eval-0-0 (eval, kept):" in text and "nothing was measured" in text
+    text = told(curated, DIGITS.format(1), capsys, monkeypatch)
+    assert "digits-train-0-2 (train, rejected, near_duplicate):" in text
+
+
+def test_markup_in_the_data_is_text(
+    curated: Curated, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "no column 'query' <script>alert(1)</script>" in told(curated, "bad.jsonl#17", capsys, monkeypatch)
+
+
+def test_bpo_is_part_of_the_story(curated: Curated, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "thinking drawn 2 times, 2 rollouts, mean reward 1.00, 20.0 tokens" in told(
+        curated, "digits-rl-0-0", capsys, monkeypatch
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "part"),
+    [("digits-train-9-9", "no such row; near it are"), ("digits-", "fits 12 questions"), ("", "fits 15 questions")],
+)
+def test_a_mistake_is_one_line(curated: Curated, wanted: str, part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["explain", str(curated.run), wanted]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: ID = {wanted}") and part in line
+
+
+def test_a_directory_that_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["explain", str(tmp_path), "a"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "has no curate/data" in line
