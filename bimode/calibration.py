@@ -86,18 +86,6 @@ def describe(found: Calibration) -> str:
     return "\n".join(lines)
 
 
-def summary(found: Calibration) -> str:
-    """One line for a log or a report, e.g. ``judge 0.70 (0.56-0.81), kappa 0.40; question length 0.52 (...); ...``."""
-    if not found.judge.n:
-        return f"judge: no row has a tag and a verdict to compare ({found.left_out} left out)"
-    judge, length, majority = (
-        f"{rate.accuracy:.2f} ({rate.low:.2f}-{rate.high:.2f})" for rate in (found.judge, found.length, found.majority)
-    )
-    kappa = "undefined" if found.kappa is None else f"{found.kappa:.2f}"
-    rows = f"{found.judge.n} rows, {found.left_out} left out"
-    return f"judge {judge}, kappa {kappa}; question length {length}; most common tag {majority}; {rows}"
-
-
 def _kappa(table: NDArray[np.float64]) -> float | None:
     n = table.sum()
     if n == 0:

@@ -83,8 +83,8 @@ class DedupConfig(Section):
     """Which rows count as the same. Question and pixels are always compared exactly."""
 
     image_radius: Radius = Field(
-        12, description="bits of a 256-bit perceptual hash that may differ between near-duplicate images; question and answer "
-        "must be equal; 0 = exact pixels only"
+        32, description="bits of a 256-bit perceptual hash that may differ between near-duplicate images, whose thumbnails must "
+        "agree too; question and answer must be equal; 0 = exact pixels only"
     )  # fmt: skip
     text_similarity: Share = Field(
         0.8, description="Jaccard similarity of 3-word shingles at which free texts are the same; 0 = off"

@@ -99,7 +99,7 @@ def write_index(shards: Sequence[Path], decisions: Path, out: Path, run: str = "
         compared = ", ".join(f"c.{name}" for name in _COMPARED)
         query = (
             f"SELECT d.id, $1 AS run, d.split, {compared} FROM {_read(shards)} c JOIN shards USING (filename) "
-            f"JOIN read_parquet('{decisions}') d ON d.file = shards.file AND d.row = c.file_row_number "
+            f"JOIN read_parquet({_names([decisions])}) d ON d.file = shards.file AND d.row = c.file_row_number "
             "WHERE d.reason = '' AND d.split <> 'check' ORDER BY d.file, d.row"
         )
         _write(db, query, INDEX_SCHEMA, out, [run])
@@ -109,14 +109,10 @@ def write_index(shards: Sequence[Path], decisions: Path, out: Path, run: str = "
 def _database(scratch: Path, memory: str = "1GB", threads: int = 2) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database on disk that is gone afterwards."""
     scratch.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=".decide-", dir=scratch) as folder,
-        duckdb.connect(
-            f"{folder}/rows.duckdb",
-            config={"memory_limit": memory, "threads": threads, "temp_directory": f"{folder}/spill"},
-        ) as db,
-    ):
-        yield db
+    with tempfile.TemporaryDirectory(prefix=".decide-", dir=scratch) as folder:
+        limits = {"memory_limit": memory, "threads": str(threads), "temp_directory": f"{folder}/spill"}
+        with duckdb.connect(f"{folder}/rows.duckdb", config={**limits, "preserve_insertion_order": "false"}) as db:
+            yield db
 
 
 def _load(db: duckdb.DuckDBPyConnection, shards: Sequence[Path], earlier: Sequence[Path]) -> None:
@@ -153,24 +149,27 @@ def _load(db: duckdb.DuckDBPyConnection, shards: Sequence[Path], earlier: Sequen
 
 
 def _judge(db: duckdb.DuckDBPyConnection) -> None:
-    """Table `judged`: DECISION_SCHEMA, and what is counted. A row's group is the end of the chain of those that it repeats."""
+    """View `judged`: DECISION_SCHEMA, and what is counted. A row's group is the end of the chain of those that it repeats."""
     db.execute(f"""
-        CREATE TABLE judged AS
+        CREATE TABLE verdicts AS
         WITH RECURSIVE chain AS (
             SELECT rank, hit FROM repeats UNION ALL SELECT c.rank, r.hit FROM chain c JOIN repeats r ON r.rank = c.hit
         ), stands AS (SELECT rank, min(hit) AS root FROM chain GROUP BY rank)
-        SELECT r.*, h.class = {EARLIER} AS published_before,
-            CASE WHEN p.rank IS NULL THEN '' WHEN method = '{rules.SAME_ID}' THEN 'duplicate_id'
-                WHEN h.item AND r.class >= {TRAIN} THEN 'contaminated'
-                WHEN method = '{rules.EXACT}' THEN 'duplicate' ELSE 'near_duplicate' END AS reason,
-            CASE reason WHEN '' THEN '' WHEN 'duplicate_id' THEN format('{{}}, row {{}} of file {{}}', h.split, h.row, h.file)
-                ELSE h.id || CASE WHEN h.run = '' THEN '' ELSE ' of ' || h.run END END AS detail,
-            CASE WHEN reason IN ('', 'duplicate_id') THEN r.id ELSE g.id END AS dup_group,
-            struct_pack(checked := r.class >= {TRAIN}, hit := CASE reason WHEN 'contaminated' THEN h.id ELSE '' END,
-                method := CASE reason WHEN 'contaminated' THEN method ELSE '' END) AS contamination
-        FROM rows r LEFT JOIN repeats p USING (rank) LEFT JOIN rows h ON h.rank = p.hit
-            LEFT JOIN stands s ON s.rank = r.rank LEFT JOIN rows g ON g.rank = s.root
-        WHERE r.class <> {EARLIER}
+        SELECT p.rank, h.id AS hit, h.class = {EARLIER} AS published_before,
+            CASE WHEN method = '{rules.SAME_ID}' THEN 'duplicate_id' WHEN h.item AND p.rank >> {CLASS_BITS} >= {TRAIN}
+                THEN 'contaminated' WHEN method = '{rules.EXACT}' THEN 'duplicate' ELSE 'near_duplicate' END AS reason,
+            CASE WHEN method = '{rules.SAME_ID}' THEN format('{{}}, row {{}} of file {{}}', h.split, h.row, h.file)
+                WHEN h.run = '' THEN h.id ELSE h.id || ' of ' || h.run END AS detail,
+            CASE WHEN method <> '{rules.SAME_ID}' THEN g.id END AS dup_group, method
+        FROM repeats p JOIN rows h ON h.rank = p.hit JOIN stands s ON s.rank = p.rank JOIN rows g ON g.rank = s.root
+    """)
+    db.execute(f"""
+        CREATE VIEW judged AS
+        SELECT r.id, file, row, split, coalesce(reason, '') AS reason, coalesce(detail, '') AS detail,
+            coalesce(dup_group, r.id) AS dup_group, class, question_key, num_images, published_before,
+            struct_pack(checked := class >= {TRAIN}, hit := CASE WHEN reason = 'contaminated' THEN hit ELSE '' END,
+                method := CASE WHEN reason = 'contaminated' THEN method ELSE '' END) AS contamination
+        FROM rows r LEFT JOIN verdicts USING (rank) WHERE class <> {EARLIER}
     """)
 
 
@@ -209,8 +208,12 @@ def _name_files(db: duckdb.DuckDBPyConnection, table: str, paths: Sequence[Path]
 
 
 def _read(paths: Sequence[Path]) -> str:
-    names = ", ".join("'" + str(path).replace("'", "''") + "'" for path in dict.fromkeys(paths))
-    return f"read_parquet([{names}], filename = true, file_row_number = true)"
+    return f"read_parquet({_names(list(dict.fromkeys(paths)))}, filename = true, file_row_number = true)"
+
+
+def _names(paths: Sequence[Path]) -> str:
+    """A list of texts in SQL."""
+    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
 
 
 def _write(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema, out: Path, values: Sequence[str] = ()) -> None:

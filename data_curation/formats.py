@@ -56,5 +56,5 @@ def _formatted(candidate: Row, name: str, question: str | None, answer: str) -> 
         "messages": [*prompt, {"role": "assistant", "content": text}],
         "answer": answer,
         "format": name,
-        "trace_source": "oracle" if name == "thinking" else "",
+        "trace_source": (candidate["trace_source"] or "oracle") if name == "thinking" else "",
     }

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bimode.calibration import Judged, calibrate, describe
 from bimode.dataset import Row, question_of
@@ -191,6 +192,12 @@ VERDICT_SCHEMA = pa.schema(
         ("unparsed", pa.int16()), ("error", pa.string()),
     ]
 )  # fmt: skip
+
+
+def publish_verdicts(verdicts: Iterable[Verdict], folder: Path) -> None:
+    """Writes `verdict_table` as verdicts.parquet."""
+    folder.mkdir(exist_ok=True)
+    pq.write_table(verdict_table(verdicts), folder / "verdicts.parquet", compression="zstd")
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pa.Table:

@@ -56,13 +56,34 @@ def join(parts: list[Pictures]) -> Pictures:
 
 
 def near(one: Pictures, two: Pictures, radius: int) -> np.ndarray:
-    """(rows of one, rows of two) bool: each picture of the one is near the same picture of the other.
+    """(rows of one, rows of two) bool: each picture of the one is near the same picture of the other."""
+    return _alike(one, two, _hashes_near(one, two, radius))
 
-    The products of thumbnails are sums of integers below 2**24, exact in float32: equal whatever the number of threads.
-    """
+
+def near_before(pictures: Pictures, radius: int) -> np.ndarray:
+    """(rows, rows) bool: whether a row is near one before it."""
+    return _alike(pictures, pictures, np.tril(_hashes_near(pictures, pictures, radius), -1))
+
+
+def near_each(one: Pictures, two: Pictures, radius: int) -> np.ndarray:
+    """(rows,) bool: row by row, whether each picture of the one is near that of the other."""
+    products = np.einsum("rnp,rnp->rn", _centred(one.thumbs), _centred(two.thumbs))
+    same = _same_grey(products, one.mean, one.std, two.mean, two.std)
+    return np.asarray((same & (_bits_apart(one.hashes, two.hashes) <= radius)).all(1))
+
+
+def _hashes_near(one: Pictures, two: Pictures, radius: int) -> np.ndarray:
     close = np.ones((len(one), len(two)), dtype=bool)
     for k in range(one.hashes.shape[1]):
         close &= _bits_apart(one.hashes[:, None, k], two.hashes[None, :, k]) <= radius
+    return close
+
+
+def _alike(one: Pictures, two: Pictures, close: np.ndarray) -> np.ndarray:
+    """`close` where the thumbnails are alike too; the rows and columns that are close to none are not looked at.
+
+    The products are sums of integers below 2**24, exact in float32: equal whatever the number of threads.
+    """
     rows, columns = np.flatnonzero(close.any(1)), np.flatnonzero(close.any(0))
     if rows.size:
         a, b = one.take(rows), two.take(columns)
@@ -71,13 +92,6 @@ def near(one: Pictures, two: Pictures, radius: int) -> np.ndarray:
             same = _same_grey(products, a.mean[:, k, None], a.std[:, k, None], b.mean[None, :, k], b.std[None, :, k])
             close[np.ix_(rows, columns)] &= same
     return close
-
-
-def near_each(one: Pictures, two: Pictures, radius: int) -> np.ndarray:
-    """(rows,) bool: row by row, whether each picture of the one is near that of the other."""
-    products = np.einsum("rnp,rnp->rn", _centred(one.thumbs), _centred(two.thumbs))
-    same = _same_grey(products, one.mean, one.std, two.mean, two.std)
-    return np.asarray((same & (_bits_apart(one.hashes, two.hashes) <= radius)).all(1))
 
 
 def _bits_apart(one: np.ndarray, two: np.ndarray) -> np.ndarray:
@@ -151,7 +165,7 @@ class KeptPictures:
     def _place(self, ranks: np.ndarray, pictures: Pictures, fixed: np.ndarray) -> np.ndarray:
         first = np.where(fixed, -1, self.first_near(pictures))
         left = np.flatnonzero(first < 0)
-        among = np.tril(near(pictures.take(left), pictures.take(left), self._radius), -1)
+        among = near_before(pictures.take(left), self._radius)
         for i in np.flatnonzero(among.any(1) & ~fixed[left]):  # in order of priority: what is out removes nobody
             kept = np.flatnonzero(among[i] & (first[left] < 0))
             if kept.size:

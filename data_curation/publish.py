@@ -53,7 +53,7 @@ def publish(store: Store, config: CurateConfig, splits: Iterable[str], out: Path
     for split in (split for split in SPLITS if alive.get(split)):
         tables = (stamped(table, ops) for table in _split_tables(store, config, split, formats))
         rows[split] = write_shards(tables, SCHEMA, out / "data", split)
-    (out / "tags").mkdir()
+    (out / "tags").mkdir(exist_ok=True)
     tags = store.table(TAG_TABLE, TAGGED)
     pq.write_table(tags, out / "tags" / "tags.parquet", compression="zstd")
     rejected = store.batches(REJECT_SCHEMA.names, "reason <> ''")

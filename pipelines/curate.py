@@ -122,14 +122,17 @@ def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scra
     with track("curate: rollouts", total=total, unit="rollout") as bar:
         folder = sample_rollouts(store, chosen, tagger, cache / "rollouts", bar.advance)
     store.apply(tag_rows(store, chosen, folder, tagger, curate, scratch / "tags.parquet"))
-    ask_judge(recipe, store, inputs, cache, scratch)
+    ask_judge(recipe, store, inputs, cache, scratch, scratch.parent / "tags")
     if "teacher" in inputs:
         write_traces(recipe, store, inputs["teacher"], cache, scratch)
     store.apply(reject_traceless(store, scratch / "traceless.parquet"))
 
 
-def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
-    """Open questions are tagged by the judge, which is compared with pass counts; where none is named they are set aside."""
+def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path, tags: Path) -> None:
+    """Open questions are tagged by the judge, which is compared with pass counts; where none is named they are set aside.
+
+    The votes are published in the folder `tags`.
+    """
     from data_curation import judge
     from pipelines import curate_models
     from pipelines.progress import say, track
@@ -140,8 +143,9 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
     who, replies = curate_models.judge(recipe, inputs["judge"]), cache / "judge"
     chosen, known = judge.choose_open(store), judge.choose_tagged(store, who.config.calibration_rows)
     with track("curate: judge", total=chosen.num_rows + known.num_rows, unit="question") as bar:
-        verdicts = judge.sample_verdicts(store.files, chosen, who, replies, bar.advance)
+        verdicts = list(judge.sample_verdicts(store.files, chosen, who, replies, bar.advance))
         store.apply(judge.tag_open(verdicts, who, scratch / "verdicts.parquet"))
+        judge.publish_verdicts(verdicts, tags)
         say(judge.compared(store, judge.sample_verdicts(store.files, known, who, replies, bar.advance)))
 
 

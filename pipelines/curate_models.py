@@ -14,6 +14,7 @@ from bimode.rundir import digest_path
 from bimode.trace_config import SELF
 
 if TYPE_CHECKING:
+    from actors.rollout_worker import RolloutWorker
     from data_curation.judge import Judge
     from data_curation.rollouts import Tagger
     from data_curation.traces import Teacher
@@ -38,11 +39,12 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 def tagger(recipe: Recipe, path: Path) -> Tagger:
     """The tagging model: the run's own base."""
+    from actors.rollout_worker import RolloutWorker
     from data_curation.rollouts import Tagger
 
     model = recipe.model
     return Tagger(
-        _opener(recipe, path, model.max_model_len), Path(model.base).name, digest_path(path), model.dtype, model.max_model_len,
+        _opener(RolloutWorker, recipe, path, model.max_model_len), Path(model.base).name, digest_path(path), model.dtype, model.max_model_len,
         recipe.curate.rollouts, recipe.seed, _options(recipe),
     )  # fmt: skip
 
@@ -51,26 +53,27 @@ def judge(recipe: Recipe, path: Path) -> Judge:
     """The model that says of open questions whether they need reasoning."""
     from data_curation.judge import Judge
 
+    from actors.chat_worker import ChatWorker
+
     config = recipe.curate.judge
-    opener = _opener(recipe, path, config.max_model_len)
+    opener = _opener(ChatWorker, recipe, path, config.max_model_len)
     return Judge(opener, path.name, digest_path(path), recipe.model.dtype, config, recipe.seed, _options(recipe))
 
 
 def teacher(recipe: Recipe, path: Path) -> Teacher:
     """The model that writes traces."""
+    from actors.rollout_worker import RolloutWorker
     from data_curation.traces import Teacher
 
     model, config = recipe.model, recipe.curate.traces
     name = Path(model.base).name if config.model == SELF else path.name
-    opener = _opener(recipe, path, model.max_model_len)
+    opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
     return Teacher(opener, name, digest_path(path), model.dtype, model.max_model_len, config, recipe.seed, _options(recipe))
 
 
-def _opener(recipe: Recipe, path: Path, max_model_len: int) -> Callable[[], Any]:
-    from actors.rollout_worker import RolloutWorker
-
+def _opener(kind: type[RolloutWorker], recipe: Recipe, path: Path, max_model_len: int) -> Callable[[], Any]:
     return partial(
-        RolloutWorker, "curator", path.absolute(), max_model_len=max_model_len, dtype=recipe.model.dtype, seed=recipe.seed,
+        kind, "curator", path.absolute(), max_model_len=max_model_len, dtype=recipe.model.dtype, seed=recipe.seed,
         sync="object_store",
     )  # fmt: skip
 

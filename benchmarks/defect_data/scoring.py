@@ -82,8 +82,13 @@ class KindScore:
 def read_outcome(curate: Path, truth: Sequence[Truth]) -> Outcome:
     """What stands in `data/` and `rejects/` below `curate`."""
     find = Finder(truth)
-    kept = {find(*row) for file in sorted((curate / "data").glob("*.parquet")) for row in _columns(file, "id", "source_refs")}
-    removed: dict[str, Removed] = {}
+    files = sorted((curate / "data").glob("*.parquet"))
+    published = [row for file in files for row in _columns(file, "id", "source_refs", "format")]
+    kept = {find(row_id, refs) for row_id, refs, _ in published}
+    # every row is written in both formats, so a train row that is not taught as reasoning has lost its trace
+    taught = {find(row_id, refs) for row_id, refs, form in published if form != "non_thinking"}
+    removed = {key: Removed(key, "no_trace", "") for key in kept - taught - {""}}
+    kept &= taught
     strangers: Counter[str] = Counter()
     for file in sorted((curate / "rejects").glob("*.parquet")):
         for row_id, refs, reason, found in _columns(file, "id", "source_refs", "reason", "contamination"):

@@ -368,12 +368,13 @@ def test_what_is_lost_and_what_is_twice_is_told() -> None:
 
 
 def test_an_outcome_is_read_from_data_and_rejects(tmp_path: Path) -> None:
-    """Both formats of a row are one row; evaluation items that go nowhere are no part of it."""
-    truth = [row(1), row(2), row(3)]
+    """Both formats of a row are one row, and one in the direct format only has lost its trace; items that go nowhere are no part."""
+    truth = [row(1), row(2), row(3), row(4)]
     for name in ("data", "rejects"):
         (tmp_path / name).mkdir()
-    ids = ["a-row-000001-thinking", "a-row-000001-non_thinking"]
-    pq.write_table(pa.table({"id": ids, "source_refs": [["x"], ["x"]]}), tmp_path / "data" / "train-0.parquet")
+    formats = {"a-row-000001-thinking": "thinking", "a-row-000001-non_thinking": "non_thinking", "a-row-000004": "non_thinking"}
+    published = {"id": list(formats), "source_refs": [["x"]] * 3, "format": list(formats.values())}
+    pq.write_table(pa.table(published), tmp_path / "data" / "train-0.parquet")
     rejects = {
         "id": ["refused-1", "a-row-000003", "odd"], "source_refs": [["train-0.jsonl#2"], ["y"], []],
         "reason": ["bad_record", "contaminated", "unreadable_file"], "contamination": [None, {"method": "exact"}, None],
@@ -383,6 +384,7 @@ def test_an_outcome_is_read_from_data_and_rejects(tmp_path: Path) -> None:
     assert found.kept == {"row-000001"} and found.strangers == {"unreadable_file": 1}
     assert found.removed == {
         "row-000002": Removed("row-000002", "bad_record"), "row-000003": Removed("row-000003", "contaminated", "exact"),
+        "row-000004": Removed("row-000004", "no_trace"),
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bimode.calibration import Judged, calibrate, choose_threshold, summary
+from bimode.calibration import Judged, calibrate, choose_threshold, describe
 from bimode.tags import wilson
 
 T, N = "thinking", "non_thinking"
@@ -29,8 +29,11 @@ def test_kappa_and_accuracy_of_the_textbook_table() -> None:
     assert (found.judge.right, found.judge.n, found.judge.accuracy) == (35, 50, 0.7)
     assert (found.judge.low, found.judge.high) == wilson(35, 50, 0.95)
     assert found.majority.right == 25
-    assert summary(found).startswith("judge 0.70 (0.56-0.81), kappa 0.40; question length 0.")
-    assert summary(found).endswith("most common tag 0.50 (0.37-0.63); 50 rows, 0 left out")
+    lines = describe(found).splitlines()
+    assert lines[0].endswith("50 questions, Cohen's kappa 0.40")
+    assert [line.split() for line in lines[1:3]] == [
+        ["curate:", "judge", "0.70", "[0.56,", "0.81]"], ["curate:", "majority", "0.50", "[0.37,", "0.63]"],
+    ]  # fmt: skip
 
 
 def test_a_judge_that_always_says_the_same_has_kappa_0_whatever_its_accuracy() -> None:
@@ -44,7 +47,6 @@ def test_what_is_neither_word_is_left_out_and_counted() -> None:
     found = calibrate(rows((T, T, 2), (T, "either", 1), ("either", N, 2), (N, "", 1)))
     assert found.judge.n == 2 and found.left_out == 4
     empty = calibrate([])
-    assert summary(empty) == "judge: no row has a tag and a verdict to compare (0 left out)"
     assert empty.judge.n == 0 and empty.kappa is None and (empty.judge.low, empty.judge.high) == (0.0, 1.0)
 
 

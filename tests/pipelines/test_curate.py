@@ -1,0 +1,97 @@
+"""Curation of files, whole: what is new costs itself, a reader sees whole versions, every row is kept or rejected; real vLLM."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bimode.config import Recipe
+from bimode.curate_config import SourceConfig
+from bimode.recipe import build_recipe
+from bimode.versions import VersionedDir
+from data_curation.families import family_of
+from data_curation.rollouts import read_cache
+from pipelines import curate
+
+OPEN = [
+    {"q": "Describe the picture for somebody who cannot see it.", "a": "A strip with a few digits that someone wrote by hand."},
+    {"q": "Why does a mirror swap left and right only?", "a": "It swaps front and back, and we turn around to compare."},
+]
+
+
+def write_digits(file: Path, start: int, stop: int, split: str = "train") -> None:
+    """Digit strips in somebody else's columns."""
+    draw = family_of(SourceConfig(family="digits"))
+    samples = [draw(index, split, 0, (0.5, 0.3, 0.2)) for index in range(start, stop)]
+    table = {
+        "query": [s.question for s in samples], "label": [s.answer for s in samples], "why": [s.trace for s in samples],
+        "image": [{"bytes": s.images[0], "path": None} for s in samples], "uid": [s.id for s in samples],
+    }  # fmt: skip
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(table), file)
+
+
+def recipe_of(folder: Path, base: Path, **changes: Any) -> Recipe:
+    columns = {"question": "query", "answer": "label", "images": "image", "trace": "why", "id": "uid"}
+    sources = [
+        {"path": str(folder / split), "split": split, "columns": columns, "name": split, "verifier": "exact"}
+        for split in ("train", "rl", "eval")
+    ]
+    lines = {"path": str(folder / "open.jsonl"), "columns": {"question": "q", "answer": "a"}, "name": "open"}
+    made = {"sources": [*sources, lines], "rollouts": {"n": 2, "max_tokens": 6}} | changes
+    return build_recipe({"name": "files", "model": {"base": str(base), "max_model_len": 128}, "curate": made})
+
+
+def run(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """The stage as the harness runs it; returns its manifest."""
+    stage = VersionedDir(folder, "curate")
+    inputs = curate.inputs(recipe, folder)
+    curate.check(recipe, inputs)
+    stage.begin()
+    result = curate.execute(recipe, stage, inputs)
+    stage.seal(curate.config(recipe), inputs, result.outputs, result.counts, time.time())
+    assert stage.is_current(curate.config(recipe), curate.inputs(recipe, folder))
+    manifest: dict[str, Any] = json.loads(stage.manifest.read_text())
+    return manifest
+
+
+def attempts(folder: Path) -> list[tuple[str, str, int]]:
+    caches = sorted((folder / "cache" / "rollouts").iterdir())
+    return [(r.id, r.mode, r.attempt) for cache in caches for r in read_cache(cache)]
+
+
+@pytest.mark.ray
+def test_files_are_curated_and_new_ones_cost_themselves(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "files", tmp_path / "out"
+    for split, stop in (("train", 6), ("rl", 2), ("eval", 3)):
+        write_digits(folder / split / "0.parquet", 0, stop, split)
+    (folder / "open.jsonl").write_text("".join(json.dumps(line) + "\n" for line in OPEN) + "{broken\n")
+    recipe = recipe_of(folder, tiny_llava, paired_share=1.0)
+    first = run(recipe, out)["counts"]
+    assert first["rows"] == {"train": 12, "rl": 2, "eval": 3} and first["rejects"] == {"bad_record": 1, "needs_judge": 2}
+    assert len(attempts(out)) == len(set(attempts(out))) == 6 * 2 * 2
+    before = (out / "curate" / "versions" / "0001" / "data").resolve()
+
+    write_digits(folder / "train" / "1.parquet", 5, 8)  # its first row stands in the other file already
+    second = run(recipe, out)["counts"]
+    assert second["rows"]["train"] == 16 and second["rejects"]["duplicate_id"] == 1
+    made = attempts(out)
+    assert len(made) == len(set(made)) == 8 * 2 * 2, "only the two new questions were sampled"
+    assert before.is_dir() and pq.read_table(before / "train-00000-of-00001.parquet").num_rows == 12
+    shown = pq.read_table(out / "curate" / "data" / "train-00000-of-00001.parquet").to_pylist()
+    assert {row["source"] for row in shown} == {"train"} and shown[0]["source_refs"][0].startswith("0.parquet#")
+
+    judged = {"model": str(tiny_llava), "votes": 1, "retries": 0, "max_tokens": 4, "max_model_len": 256}
+    third = run(recipe_of(folder, tiny_llava, paired_share=1.0, judge=judged, traces={"model": "base"}), out)["counts"]
+    assert third["rejects"]["judge_unclear"] == 2, "a model with random weights says neither word"
+    assert third["formats"] == second["formats"], "every row has a trace of its own: the teacher is not asked"
+    assert len(attempts(out)) == 8 * 2 * 2
+    votes = pq.read_table(out / "curate" / "tags" / "verdicts.parquet").to_pylist()
+    assert [(vote["mode"], vote["unparsed"]) for vote in votes] == [("", 1), ("", 1)]
+    assert sorted(path.name for path in (out / "curate" / "versions").iterdir()) == ["0001", "0002", "0003"]
