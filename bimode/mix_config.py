@@ -1,4 +1,4 @@
-"""`[curate.mix]` of the recipe: which of the train questions that are left are taken, and their order."""
+"""`[curate.mix]` of the recipe: which of the train questions that are left are taken."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ class MixConfig(Section):
         None, description="share of each topic's rows that reason; a question in both formats is two rows; none: as it comes"
     )
     reasoning_by_topic: dict[str, Share] = Field({}, description="the same for some of `topics`, e.g. { chart = 0.45 }")
-    order: Literal["none", "easy_first"] = Field(
-        "none", description="`easy_first`: by the direct pass rate, or by level where there is none; `none`: shuffled"
-    )
 
     @field_validator("topics")
     @classmethod

@@ -61,7 +61,7 @@ def _run(missing: Sequence[tuple[Shard, Path]], config: CurateConfig) -> Iterato
 
     processes = 1 + sum(shard.size for shard, _ in missing) // ROWS_PER_PROCESS
     tasks = ray.data.from_items([{"at": at} for at in range(len(missing))], override_num_blocks=len(missing))
-    made = tasks.map_batches(make, batch_format="pyarrow", compute=ray.data.TaskPoolStrategy(size=processes))
+    made = tasks.map_batches(make, batch_format="pyarrow", compute=ray.data.TaskPoolStrategy(size=min(processes, len(missing))))
     for part in made.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield part.num_rows
 

@@ -1,4 +1,4 @@
-"""Which train questions are taken, and in which order: topic and reasoning shares (R-4B, arXiv 2508.21113, Table 1), curriculum.
+"""Which train questions are taken: topic and reasoning shares (R-4B, arXiv 2508.21113, Table 1).
 
 topic       its rows queue by a hash of seed and id, and its share decides how many are taken from the front; rows of other
             topics change nothing in the queue
@@ -27,9 +27,8 @@ from data_curation.formats import share_of
 from data_curation.store import Store, write_found
 from data_curation.tagging import ALIVE_TRAIN
 
-MIX_COLUMNS = ("id", "task", "domain", "level", "mode", "pass_rate_direct")
+MIX_COLUMNS = ("id", "task", "domain", "mode")
 MODES = ("thinking", "non_thinking", "either")
-HARDNESS = {"easy": 1 / 6, "mid": 1 / 2, "hard": 5 / 6}  # middles of the thirds; what is unknown stands with the mid ones
 Ints = NDArray[np.int64]
 
 
@@ -47,7 +46,7 @@ class TopicCount:
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """Rows that are taken, in order, with their place as `order`; the others, with `detail`; what each topic had and lacked."""
+    """Rows that are taken, in the order of their hash; the others, with `detail`; what each topic had and lacked."""
 
     kept: pa.Table
     left: pa.Table
@@ -102,7 +101,7 @@ class Topic:
 
 
 def mix(rows: pa.Table, config: MixConfig, seed: int, paired_share: float = 0.0) -> Mixed:
-    """Chooses and orders `rows`: MIX_COLUMNS, a train question each, ids unique; further columns are passed on.
+    """Chooses of `rows`: MIX_COLUMNS, a train question each, ids unique; further columns are passed on.
 
     `paired_share` is `curate.paired_share`: these questions are exported in both formats whatever their tag.
     Raises StarvedError if `rows` is left to the scarcest topic and that has none.
@@ -118,12 +117,11 @@ def mix(rows: pa.Table, config: MixConfig, seed: int, paired_share: float = 0.0)
         counts.append(TopicCount(topic.name, n, sum(topic.sizes), len(part), topic.reasoning, share))
         taken.append(part)
     kept = np.concatenate(taken)
-    hardness_K = _hardness(rows.take(kept)) if config.order == "easy_first" else np.zeros(len(kept))
-    kept = kept[np.lexsort((keys_R[kept], hardness_K))]
+    kept = kept[np.argsort(keys_R[kept])]
     left = np.setdiff1d(np.arange(rows.num_rows), kept)
     details = [f"beyond {count.taken} of {topic}" for topic, count in zip(topics, counts, strict=True)]
     return Mixed(
-        rows.take(kept).append_column("order", pa.array(np.arange(len(kept)))),
+        rows.take(kept),
         rows.take(left).append_column("detail", pa.array([details[code] for code in topic_R[left]], pa.string())),
         tuple(counts),
         tuple(line for topic, n in zip(topics, wanted, strict=True) for line in topic.shortage(n)),
@@ -207,16 +205,6 @@ def _mode_codes(rows: pa.Table, paired_share: float) -> Ints:
         paired = np.fromiter((share_of(name) < paired_share for name in rows["id"].to_pylist()), bool, rows.num_rows)
         codes[paired] = MODES.index("either")
     return codes
-
-
-def _hardness(rows: pa.Table) -> NDArray[np.float64]:
-    """0 (every direct attempt was right) to 1; by level where there was no attempt."""
-    levels = pa.array(list(HARDNESS), pa.string())
-    by_level = pc.take(
-        pa.array([*HARDNESS.values(), HARDNESS["mid"]]), pc.index_in(rows["level"], levels).fill_null(len(HARDNESS))
-    )
-    measured = pc.subtract(1.0, rows["pass_rate_direct"].cast(pa.float64()))
-    return pc.coalesce(measured, by_level).to_numpy()
 
 
 def _reasoning_share(modes: Ints) -> float:

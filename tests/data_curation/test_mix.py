@@ -17,8 +17,7 @@ from data_curation.mix import MODES, Mixed, apportion, mix, split_modes
 
 SCHEMA = pa.schema(
     [
-        ("id", pa.string()), ("task", pa.string()), ("domain", pa.string()), ("level", pa.string()), ("mode", pa.string()),
-        ("pass_rate_direct", pa.float32()),
+        ("id", pa.string()), ("task", pa.string()), ("domain", pa.string()), ("mode", pa.string()),
     ]
 )  # fmt: skip
 # arXiv 2508.21113, Table 1, in thousands: rows that do not reason and rows that do
@@ -28,10 +27,10 @@ TABLE_1 = {
 }  # fmt: skip
 
 
-def rows_of(topic: str, thinking: int = 0, direct: int = 0, either: int = 0, level: str = "") -> list[dict[str, Any]]:
+def rows_of(topic: str, thinking: int = 0, direct: int = 0, either: int = 0) -> list[dict[str, Any]]:
     modes = [mode for mode, count in zip(MODES, (thinking, direct, either), strict=True) for _ in range(count)]
     return [
-        {"id": f"{topic}-{mode}-{n}", "task": topic, "domain": "d", "level": level, "mode": mode, "pass_rate_direct": None}
+        {"id": f"{topic}-{mode}-{n}", "task": topic, "domain": "d", "mode": mode}
         for n, mode in enumerate(modes)
     ]
 
@@ -53,7 +52,7 @@ def test_shares_by_hand() -> None:
     rows = table(rows_of("a", direct=20), rows_of("b", direct=20), rows_of("c", direct=9), rows_of("d", direct=9))
     mixed = mix(rows, MixConfig(rows=10, topics={"a": 0.55, "b": 0.25}), seed=0)
     assert taken(mixed) == {"a": 6, "b": 2, "": 2}
-    assert mixed.lines == () and mixed.kept["order"].to_pylist() == list(range(10))
+    assert mixed.lines == () and mixed.kept.num_rows == 10
     assert [count.available for count in mixed.topics] == [20, 20, 18]
 
 
@@ -124,16 +123,6 @@ def test_paired_questions_count_as_both_formats() -> None:
     assert mixed.topics[0].reasoning == paired / (200 + paired)
     first = mix(rows, MixConfig(rows=100), seed=0, paired_share=0.5)
     assert 25 <= sum(share_of(name) < 0.5 for name in ids(first.kept)) <= 75  # the queue is not that of the pairs
-
-
-def test_easy_rows_come_first() -> None:
-    """By pass rate, which says more than a level does; without one, a level stands in the middle of its third."""
-    rows = rows_of("a", direct=7)
-    known = [("hard", 1.0), ("easy", 0.0), ("", 0.9), ("easy", None), ("", None), ("hard", None), ("mid", 0.4)]
-    for row, (level, rate) in zip(rows, known, strict=True):
-        row |= {"level": level, "pass_rate_direct": rate}
-    mixed = mix(table(rows), MixConfig(order="easy_first"), seed=0)
-    assert [int(name[-1]) for name in ids(mixed.kept)] == [0, 2, 3, 4, 6, 5, 1]
 
 
 def test_further_columns_are_passed_on() -> None:
