@@ -1,10 +1,11 @@
 """Tag quality: tags from 8 attempts in each mode against what 64 more say, with and without the correction for guessing.
 
-Questions of the image families' evaluation split, which no model of the repository has trained on, a quarter each of one, two,
-three, and four or five operands; three operands occur nowhere in training, and direct answers to them come out between right and
-wrong. Curation's own sampler draws 72 attempts in each mode; the first 8 make the tag, the other 64 the truth. Every response is
-marked as the number that it is, and as if the question had had four and two options (the number's remainder by 4 and by 2): the
-families have no multiple-choice questions, and the shipped model's tokenizer has no word to answer one with.
+Questions of the image families' evaluation split, which no model of the repository has trained on: a quarter each of one, two,
+three, and four or five operands (three occur nowhere in training either), and half of all pictures with noise that training never
+had, so that pass rates between the ends occur. Curation's own sampler draws 72 attempts in each mode; the first 8 make the tag,
+the other 64 the truth. Every response is marked as the number that it is, and as if the question had had four and two options
+(the number's remainder by 4 and by 2): the families have no multiple-choice questions, and the shipped model's tokenizer has no
+word to answer one with.
 
     python benchmarks/tag_quality.py --out runs/tags
 """
@@ -12,19 +13,24 @@ families have no multiple-choice questions, and the shipped model's tokenizer ha
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -44,6 +50,7 @@ from benchmarks.peers.tag_scores import (
     score_all,
 )  # fmt: skip
 from bimode.config import Recipe
+from bimode.errors import ConfigError
 from bimode.modes import Mode
 from bimode.recipe import load_recipe
 from bimode.records import Sample
@@ -57,7 +64,8 @@ RECIPE = REPO / "pipelines/recipes/tiny-bpo.toml"  # whose model is assets/tiny-
 TRUTH = 64
 FAMILY_NAMES = ("digits", "charts", "arithmetic")
 STRATA = (("easy", (1,)), ("mid", (2,)), ("mid", (3,)), ("hard", (4, 5)))  # level and numbers of operands
-ITEMS = 600
+NOISE = (0.05, 0.25)  # standard deviation, of the range of grey; the families draw with 0.03
+ITEMS = 360
 COLUMNS = ("file", "row", "id", "content")
 
 
@@ -71,25 +79,41 @@ def main() -> None:
     options = parser.parse_args()
     own = [f"curate.rollouts.n={TAGGED + TRUTH}", "curate.rollouts.max_tokens=48", f'curate.judge.model="{options.judge}"']
     with errors_in_one_line(), TemporaryDirectory() as name:
+        if options.items < 1:
+            raise ConfigError("--items", options.items, "at least one")
         recipe = load_recipe(RECIPE, (*own, *options.set))
         items, judged = collect(recipe, draw(options.items, options.seed), options.out or Path(name))
         report(items, recipe, judged)
 
 
-def draw(count: int, seed: int) -> list[Sample]:
-    """Questions of the evaluation split: families in turn, and within each the strata in turn."""
-    samples = []
+def draw(count: int, seed: int) -> list[tuple[Sample, str]]:
+    """Questions with their knob: families in turn, within each the strata in turn, and then clean and noisy pictures in turn."""
+    drawn = []
     for at in range(count):
         index, which = divmod(at, len(FAMILY_NAMES))
-        level, operands = STRATA[index % len(STRATA)]
-        weights = tuple(float(name == level) for name in canvas.LEVELS)
+        noisy, stratum = divmod(index, len(STRATA))
+        level, operands = STRATA[stratum]
+        weights = (float(level == "easy"), float(level == "mid"), float(level == "hard"))
         with patch.dict(canvas.LEVELS, {level: operands}):  # the families know no level of three
-            samples.append(FAMILIES[FAMILY_NAMES[which]](index, "eval", seed, weights))  # type: ignore[arg-type]  # three
-    return samples
+            sample = FAMILIES[FAMILY_NAMES[which]](index, "eval", seed, weights)
+        knob = str(json.loads(sample.difficulty)["operands"])
+        drawn.append((add_noise(sample, seed), f"{knob} noisy") if noisy % 2 else (sample, knob))
+    return drawn
 
 
-def collect(recipe: Recipe, samples: Sequence[Sample], out: Path) -> tuple[dict[str, list[Item]], list[str] | None]:
-    """The questions with their attempts, by marking, in the order of `samples`; and the judge's verdicts on them, if one is named."""
+def add_noise(sample: Sample, seed: int) -> Sample:
+    """`sample` with a picture that is harder to read, by an amount drawn from `NOISE`."""
+    rng = canvas.rng_of("tag_quality", seed, sample.id)
+    with Image.open(io.BytesIO(sample.images[0])) as image:
+        grey = np.asarray(image, dtype=np.float64)
+    pixels = np.clip(np.rint(grey + rng.normal(0.0, 255 * rng.uniform(*NOISE), grey.shape)), 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return replace(sample, images=(buffer.getvalue(),))
+
+
+def collect(recipe: Recipe, drawn: Sequence[tuple[Sample, str]], out: Path) -> tuple[dict[str, list[Item]], list[str] | None]:
+    """The questions with their attempts, by marking, in the order of `drawn`; and a judge's verdicts on them, if one is named."""
     from cluster.session import connect
     from data_curation.judge import sample_verdicts
     from pipelines import curate_models
@@ -97,29 +121,28 @@ def collect(recipe: Recipe, samples: Sequence[Sample], out: Path) -> tuple[dict[
 
     out.mkdir(parents=True, exist_ok=True)
     file = out / "candidates.parquet"
-    pq.write_table(candidates(samples, "eval", recipe.curate), file)
+    pq.write_table(candidates([sample for sample, _ in drawn], "eval", recipe.curate), file)
     store = Store([file], out / "scratch")
     chosen = store.table(COLUMNS, "reason = ''", "file, row")
-    if chosen.num_rows < len(samples):
-        raise SystemExit(f"error: {len(samples) - chosen.num_rows} questions were refused")
+    if chosen.num_rows < len(drawn):
+        raise SystemExit(f"error: {len(drawn) - chosen.num_rows} questions were refused")
     with connect(recipe.cluster):
         began, done = time.monotonic(), Counter[str]()
         who = curate_models.tagger(recipe, base_directory(recipe.model.base))
         folder = sample_rollouts(store, chosen, who, out / "rollouts", lambda n: done.update(attempts=n))
-        print(
-            f"{done['attempts']} attempts of {who.name} at {len(samples)} questions: {time.monotonic() - began:.0f} s", flush=True
-        )
+        seconds = time.monotonic() - began
+        print(f"{done['attempts']} attempts of {who.name} at {len(drawn)} questions: {seconds:.0f} s", flush=True)
         judged = None
         if recipe.curate.judge.model:
             judge = curate_models.judge(recipe, base_directory(recipe.curate.judge.model))
             verdicts = sample_verdicts(store.files, chosen, judge, out / "judge", lambda n: None)
             mode_of = {verdict.id: verdict.mode for verdict in verdicts}
-            judged = [mode_of[sample.id] for sample in samples]
+            judged = [mode_of[sample.id] for sample, _ in drawn]
     store.close()
-    return mark_all(samples, folder, chosen), judged
+    return mark_all(drawn, folder, chosen), judged
 
 
-def mark_all(samples: Sequence[Sample], folder: Path, chosen: pa.Table) -> dict[str, list[Item]]:
+def mark_all(drawn: Sequence[tuple[Sample, str]], folder: Path, chosen: pa.Table) -> dict[str, list[Item]]:
     """The first attempts of the cache at each sample, under every marking."""
     content_of, n = dict(zip(chosen["id"].to_pylist(), chosen["content"].to_pylist(), strict=True)), TAGGED + TRUTH
     texts: dict[tuple[str, str], dict[int, str]] = {}
@@ -127,13 +150,12 @@ def mark_all(samples: Sequence[Sample], folder: Path, chosen: pa.Table) -> dict[
         if content_of.get(rollout.id) == rollout.content and rollout.attempt < n:
             texts.setdefault((rollout.id, rollout.mode), {})[rollout.attempt] = rollout.text
     items: dict[str, list[Item]] = {marking: [] for marking in MARKINGS}
-    for sample in samples:
+    for sample, knob in drawn:
         found = [texts.get((sample.id, mode), {}) for mode in (Mode.NON_THINKING, Mode.THINKING)]
         if min(map(len, found)) < n:
             raise SystemExit(f"error: the engine refused attempts at {sample.id}")
         direct, think = ([each[at] for at in range(n)] for each in found)
-        operands = json.loads(sample.difficulty)["operands"]
-        item = Item(sample.id, sample.task, operands, len(sample.question), sample.guess_rate, (), ())
+        item = Item(sample.id, sample.task, knob, len(sample.question), sample.guess_rate, (), ())
         for marking, choices in MARKINGS.items():
             items[marking].append(marked(item, choices, sample.answer, direct, think))
     return items
@@ -164,11 +186,12 @@ def figure(scores: Sequence[Score]) -> dict[str, object]:
     methods = list(dict.fromkeys(s.method for s in scores))
     found = {method: [round(value, 4) for value in pooled(scores, method)] for method in methods}
     peer = max(found[method][0] for method in methods if method not in (*RULES, ORACLE))
-    runs = [
-        {"marking": s.marking, "method": s.method, "agreement": round(s.agreement, 4), "low": round(s.low, 4),
-         "high": round(s.high, 4), "kappa": None if s.kappa != s.kappa else round(s.kappa, 4), "n": s.n, "confusion": s.confusion}
+    runs: list[dict[str, object]] = [
+        {"marking": s.marking, "method": s.method, "n": s.n, "agreement": round(s.agreement, 4), "low": round(s.low, 4),
+         "high": round(s.high, 4), "kappa": round(s.kappa, 4) if isfinite(s.kappa) else None, "confusion": s.confusion}
         for s in scores
-    ] + [{"marking": "all", "method": method, "agreement": v[0], "low": v[1], "high": v[2]} for method, v in found.items()]  # fmt: skip
+    ]  # fmt: skip
+    runs += [{"marking": "all", "method": method, "agreement": v[0], "low": v[1], "high": v[2]} for method, v in found.items()]
     ours = found["corrected"][0]
     return {
         "name": "tag_quality", "ratio": round(ours / peer, 4), "goal": None, "ours": ours, "peer": peer, "unit": "agreement",
@@ -177,21 +200,21 @@ def figure(scores: Sequence[Score]) -> dict[str, object]:
 
 
 def rates_table(items: dict[str, list[Item]]) -> Table:
-    """Mean pass rates of all attempts, by family and operands."""
+    """Mean pass rates of all attempts, by family and knob."""
     table = Table("family", "operands", "questions", title="pass rates of all attempts, direct / thinking")
     for marking in MARKINGS:
         table.add_column(marking, justify="right")
-    groups: dict[tuple[str, int], list[int]] = {}
+    groups: dict[tuple[str, str], list[int]] = {}
     for at, item in enumerate(items["number"]):
-        groups.setdefault((item.task, item.operands), []).append(at)
-    for (task, operands), places in sorted(groups.items()):
-        cells = []
-        for of_marking in items.values():
-            each = [[sum(passed) / len(passed) for at in places for passed in (getattr(of_marking[at], mode),)]
-                    for mode in ("direct", "think")]  # fmt: skip
-            cells.append(" / ".join(f"{sum(rates) / len(rates):.2f}" for rates in each))
-        table.add_row(task, str(operands), str(len(places)), *cells)
+        groups.setdefault((item.task, item.knob), []).append(at)
+    for (task, knob), places in sorted(groups.items()):
+        cells = (f"{_rate(each, places, 'direct')} / {_rate(each, places, 'think')}" for each in items.values())
+        table.add_row(task, knob, str(len(places)), *cells)
     return table
+
+
+def _rate(items: Sequence[Item], places: Sequence[int], attempts: str) -> str:
+    return f"{np.mean([getattr(items[at], attempts) for at in places]):.2f}"
 
 
 def agreement_table(scores: Sequence[Score], own: Sequence[Score]) -> Table:
@@ -212,9 +235,8 @@ def agreement_table(scores: Sequence[Score], own: Sequence[Score]) -> Table:
 def confusion_table(scores: Sequence[Score]) -> Table:
     """Truth by tag of one rule, a block of columns a marking."""
     table = Table("truth", title=f"tags by rule {scores[0].method}: " + " | ".join(s.marking for s in scores))
-    for s in scores:
-        for word in CLASSES:
-            table.add_column(word, justify="right")
+    for word in CLASSES * len(scores):
+        table.add_column(word, justify="right")
     for at, word in enumerate(CLASSES):
         table.add_row(word, *(str(count) for s in scores for count in s.confusion[at]))
     return table

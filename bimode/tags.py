@@ -28,6 +28,7 @@ A row with g = 1/2 is never `non_thinking` at n = 8: even 8 of 8 leaves room for
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from math import sqrt
 from statistics import NormalDist
 from typing import Literal
@@ -88,6 +89,11 @@ def assign_tag(n_pass_direct: int, n_pass_think: int, n: int, guess_rate: float,
             return Tag("either", "thinking_no_better", 1 - not_good, (low, high))
         return Tag("thinking", "direct_poor", not_good, (low, high))
     return Tag("either", "direct_unclear", 1 - max(not_poor, not_good), (low, high))
+
+
+def enough_attempts(guess_rate: float, config: TagConfig) -> int:
+    """The fewest attempts in a mode after which a row that is always right directly can be tagged non_thinking (0.5: 9)."""
+    return next(n for n in count(1) if assign_tag(n, 0, n, guess_rate, True, config).mode == "non_thinking")
 
 
 def _confidence_above(k: int, n: int, guess_rate: float, threshold: float) -> float:

@@ -105,6 +105,13 @@ def write_index(shards: Sequence[Path], decisions: Path, out: Path, run: str = "
         _write(db, query, INDEX_SCHEMA, out, [run])
 
 
+def check_indexes(earlier: Sequence[Path]) -> None:
+    """Raises ConfigError for an index of an earlier run that is none."""
+    for path in earlier:
+        if not path.is_file() or not set(INDEX_SCHEMA.names) <= set(pq.read_schema(path).names):
+            raise ConfigError("curate.dedup.against", path, "no index of a run; name the directory of one that was published")
+
+
 @contextmanager
 def _database(scratch: Path, memory: str = "1GB", threads: int = 2) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database on disk that is gone afterwards."""
@@ -123,9 +130,7 @@ def _load(db: duckdb.DuckDBPyConnection, shards: Sequence[Path], earlier: Sequen
         "split VARCHAR, content_key VARCHAR, question_key VARCHAR, answer_key VARCHAR, image_sha256 VARCHAR, num_images INTEGER, "
         "hashes BLOB, thumbs BLOB, question VARCHAR)"
     )
-    for path in earlier:
-        if not path.is_file() or not set(INDEX_SCHEMA.names) <= set(pq.read_schema(path).names):
-            raise ConfigError("curate.dedup.against", path, "no index of a run; name the directory of one that was published")
+    check_indexes(earlier)
     priority = f"CASE split WHEN 'eval' THEN {EVAL} WHEN 'check' THEN {CHECK} WHEN 'train' THEN {TRAIN} ELSE {RL} END"
     for table, paths, run, class_ in (("shards", shards, "''", priority), ("earlier", earlier, "run", str(EARLIER))):
         if not paths:

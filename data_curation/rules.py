@@ -74,7 +74,7 @@ def reworded(db: Database, radius: int) -> None:
     common, found = _common_answers(db), dict[int, int]()
     rows = db.execute(
         "SELECT rank, hit, r.answer_key, r.question, i.question FROM pairs JOIN rows r USING (rank) JOIN rows i ON i.rank = hit "
-        "WHERE r.question_key <> i.question_key ORDER BY rank, hit"
+        "ORDER BY rank, hit"
     )
     while piece := rows.fetchmany(READ_ROWS):
         for rank, hit, answer, question, asked in piece:
@@ -87,10 +87,10 @@ def _same_picture_and_answer(db: Database, n: int, radius: int) -> Iterator[tupl
     """Ranks of rows with near pictures and equal answers, of which the second is an evaluation item and the first is none."""
     group, items = -1, KeptPictures(radius)
     source = f"alive WHERE num_images = {n} AND (item OR class >= {TRAIN})"
-    for at, piece in _groups(db, "answer_key", source, "hashes, thumbs, item", "NOT item, "):
+    for at, piece in _groups(db, "answer_key", source, "hashes, thumbs, item"):
         if at != group:
             group, items = at, KeptPictures(radius)
-        for is_item in (True, False):  # in this order, as they come
+        for is_item in (True, False):  # all items come before all others
             part = piece.filter(pc.equal(piece["item"], is_item))
             ranks = part["rank"].to_numpy()
             if is_item and len(ranks):
@@ -162,11 +162,11 @@ def same_ngrams(db: Database, n: int, radius: int) -> frozenset[str]:
     return items.checkable
 
 
-def _groups(db: Database, keys: str, source: str, columns: str, first: str = "") -> Iterator[tuple[int, pa.RecordBatch]]:
-    """`columns` of the rows of `source` that share `keys` with another, by group, `first` and rank, in pieces of one group."""
+def _groups(db: Database, keys: str, source: str, columns: str) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """`columns` of the rows of `source` that share `keys` with another, by group and rank, in pieces of one group."""
     reader = db.cursor().sql(
         f"SELECT grp, rank, {columns} FROM (SELECT rank, dense_rank() OVER (ORDER BY {keys}) AS grp FROM {source} "
-        f"QUALIFY count(*) OVER (PARTITION BY {keys}) > 1) JOIN rows USING (rank) ORDER BY grp, {first}rank"
+        f"QUALIFY count(*) OVER (PARTITION BY {keys}) > 1) JOIN rows USING (rank) ORDER BY grp, rank"
     )
     for batch in reader.to_arrow_reader(READ_ROWS):
         group = batch["grp"].to_numpy()

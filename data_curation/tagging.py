@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from bimode.curate_config import CurateConfig
 from bimode.dataset import Row
 from bimode.modes import Mode
-from bimode.tags import assign_tag, can_think
+from bimode.tags import assign_tag, can_think, enough_attempts
 from bimode.verify import OPEN
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, share_of
@@ -54,6 +55,19 @@ def choose_rows(store: Store, tag_rows: int) -> pa.Table:
         return alive
     shares = [share_of(name) for name in alive["id"].to_pylist()]
     return alive.take(sorted(sorted(range(len(shares)), key=shares.__getitem__)[-tag_rows:]))
+
+
+def warn_about_attempts(chosen: pa.Table, config: CurateConfig) -> str:
+    """One line if some of `chosen` can be guessed so easily that no number of right attempts makes them non_thinking."""
+    n, rates = config.rollouts.n, Counter(chosen["guess_rate"].to_pylist())
+    needed = {rate: enough_attempts(rate, config.tag) for rate in rates}
+    rows = sum(count for rate, count in rates.items() if needed[rate] > n)
+    if not rows:
+        return ""
+    return (
+        f"WARNING: curate.rollouts.n = {n} attempts are too few to tag {rows} questions non_thinking, however many are right; "
+        f"{max(needed.values())} are enough"
+    )
 
 
 def count_passes(cache: Path, chosen: pa.Table, n: int) -> dict[str, Passes]:

@@ -44,12 +44,14 @@ def config(recipe: Recipe) -> Any:
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The sources can be drawn from, and the tagging model can see what they show. Raises ConfigError."""
     from bimode.codec import model_kind
+    from data_curation.decide import check_indexes
     from data_curation.families import TEXT_ONLY
     from data_curation.filters import check_languages
     from data_curation.shards import plan_draws
 
     plan_draws(recipe.curate, recipe.seed)
     check_languages(recipe.curate.filter.languages)
+    check_indexes(indexes(recipe.curate.dedup.against))
     pictured = [source.family for source in recipe.curate.sources if source.family and source.family not in TEXT_ONLY]
     if pictured and recipe.curate.tags and model_kind(inputs["base"]) == "text":
         fix = f"asks about images, and model.base is a text model; use {' or '.join(TEXT_ONLY)}"
@@ -110,14 +112,16 @@ def indexes(runs: Sequence[str]) -> list[Path]:
 def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
     """Own traces are checked, then rows are tagged: by attempts in both modes where a verifier can mark them, by a judge else."""
     from data_curation.rollouts import MODES, sample_rollouts
-    from data_curation.tagging import choose_rows, reject_traceless, tag_rows
+    from data_curation.tagging import choose_rows, reject_traceless, tag_rows, warn_about_attempts
     from data_curation.trace_filter import refuse_traces
     from pipelines import curate_models
-    from pipelines.progress import track
+    from pipelines.progress import say, track
 
     curate, tagger = recipe.curate, curate_models.tagger(recipe, inputs["base"])
     store.apply(refuse_traces(store, curate.traces, scratch / "own-traces.parquet"))
     chosen = choose_rows(store, curate.tag_rows)
+    if warning := warn_about_attempts(chosen, curate):
+        say(warning)
     total = chosen.num_rows * len(MODES) * curate.rollouts.n
     with track("curate: rollouts", total=total, unit="rollout") as bar:
         folder = sample_rollouts(store, chosen, tagger, cache / "rollouts", bar.advance)

@@ -43,17 +43,15 @@ def tagger(recipe: Recipe, path: Path) -> Tagger:
     from data_curation.rollouts import Tagger
 
     model = recipe.model
-    return Tagger(
-        _opener(RolloutWorker, recipe, path, model.max_model_len), Path(model.base).name, digest_path(path), model.dtype, model.max_model_len,
-        recipe.curate.rollouts, recipe.seed, _options(recipe),
-    )  # fmt: skip
+    opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
+    name, sampling = Path(model.base).name, recipe.curate.rollouts
+    return Tagger(opener, name, digest_path(path), model.dtype, model.max_model_len, sampling, recipe.seed, _options(recipe))
 
 
 def judge(recipe: Recipe, path: Path) -> Judge:
     """The model that says of open questions whether they need reasoning."""
-    from data_curation.judge import Judge
-
     from actors.chat_worker import ChatWorker
+    from data_curation.judge import Judge
 
     config = recipe.curate.judge
     opener = _opener(ChatWorker, recipe, path, config.max_model_len)

@@ -26,7 +26,7 @@ MARKINGS = {"number": 0, "4 choices": 4, "2 choices": 2}  # how many options the
 TAGGED = 8  # attempts of each mode that make the tag; those after them make the truth
 RULES = ("corrected", "uncorrected", "r4b")
 BASELINES = ("majority", "length")
-ORACLE = "operands"
+ORACLE = "knob"
 DRAWS = 2000  # of the bootstrap
 
 
@@ -34,12 +34,13 @@ DRAWS = 2000  # of the bootstrap
 class Item:
     """A question under one marking, with its attempts in order.
 
-    E.g. ``Item("digits-eval-0-7", "digits", 4, 61, 0.25, (True, False, ...), (True, True, ...))``: four operands, 61 characters.
+    E.g. ``Item("digits-eval-0-7", "digits", "4 noisy", 61, 0.25, (True, False, ...), (True, True, ...))``: four operands in a
+    noisy picture, a question of 61 characters.
     """
 
     id: str
     task: str
-    operands: int
+    knob: str
     length: int
     guess_rate: float
     direct: tuple[bool, ...]
@@ -79,9 +80,10 @@ def tags_by_rule(items: Sequence[Item], rule: str, config: TagConfig) -> list[st
 
 
 def halves(count: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(learn, test) and the other way round: items that are neighbours are of one family, so halves take pairs in turn."""
-    first = np.arange(count) // 2 % 2 == 0
-    return [(np.flatnonzero(first), np.flatnonzero(~first)), (np.flatnonzero(~first), np.flatnonzero(first))]
+    """(learn, test) and the other way round, drawn at random: families and levels take turns, and must not end up in one half."""
+    order = np.random.default_rng(0).permutation(count)
+    first, second = np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+    return [(first, second), (second, first)]
 
 
 def guess_majority(truth: Sequence[str]) -> list[str]:
@@ -100,12 +102,12 @@ def guess_by_length(items: Sequence[Item], truth: Sequence[str]) -> list[str]:
     return list(tags)
 
 
-def guess_by_operands(items: Sequence[Item], truth: Sequence[str]) -> list[str]:
-    """The generator's own knob: the most common truth of equal task and operands in the other half. No real data has it."""
-    keys = [(item.task, item.operands) for item in items]
+def guess_by_knob(items: Sequence[Item], truth: Sequence[str]) -> list[str]:
+    """The generator's own knob: the most common truth of equal task and knob in the other half. No real data has it."""
+    keys = [(item.task, item.knob) for item in items]
     tags = [""] * len(items)
     for learn, test in halves(len(items)):
-        known: dict[tuple[str, int], Counter[str]] = {}
+        known: dict[tuple[str, str], Counter[str]] = {}
         for at in learn:
             known.setdefault(keys[at], Counter())[truth[at]] += 1
         for at in test:
@@ -115,7 +117,7 @@ def guess_by_operands(items: Sequence[Item], truth: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One method on the items of one marking. `hits` are in the items' order; clear items are those whose truth is no `either`."""
+    """One method on the items of one marking, `hits` in their order. Clear items are those whose truth is not `either`."""
 
     marking: str
     method: str
@@ -166,7 +168,7 @@ def score_all(
         truth = [truth_of(item, config) for item in of_marking] if own_truth else known
         tags = {rule: tags_by_rule(of_marking, rule, config) for rule in RULES}
         tags |= {"majority": guess_majority(truth), "length": guess_by_length(of_marking, truth)}
-        tags |= {ORACLE: guess_by_operands(of_marking, truth)} | ({"judge": list(judged)} if judged is not None else {})
+        tags |= {ORACLE: guess_by_knob(of_marking, truth)} | ({"judge": list(judged)} if judged is not None else {})
         scores += [score(marking, method, truth, found) for method, found in tags.items()]
     return scores
 

@@ -368,7 +368,7 @@ def test_what_is_lost_and_what_is_twice_is_told() -> None:
 
 
 def test_an_outcome_is_read_from_data_and_rejects(tmp_path: Path) -> None:
-    """Both formats of a row are one row, and one in the direct format only has lost its trace; items that go nowhere are no part."""
+    """Both formats of a row are one row; one in the direct format only has lost its trace; items that go nowhere are no part."""
     truth = [row(1), row(2), row(3), row(4)]
     for name in ("data", "rejects"):
         (tmp_path / name).mkdir()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode.curate_config import TagConfig
-from bimode.tags import assign_tag, can_think, correct_for_guessing, wilson
+from bimode.tags import assign_tag, can_think, correct_for_guessing, enough_attempts, wilson
 
 DEFAULT, R4B = TagConfig(), TagConfig(rule="r4b")
 BLIND = 1 / 23
@@ -90,3 +90,9 @@ def test_more_right_direct_answers_never_ask_for_more_thinking(c: tuple[int, int
 def test_thinking_counts_matter_only_to_a_model_that_thinks(c: tuple[int, int, int], guess: float) -> None:
     k, think, n = c
     assert mode(k, think, n=n, guess=guess) == mode(k, 0, n=n, guess=guess)
+
+
+def test_what_is_guessed_easily_needs_more_attempts() -> None:
+    """Wilson's lower bound of n of n at 90 %, n / (n + 1.645 ** 2), corrected for g: above direct_poor = 0.5 at these n."""
+    assert [enough_attempts(g, TagConfig()) for g in (0.0, 1 / 4, 1 / 2)] == [3, 5, 9]
+    assert enough_attempts(1 / 2, TagConfig(rule="r4b")) == 1

@@ -44,7 +44,7 @@ def test_a_rejected_row_is_told_with_its_reason(
 ) -> None:
     text = told(curated, DIGITS.format(3), capsys, monkeypatch)
     assert "digits-train-0-3: rejected from train, contaminated" in text
-    assert "the same question about the same pixels as an evaluation row" in text
+    assert "it repeats an evaluation row" in text
     assert "that row digits-eval-0-0 (eval, kept):" in text and "nothing was measured" in text
     text = told(curated, DIGITS.format(1), capsys, monkeypatch)
     assert "digits-train-0-2 (train, rejected, near_duplicate):" in text
