@@ -19,6 +19,7 @@ import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -35,7 +36,8 @@ GOAL = 3.0
 TASKS = 2
 SEED = 0
 DATATROVE = "0.10.1"
-NEEDS = (f"datatrove=={DATATROVE}", "pyarrow==26.*", "xxhash<4", "pillow", "orjson", "zstandard")
+NEEDS = ("xxhash<4", "orjson", "regex", "tokenizers")  # what its modules import here
+SHARED = ("pyarrow", "pillow", "numpy")  # of one version on both sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +154,9 @@ def make_env(folder: Path) -> str:
     python = folder.resolve() / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    if subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *NEEDS]).returncode:
-        raise ConfigError("--make-env", folder, f"pip could not install {' '.join(NEEDS)} there")
+    wanted = [f"datatrove=={DATATROVE}", *NEEDS, *(f"{name}=={version(name)}" for name in SHARED)]
+    if subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]).returncode:
+        raise ConfigError("--make-env", folder, f"pip could not install {' '.join(wanted)} there")
     return str(python)
 
 

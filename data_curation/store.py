@@ -7,6 +7,7 @@ joins and sorts, and spills to disk beyond `MEMORY`, so a million images need no
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from data_curation.candidates import CANDIDATE_SCHEMA
 MEMORY = "1GB"
 KEY = (("file", pa.int32()), ("row", pa.int64()))  # of a candidate: which file, and which row in it
 READ_ROWS = 256
+PART_BYTES = 64 << 20  # of candidate files, whose rows are sorted at once
 FOUND_ROWS = 10_000
 
 
@@ -29,12 +31,13 @@ class Store:
 
     def __init__(self, files: Sequence[Path], scratch: Path) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
-        self.files = tuple(files)
+        self.files, self._scratch = tuple(files), scratch
         self.schema = pa.schema([*KEY, *CANDIDATE_SCHEMA])
         self._views = 0
         self._db = duckdb.connect(
             config={"memory_limit": MEMORY, "temp_directory": str(scratch), "preserve_insertion_order": "false", "threads": "2"}
         )
+        self._db.execute("SET partitioned_write_flush_threshold = 256; SET partitioned_write_max_open_files = 64")
         self._db.execute("CREATE TABLE names (file INTEGER, filename VARCHAR)")
         self._db.executemany("INSERT INTO names VALUES (?, ?)", [[at, str(path)] for at, path in enumerate(files)])
         self._view(
@@ -58,10 +61,32 @@ class Store:
 
     def batches(self, columns: Sequence[str], where: str = "true", order: str = "id, file, row") -> Iterator[pa.Table]:
         """The same in pieces of `READ_ROWS` rows, of any width."""
-        reader = self._db.cursor().sql(self._query(columns, where, order)).to_arrow_reader(READ_ROWS)
+        wide = sum(path.stat().st_size for path in self.files)
+        if wide > PART_BYTES and order.startswith("id"):
+            queries = self._dealt_out(columns, where, -(-wide // PART_BYTES))
+        else:
+            queries = iter([f"SELECT {', '.join(columns)} FROM {self._name} WHERE {where}"])
         schema = pa.schema([self.schema.field(name) for name in columns])
-        for batch in reader:
-            yield pa.Table.from_batches([batch]).cast(schema)
+        for query in queries:
+            for batch in self._db.cursor().sql(f"{query} ORDER BY {order}").to_arrow_reader(READ_ROWS):
+                yield pa.Table.from_batches([batch]).select(columns).cast(schema)
+
+    def _dealt_out(self, columns: Sequence[str], where: str, parts: int) -> Iterator[str]:
+        """Rows dealt out on disk into `parts` ranges of ids, one query a range: a sort of all rows at once would have to hold
+        every image (at 1,000,000 rows DuckDB ran out of memory)."""
+        found: pa.Table = self._db.cursor().sql(f"SELECT id FROM {self._name} WHERE {where} ORDER BY id").to_arrow_table()
+        ids = found["id"]
+        bounds = sorted({ids[at * len(ids) // parts].as_py() for at in range(1, parts)}) if len(ids) else []
+        some = ", ".join(dict.fromkeys([*columns, "id", *dict(KEY)]))
+        with tempfile.TemporaryDirectory(prefix=".ranges-", dir=self._scratch) as folder:
+            self._db.execute(
+                f"COPY (SELECT {some}, len(list_filter($1::VARCHAR[], lambda bound: bound <= id)) AS part FROM {self._name} "
+                f"WHERE {where}) TO '{folder}' (FORMAT parquet, PARTITION_BY (part), OVERWRITE_OR_IGNORE)",
+                [bounds],
+            )
+            for part in range(len(bounds) + 1):
+                if (place := Path(folder) / f"part={part}").is_dir():
+                    yield f"SELECT {some} FROM read_parquet({_list(sorted(place.iterdir()))})"
 
     def counts(self, by: Sequence[str], where: str = "true") -> dict[Any, int]:
         """Rows by the values of `by`: a value where it is one column, else a tuple; in order."""

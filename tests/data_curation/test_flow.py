@@ -11,6 +11,7 @@ import pytest
 
 from bimode.dataset import read_prompts
 from bimode.errors import ConfigError, StarvedError
+from data_curation import store as module
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, training_rows
 from data_curation.publish import GROUP_ROWS, publish, write_shards
@@ -171,3 +172,14 @@ def test_the_store_holds_rows_of_check_for_nobody(tmp_path: Path) -> None:
     checked = [row | {"split": "check"} for row in pq.read_table(file).to_pylist()]
     pq.write_table(pa.Table.from_pylist(checked, schema=CANDIDATE_SCHEMA), file)
     assert Store([file], tmp_path / "s").counts(["split"]) == {}
+
+
+def test_rows_come_in_the_same_order_however_few_are_sorted_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = decided(candidate_files(tmp_path / "c"), tmp_path / "s")
+    columns = ["id", "images", "split", "row", "contamination"]
+    whole = [row for batch in store.batches(columns, "split <> 'rl'") for row in batch.to_pylist()]
+    monkeypatch.setattr(module, "PART_BYTES", 4000)
+    dealt = [row for batch in store.batches(columns, "split <> 'rl'") for row in batch.to_pylist()]
+    assert dealt == whole and len(dealt) == 21 and dealt == sorted(dealt, key=lambda row: row["id"])
+    assert list(store.batches(columns, "split = 'nowhere'")) == []
+    assert [path.name for path in (tmp_path / "s").iterdir() if path.name.startswith(".ranges")] == []
