@@ -34,6 +34,10 @@ def keyed(key: str) -> Iterator[None]:
         raise ConfigError(key, error.value, error.fix) from None
 
 
+class BusyError(BimodeError, RuntimeError):
+    """A run directory in which another run is at work."""
+
+
 class DivergedError(BimodeError, RuntimeError):
     """A loss or gradient that is not finite; raised before the optimizer moves."""
 

@@ -21,12 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bimode.errors import BimodeError, ConfigError
+from bimode.errors import BusyError, ConfigError
 from bimode.rundir import StageDir
-
-
-class BusyError(BimodeError, RuntimeError):
-    """A run directory in which another run is at work."""
 
 
 @contextmanager
@@ -40,6 +36,9 @@ def exclusive(run: Path) -> Iterator[None]:
             raise BusyError(
                 f"{run}: another run is at work there ({file.read().strip()}); wait for its end, or stop it"
             ) from None
+        except OSError as error:
+            fix = f"cannot be locked ({error.strerror}); name a directory on a file system that has POSIX locks"
+            raise ConfigError("--out", run, fix) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         file.flush()

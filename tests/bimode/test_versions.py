@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bimode.errors import ConfigError
+from bimode.errors import BusyError, ConfigError
 from bimode.rundir import digest_path
-from bimode.versions import BusyError, VersionedDir, exclusive
+from bimode.versions import VersionedDir, exclusive
 
 
 def publish(stage: VersionedDir, text: str) -> None:
