@@ -54,6 +54,16 @@ def test_an_id_is_used_once_and_items_of_another_source_may_share_it(tmp_path: P
     assert rows == [("train", "duplicate_id", "eval, row 1 of file 0"), ("eval", "", ""), ("check", "", "")]
 
 
+def test_a_group_is_named_after_the_row_that_stays(tmp_path: Path) -> None:
+    """`copy` is a duplicate of `b`, which then goes for `a`; what only has the id of `b` belongs to neither."""
+    near = Case("b", pictures=((1, 1),))
+    run(tmp_path, [Case("a", pictures=((1, 0),)), near, replace(near, id="copy"), Case("b", question="so ?")])
+    assert [(row["id"], row["reason"], row["detail"], row["dup_group"]) for row in decided(tmp_path)] == [
+        ("a", "", "", "a"), ("b", "near_duplicate", "a", "a"), ("copy", "duplicate", "b", "a"),
+        ("b", "duplicate_id", "train, row 1 of file 0", "b"),
+    ]  # fmt: skip
+
+
 def test_what_was_published_before_is_a_duplicate_here(tmp_path: Path) -> None:
     index = published(
         tmp_path, "monday", Case("old", pictures=((1, 0),)), Case("exam", "eval", "an exam question ?"),
