@@ -15,7 +15,6 @@ import json
 import os
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.peers.command import errors_in_one_line
+from benchmarks.peers.command import errors_in_one_line, install
 from benchmarks.peers.curation_rows import write_rows
 from benchmarks.peers.peaks import Peaks
 from benchmarks.peers.talk import Answer, Side, SideError
@@ -151,13 +150,7 @@ def check_datatrove(python: str) -> None:
 
 def make_env(folder: Path) -> str:
     """The interpreter of an environment with datatrove and what its blocks need here."""
-    python = folder.resolve() / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-    wanted = [f"datatrove=={DATATROVE}", *NEEDS, *(f"{name}=={version(name)}" for name in SHARED)]
-    if subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]).returncode:
-        raise ConfigError("--make-env", folder, f"pip could not install {' '.join(wanted)} there")
-    return str(python)
+    return install(folder, [f"datatrove=={DATATROVE}", *NEEDS, *(f"{name}=={version(name)}" for name in SHARED)])
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from bimode.errors import ConfigError
 from data_curation import rules
 from data_curation.fingerprints import HASH_HEX, THUMB_BYTES
 from data_curation.rules import CHECK, CLASS_BITS, EARLIER, EVAL, RL, TRAIN
+from data_curation.store import sql_list
 
 FILE_BITS = 20  # of a rank, above 36 for the row
 WRITE_ROWS = 20_000
@@ -99,7 +100,7 @@ def write_index(shards: Sequence[Path], decisions: Path, out: Path, run: str = "
         compared = ", ".join(f"c.{name}" for name in _COMPARED)
         query = (
             f"SELECT d.id, $1 AS run, d.split, {compared} FROM {_read(shards)} c JOIN shards USING (filename) "
-            f"JOIN read_parquet({_names([decisions])}) d ON d.file = shards.file AND d.row = c.file_row_number "
+            f"JOIN read_parquet({sql_list([decisions])}) d ON d.file = shards.file AND d.row = c.file_row_number "
             "WHERE d.reason = '' AND d.split <> 'check' ORDER BY d.file, d.row"
         )
         _write(db, query, INDEX_SCHEMA, out, [run])
@@ -213,12 +214,7 @@ def _name_files(db: duckdb.DuckDBPyConnection, table: str, paths: Sequence[Path]
 
 
 def _read(paths: Sequence[Path]) -> str:
-    return f"read_parquet({_names(list(dict.fromkeys(paths)))}, filename = true, file_row_number = true)"
-
-
-def _names(paths: Sequence[Path]) -> str:
-    """A list of texts in SQL."""
-    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"
+    return f"read_parquet({sql_list(dict.fromkeys(paths))}, filename = true, file_row_number = true)"
 
 
 def _write(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema, out: Path, values: Sequence[str] = ()) -> None:

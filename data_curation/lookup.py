@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from bimode.dataset import Row, question_of
 from bimode.errors import ConfigError
-from data_curation.store import read_candidates
+from data_curation.store import read_candidates, sql_list
 
 MOST_NAMED = 8  # ids in a message
 MOST_NEIGHBOURS = 10
@@ -49,13 +49,12 @@ class Lookup:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._db = duckdb.connect()
-        files = [str(file) for name in ("data", "rejects") for file in sorted((folder / name).glob("*.parquet"))]
-        listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        names = {row[0] for row in self._db.execute(f"SELECT name FROM parquet_schema([{listed}])").fetchall()}
+        listed = sql_list(file for name in ("data", "rejects") for file in sorted((folder / name).glob("*.parquet")))
+        names = {row[0] for row in self._db.execute(f"SELECT name FROM parquet_schema({listed})").fetchall()}
         reason = "coalesce(reason, '')" if "reason" in names else "''"
         self._db.execute(
             f"CREATE VIEW rows AS SELECT id, {QUESTION} AS question_id, source_refs, dup_group, {reason} AS reason, filename, "
-            f"file_row_number FROM read_parquet([{listed}], union_by_name = true, filename = true, file_row_number = true)"
+            f"file_row_number FROM read_parquet({listed}, union_by_name = true, filename = true, file_row_number = true)"
         )
 
     def find(self, wanted: str) -> str:

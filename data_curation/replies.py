@@ -23,9 +23,9 @@ import pyarrow as pa
 from bimode.dataset import Row
 from bimode.records import Completion, GenerationRequest
 from data_curation.parts import compact, parts_of, write_part
-from data_curation.store import MEMORY, READ_ROWS, read_candidates
+from data_curation.pool import ROWS_PER_BATCH, answer, run_pool, with_candidates
+from data_curation.store import MEMORY, READ_ROWS
 
-ROWS_PER_BATCH = 32  # that an engine works on at a time; what an interruption costs
 KEY = ("id", "content", "round", "number")
 
 
@@ -144,7 +144,8 @@ class Replier:
         self.worker = asker.open_worker()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        write_part(self.folder, self.ask(self._rows(batch.to_pylist())), REPLY_SCHEMA)
+        places = with_candidates(self.files, batch.to_pylist(), self.asker.columns)
+        write_part(self.folder, self.ask([candidate | row for candidate, row in places]), REPLY_SCHEMA)
         return pa.table({"settled": [batch.num_rows]})
 
     def ask(self, rows: Sequence[Row]) -> list[Reply]:
@@ -164,35 +165,15 @@ class Replier:
 
     def _draw(self, rows: Sequence[Row], requests: Sequence[GenerationRequest]) -> Iterator[list[Reply]]:
         """The replies to each request; one with an error where the worker refuses it."""
-        refused = [self.worker.refusal(request)[:300] for request in requests]
-        sound = [request for request, why in zip(requests, refused, strict=True) if not why]
-        drawn = iter(self.worker.generate(sound) if sound else ())
-        for row, request, why in zip(rows, requests, refused, strict=True):
+        for row, request, (why, drawn) in zip(rows, requests, answer(self.worker, requests), strict=True):
             blank = Reply(row["id"], row["content"], row["round"], -1, "", request.repetition_penalty, 0, "", why)
-            yield [blank] if why else [self._read(blank, k, row, next(drawn)) for k in range(request.n)]
+            yield [blank] if why else [self._read(blank, k, row, completion) for k, completion in enumerate(drawn)]
 
     def _read(self, blank: Reply, number: int, row: Row, completion: Completion) -> Reply:
         verdict = self.asker.verdict(row, completion)
         return replace(blank, number=number, verdict=verdict, num_tokens=completion.num_tokens, text=completion.text)
 
-    def _rows(self, wanted: Sequence[Row]) -> list[Row]:
-        """`wanted` with the columns of the candidates that the asker needs."""
-        rows = []
-        for file in dict.fromkeys(row["file"] for row in wanted):
-            of_file = [row for row in wanted if row["file"] == file]
-            found = read_candidates(self.files[file], [row["row"] for row in of_file], self.asker.columns).to_pylist()
-            rows += [candidate | row for row, candidate in zip(of_file, found, strict=True)]
-        return rows
-
 
 def _run_engine(files: Sequence[Path], batches: Sequence[list[Row]], asker: Asker, folder: Path) -> Iterator[int]:
     """One Ray Data job; says how many rows each batch has settled, in whatever order they finish."""
-    import ray
-    from ray.data import ActorPoolStrategy
-
-    settled = ray.data.from_arrow([pa.Table.from_pylist(batch) for batch in batches]).map_batches(
-        Replier, fn_constructor_args=(files, asker, folder), compute=ActorPoolStrategy(size=asker.concurrency),
-        batch_format="pyarrow", batch_size=None, **asker.options,
-    )  # fmt: skip
-    for batch in settled.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from batch["settled"].to_pylist()
+    yield from run_pool(Replier, (files, asker, folder), batches, asker.concurrency, asker.options)

@@ -26,10 +26,10 @@ from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.rundir import digest_json
 from bimode.verify import is_correct
 from data_curation.parts import compact, parts_of, write_part
-from data_curation.store import Store, read_candidates
+from data_curation.pool import ROWS_PER_BATCH, answer, run_pool, with_candidates
+from data_curation.store import Store
 
 MODES = (Mode.NON_THINKING, Mode.THINKING)
-ROWS_PER_BATCH = 32  # that an engine works on at a time; what an interruption costs
 ATTEMPT = ("id", "content", "mode", "attempt")  # what an attempt is known by
 
 
@@ -75,7 +75,7 @@ ROLLOUT_SCHEMA = pa.schema(
     ]
 )  # fmt: skip
 REQUEST_COLUMNS = ["id", "images", "prompt", "answer", "verifier", "verifier_args", "task", "level", "mode", "mode_reason"]
-REQUEST_COLUMNS += ["image_sha256"]
+REQUEST_COLUMNS += ["content"]
 
 
 def content_of(row: Row) -> str:
@@ -132,25 +132,20 @@ class Sampler:
         """The missing attempts at `wanted`."""
         asked = [
             (blanks(row, mode, missing), self._request(row, mode, missing))
-            for row, attempts in self._rows(wanted)
-            for mode, missing in zip(MODES, attempts, strict=True)
+            for row, place in with_candidates(self.files, wanted, REQUEST_COLUMNS)
+            for mode, missing in zip(MODES, place["missing"], strict=True)
             if missing
         ]
-        refused = [self.worker.refusal(request)[:300] for _, request in asked]
-        sound = [request for (_, request), why in zip(asked, refused, strict=True) if not why]
-        drawn = iter(self.worker.generate(sound) if sound else ())
+        answers = answer(self.worker, [request for _, request in asked])
         return [
-            replace(blank, error=why) if why else judged(blank, request.prompt, next(drawn))
-            for (empty, request), why in zip(asked, refused, strict=True)
-            for blank in empty
+            made
+            for (empty, request), (why, drawn) in zip(asked, answers, strict=True)
+            for made in (
+                [replace(blank, error=why) for blank in empty]
+                if why
+                else [judged(blank, request.prompt, response) for blank, response in zip(empty, drawn, strict=True)]
+            )
         ]
-
-    def _rows(self, wanted: Sequence[Row]) -> Iterator[tuple[Row, list[list[int]]]]:
-        """The candidates with the numbers of their missing attempts in each mode."""
-        for file in dict.fromkeys(row["file"] for row in wanted):
-            of_file = [row for row in wanted if row["file"] == file]
-            found = read_candidates(self.files[file], [row["row"] for row in of_file], REQUEST_COLUMNS).to_pylist()
-            yield from ((row, asked["missing"]) for row, asked in zip(found, of_file, strict=True))
 
     def _request(self, row: Row, mode: Mode, missing: Sequence[int]) -> GenerationRequest:
         sampling = self.tagger.sampling
@@ -161,7 +156,7 @@ class Sampler:
 
 def blanks(row: Row, mode: Mode, missing: Sequence[int]) -> list[Rollout]:
     """The attempts `missing` at `row`, before they are made."""
-    return [Rollout(row["id"], content_of(row), mode.value, k, False, 0, "", "") for k in missing]
+    return [Rollout(row["id"], row["content"], mode.value, k, False, 0, "", "") for k in missing]
 
 
 def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:
@@ -172,12 +167,4 @@ def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:
 
 def _run_engine(files: Sequence[Path], wanted: Sequence[list[Row]], tagger: Tagger, folder: Path) -> Iterator[int]:
     """One Ray Data job; says how many attempts each batch came to, in whatever order they finish."""
-    import ray
-    from ray.data import ActorPoolStrategy
-
-    attempts = ray.data.from_arrow([pa.Table.from_pylist(batch) for batch in wanted]).map_batches(
-        Sampler, fn_constructor_args=(files, tagger, folder), compute=ActorPoolStrategy(size=tagger.sampling.concurrency),
-        batch_format="pyarrow", batch_size=None, **tagger.options,
-    )  # fmt: skip
-    for batch in attempts.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from batch["attempts"].to_pylist()
+    yield from run_pool(Sampler, (files, tagger, folder), wanted, tagger.sampling.concurrency, tagger.options)

@@ -21,7 +21,7 @@ from data_curation.readers import FilePart
 from data_curation.refusal import Refusal
 
 ROWS_PER_DRAW = 256
-FILE_ROWS = 2000  # of a file whose rows are not known before it is read
+FILE_ROWS = 2000  # about, in a part of a file (`readers.split_file`)
 ONE_LEVEL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 Weights = tuple[float, float, float]
 
@@ -81,7 +81,7 @@ class FileShard:
     @property
     def size(self) -> int:
         """About how many questions there are."""
-        return (self.part.stop or FILE_ROWS) - self.part.start
+        return FILE_ROWS
 
 
 Shard = DrawnShard | FileShard

@@ -42,7 +42,7 @@ class Store:
         self._db.executemany("INSERT INTO names VALUES (?, ?)", [[at, str(path)] for at, path in enumerate(files)])
         self._view(
             "SELECT names.file, file_row_number AS row, c.* EXCLUDE (filename, file_row_number) "
-            f"FROM read_parquet({_list(files)}, filename = true, file_row_number = true) c JOIN names USING (filename) "
+            f"FROM read_parquet({sql_list(files)}, filename = true, file_row_number = true) c JOIN names USING (filename) "
             "WHERE split <> 'check'"
         )
 
@@ -50,7 +50,7 @@ class Store:
         """From now on the columns of `found` replace the table's, in the rows that it has."""
         columns = [name for name in pq.read_schema(found).names if name not in dict(KEY)]
         new = ", ".join(f"CASE WHEN o.file IS NULL THEN t.{name} ELSE o.{name} END AS {name}" for name in columns)
-        source = f"read_parquet({_list([found])})"
+        source = f"read_parquet({sql_list([found])})"
         self._view(f"SELECT t.* REPLACE ({new}) FROM {self._name} t LEFT JOIN {source} o USING (file, row)")
 
     def table(self, columns: Sequence[str], where: str = "true", order: str = "id, file, row", most: int = 0) -> pa.Table:
@@ -86,7 +86,7 @@ class Store:
             )
             for part in range(len(bounds) + 1):
                 if (place := Path(folder) / f"part={part}").is_dir():
-                    yield f"SELECT {some} FROM read_parquet({_list(sorted(place.iterdir()))})"
+                    yield f"SELECT {some} FROM read_parquet({sql_list(sorted(place.iterdir()))})"
 
     def counts(self, by: Sequence[str], where: str = "true") -> dict[Any, int]:
         """Rows by the values of `by`: a value where it is one column, else a tuple; in order."""
@@ -136,5 +136,6 @@ def batched(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mappi
         yield some
 
 
-def _list(paths: Sequence[Path]) -> str:
+def sql_list(paths: Iterable[Path]) -> str:
+    """`paths` as a list of texts in SQL."""
     return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from bimode.dataset import Row
 from bimode.trace_config import TraceConfig
 from bimode.trace_quality import integration_score, min_max, pixels, repetition_penalty, sharpness, text_score, vision_scores
-from data_curation.store import read_candidates
+from data_curation.pool import with_candidates
 
 ROWS_PER_TASK = 256
 RAW_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.float64()) for name in ("sharpness", "pixels", "text", "integration"))])
@@ -20,16 +20,14 @@ RAW_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.float64()) for name in 
 def raw_scores(files: Sequence[Path], rows: Sequence[Row]) -> pa.Table:
     """Raw quality scores of `rows` (file, row) as RAW_SCHEMA: what can be said of a row without the others."""
     scored = []
-    for file in dict.fromkeys(row["file"] for row in rows):
-        places = [row["row"] for row in rows if row["file"] == file]
-        for row in read_candidates(files[file], places, ["id", "images", "question"]).to_pylist():
-            images, question = [image["bytes"] for image in row["images"]], row["question"]
-            scored.append(
-                {
-                    "id": row["id"], "sharpness": sharpness(images), "pixels": pixels(images), "text": text_score(question),
-                    "integration": integration_score(question),
-                }
-            )  # fmt: skip
+    for row, _ in with_candidates(files, rows, ["id", "images", "question"]):
+        images, question = [image["bytes"] for image in row["images"]], row["question"]
+        scored.append(
+            {
+                "id": row["id"], "sharpness": sharpness(images), "pixels": pixels(images), "text": text_score(question),
+                "integration": integration_score(question),
+            }
+        )  # fmt: skip
     return pa.Table.from_pylist(scored, schema=RAW_SCHEMA)
 
 

@@ -84,11 +84,15 @@ def check_trl(python: str) -> None:
 
 def make_env(folder: Path) -> str:
     """The interpreter of an environment with our torch and the peer's own choice of everything else."""
+    torch = version("torch").partition("+")[0]
+    return install(folder, [f"torch=={torch}", f"trl=={TRL}.*", "safetensors", "numpy"])
+
+
+def install(folder: Path, wanted: list[str]) -> str:
+    """The interpreter of an environment in `folder`, made if absent, with `wanted` in it. Raises ConfigError where pip fails."""
     python = folder.resolve() / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    torch = version("torch").partition("+")[0]
-    wanted = [f"torch=={torch}", f"trl=={TRL}.*", "safetensors", "numpy"]
     done = subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted])
     if done.returncode:
         raise ConfigError("--make-env", folder, f"pip could not install {' '.join(wanted)} there")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import pytest
 
 from bimode.calibration import Judged, calibrate
 from bimode.curate_config import CurateConfig
-from bimode.dataset import Row
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, Sample
 from bimode.trace_config import JudgeConfig
@@ -35,7 +33,7 @@ from data_curation.judge import (
     verdict_table,
 )
 from data_curation.open_questions import read_open_questions
-from data_curation.replies import Asker, Replier, Reply, read_replies
+from data_curation.replies import Replier, Reply, read_replies
 from data_curation.store import Store
 
 T, N = "thinking", "non_thinking"
@@ -86,18 +84,6 @@ class Scripted:
 
 def judge_of(worker: Scripted, **config: Any) -> Judge:
     return Judge(lambda: worker, "jury", "digest", "float32", JudgeConfig(**({"votes": 3} | config)), 0, {})
-
-
-def here(files: Sequence[Path], batches: Sequence[list[Row]], asker: Asker, folder: Path) -> Iterator[int]:
-    """In place of Ray Data: the same actor, in this process."""
-    replier = Replier(files, asker, folder)
-    for batch in batches:
-        yield replier(pa.Table.from_pylist(batch))["settled"][0].as_py()
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_run_engine", here)
 
 
 @pytest.mark.parametrize(

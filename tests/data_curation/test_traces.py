@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ import pytest
 
 from benchmarks.peers.simulated import PlainCodec
 from bimode.curate_config import CurateConfig, SourceConfig
-from bimode.dataset import Row
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_path
@@ -27,7 +25,6 @@ from data_curation import traces as traces_module
 from data_curation.candidates import CANDIDATE_SCHEMA, replace_columns
 from data_curation.ingest import write_candidates
 from data_curation.judge import Judge, sample_verdicts
-from data_curation.replies import Asker, Replier
 from data_curation.shards import DrawnShard
 from data_curation.store import Store
 from data_curation.trace_filter import refuse_traces, template_traces
@@ -94,18 +91,6 @@ class Scripted:
 
 def teacher_of(worker: Scripted, **config: Any) -> Teacher:
     return Teacher(lambda: worker, "wise", "digest", "float32", 256, TraceConfig(**({"samples": 2} | config)), 0, {})
-
-
-def here(files: Sequence[Path], batches: Sequence[list[Row]], asker: Asker, folder: Path) -> Iterator[int]:
-    """In place of Ray Data: the same actor, in this process."""
-    replier = Replier(files, asker, folder)
-    for batch in batches:
-        yield replier(pa.Table.from_pylist(batch))["settled"][0].as_py()
-
-
-@pytest.fixture
-def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_run_engine", here)
 
 
 def test_who_wants_a_trace(store: Store, table: pa.Table, tmp_path: Path) -> None:

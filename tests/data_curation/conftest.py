@@ -1,0 +1,25 @@
+"""What tests of the judge and of traces share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from bimode.dataset import Row
+from data_curation import replies as module
+from data_curation.replies import Asker, Replier
+
+
+def here(files: Sequence[Path], batches: Sequence[list[Row]], asker: Asker, folder: Path) -> Iterator[int]:
+    """In place of Ray Data: the same actor, in this process."""
+    replier = Replier(files, asker, folder)
+    for batch in batches:
+        yield replier(pa.Table.from_pylist(batch))["settled"][0].as_py()
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_run_engine", here)
