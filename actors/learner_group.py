@@ -31,23 +31,24 @@ SURVIVED_BY_S = 5.0  # until Ray has heard of the death that a survivor's error 
 
 
 class LearnerRank:
-    """One actor of the group: first it says where it is, then it joins the others and becomes a `Learner`."""
+    """One actor of the group: rank 0 listens, then each joins the others and becomes a `Learner`."""
 
-    def address(self) -> str:
-        """``host:port`` on this actor's node where rank 0 will listen."""
+    def listen(self, world: int) -> str:
+        """Opens the group's store on this node; returns its ``host:port``."""
+        from actors import parallel
+
         host = ray.util.get_node_ip_address()
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            return f"{host}:{probe.getsockname()[1]}"
+        self.store = parallel.listen(host, world)
+        return f"{host}:{self.store.port}"
 
     def start(
         self, rank: int, world: int, address: str, model_dir: Path, learner: LearnerConfig, optim: OptimConfig,
         total_steps: int, dtype: str, seed: int, with_reference: bool,
     ) -> None:  # fmt: skip
-        """Joins the group and loads the model. Blocks until every rank is there."""
+        """Joins the group at `address`, where rank 0 listens, and loads the model. Blocks until every rank is there."""
         from actors import parallel
 
-        parallel.join(rank, world, address)
+        parallel.join(rank, world, self.store if rank == 0 else parallel.connect(address, world))
         self.learner = Learner(
             model_dir, learner, optim, total_steps=total_steps, dtype=dtype, seed=seed, with_reference=with_reference
         )
@@ -69,6 +70,13 @@ class LearnerRank:
         """`Learner.export_bucket`, and its checksum, which is there when the bucket is."""
         bucket = self.learner.export_bucket(version, index)
         return bucket.checksum, bucket
+
+    def free_address(self) -> str:
+        """``host:port`` on this node that nothing listens at now; vLLM's rendezvous takes no socket that is open."""
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return f"{host}:{probe.getsockname()[1]}"
 
     def open_sender(self, workers: Sequence[Any], sync: str, address: str) -> None:
         """Joins the rollout workers' transfer group (`actors.weight_sender`); every rank at once."""
@@ -133,7 +141,7 @@ class LearnerGroup:
         self.row_tokens = learner.row_tokens
         remote = ray.remote(LearnerRank)
         self.ranks = [(remote.options(**actor_options) if actor_options else remote).remote() for _ in range(num_workers)]
-        address = _get(self.ranks[0].address.remote())
+        address = self.ranks[0].listen.remote(num_workers)
         self.started = [
             actor.start.remote(rank, num_workers, address, model_dir, learner, optim, total_steps, dtype, seed, with_reference)
             for rank, actor in enumerate(self.ranks)
@@ -184,7 +192,7 @@ class LearnerGroup:
     def open_senders(self, workers: Sequence[Any], sync: str) -> None:
         """Connects every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``."""
         self.ready()
-        address = _get(self.ranks[0].address.remote())
+        address = _get(self.ranks[0].free_address.remote())
         _get([actor.open_sender.remote(workers, sync, address) for actor in self.ranks])
 
     def send(self, version: int) -> None:

@@ -18,9 +18,20 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def join(rank: int, world: int, address: str) -> None:
-    """Joins `world` processes that meet at `address` (``host:port``, served by rank 0). Blocks until all are there."""
-    dist.init_process_group(backend(), init_method=f"tcp://{address}", rank=rank, world_size=world)
+def listen(host: str, world: int) -> dist.TCPStore:
+    """Opens the store where `world` processes will meet, on a port that the system gives and that stays taken from here on."""
+    return dist.TCPStore(host, 0, world, is_master=True, wait_for_workers=False)
+
+
+def join(rank: int, world: int, store: dist.Store) -> None:
+    """Joins `world` processes that meet in `store`. Blocks until all are there."""
+    dist.init_process_group(backend(), store=store, rank=rank, world_size=world)
+
+
+def connect(address: str, world: int) -> dist.TCPStore:
+    """The store that another process listens with at `address`, ``host:port``."""
+    host, port = address.rsplit(":", 1)
+    return dist.TCPStore(host, int(port), world, is_master=False)
 
 
 def ensure_group() -> None:

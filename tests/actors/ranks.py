@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import FileStore
 
 from actors import parallel
 from actors.learner import Learner
@@ -175,9 +176,9 @@ def long_run(case: Case, model_dir: Path, out: Path) -> None:
     parallel.barrier()
 
 
-def main(rank: int, world: int, address: str, model_dir: Path, out: Path) -> None:
+def main(rank: int, world: int, meeting: Path, model_dir: Path, out: Path) -> None:
     torch.set_num_threads(1)
-    parallel.join(rank, world, address)
+    parallel.join(rank, world, FileStore(str(meeting), world))
     for case in TWO_RANKS if world == 2 else ONE_RANK:
         scenario(case, model_dir, out)
     for case in TWO_RANKS_LONG if world == 2 else ONE_RANK_LONG:
@@ -186,4 +187,4 @@ def main(rank: int, world: int, address: str, model_dir: Path, out: Path) -> Non
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), Path(sys.argv[5]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), Path(sys.argv[5]))

@@ -36,22 +36,15 @@ def wide_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(wide_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What each case of ranks.py reported, by name; three processes in all."""
     out = tmp_path_factory.mktemp("ranks")
-    groups = ((1, _port()), (2, _port()))
-    started = [_start(rank, world, port, wide_llava, out) for world, port in groups for rank in range(world)]
+    started = [_start(rank, world, wide_llava, out) for world in (1, 2) for rank in range(world)]
     for process in started:
         said, _ = process.communicate(timeout=900)
         assert process.returncode == 0, said[-3000:]
     return {path.stem: torch.load(path) for path in out.glob("*.pt")} | {"out": out}
 
 
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _start(rank: int, world: int, port: int, model: Path, out: Path) -> subprocess.Popen[str]:
-    arguments = [str(rank), str(world), f"127.0.0.1:{port}", str(model), str(out)]
+def _start(rank: int, world: int, model: Path, out: Path) -> subprocess.Popen[str]:
+    arguments = [str(rank), str(world), str(out / f"meeting{world}"), str(model), str(out)]
     return subprocess.Popen(
         [sys.executable, "-m", "tests.actors.ranks", *arguments], cwd=REPO, env=dict(os.environ), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -192,3 +185,15 @@ def test_a_text_model_is_trained_and_saved(text_model: Path, tmp_path: Path) -> 
     model = load_model(tmp_path / "model", torch.float32)
     assert type(model).__name__ == "LlamaForCausalLM"
     Codec(tmp_path / "model").tokens  # noqa: B018 - raises where the mode is not one token
+
+
+def test_the_port_where_ranks_meet_is_taken_before_it_is_told() -> None:
+    from actors import parallel
+
+    stores = [parallel.listen("127.0.0.1", 2) for _ in range(2)]
+    assert stores[0].port != stores[1].port
+    with pytest.raises(OSError, match="in use"), socket.socket() as thief:
+        thief.bind(("127.0.0.1", stores[0].port))
+    other = parallel.connect(f"127.0.0.1:{stores[0].port}", 2)
+    other.set("key", "value")
+    assert stores[0].get("key") == b"value"

@@ -29,10 +29,7 @@ TABLE_1 = {
 
 def rows_of(topic: str, thinking: int = 0, direct: int = 0, either: int = 0) -> list[dict[str, Any]]:
     modes = [mode for mode, count in zip(MODES, (thinking, direct, either), strict=True) for _ in range(count)]
-    return [
-        {"id": f"{topic}-{mode}-{n}", "task": topic, "domain": "d", "mode": mode}
-        for n, mode in enumerate(modes)
-    ]
+    return [{"id": f"{topic}-{mode}-{n}", "task": topic, "domain": "d", "mode": mode} for n, mode in enumerate(modes)]
 
 
 def table(*groups: list[dict[str, Any]]) -> pa.Table:

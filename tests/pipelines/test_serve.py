@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,8 @@ from bimode.modes import Mode, render_response
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import Running
+
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.ray
 
@@ -71,9 +72,7 @@ def server(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
     root = tmp_path_factory.mktemp("serve")
     model = teach(tiny_llava, root / "bpo" / "model")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    [port] = free_ports(1)
     log = root / "log"
     with Running(("-m", "pipelines.serve", "--model", str(model), "--port", str(port)), log) as running:
         running.wait_until(lambda: "serve: ready" in log.read_text(), timeout=200)
