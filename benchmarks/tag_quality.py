@@ -54,9 +54,9 @@ from bimode.errors import ConfigError
 from bimode.modes import Mode
 from bimode.recipe import load_recipe
 from bimode.records import Sample
-from data_curation.families import FAMILIES, canvas
-from data_curation.ingest import candidates
-from data_curation.rollouts import read_cache, sample_rollouts
+from data_curation.sampling.rollouts import read_cache, sample_rollouts
+from data_curation.sources.families import FAMILIES, canvas
+from data_curation.sources.ingest import candidates
 from data_curation.store import Store
 
 REPO = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def add_noise(sample: Sample, seed: int) -> Sample:
 def collect(recipe: Recipe, drawn: Sequence[tuple[Sample, str]], out: Path) -> tuple[dict[str, list[Item]], list[str] | None]:
     """The questions with their attempts, by marking, in the order of `drawn`; and a judge's verdicts on them, if one is named."""
     from cluster.session import connect
-    from data_curation.judge import sample_verdicts
+    from data_curation.tags.judge import sample_verdicts
     from pipelines import curate_models
     from pipelines.harness import base_directory
 

@@ -25,7 +25,7 @@ from bimode.errors import StarvedError
 from bimode.mix_config import MixConfig
 from data_curation.formats import share_of
 from data_curation.store import Store, write_found
-from data_curation.tagging import ALIVE_TRAIN
+from data_curation.tags.tagging import ALIVE_TRAIN
 
 MIX_COLUMNS = ("id", "task", "domain", "mode")
 MODES = ("thinking", "non_thinking", "either")

@@ -25,7 +25,7 @@ from bimode.dataset import SCHEMA, SPLITS, Row, question_of
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER
 from bimode.verify import INT, MAX_CHARS, NUMBER, OPEN, THOUSANDS, VERIFIERS, is_correct
-from data_curation.fingerprints import perceptual_hash, thumbnails
+from data_curation.repeats.fingerprints import perceptual_hash, thumbnails
 
 MIN_SIDE, MAX_SIDE = 8, 4096  # pixels
 MAX_PIXELS = 1 << 26  # of all images of a row, which are in memory together

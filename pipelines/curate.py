@@ -20,13 +20,13 @@ from bimode.errors import ConfigError
 from bimode.rundir import StageDir, StageResult, write_atomic
 
 if TYPE_CHECKING:
-    from data_curation.shards import Shard
+    from data_curation.sources.shards import Shard
     from data_curation.store import Store
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
     """The files that sources read, as a list with their digests, and the models that are sampled; none that it does without."""
-    from data_curation.listing import list_sources
+    from data_curation.sources.listing import list_sources
     from pipelines.curate_models import model_inputs
 
     found = model_inputs(recipe, run)
@@ -44,10 +44,10 @@ def config(recipe: Recipe) -> Any:
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The sources can be drawn from, and the tagging model can see what they show. Raises ConfigError."""
     from bimode.codec import model_kind
-    from data_curation.decide import check_indexes
-    from data_curation.families import TEXT_ONLY
     from data_curation.filters import check_languages
-    from data_curation.shards import plan_draws
+    from data_curation.repeats.decide import check_indexes
+    from data_curation.sources.families import TEXT_ONLY
+    from data_curation.sources.shards import plan_draws
 
     plan_draws(recipe.curate, recipe.seed)
     check_languages(recipe.curate.filter.languages)
@@ -60,10 +60,10 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again, whatever else has changed."""
-    from data_curation.decide import decide, write_index
-    from data_curation.ingest import ingest
-    from data_curation.publish import publish
-    from data_curation.report import Facts, read_costs, read_versions, render, warn_about_share
+    from data_curation.publishing.publish import publish
+    from data_curation.publishing.report import Facts, read_costs, read_versions, render, warn_about_share
+    from data_curation.repeats.decide import decide, write_index
+    from data_curation.sources.ingest import ingest
     from data_curation.store import Store
     from pipelines.harness import package_versions
     from pipelines.progress import say, track
@@ -97,8 +97,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
 def shards_of(recipe: Recipe, inputs: dict[str, Path]) -> list[Shard]:
     """What is to be read and drawn, in the order that decides which of equal rows stays: sources as in the recipe, then names."""
-    from data_curation.listing import file_shards
-    from data_curation.shards import plan_draws
+    from data_curation.sources.listing import file_shards
+    from data_curation.sources.shards import plan_draws
 
     files = file_shards(recipe.curate.sources, inputs["sources"]) if "sources" in inputs else []
     return [*files, *plan_draws(recipe.curate, recipe.seed)]
@@ -111,9 +111,9 @@ def indexes(runs: Sequence[str]) -> list[Path]:
 
 def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
     """Own traces are checked, then rows are tagged: by attempts in both modes where a verifier can mark them, by a judge else."""
-    from data_curation.rollouts import MODES, sample_rollouts
-    from data_curation.tagging import choose_rows, reject_traceless, tag_rows, warn_about_attempts
-    from data_curation.trace_filter import refuse_traces
+    from data_curation.sampling.rollouts import MODES, sample_rollouts
+    from data_curation.tags.tagging import choose_rows, reject_traceless, tag_rows, warn_about_attempts
+    from data_curation.traces.filter import refuse_traces
     from pipelines import curate_models
     from pipelines.progress import say, track
 
@@ -137,7 +137,7 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
 
     The votes are published in the folder `tags`.
     """
-    from data_curation import judge
+    from data_curation.tags import judge
     from pipelines import curate_models
     from pipelines.progress import say, track
 
@@ -155,15 +155,15 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
 
 def write_traces(recipe: Recipe, store: Store, model: Path, cache: Path, scratch: Path) -> None:
     """A teacher, or the tagging model itself, writes the traces that are missing."""
-    from data_curation import traces
+    from data_curation.traces import generate
     from pipelines import curate_models
     from pipelines.progress import track
 
     teacher = curate_models.teacher(recipe, model)
-    chosen = traces.choose_rows(store, recipe.curate, teacher.config)
+    chosen = generate.choose_rows(store, recipe.curate, teacher.config)
     with track("curate: traces", total=chosen.num_rows, unit="row") as bar:
-        written = traces.sample_traces(store.files, chosen, teacher, cache / "traces", bar.advance)
-        store.apply(traces.write_traces(written, teacher.name, scratch / "traces.parquet"))
+        written = generate.sample_traces(store.files, chosen, teacher, cache / "traces", bar.advance)
+        store.apply(generate.write_traces(written, teacher.name, scratch / "traces.parquet"))
 
 
 def mix_rows(recipe: Recipe, store: Store, scratch: Path) -> None:

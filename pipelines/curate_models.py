@@ -15,9 +15,9 @@ from bimode.trace_config import SELF
 
 if TYPE_CHECKING:
     from actors.rollout_worker import RolloutWorker
-    from data_curation.judge import Judge
-    from data_curation.rollouts import Tagger
-    from data_curation.traces import Teacher
+    from data_curation.sampling.rollouts import Tagger
+    from data_curation.tags.judge import Judge
+    from data_curation.traces.generate import Teacher
 
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
@@ -40,7 +40,7 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 def tagger(recipe: Recipe, path: Path) -> Tagger:
     """The tagging model: the run's own base."""
     from actors.rollout_worker import RolloutWorker
-    from data_curation.rollouts import Tagger
+    from data_curation.sampling.rollouts import Tagger
 
     model = recipe.model
     opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
@@ -51,7 +51,7 @@ def tagger(recipe: Recipe, path: Path) -> Tagger:
 def judge(recipe: Recipe, path: Path) -> Judge:
     """The model that says of open questions whether they need reasoning."""
     from actors.chat_worker import ChatWorker
-    from data_curation.judge import Judge
+    from data_curation.tags.judge import Judge
 
     config = recipe.curate.judge
     opener = _opener(ChatWorker, recipe, path, config.max_model_len)
@@ -61,7 +61,7 @@ def judge(recipe: Recipe, path: Path) -> Judge:
 def teacher(recipe: Recipe, path: Path) -> Teacher:
     """The model that writes traces."""
     from actors.rollout_worker import RolloutWorker
-    from data_curation.traces import Teacher
+    from data_curation.traces.generate import Teacher
 
     model, config = recipe.model, recipe.curate.traces
     name = Path(model.base).name if config.model == SELF else path.name

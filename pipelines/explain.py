@@ -1,4 +1,4 @@
-"""`bimode explain DIR ID`: the whole story of one question, kept or rejected, as text (`data_curation.story` finds it out)."""
+"""`bimode explain DIR ID`: the whole story of one question, kept or rejected, as text (from `data_curation.publishing.story`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from data_curation.wording import RULES, short
+from data_curation.publishing.wording import RULES, short
 
 if TYPE_CHECKING:
-    from data_curation.lookup import Neighbour
-    from data_curation.story import Attempt, Story
+    from data_curation.publishing.lookup import Neighbour
+    from data_curation.publishing.story import Attempt, Story
 
 LONG, SHORT, LINE = 1200, 240, 100  # characters of a text on the screen: the question, an answer, a neighbour
 Fields = Iterator[tuple[str, str]]
@@ -22,7 +22,7 @@ Fields = Iterator[tuple[str, str]]
 
 def explain_run(run: Path, wanted: str) -> None:
     """Prints the story of `wanted` in the run directory `run`. Raises ConfigError where there is none."""
-    from data_curation.story import tell
+    from data_curation.publishing.story import tell
 
     story = tell(run, wanted)
     console = Console(highlight=False, markup=False, emoji=False)

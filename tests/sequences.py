@@ -7,7 +7,7 @@ import math
 from bimode.codec import Codec
 from bimode.modes import Mode, render_response
 from bimode.records import TrainingSample
-from data_curation.families.digits import digit_strip
+from data_curation.sources.families.digits import digit_strip
 
 
 def supervised(codec: Codec, count: int, *, images: bool = True, first: int = 0) -> list[TrainingSample]:

@@ -19,7 +19,7 @@ from benchmarks.defect_data.questions import REWORDED, pick
 from benchmarks.defect_data.record import Record, from_problem, from_sample
 from benchmarks.defect_data.words import Part, edited, problem
 from bimode.curate_config import SourceConfig
-from data_curation.families import Family, canvas, family_of
+from data_curation.sources.families import Family, canvas, family_of
 
 IMAGE_FAMILIES = ("digits", "charts", "arithmetic")
 LEVEL_WEIGHTS = (0.1, 0.2, 0.7)

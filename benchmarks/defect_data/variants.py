@@ -11,10 +11,10 @@ from benchmarks.defect_data.pictures import decode, encode
 from benchmarks.defect_data.questions import OTHER, pick
 from benchmarks.defect_data.record import Record
 from benchmarks.defect_data.words import renumbered
-from data_curation.families import canvas
-from data_curation.families.arithmetic import arithmetic_trace
-from data_curation.families.charts import TICK_PIXELS, TICKS, chart_trace
-from data_curation.families.digits import draw_glyph, strip_trace
+from data_curation.sources.families import canvas
+from data_curation.sources.families.arithmetic import arithmetic_trace
+from data_curation.sources.families.charts import TICK_PIXELS, TICKS, chart_trace
+from data_curation.sources.families.digits import draw_glyph, strip_trace
 
 NOISE = 0.03  # of 1, as the families have it
 

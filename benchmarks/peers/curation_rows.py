@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from bimode.records import Sample
-from data_curation.families import FAMILIES
+from data_curation.sources.families import FAMILIES
 
 FILE_ROWS = 2000
 GROUP_ROWS = 500

@@ -30,7 +30,7 @@ FIRST_PRIORITY = 65535
 
 
 def content(doc: Any) -> bytes:
-    """Canonical question and digest of the pixels, which datatrove hashes (`data_curation.fingerprints.content_key`)."""
+    """Canonical question and digest of the pixels, which datatrove hashes (`data_curation.repeats.fingerprints.content_key`)."""
     from PIL import Image
 
     hasher = hashlib.sha256(" ".join(unicodedata.normalize("NFKC", doc.text).casefold().split()).encode())

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pyarrow as pa
 
-import data_curation.ingest as ingest_module
+import data_curation.sources.ingest as ingest_module
 from benchmarks.peers.talk import Answer, Line
 from bimode.config import ClusterConfig
 from bimode.curate_config import CurateConfig, DedupConfig, SourceConfig
 from bimode.dataset import SCHEMA
 from cluster.session import connect
-from data_curation.decide import decide
-from data_curation.ingest import ingest
-from data_curation.listing import file_shards, list_sources
-from data_curation.publish import lineage, stamped, write_shards
+from data_curation.publishing.publish import lineage, stamped, write_shards
+from data_curation.repeats.decide import decide
+from data_curation.sources.ingest import ingest
+from data_curation.sources.listing import file_shards, list_sources
 from data_curation.store import Store
 
 NAME = "bench"

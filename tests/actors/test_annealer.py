@@ -15,7 +15,7 @@ from bimode.dataset import SCHEMA, sample_row
 from bimode.errors import StarvedError
 from bimode.modes import Mode, render_response
 from bimode.strategies import plan_steps
-from data_curation.families import arithmetic, charts, digits
+from data_curation.sources.families import arithmetic, charts, digits
 
 FAMILIES = (digits.digit_strip, charts.bar_chart, arithmetic.expression)
 pytestmark = pytest.mark.ray

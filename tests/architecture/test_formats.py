@@ -11,8 +11,8 @@ from bimode.alarm import Alarm
 from bimode.credit.summary import ModeMeans
 from bimode.dataset import SCHEMA
 from bimode.token_metrics import DENOMINATORS
-from data_curation.rollouts import ROLLOUT_SCHEMA
-from data_curation.tagging import TAG_COLUMNS
+from data_curation.sampling.rollouts import ROLLOUT_SCHEMA
+from data_curation.tags.tagging import TAG_COLUMNS
 from data_curation.validate import REASONS
 
 REPO = Path(__file__).resolve().parents[2]

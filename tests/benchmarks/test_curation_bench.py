@@ -24,9 +24,10 @@ from benchmarks.peers.talk import Answer, SideError
 from bimode.curate_config import FilterConfig
 from bimode.dataset import image_digest
 from bimode.records import Sample
-from data_curation import filters, ingest
-from data_curation.fingerprints import content_key
-from data_curation.layouts import to_sample
+from data_curation import filters
+from data_curation.repeats.fingerprints import content_key
+from data_curation.sources import ingest
+from data_curation.sources.layouts import to_sample
 from data_curation.validate import check_rows
 
 REPO = Path(__file__).resolve().parents[2]

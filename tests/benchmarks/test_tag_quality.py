@@ -36,8 +36,8 @@ from benchmarks.peers.tag_scores import (
 )  # fmt: skip
 from benchmarks.tag_quality import TRUTH, draw, figure, mark_all
 from bimode.curate_config import TagConfig
-from data_curation.parts import write_part
-from data_curation.rollouts import ROLLOUT_SCHEMA, Rollout
+from data_curation.sampling.parts import write_part
+from data_curation.sampling.rollouts import ROLLOUT_SCHEMA, Rollout
 
 CONFIG = TagConfig()
 N = TAGGED + TRUTH

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from bimode.dataset import Row
-from data_curation import replies as module
-from data_curation.replies import Asker, Replier
+from data_curation.sampling import replies as module
+from data_curation.sampling.replies import Asker, Replier
 
 
 def here(files: Sequence[Path], batches: Sequence[list[Row]], asker: Asker, folder: Path) -> Iterator[int]:

@@ -16,13 +16,13 @@ from bimode.dataset import Row
 from bimode.records import Sample
 from bimode.tags import assign_tag
 from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.families import family_of
-from data_curation.ingest import candidates
-from data_curation.parts import write_part
-from data_curation.publish import publish
-from data_curation.published import Published
-from data_curation.refusal import Refusal
-from data_curation.rollouts import ROLLOUT_SCHEMA, Rollout
+from data_curation.publishing.publish import publish
+from data_curation.publishing.published import Published
+from data_curation.sampling.parts import write_part
+from data_curation.sampling.rollouts import ROLLOUT_SCHEMA, Rollout
+from data_curation.sources.families import family_of
+from data_curation.sources.ingest import candidates
+from data_curation.sources.refusal import Refusal
 from data_curation.store import Store, write_found
 
 N = 8

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bimode.curate_config import DedupConfig
-from data_curation.decide import Decisions, decide
-from data_curation.fingerprints import answer_key, content_key, question_key
+from data_curation.repeats.decide import Decisions, decide
+from data_curation.repeats.fingerprints import answer_key, content_key, question_key
 
 CONFIG = DedupConfig(image_radius=32)
 ORDER = ("eval", "check", "train", "rl")

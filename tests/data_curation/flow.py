@@ -8,13 +8,13 @@ from pathlib import Path
 from bimode.curate_config import CurateConfig, RolloutSampling, SourceConfig
 from bimode.dataset import Row
 from bimode.modes import Mode
-from data_curation.decide import decide
-from data_curation.ingest import write_candidates
-from data_curation.parts import write_part
-from data_curation.rollouts import MODES, ROLLOUT_SCHEMA, Rollout, Tagger
-from data_curation.shards import plan_draws, shard_key
+from data_curation.repeats.decide import decide
+from data_curation.sampling.parts import write_part
+from data_curation.sampling.rollouts import MODES, ROLLOUT_SCHEMA, Rollout, Tagger
+from data_curation.sources.ingest import write_candidates
+from data_curation.sources.shards import plan_draws, shard_key
 from data_curation.store import Store
-from data_curation.tagging import choose_rows, reject_traceless, tag_rows
+from data_curation.tags.tagging import choose_rows, reject_traceless, tag_rows
 
 SOURCES = tuple(SourceConfig(family=name) for name in ("digits", "charts", "arithmetic"))
 CONFIG = CurateConfig(sources=SOURCES, train=12, rl=6, eval=9, paired_share=0.0, rollouts=RolloutSampling(n=4))

@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from bimode.dataset import SCHEMA
-from data_curation.card import licenses_of
-from data_curation.croissant import DataFile, croissant, data_files
-from data_curation.funnel import LATER, SourceCount, Step, funnel, source_counts
-from data_curation.judge import JUDGE_REASONS
-from data_curation.published import Published
-from data_curation.trace_checks import TRACE_REASONS
-from data_curation.wording import COLUMNS, RULES
+from data_curation.publishing.card import licenses_of
+from data_curation.publishing.croissant import DataFile, croissant, data_files
+from data_curation.publishing.funnel import LATER, SourceCount, Step, funnel, source_counts
+from data_curation.publishing.published import Published
+from data_curation.publishing.wording import COLUMNS, RULES
+from data_curation.tags.judge import JUDGE_REASONS
+from data_curation.traces.checks import TRACE_REASONS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from curated_run import Curated, curate
@@ -83,12 +83,12 @@ def test_card_counts_are_those_of_the_rows(curated: Curated) -> None:
 
 def test_every_column_and_rule_is_explained() -> None:
     assert list(COLUMNS) == SCHEMA.names
-    source = (REPO / "bimode" / "tags.py").read_text() + (REPO / "data_curation" / "judge.py").read_text()
+    source = (REPO / "bimode" / "tags.py").read_text() + (REPO / "data_curation" / "tags" / "judge.py").read_text()
     assert [rule for rule in RULES if f'"{rule}"' not in source] == []
 
 
 def test_a_licence_of_one_source_is_the_hubs_own(tmp_path: Path, curated: Curated) -> None:
-    from data_curation.card import _front_matter
+    from data_curation.publishing.card import _front_matter
 
     header = yaml.safe_load(_front_matter(curated.published, ["Apache-2.0"], False).replace("---", ""))
     assert header["license"] == "apache-2.0" and "license_name" not in header

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from bimode.curate_config import DedupConfig
 from bimode.errors import ConfigError
-from data_curation.decide import DECISION_SCHEMA, INDEX_SCHEMA, decide, write_index
-from data_curation.fingerprints import answer_key, question_key
+from data_curation.repeats.decide import DECISION_SCHEMA, INDEX_SCHEMA, decide, write_index
+from data_curation.repeats.fingerprints import answer_key, question_key
 from tests.data_curation.deciding import CONFIG, ORDER, STORY, Case, decided, reasons, run, write
 
 

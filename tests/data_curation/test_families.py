@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bimode.codec import decode_image
-from data_curation.families import FAMILIES, canvas
-from data_curation.families.arithmetic import arithmetic_trace
-from data_curation.families.charts import SPLIT_DATASETS, chart_trace, ninth, series
-from data_curation.families.digits import SPLIT_SHARES, glyph_indices, strip_trace
+from data_curation.sources.families import FAMILIES, canvas
+from data_curation.sources.families.arithmetic import arithmetic_trace
+from data_curation.sources.families.charts import SPLIT_DATASETS, chart_trace, ninth, series
+from data_curation.sources.families.digits import SPLIT_SHARES, glyph_indices, strip_trace
 
 EVEN = (1.0, 1.0, 1.0)
 IMAGE_FAMILIES = ("digits", "charts", "arithmetic")

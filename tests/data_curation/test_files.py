@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 import pytest
 
 from bimode.errors import ConfigError
-from data_curation.files import SourceFile, content_digest, image_reader, list_files, open_file
+from data_curation.sources.files import SourceFile, content_digest, image_reader, list_files, open_file
 from data_curation.validate import MAX_IMAGE_BYTES
 
 

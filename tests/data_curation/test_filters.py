@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from bimode.curate_config import FilterConfig, SourceConfig
 from bimode.errors import ConfigError
-from data_curation.families import family_of
 from data_curation.filters import check_languages, filter_row, repetition, says_nothing
+from data_curation.sources.families import family_of
 from data_curation.validate import REASONS
 
 ENGLISH = FilterConfig(languages=("en",))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from bimode.dataset import image_digest
-from data_curation.fingerprints import (
+from data_curation.repeats.fingerprints import (
     HASH_HEX,
     THUMB_BYTES,
     answer_key,

@@ -14,11 +14,11 @@ from bimode.errors import ConfigError, StarvedError
 from data_curation import store as module
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, training_rows
-from data_curation.publish import GROUP_ROWS, publish, write_shards
-from data_curation.report import warn_about_share
-from data_curation.shards import plan_draws
+from data_curation.publishing.publish import GROUP_ROWS, publish, write_shards
+from data_curation.publishing.report import warn_about_share
+from data_curation.sources.shards import plan_draws
 from data_curation.store import Store, write_found
-from data_curation.tagging import choose_rows
+from data_curation.tags.tagging import choose_rows
 from tests.data_curation.flow import CONFIG, SOURCES, candidate_files, decided, rows_of, tagged
 
 SPLITS = ("train", "rl", "eval")

@@ -15,11 +15,13 @@ from bimode.curate_config import CurateConfig
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, Sample
 from bimode.trace_config import JudgeConfig
-from data_curation import replies as module
 from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.families.canvas import blank, rng_of, to_png
-from data_curation.ingest import candidates
-from data_curation.judge import (
+from data_curation.sampling import replies as module
+from data_curation.sampling.replies import Replier, Reply, read_replies
+from data_curation.sources.families.canvas import blank, rng_of, to_png
+from data_curation.sources.ingest import candidates
+from data_curation.store import Store
+from data_curation.tags.judge import (
     CHOSEN,
     Judge,
     Verdict,
@@ -32,9 +34,7 @@ from data_curation.judge import (
     tag_open,
     verdict_table,
 )
-from data_curation.open_questions import read_open_questions
-from data_curation.replies import Replier, Reply, read_replies
-from data_curation.store import Store
+from data_curation.tags.open_questions import read_open_questions
 
 T, N = "thinking", "non_thinking"
 ASSETS = Path(__file__).resolve().parents[2] / "assets"

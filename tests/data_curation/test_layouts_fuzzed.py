@@ -15,8 +15,8 @@ from bimode.curate_config import Layout, SourceConfig
 from bimode.dataset import SCHEMA, question_of, sample_row
 from bimode.records import IMAGE_MARKER
 from bimode.verify import is_correct
-from data_curation.layouts import to_sample
-from data_curation.refusal import Refusal
+from data_curation.sources.layouts import to_sample
+from data_curation.sources.refusal import Refusal
 from data_curation.validate import REASONS
 
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_curation.families import Family, arithmetic, canvas, charts, digits
-from data_curation.fingerprints import perceptual_hash, thumbnails
-from data_curation.near_images import BLOCK, KeptPictures, Pictures, join, near, near_each
+from data_curation.repeats.fingerprints import perceptual_hash, thumbnails
+from data_curation.repeats.near_images import BLOCK, KeptPictures, Pictures, join, near, near_each
+from data_curation.sources.families import Family, arithmetic, canvas, charts, digits
 
 RADIUS = 32
 FAMILIES: dict[str, Family] = {"digits": digits.digit_strip, "charts": charts.bar_chart, "arithmetic": arithmetic.expression}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_curation.near_texts import MISSED, NUM_PERM, KeptTexts, jaccard, num_bands, shingles
+from data_curation.repeats.near_texts import MISSED, NUM_PERM, KeptTexts, jaccard, num_bands, shingles
 
 TEXT = (
     "at the harbour a man unloads twelve crates that hold thirty lemons each and seven of these turn out to be broken "

@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 
-from data_curation.families import arithmetic, charts, digits
-from data_curation.ngrams import EvaluationRuns, Question, numbers, runs, share_subject, words
+from data_curation.repeats.ngrams import EvaluationRuns, Question, numbers, runs, share_subject, words
+from data_curation.sources.families import arithmetic, charts, digits
 
 REWORDED = {
     digits.QUESTIONS: (

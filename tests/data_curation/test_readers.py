@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 from pyarrow import ipc
 
-from data_curation.files import list_files
-from data_curation.readers import FilePart, Record, lines, read_records, split_file, tar
-from data_curation.refusal import Refusal
+from data_curation.sources.files import list_files
+from data_curation.sources.readers import FilePart, Record, lines, read_records, split_file, tar
+from data_curation.sources.refusal import Refusal
 
 ROWS = [{"q": f"question {i}", "n": i, "image": {"bytes": bytes([i]) * 50, "path": f"{i}.png"}} for i in range(100)]
 

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data_curation.publish import IN
-from data_curation.published import Published
-from data_curation.report import (
+from data_curation.publishing.publish import IN
+from data_curation.publishing.published import Published
+from data_curation.publishing.report import (
     Cost,
     Facts,
     Version,
@@ -31,9 +31,9 @@ from data_curation.report import (
     tag_lines,
     warn_about_share,
 )
-from data_curation.samples import SIDE, Picture, pick, picture
+from data_curation.publishing.samples import SIDE, Picture, pick, picture
+from data_curation.publishing.wording import short
 from data_curation.validate import REASONS
-from data_curation.wording import short
 
 sys.path.insert(0, str(Path(__file__).parent))
 from curated_run import BROKEN, DIGITS, HASH, OTHER_HASH, Curated, curate

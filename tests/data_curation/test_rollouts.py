@@ -17,13 +17,22 @@ from bimode.dataset import Row, user_turn
 from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_path
 from bimode.verify import is_correct
-from data_curation import parts
-from data_curation import rollouts as module
 from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.ingest import write_candidates
-from data_curation.parts import compact, write_part
-from data_curation.rollouts import ATTEMPT, ROLLOUT_SCHEMA, Rollout, Sampler, Tagger, content_of, read_cache, sample_rollouts
-from data_curation.shards import DrawnShard
+from data_curation.sampling import parts
+from data_curation.sampling import rollouts as module
+from data_curation.sampling.parts import compact, write_part
+from data_curation.sampling.rollouts import (
+    ATTEMPT,
+    ROLLOUT_SCHEMA,
+    Rollout,
+    Sampler,
+    Tagger,
+    content_of,
+    read_cache,
+    sample_rollouts,
+)
+from data_curation.sources.ingest import write_candidates
+from data_curation.sources.shards import DrawnShard
 from data_curation.store import Store
 
 SHARD = DrawnShard(SourceConfig(family="digits"), "train", "train", 0, 4, 0, (1.0, 1.0, 1.0))

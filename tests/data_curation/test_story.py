@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bimode.errors import ConfigError
-from data_curation.story import Seen, Story, Trained, seen, tell
+from data_curation.publishing.story import Seen, Story, Trained, seen, tell
 
 sys.path.insert(0, str(Path(__file__).parent))
 from curated_run import BROKEN, DIGITS, HASH, OTHER_HASH, Curated, curate

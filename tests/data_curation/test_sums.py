@@ -8,8 +8,8 @@ import pytest
 
 from bimode.codec import Codec
 from bimode.modes import Mode, parse_response, render_response
-from data_curation.families import sums
-from data_curation.families.sums import LEVELS, SPLITS, split_of, written_sum
+from data_curation.sources.families import sums
+from data_curation.sources.families.sums import LEVELS, SPLITS, split_of, written_sum
 from tests.architecture.test_tree import REPO
 
 EVEN = (1.0, 1.0, 1.0)

@@ -13,8 +13,8 @@ from bimode.dataset import sample_row
 from bimode.errors import ConfigError
 from bimode.modes import Mode, render_response
 from bimode.verify import is_correct
-from data_curation.families import Family, family_of
-from data_curation.families.text import TASKS, chain_sum_trace, leg_counting_trace
+from data_curation.sources.families import Family, family_of
+from data_curation.sources.families.text import TASKS, chain_sum_trace, leg_counting_trace
 from data_curation.validate import check_row
 
 EVEN = (1.0, 1.0, 1.0)

@@ -7,8 +7,8 @@ import pytest
 from bimode.curate_config import SourceConfig
 from bimode.dataset import Row
 from bimode.trace_config import TraceConfig
-from data_curation.families import family_of
-from data_curation.trace_checks import TRACE_REASONS, check_trace, stated_number, stated_word, trace_key
+from data_curation.sources.families import family_of
+from data_curation.traces.checks import TRACE_REASONS, check_trace, stated_number, stated_word, trace_key
 
 CONFIG = TraceConfig()
 LOOP = "we look again at the first bar and see that it is tall , " * 20

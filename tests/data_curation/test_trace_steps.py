@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode.curate_config import SourceConfig
-from data_curation.families import family_of
-from data_curation.trace_steps import wrong_step
+from data_curation.sources.families import family_of
+from data_curation.traces.steps import wrong_step
 
 MODULO = "what is the remainder by 23 ?"
 SOURCES = [SourceConfig(family=name) for name in ("digits", "charts", "arithmetic", "sums")]

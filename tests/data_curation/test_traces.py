@@ -20,16 +20,15 @@ from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_path
 from bimode.trace_config import JudgeConfig, TraceConfig
 from bimode.verify import is_correct
-from data_curation import replies as module
-from data_curation import traces as traces_module
 from data_curation.candidates import CANDIDATE_SCHEMA, replace_columns
-from data_curation.ingest import write_candidates
-from data_curation.judge import Judge, sample_verdicts
-from data_curation.shards import DrawnShard
+from data_curation.sampling import replies as module
+from data_curation.sources.ingest import write_candidates
+from data_curation.sources.shards import DrawnShard
 from data_curation.store import Store
-from data_curation.trace_filter import refuse_traces, template_traces
-from data_curation.trace_penalty import penalties_of, raw_scores
-from data_curation.traces import (
+from data_curation.tags.judge import Judge, sample_verdicts
+from data_curation.traces import generate as traces_module
+from data_curation.traces.filter import refuse_traces, template_traces
+from data_curation.traces.generate import (
     CHOSEN,
     Teacher,
     Trace,
@@ -38,6 +37,7 @@ from data_curation.traces import (
     sample_traces,
     write_traces,
 )
+from data_curation.traces.penalty import penalties_of, raw_scores
 
 SHARD = DrawnShard(SourceConfig(family="digits"), "train", "train", 0, 6, 0, (0.0, 0.0, 1.0))
 NAMES = [f"digits-train-0-{k}" for k in range(6)]

@@ -18,7 +18,7 @@ from bimode.dataset import SCHEMA, sample_row
 from bimode.errors import LearnerLostError
 from bimode.recipe import build_recipe
 from bimode.rundir import StageDir
-from data_curation.families import FAMILIES
+from data_curation.sources.families import FAMILIES
 from pipelines import bpo
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -15,8 +15,8 @@ from bimode.config import Recipe
 from bimode.curate_config import SourceConfig
 from bimode.recipe import build_recipe
 from bimode.versions import VersionedDir
-from data_curation.families import family_of
-from data_curation.rollouts import read_cache
+from data_curation.sampling.rollouts import read_cache
+from data_curation.sources.families import family_of
 from pipelines import curate
 
 OPEN = [

@@ -21,8 +21,8 @@ from bimode.recipe import validate
 from bimode.records import Completion, Prompt, Sample
 from bimode.routing import ItemResult, Outcome
 from bimode.rundir import StageDir
-from data_curation.families.charts import bar_chart
-from data_curation.families.digits import digit_strip
+from data_curation.sources.families.charts import bar_chart
+from data_curation.sources.families.digits import digit_strip
 from pipelines import evaluate
 from pipelines.report import numbers, page, plots
 from pipelines.report.results import read_results, write_results

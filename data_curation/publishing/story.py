@@ -1,0 +1,173 @@
+"""What a run knows of one question: where it is, whether it was kept and why, what its tag rests on, and how BPO fared with it.
+
+Only narrow columns of the files are read, and the images of the one row that is asked for.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from PIL import Image
+
+from bimode.dataset import Row
+from bimode.errors import ConfigError
+from bimode.rundir import read_json
+from bimode.tags import correct_for_guessing
+from data_curation.publishing.lookup import Lookup, Neighbour, Stored, fetch
+from data_curation.sampling.rollouts import content_of
+from data_curation.store import read_candidates
+from data_curation.validate import UNDECODABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An image, e.g. ``Seen("PNG, 40 x 40 pixels", 512)``; why not, where its header cannot be read."""
+
+    what: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a tag rests on. Rates are of direct answers; the interval is of the corrected one, None where nothing was measured."""
+
+    row: Row  # of tags.parquet
+    corrected: float | None
+    interval: tuple[float, float] | None
+    confidence: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a model once said to the question. `counted`: the tag rests on it."""
+
+    kind: str  # rollouts, or what else was asked of a model
+    params_hash: str
+    mode: str
+    number: int
+    verdict: str  # right | wrong, a judge's word, or the engine's error
+    tokens: int
+    text: str
+    counted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """BPO's rollouts of the question in one mode, with means."""
+
+    mode: str
+    tickets: int  # how often it was drawn
+    rollouts: int
+    reward: float
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All of it. `rows` are those that the version holds of the question, kept ones first; the images are the first one's."""
+
+    id: str
+    version: str
+    history: Mapping[str, str]  # version -> kept, the reason, or absent
+    rows: tuple[Stored, ...]
+    images: tuple[Seen, ...]
+    cause: Neighbour | None  # the row that `detail` names
+    group: tuple[Neighbour, ...]  # others that are the same
+    hit: Neighbour | None  # the evaluation row that it repeats
+    evidence: Evidence | None
+    attempts: tuple[Attempt, ...]
+    trained: tuple[Trained, ...]
+
+
+def tell(run: Path, wanted: str) -> Story:
+    """The story of `wanted` in the current version of the run in `run`. Raises ConfigError where there is none."""
+    current = run / "curate" / "current"
+    folder = current.resolve() if current.exists() else run / "curate"
+    if not any((folder / "data").glob("*.parquet")):
+        raise ConfigError("DIR", run, "has no curate/data; name the run directory of a run that has curated")
+    lookup = Lookup(folder)
+    question = lookup.find(wanted)
+    rows = lookup.rows(question)
+    first, evidence = rows[0], _evidence(folder, question)
+    images = read_candidates(folder / first.file, [first.at], ["images"])["images"][0].as_py() or []
+    named = next((stored.row["detail"] for stored in rows if stored.reason), "")
+    return Story(
+        id=question, version=folder.name, history=_history(run, question), rows=rows,
+        images=tuple(seen(image["bytes"] or b"") for image in images), cause=lookup.named(named) if named != question else None,
+        group=lookup.same_as(first.row["dup_group"] or "", question),
+        hit=lookup.named((first.row["contamination"] or {}).get("hit") or ""), evidence=evidence,
+        attempts=_attempts(run / "cache", question, rows, evidence), trained=_trained(run / "bpo" / "rollouts", question),
+    )  # fmt: skip
+
+
+def seen(data: bytes) -> Seen:
+    """What an image's header says."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return Seen(f"{image.format}, {image.width} x {image.height} pixels", len(data))
+    except Image.DecompressionBombError:
+        return Seen("too many pixels to open", len(data))
+    except UNDECODABLE:
+        return Seen("cannot be decoded", len(data))
+
+
+def _history(run: Path, question: str) -> dict[str, str]:
+    """What became of the question in each version that is there; empty for a run of an older layout."""
+    folders = sorted((run / "curate" / "versions").glob("[0-9]*"))
+    return {folder.name: Lookup(folder).state(question) for folder in folders if (folder / "manifest.json").is_file()}
+
+
+def _evidence(folder: Path, question: str) -> Evidence | None:
+    with duckdb.connect() as db:
+        found = fetch(db, "SELECT * FROM read_parquet($1) WHERE id = $2", str(folder / "tags" / "tags.parquet"), question)
+    if not found:
+        return None
+    row = found[0]
+    if not row["n_rollouts"]:
+        return Evidence(row, None, None, None)
+    recipe: Mapping[str, Any] = (read_json(folder / "manifest.json") or {}).get("config", {}).get("curate", {})
+    corrected = correct_for_guessing(row["n_pass_direct"] / row["n_rollouts"], row["guess_rate"])
+    return Evidence(row, corrected, (row["tag_low"], row["tag_high"]), recipe.get("tag", {}).get("confidence"))
+
+
+def _attempts(cache: Path, question: str, rows: Iterable[Stored], evidence: Evidence | None) -> tuple[Attempt, ...]:
+    """Every reply to the question in any cache: those that the tag rests on first."""
+    parts = [str(part) for part in sorted(cache.glob("*/*/part-*.parquet"))]
+    if not parts:
+        return ()
+    with duckdb.connect() as db:
+        query = "SELECT * FROM read_parquet($1, union_by_name = true, filename = true) WHERE id = $2"
+        found = fetch(db, query, parts, question)
+    contents = {content_of(stored.row) for stored in rows}
+    attempts = []
+    for row in found:
+        kind, params_hash = Path(row["filename"]).parts[-3:-1]
+        number: int = row["attempt"] if row.get("attempt") is not None else row["number"]
+        tagged = evidence is not None and params_hash == evidence.row["rollout_params_hash"]
+        within = evidence is not None and (kind != "rollouts" or number < (evidence.row["n_rollouts"] or 0))
+        attempts.append(
+            Attempt(
+                kind, params_hash, row.get("mode") or "", number,
+                verdict=row["error"] or row.get("verdict") or ("right" if row.get("passed") else "wrong"),
+                tokens=row["num_tokens"], text=row["text"] or "",
+                counted=tagged and within and not row["error"] and row["content"] in contents,
+            )
+        )  # fmt: skip
+    return tuple(sorted(attempts, key=lambda a: (not a.counted, a.kind, a.params_hash, a.mode, a.number)))
+
+
+def _trained(rollouts: Path, question: str) -> tuple[Trained, ...]:
+    steps = [str(step) for step in sorted(rollouts.glob("step-*.parquet"))]
+    if not steps:
+        return ()
+    query = (
+        "SELECT mode, count(DISTINCT ticket), count(*), avg(reward), avg(tokens) FROM read_parquet($1, union_by_name = true) "
+        "WHERE prompt_id = $2 GROUP BY mode ORDER BY mode"
+    )
+    with duckdb.connect() as db:
+        return tuple(Trained(*row) for row in db.execute(query, [steps, question]).fetchall())

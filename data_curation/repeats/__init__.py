@@ -1,0 +1,1 @@
+"""Which rows are the same, or nearly, and which repeat evaluation items."""

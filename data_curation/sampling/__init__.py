@@ -1,0 +1,1 @@
+"""Asking models: pools of engines, caches in parts, replies in rounds, attempts."""

@@ -1,0 +1,133 @@
+"""Shards -> files of candidates, checked, filtered and fingerprinted: one Ray Data job, one task a shard.
+
+consumes      shards that have no file of candidates yet
+produces      `<key>.parquet` a shard, whole or not at all; a row that fails is in it too, with its reason
+memory        a batch of rows, whatever the size of the shard
+interrupted   what finished shards wrote is not made again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bimode.curate_config import CurateConfig
+from bimode.dataset import Row, question_of, sample_row
+from bimode.records import Sample
+from bimode.rundir import digest_json
+from data_curation.candidates import CANDIDATE_SCHEMA
+from data_curation.filters import filter_row
+from data_curation.repeats.fingerprints import answer_key, content_key, question_key
+from data_curation.sampling.rollouts import content_of
+from data_curation.sources.refusal import Refusal
+from data_curation.sources.shards import Shard, shard_key
+from data_curation.validate import Checked, check_rows
+
+BATCH_ROWS = 256
+ROWS_PER_PROCESS = 200  # at least: a process that draws first imports for seconds
+BATCH_BYTES = 32 << 20  # of images
+EMPTY: Row = {
+    field.name: "" if pa.types.is_string(field.type) else [] if pa.types.is_list(field.type) else None
+    for field in CANDIDATE_SCHEMA
+}
+
+
+def ingest(shards: Sequence[Shard], config: CurateConfig, folder: Path, on_done: Callable[[int], None]) -> list[Path]:
+    """The files of candidates of `shards`, in their order; those that are missing are made. Needs a connected Ray for that.
+
+    `on_done` hears of shards as they are finished, those that were there at once.
+    """
+    files = [folder / f"{shard_key(shard, config)}.parquet" for shard in shards]
+    missing = [(shard, file) for file, shard in dict(zip(files, shards, strict=True)).items() if not file.exists()]
+    on_done(len(files) - len(missing))
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        for done in _run(missing, config):
+            on_done(done)
+    return files
+
+
+def _run(missing: Sequence[tuple[Shard, Path]], config: CurateConfig) -> Iterator[int]:
+    """Says how many shards are finished, as they finish."""
+    import ray
+
+    def make(batch: pa.Table) -> pa.Table:
+        asked = [missing[at] for at in batch["at"].to_pylist()]
+        rows = [write_candidates(shard, file, config) for shard, file in asked]
+        return pa.table({"rows": pa.array(rows, pa.int64())})
+
+    processes = 1 + sum(shard.size for shard, _ in missing) // ROWS_PER_PROCESS
+    tasks = ray.data.from_items([{"at": at} for at in range(len(missing))], override_num_blocks=len(missing))
+    made = tasks.map_batches(make, batch_format="pyarrow", compute=ray.data.TaskPoolStrategy(size=min(processes, len(missing))))
+    for part in made.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield part.num_rows
+
+
+def write_candidates(shard: Shard, file: Path, config: CurateConfig) -> int:
+    """Writes the candidates of `shard` to `file`; returns how many rows there are."""
+    partial, count = file.with_name(f".{file.name}-{digest_json(str(shard.settings))[:8]}"), 0
+    with pq.ParquetWriter(partial, CANDIDATE_SCHEMA, compression="zstd") as writer:
+        for batch in batches(shard.samples()):
+            table = candidates(batch, shard.split, config)
+            writer.write_table(table, row_group_size=BATCH_ROWS)
+            count += table.num_rows
+    partial.replace(file)
+    return count
+
+
+def batches(samples: Iterable[Sample | Refusal]) -> Iterator[list[Sample | Refusal]]:
+    """`samples` in pieces that fit in memory."""
+    batch: list[Sample | Refusal] = []
+    size = 0
+    for sample in samples:
+        batch.append(sample)
+        size += sum(map(len, sample.images)) if isinstance(sample, Sample) else 0
+        if len(batch) >= BATCH_ROWS or size >= BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def candidates(batch: Sequence[Sample | Refusal], split: str, config: CurateConfig) -> pa.Table:
+    """One row a sample or refusal, in CANDIDATE_SCHEMA."""
+    rows = [refused_row(each, split) if isinstance(each, Refusal) else candidate_row(each, split) for each in batch]
+    sound = [row for row in rows if not row["reason"]]
+    for row, found in zip(sound, check_rows(sound), strict=True):
+        reason, detail = found.reason, found.detail
+        if reason == "bad_schema":
+            row |= refused_row(Refusal(repr([row["source"], row["source_refs"], row["id"]]), reason, detail), split)
+        else:
+            if not reason:
+                reason, detail = filter_row(row["question"], row["answer"], row["trace"], config.filter)
+            row |= fingerprint(row, found)
+        row |= {"reason": reason, "detail": detail}
+    return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+
+
+def candidate_row(sample: Sample, split: str) -> Row:
+    """An unchecked row with every column of CANDIDATE_SCHEMA."""
+    row = sample_row(sample, split)
+    return EMPTY | row | {"trace": sample.trace, "transcription": sample.transcription, "question": question_of(row)}
+
+
+def refused_row(refusal: Refusal, split: str) -> Row:
+    """What is left of a record that could not be read."""
+    return EMPTY | {
+        "id": f"refused-{digest_json(refusal.ref)}", "split": split, "source_refs": [refusal.ref],
+        "reason": refusal.reason, "detail": refusal.detail,
+    }  # fmt: skip
+
+
+def fingerprint(row: Row, checked: Checked) -> Row:
+    """The columns by which rows are compared."""
+    row = row | {"image_sha256": checked.image_sha256}
+    question = row["question"]
+    return {
+        "image_sha256": checked.image_sha256, "image_phash": checked.phash, "image_thumbs": checked.thumbnails,
+        "content_key": content_key(question, checked.image_sha256), "question_key": question_key(question),
+        "answer_key": answer_key(row["answer"]), "content": content_of(row),
+    }  # fmt: skip

@@ -1,0 +1,49 @@
+"""Layouts: foreign records -> samples. Which columns a layout reads is told in docs/data.md.
+
+A record is never trusted: whatever stands in it, the outcome is a `Sample` or a `Refusal` that names the column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from bimode.curate_config import Layout, SourceConfig
+from bimode.records import Sample
+from data_curation.sources.files import ReadImage, image_reader
+from data_curation.sources.layouts.cells import BAD, Refused
+from data_curation.sources.layouts.columns import columns
+from data_curation.sources.layouts.draft import Draft, finish, source_name
+from data_curation.sources.layouts.sets import ai2d, chartqa, gsm8k, mathvista, scienceqa
+from data_curation.sources.layouts.turns import chat, llava
+from data_curation.sources.readers import FilePart, Record, read_records, reference
+from data_curation.sources.refusal import Refusal
+
+__all__ = ["read_samples", "source_name", "to_sample"]
+
+LAYOUTS: dict[Layout, Callable[[Record, SourceConfig, ReadImage], Draft]] = {
+    "columns": columns,
+    "chat": chat,
+    "llava": llava,
+    "scienceqa": scienceqa,
+    "ai2d": ai2d,
+    "chartqa": chartqa,
+    "gsm8k": gsm8k,
+    "mathvista": mathvista,
+}
+
+
+def to_sample(record: Record, source: SourceConfig, ref: str, read_image: ReadImage) -> Sample | Refusal:
+    """`record` as `source.layout` reads it; `read_image` loads what it names by a path (`files.image_reader`)."""
+    try:
+        if not isinstance(record, dict):
+            raise Refused(BAD, f"{type(record).__name__}, not a record")
+        return finish(LAYOUTS[source.layout](record, source, read_image), source, ref)
+    except Refused as refused:
+        return Refusal(ref, refused.reason, refused.detail)
+
+
+def read_samples(part: FilePart, source: SourceConfig) -> Iterator[Sample | Refusal]:
+    """A sample or a refusal for every row of `part`, in order."""
+    read_image = image_reader(part.file)
+    for row, record in read_records(part):
+        yield record if isinstance(record, Refusal) else to_sample(record, source, reference(part.file, row), read_image)

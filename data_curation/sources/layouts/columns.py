@@ -1,0 +1,57 @@
+"""The layout of any table: the recipe says which of its columns is what."""
+
+from __future__ import annotations
+
+from bimode.curate_config import SourceConfig
+from bimode.modes import THINK_CLOSE, THINK_OPEN
+from data_curation.sources.files import ReadImage
+from data_curation.sources.layouts.cells import BAD, Refused, cell, choices, images, letter_at, letter_of, scalar_text, text
+from data_curation.sources.layouts.draft import Draft
+from data_curation.sources.readers import Record
+
+MAX_ID = 200  # characters
+
+
+def columns(record: Record, source: SourceConfig, read_image: ReadImage) -> Draft:
+    """Our name = theirs; a name with dots reaches into a struct. What is mapped as images or choices must be there, or null.
+
+    The answer to choices is the text of one, its letter, or its index from 0. A level that is none of ours is left out.
+    """
+    theirs = source.columns
+    options: tuple[str, ...] = ()
+    answer = cell(record, theirs["answer"])
+    if "choices" in theirs:
+        raw = cell(record, theirs["choices"])
+        options = choices(raw, theirs["choices"])
+        answer = _letter(answer, options, raw, theirs["answer"]) if options and answer is not None else answer
+    trace = _optional(record, theirs, "trace").removeprefix(THINK_OPEN).removesuffix(THINK_CLOSE).strip()
+    key = _optional(record, theirs, "id")
+    if len(key) > MAX_ID or not key.isprintable():
+        raise Refused(BAD, f"{theirs['id']}: an id of more than {MAX_ID} or of unprintable characters")
+    return Draft(
+        question=text(cell(record, theirs["question"]), theirs["question"]),
+        answer=scalar_text(answer, theirs["answer"]),
+        images=images(cell(record, theirs["images"]), theirs["images"], read_image) if "images" in theirs else (),
+        trace=trace,
+        choices=options,
+        id=key,
+        task=_optional(record, theirs, "task"),
+        level=_optional(record, theirs, "level"),
+    )
+
+
+def _letter(answer: object, options: tuple[str, ...], raw: object, column: str) -> str:
+    """A number is an index, unless the choices are numbers themselves."""
+    if isinstance(answer, int) and isinstance(raw, list) and all(isinstance(each, str) for each in raw):
+        return letter_at(answer, options, column)
+    words = scalar_text(answer, column)
+    return letter_of(words, options, column) if words else ""
+
+
+def _optional(record: Record, theirs: dict[str, str], ours: str) -> str:
+    """The text of a column that need not be mapped, and may be null or missing."""
+    try:
+        value = cell(record, theirs[ours]) if ours in theirs else None
+    except Refused:
+        value = None
+    return "" if value is None else scalar_text(value, theirs[ours])

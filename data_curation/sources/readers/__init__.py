@@ -1,0 +1,42 @@
+"""Readers: files of five kinds -> records, one after another, in memory that does not grow with the file.
+
+Whatever a file does, a reader answers: a record that is broken is refused by itself, a file that breaks off keeps what was read
+before. Sizes are bounded on the way, so that a small archive cannot fill the memory.
+"""
+
+from __future__ import annotations
+
+from data_curation.sources.files import SourceFile, reader_of
+from data_curation.sources.readers.arrow import read_hf, read_parquet, split_parquet
+from data_curation.sources.readers.lines import read_images, read_jsonl
+from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Reader, Record, reference, refuse
+from data_curation.sources.readers.tar import read_webdataset
+
+__all__ = ["FilePart", "Read", "Record", "read_records", "reference", "split_file"]
+
+READERS: dict[str, Reader] = {
+    "parquet": read_parquet,
+    "jsonl": read_jsonl,
+    "hf": read_hf,
+    "webdataset": read_webdataset,
+    "images": read_images,
+}
+
+
+def split_file(file: SourceFile, reader: str) -> list[FilePart]:
+    """The parts of `file` that can be read side by side; `reader` may be "auto" where the file's name tells. Never fails."""
+    reader = reader_of(file.name) if reader == "auto" else reader
+    return split_parquet(file) if reader == "parquet" else [FilePart(file, reader, 0, None)]
+
+
+def read_records(part: FilePart) -> Read:
+    """(row number in the file, record) of every row of `part`, in order; a Refusal in the place of what cannot be read.
+
+    Where a file breaks off, the last one is a Refusal with the number of the row that should have followed.
+    """
+    row = -1
+    try:
+        for row, record in READERS[part.reader](part):
+            yield row, record
+    except BROKEN as error:
+        yield refuse(part.file, row + 1, "unreadable_file", error)

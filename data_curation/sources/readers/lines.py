@@ -1,0 +1,100 @@
+"""JSON lines, JSON lists and the metadata files of image folders, a record at a time whatever the size of the file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from data_curation.sources.files import BLOCK
+from data_curation.sources.readers.parts import FilePart, Read, Record, open_plain, parse_object, refuse
+from data_curation.sources.refusal import Refusal
+
+MAX_LINE = 32 << 20  # bytes; an image of the largest size that validation lets pass fits in, as base64
+BLANK = " \t\r\n"
+IMAGE_COLUMNS = {"file_name": "image", "file_names": "images"}  # of metadata, and what they are called as columns
+
+
+def read_jsonl(part: FilePart) -> Read:
+    """An object a line; a line that is none is refused by itself. `.json` may also be one list of objects."""
+    with open_plain(part.file) as source:
+        may_be_list = part.file.name.endswith((".json", ".json.gz"))
+        if may_be_list and source.peek(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":  # type: ignore[attr-defined]
+            for row, value in enumerate(_list_items(source)):
+                yield (row, value) if isinstance(value, dict) else refuse(part.file, row, "bad_record", "not a JSON object")
+            return
+        for row, line in enumerate(_lines(source)):
+            if line is None:
+                yield refuse(part.file, row, "bad_record", f"a line of more than {MAX_LINE >> 20} MB")
+            elif not line.isspace():
+                yield row, _parsed(part, row, line)
+
+
+def read_images(part: FilePart) -> Read:
+    """The rows of `metadata.jsonl` or `metadata.csv`, with what `file_name` says as `image` too."""
+    for row, record in _csv_rows(part) if part.file.name.endswith(".csv") else read_jsonl(part):
+        if isinstance(record, dict):
+            record |= {ours: record[theirs] for theirs, ours in IMAGE_COLUMNS.items() if theirs in record}
+        yield row, record
+
+
+def _parsed(part: FilePart, row: int, line: bytes) -> Record | Refusal:
+    try:
+        return parse_object(line)
+    except (ValueError, RecursionError) as error:
+        return refuse(part.file, row, "bad_record", error)[1]
+
+
+def _lines(source: BinaryIO) -> Iterator[bytes | None]:
+    """The lines of `source`; None for one that is too long, which never is in memory as a whole."""
+    while line := source.readline(MAX_LINE + 1):
+        if len(line) <= MAX_LINE:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = source.readline(BLOCK)
+        yield None
+
+
+def _list_items(source: BinaryIO) -> Iterator[Any]:
+    """The items of a JSON list. Raises ValueError where one is broken: behind it nothing says where the next one starts."""
+    reader, decoder = io.TextIOWrapper(source, encoding="utf-8-sig"), json.JSONDecoder()
+    text = reader.read(BLOCK)
+    at = text.index("[") + 1
+    while True:
+        while text[at : at + 1] in (*BLANK, ","):
+            at += 1
+        if text[at : at + 1] == "]":
+            return
+        try:
+            value, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            value, end, why = None, len(text), str(error)
+        else:
+            why = "the list does not end"
+        if end < len(text):
+            yield value
+            at = end
+            continue
+        more = reader.read(max(BLOCK, len(text) - at)) if len(text) - at <= MAX_LINE else ""  # the item may be cut off here
+        if not more:
+            raise ValueError(why)
+        text, at = text[at:] + more, 0
+
+
+def _csv_rows(part: FilePart) -> Read:
+    with open_plain(part.file) as source:
+        for row, record in enumerate(csv.DictReader(_text_lines(source))):
+            if None in record:
+                yield refuse(part.file, row, "bad_record", "more fields than the header names")
+            else:
+                yield row, dict(record)
+
+
+def _text_lines(source: BinaryIO) -> Iterator[str]:
+    for line in _lines(source):
+        if line is None:
+            raise ValueError(f"a line of more than {MAX_LINE >> 20} MB")
+        yield line.decode("utf-8-sig")

@@ -1,0 +1,128 @@
+"""Rollouts -> tags: a narrow table keyed by row, which re-tagging rewrites without touching an image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bimode.curate_config import CurateConfig
+from bimode.dataset import Row
+from bimode.modes import Mode
+from bimode.tags import assign_tag, can_think, enough_attempts
+from bimode.verify import OPEN
+from data_curation.candidates import CANDIDATE_SCHEMA
+from data_curation.formats import is_paired, share_of
+from data_curation.sampling.parts import parts_of
+from data_curation.sampling.rollouts import Tagger
+from data_curation.store import Store, write_found
+
+TAG_COLUMNS = (
+    "mode", "mode_reason", "mode_conf", "tag_rule", "tag_low", "tag_high", "n_rollouts", "n_pass_direct", "n_pass_think",
+    "pass_rate_direct", "pass_rate_think", "rollout_model", "rollout_params_hash",
+)  # fmt: skip
+OVERLAY = [(name, CANDIDATE_SCHEMA.field(name).type) for name in (*TAG_COLUMNS, "reason", "detail")]
+UNTAGGED: Row = dict.fromkeys(TAG_COLUMNS) | {
+    "mode": "either", "mode_reason": "untagged", "mode_conf": 0.0, "tag_rule": "", "rollout_model": "", "rollout_params_hash": "",
+    "n_rollouts": 0, "n_pass_direct": 0, "n_pass_think": 0,
+}  # fmt: skip
+ALIVE_TRAIN = "split = 'train' AND reason = ''"
+OBJECTIVE = f"{ALIVE_TRAIN} AND verifier <> '{OPEN}'"  # a verifier can say whether an attempt is right
+NARROW = ("file", "row", "id", "content", "guess_rate")
+
+
+@dataclass(slots=True)
+class Passes:
+    """Counts of one row's attempts."""
+
+    direct: int = 0
+    think: int = 0
+    tried: int = 0
+    error: str = ""
+
+
+def choose_rows(store: Store, tag_rows: int) -> pa.Table:
+    """The train rows to be tagged (`NARROW` columns): those still in, at most `tag_rows` (0 = all), ordered by file and row.
+
+    The last by hash of the id: those that `curate.paired_share` gives both formats without a tag are the first.
+    """
+    alive = store.table(NARROW, OBJECTIVE, "file, row")
+    if not tag_rows:
+        return alive
+    shares = [share_of(name) for name in alive["id"].to_pylist()]
+    return alive.take(sorted(sorted(range(len(shares)), key=shares.__getitem__)[-tag_rows:]))
+
+
+def warn_about_attempts(chosen: pa.Table, config: CurateConfig) -> str:
+    """One line if some of `chosen` can be guessed so easily that no number of right attempts makes them non_thinking."""
+    n, rates = config.rollouts.n, Counter(chosen["guess_rate"].to_pylist())
+    needed = {rate: enough_attempts(rate, config.tag) for rate in rates}
+    rows = sum(count for rate, count in rates.items() if needed[rate] > n)
+    if not rows:
+        return ""
+    return (
+        f"WARNING: curate.rollouts.n = {n} attempts are too few to tag {rows} questions non_thinking, however many are right; "
+        f"{max(needed.values())} are enough"
+    )
+
+
+def count_passes(cache: Path, chosen: pa.Table, n: int) -> dict[str, Passes]:
+    """Of each row of `chosen`, by id: its right attempts among the first `n` of each mode. An error counts where no retry did."""
+    contents = dict(zip(chosen["id"].to_pylist(), chosen["content"].to_pylist(), strict=True))
+    passes = {name: Passes() for name in contents}
+    seen: set[tuple[str, str, int]] = set()
+    for part in parts_of(cache):
+        for row in pq.read_table(part, columns=["id", "content", "mode", "attempt", "passed", "error"]).to_pylist():
+            key = row["id"], row["mode"], row["attempt"]
+            if contents.get(row["id"]) != row["content"] or row["attempt"] >= n or key in seen:
+                continue
+            of_row = passes[row["id"]]
+            if row["error"]:
+                of_row.error = row["error"]
+                continue
+            seen.add(key)
+            of_row.tried += 1
+            of_row.direct += row["passed"] and row["mode"] == Mode.NON_THINKING
+            of_row.think += row["passed"] and row["mode"] == Mode.THINKING
+    return passes
+
+
+def tag_rows(store: Store, chosen: pa.Table, cache: Path, tagger: Tagger, config: CurateConfig, out: Path) -> Path:
+    """Writes tag, counts and model of the rows of `chosen`, and rejects what has none, for `Store.apply`.
+
+    A train row without rollouts is rejected as `untagged`, unless it is exported in both formats whatever its tag.
+    """
+    passes = count_passes(cache, chosen, tagger.sampling.n)
+    return write_found(OVERLAY, _found(store, chosen, passes, tagger, config), out)
+
+
+def _found(store: Store, chosen: pa.Table, passes: dict[str, Passes], tagger: Tagger, config: CurateConfig) -> Iterator[Row]:
+    n, rows = tagger.sampling.n, chosen.to_pylist()
+    guess = sum(row["guess_rate"] for row in rows) / max(len(rows), 1)
+    thinks = can_think(sum(each.think for each in passes.values()), n * len(rows), guess, config.tag.confidence)
+    for row in rows:
+        place, of_row = {"file": row["file"], "row": row["row"]}, passes[row["id"]]
+        if of_row.tried < 2 * n:
+            yield place | UNTAGGED | {"reason": "rollout_failed", "detail": of_row.error}
+            continue
+        tag = assign_tag(of_row.direct, of_row.think, n, row["guess_rate"], thinks, config.tag)
+        yield place | {
+            "mode": tag.mode, "mode_reason": "pass_rate", "mode_conf": tag.confidence, "n_rollouts": n, "tag_rule": tag.reason,
+            "tag_low": tag.interval[0], "tag_high": tag.interval[1], "n_pass_direct": of_row.direct,
+            "n_pass_think": of_row.think, "pass_rate_direct": of_row.direct / n, "pass_rate_think": of_row.think / n,
+            "rollout_model": tagger.name, "rollout_params_hash": tagger.params_hash, "reason": "", "detail": "",
+        }  # fmt: skip
+    for row in store.table(NARROW, OBJECTIVE, "file, row").to_pylist():
+        if row["id"] not in passes and not is_paired(row["id"], config):
+            yield {"file": row["file"], "row": row["row"]} | UNTAGGED | {"reason": "untagged", "detail": ""}
+
+
+def reject_traceless(store: Store, out: Path) -> Path:
+    """Rejects train rows that ask for reasoning and have none to show."""
+    rows = store.table(["file", "row"], f"{ALIVE_TRAIN} AND mode = 'thinking' AND trim(trace) = ''", "file, row").to_pylist()
+    columns = [("reason", pa.string()), ("detail", pa.string())]
+    return write_found(columns, (row | {"reason": "no_trace", "detail": ""} for row in rows), out)

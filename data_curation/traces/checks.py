@@ -1,0 +1,124 @@
+"""What any reasoning trace is refused for, a source's own or a model's: R-4B's consistency, keyword and duplicate filters (arXiv
+2508.21113, 2.1, which states neither words nor thresholds), loops, and wrong steps of arithmetic.
+
+Each check gives a reason code and what it saw. One that cannot tell lets a trace pass: a letter that is never named, say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+
+from bimode.dataset import Row
+from bimode.modes import THINK_CLOSE, THINK_OPEN
+from bimode.records import IMAGE_MARKER
+from bimode.trace_config import TraceConfig
+from bimode.verify import LEAD_IN, NUMBER, OPTION, THOUSANDS, final_answer, is_correct
+from data_curation.filters import repetition
+from data_curation.traces.steps import wrong_step
+
+EMPTY, FORBIDDEN, LOOP = "empty_trace", "forbidden_phrase", "looping_trace"
+INCONSISTENT, WRONG_STEP, TEMPLATE = "inconsistent_trace", "wrong_step", "template_trace"
+TRACE_REASONS = (EMPTY, FORBIDDEN, LOOP, INCONSISTENT, WRONG_STEP, TEMPLATE)
+MARKS = (THINK_OPEN, THINK_CLOSE, IMAGE_MARKER)  # would change the meaning of a row
+NUMBER_WORDS = {
+    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
+    "eleven": 11, "twelve": 12,
+}  # fmt: skip
+NUMBERS = re.compile(r"(?<![\w.])[+-]?\d+(?:/\d+|\.\d+)?(?!\d|st\b|nd\b|rd\b|th\b)")
+RESULTS = re.compile(rf"(?:=|\b(?:so|thus|hence|therefore)\b,?)\s*[$\u20ac\u00a3]?({NUMBERS.pattern})", re.I)
+SENTENCE = re.compile(r"(?<=[.!?])\s+|[;\n]")
+ANNOTATION = re.compile(r"<<.*?>>")
+CONCLUSION = re.compile(r"^\W*(?:so|thus|hence|therefore)\b,? *(?:it is |it's )?(.+?)\W*$", re.I | re.S)
+Check = Callable[[Row, str, TraceConfig], tuple[str, str]]
+
+
+def check_trace(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
+    """(reason, detail) of the first check that `trace` fails, ("", "") if none.
+
+    `row` has question, answer, verifier and verifier_args.
+    """
+    for check in CHECKS:
+        reason, detail = check(row, trace, config)
+        if reason:
+            return reason, detail[:300]
+    return "", ""
+
+
+def _empty(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
+    return ("", "") if any(c.isalnum() for c in trace) else (EMPTY, "")
+
+
+def _forbidden(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
+    said = " ".join(trace.casefold().replace("\u2019", "'").split())
+    found = next((phrase for phrase in (*config.forbidden, *MARKS) if phrase in said), "")
+    return (FORBIDDEN, found) if found else ("", "")
+
+
+def _loop(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
+    share = repetition(trace)
+    return (LOOP, f"{share:.2f} repeated") if share > config.max_repetition else ("", "")
+
+
+def _inconsistent(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
+    answer, verifier, args = row["answer"].strip(), row["verifier"], row["verifier_args"]
+    if NUMBER.fullmatch(THOUSANDS.sub("", answer)):
+        stated = stated_number(trace)
+        if not stated:
+            return INCONSISTENT, f"states no number, the answer is {answer}"
+        agrees = is_correct(f"{THINK_CLOSE}{stated}", answer, "number", args if verifier == "number" else "{}")
+    elif verifier == "choice":
+        stated = stated_word(trace)
+        agrees = not stated or is_correct(f"{THINK_CLOSE}{stated}", answer, "choice", args) or not _comparable(stated, answer)
+    else:
+        return "", ""
+    return ("", "") if agrees else (INCONSISTENT, f"comes to {stated}, the answer is {answer}")
+
+
+def _comparable(stated: str, answer: str) -> bool:
+    """A letter with a letter, a word with words that lack it: a trace may name the option where the answer is its letter."""
+    gold = answer.strip("().").casefold()
+    is_letter = len(gold) == 1 and gold.isalpha()
+    return is_letter == bool(OPTION.match(stated)) and (is_letter or gold not in stated.casefold())
+
+
+def stated_number(trace: str) -> str:
+    r"""The number that a trace comes to: in ``\boxed{}`` or after "answer is", else in the last sentence with a number: what
+    follows its last ``=`` or "so" at once, else its last number. A small number may be a word there. Empty if there is none."""
+    text = THOUSANDS.sub("", ANNOTATION.sub("", trace))
+    if (r"\boxed{" in text or LEAD_IN.search(text)) and (found := NUMBERS.search(final_answer(text))):
+        return found[0]
+    for sentence in reversed(SENTENCE.split(text)):
+        if numbers := RESULTS.findall(sentence) or NUMBERS.findall(sentence):
+            return str(numbers[-1])
+        if words := [w for w in re.findall(r"[a-z]+", sentence.casefold()) if w in NUMBER_WORDS]:
+            return str(NUMBER_WORDS[words[-1]])
+    return ""
+
+
+def stated_word(trace: str) -> str:
+    r"""The option or word that a trace says it comes to: ``\boxed{B}``, "answer is B", a last sentence "so B"; else empty."""
+    if r"\boxed{" in trace or LEAD_IN.search(trace):
+        return re.split(r"[.;\n]", final_answer(trace))[0].strip()
+    last = next((s for s in reversed(SENTENCE.split(trace)) if s.strip()), "")
+    conclusion = CONCLUSION.match(last)
+    return conclusion[1] if conclusion and len(conclusion[1].split()) == 1 else ""
+
+
+def _wrong_step(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
+    step = wrong_step(trace, row["question"]) if config.check_steps else ""
+    return (WRONG_STEP, step) if step else ("", "")
+
+
+CHECKS: tuple[Check, ...] = (_empty, _forbidden, _loop, _inconsistent, _wrong_step)
+
+
+def trace_key(trace: str) -> int:
+    """Hash of a trace without its case and white space."""
+    return hash_of(" ".join(trace.casefold().split()))
+
+
+def hash_of(text: str) -> int:
+    """64 bits of `text`, signed; the same in every process."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)

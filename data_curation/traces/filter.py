@@ -1,0 +1,76 @@
+"""A source's own traces put through the checks that generated ones pass, over all rows of the store; and what no row shows alone:
+one and the same trace under different answers."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from bimode.dataset import Row
+from bimode.trace_config import TraceConfig
+from data_curation.store import Store, write_found
+from data_curation.tags.tagging import ALIVE_TRAIN
+from data_curation.traces.checks import TEMPLATE, check_trace, hash_of, trace_key
+
+COLUMNS = ("file", "row", "content", "question", "answer", "answer_key", "verifier", "verifier_args", "trace")
+FOUND = [("trace", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+HAS_TRACE = f"{ALIVE_TRAIN} AND trim(trace) <> ''"
+Ints = NDArray[np.int64]
+
+
+def refuse_traces(store: Store, config: TraceConfig, out: Path) -> Path:
+    """Writes what the checks say of own traces, for `Store.apply`.
+
+    Where a teacher is named the trace goes and the row stays, to be given another one; where none is, the row is out with the
+    check's reason: a trace that contradicts its answer speaks against both.
+    """
+    return write_found(FOUND, _refused(store, config), out)
+
+
+def _refused(store: Store, config: TraceConfig) -> Iterator[Row]:
+    sound = array("q")  # file, row, trace, content, answer of each trace that passed: 40 bytes a row
+    for batch in store.batches(COLUMNS, HAS_TRACE, "file, row"):
+        for row in batch.to_pylist():
+            reason, detail = check_trace(row, row["trace"], config)
+            if reason:
+                yield _flaw(row["file"], row["row"], row["trace"], reason, detail, config)
+            else:
+                sound.extend(
+                    (row["file"], row["row"], trace_key(row["trace"]), hash_of(row["content"]), hash_of(row["answer_key"]))
+                )
+    files, rows, traces, contents, answers = np.frombuffer(sound, dtype=np.int64).reshape(-1, 5).T
+    templates = template_traces(traces, contents, answers, config.template_rows)
+    for at in np.flatnonzero(np.isin(traces, list(templates))):
+        shared, meant = templates[int(traces[at])]
+        detail = f"the same in {shared} rows with {meant} answers"
+        yield _flaw(int(files[at]), int(rows[at]), "", TEMPLATE, detail, config)
+
+
+def _flaw(file: int, row: int, trace: str, reason: str, detail: str, config: TraceConfig) -> Row:
+    place = {"file": file, "row": row}
+    if config.model:
+        return place | {"trace": "", "reason": "", "detail": f"its own trace is refused: {reason} {detail}".strip()}
+    return place | {"trace": trace, "reason": reason, "detail": detail}
+
+
+def template_traces(traces_N: Ints, contents_N: Ints, answers_N: Ints, rows: int) -> dict[int, tuple[int, int]]:
+    """Traces that stand in `rows` different rows or more under two answers or more, with both counts; all three as hashes.
+
+    One trace for many answers is the reasoning of none of them; rows of one question and answer may well share theirs.
+    """
+    keys, shared = _distinct(traces_N, contents_N)
+    _, meant = _distinct(traces_N, answers_N)
+    found = np.flatnonzero((shared >= rows) & (meant > 1))
+    return {int(keys[at]): (int(shared[at]), int(meant[at])) for at in found}
+
+
+def _distinct(keys_N: Ints, values_N: Ints) -> tuple[Ints, Ints]:
+    """Each key, in order, and how many different values it has."""
+    pairs = np.unique(np.stack([keys_N, values_N]), axis=1)
+    keys, counts = np.unique(pairs[0], return_counts=True)
+    return keys, counts

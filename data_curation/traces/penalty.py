@@ -1,0 +1,53 @@
+"""The repetition penalty under which a row's trace is drawn, from scores of its image and question (`bimode.trace_quality`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from bimode.dataset import Row
+from bimode.trace_config import TraceConfig
+from bimode.trace_quality import integration_score, min_max, pixels, repetition_penalty, sharpness, text_score, vision_scores
+from data_curation.sampling.pool import with_candidates
+
+ROWS_PER_TASK = 256
+RAW_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.float64()) for name in ("sharpness", "pixels", "text", "integration"))])
+
+
+def raw_scores(files: Sequence[Path], rows: Sequence[Row]) -> pa.Table:
+    """Raw quality scores of `rows` (file, row) as RAW_SCHEMA: what can be said of a row without the others."""
+    scored = []
+    for row, _ in with_candidates(files, rows, ["id", "images", "question"]):
+        images, question = [image["bytes"] for image in row["images"]], row["question"]
+        scored.append(
+            {
+                "id": row["id"], "sharpness": sharpness(images), "pixels": pixels(images), "text": text_score(question),
+                "integration": integration_score(question),
+            }
+        )  # fmt: skip
+    return pa.Table.from_pylist(scored, schema=RAW_SCHEMA)
+
+
+def score_rows(files: Sequence[Path], chosen: pa.Table) -> pa.Table:
+    """`raw_scores` of all of `chosen`, in one Ray Data job."""
+    import ray
+
+    places = chosen.select(["file", "row"]).sort_by([("file", "ascending"), ("row", "ascending")])
+    blocks = [places.slice(at, ROWS_PER_TASK) for at in range(0, places.num_rows, ROWS_PER_TASK)]
+    scored = ray.data.from_arrow(blocks).map_batches(
+        lambda batch: raw_scores(files, batch.to_pylist()), batch_format="pyarrow", batch_size=None
+    )
+    return pa.concat_tables(part.cast(RAW_SCHEMA) for part in scored.iter_batches(batch_size=None, batch_format="pyarrow"))
+
+
+def penalties_of(raw: pa.Table, config: TraceConfig, necessity: Mapping[str, float]) -> dict[str, float]:
+    """P of each row by id: scores are normalised over the rows of `raw`."""
+    ids = raw["id"].to_pylist()
+    needed = np.array([necessity.get(name, np.nan) for name in ids], dtype=np.float64)
+    vision = vision_scores(raw["sharpness"].to_numpy(), raw["pixels"].to_numpy(), needed)
+    text, integration = min_max(raw["text"].to_numpy()), min_max(raw["integration"].to_numpy())
+    found = repetition_penalty(vision, text, integration, config.alpha, config.beta, config.gamma)
+    return dict(zip(ids, found.round(4).tolist(), strict=True))
