@@ -38,6 +38,10 @@ class BusyError(BimodeError, RuntimeError):
     """A run directory in which another run is at work."""
 
 
+class StorageError(BimodeError, RuntimeError):
+    """A bucket that did not answer, and not a damaged file: nothing is refused for it, and the same command tries again."""
+
+
 class DivergedError(BimodeError, RuntimeError):
     """A loss or gradient that is not finite; raised before the optimizer moves."""
 

@@ -7,19 +7,21 @@ the source's root in all references: a source that is moved as a whole keeps the
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 import pyarrow as pa
 from pyarrow import fs
 
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, StorageError
 from data_curation.validate import MAX_IMAGE_BYTES
 
 ReadImage = Callable[[str], bytes]  # path as a record gives it -> the encoded image
@@ -34,6 +36,7 @@ ENDINGS = {
 METADATA = ("metadata.jsonl", "metadata.csv")  # names the images beside it, as in Hugging Face's ImageFolder
 BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # of `datasets`, no rows
 MAGIC = re.compile(r"[*\[]")
+SECRET = re.compile(r"//[^/@]*@")  # user and password of a URI
 BLOCK = 1 << 20  # bytes
 
 
@@ -79,10 +82,57 @@ def list_files(path: str, reader: str) -> list[SourceFile]:
     return sorted(found, key=lambda file: file.name)
 
 
+class RemoteFile(io.RawIOBase):
+    """A file in a bucket. A bucket that does not answer is a StorageError: to a reader, an OSError would be a damaged file."""
+
+    def __init__(self, file: pa.NativeFile, uri: str) -> None:
+        self.file, self.uri = file, uri
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with answering(self.uri):
+            return int(self.file.readinto(buffer))
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        with answering(self.uri):
+            return int(self.file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self.file.tell())
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
+@contextmanager
+def answering(uri: str) -> Iterator[None]:
+    """Errors of the block are a StorageError, but for a missing file. pyarrow has tried several times before it raises."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise StorageError(f"{SECRET.sub('//', uri)} does not answer: {_first_line(error)}") from None
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a network stands between."""
+    return "://" in uri
+
+
 def open_file(file: SourceFile) -> BinaryIO:
-    """`file` for reading, with random access. Raises OSError, ValueError or pa.ArrowException."""
+    """`file` for reading, with random access. Raises OSError, ValueError or pa.ArrowException; of a bucket also StorageError."""
     where, path = fs.FileSystem.from_uri(file.uri)
-    return cast(BinaryIO, where.open_input_file(path))
+    if not is_remote(file.uri):
+        return cast(BinaryIO, where.open_input_file(path))
+    with answering(file.uri):
+        return cast(BinaryIO, RemoteFile(where.open_input_file(path), file.uri))
 
 
 def content_digest(file: SourceFile) -> str:
@@ -92,7 +142,7 @@ def content_digest(file: SourceFile) -> str:
         with open_file(file) as source:
             while block := source.read(BLOCK):
                 hasher.update(block)
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException, StorageError) as error:
         raise ConfigError(KEY, file.uri, f"cannot be read: {_first_line(error)}") from None
     return hasher.hexdigest()
 
@@ -100,9 +150,9 @@ def content_digest(file: SourceFile) -> str:
 def image_reader(file: SourceFile) -> ReadImage:
     """Reads the images that records of `file` name, by paths relative to its folder.
 
-    The function raises FileNotFoundError where there is no such file, another OSError where it cannot be read, and ValueError
-    for a path that leaves the source's root or points into the network. Of what is larger than an image may be it returns only
-    as much as validation needs to see that.
+    The function raises FileNotFoundError where there is no such file, another OSError where it cannot be read (of a bucket:
+    StorageError), and ValueError for a path that leaves the source's root or points into the network. Of what is larger than an
+    image may be it returns only as much as validation needs to see that.
     """
     where, path = fs.FileSystem.from_uri(file.uri)
     root, folder = path.removesuffix(file.name), posixpath.dirname(path)
@@ -112,10 +162,11 @@ def image_reader(file: SourceFile) -> ReadImage:
         if "://" in name or not full.startswith(root):
             raise ValueError("leaves the source's folder")
         try:
-            if where.get_file_info(full).type != fs.FileType.File:  # a pipe would block for ever
-                raise FileNotFoundError(full)
-            with where.open_input_file(full) as image:
-                return cast(bytes, image.read(MAX_IMAGE_BYTES + 1))
+            with answering(file.uri) if is_remote(file.uri) else nullcontext():
+                if where.get_file_info(full).type != fs.FileType.File:  # a pipe would block for ever
+                    raise FileNotFoundError(full)
+                with where.open_input_file(full) as image:
+                    return cast(bytes, image.read(MAX_IMAGE_BYTES + 1))
         except pa.ArrowException as error:
             raise OSError(_first_line(error)) from None
 

@@ -10,10 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from bimode.errors import ConfigError
-from data_curation.sources.files import SourceFile, content_digest, image_reader, list_files, open_file
+from bimode.errors import ConfigError, StorageError
+from data_curation.sources.files import RemoteFile, SourceFile, content_digest, image_reader, list_files, open_file
+from data_curation.sources.readers import FilePart, read_records, split_file
+from data_curation.sources.refusal import Refusal
 from data_curation.validate import MAX_IMAGE_BYTES
 
 
@@ -156,6 +160,7 @@ class Bucket(BaseHTTPRequestHandler):
     """As much of S3 as reading needs: ListObjectsV2, HeadObject and GetObject with a range, for any bucket."""
 
     protocol_version = "HTTP/1.1"
+    down = ""  # the key for which it has no answer
 
     def log_message(self, *args: object) -> None:
         pass
@@ -168,6 +173,8 @@ class Bucket(BaseHTTPRequestHandler):
             date = "<LastModified>2026-01-02T03:04:05.000Z</LastModified>"
             entries = "".join(f"<Contents><Key>{k}</Key><Size>{len(OBJECTS[k])}</Size>{date}</Contents>" for k in found)
             return self.answer(200, f"<ListBucketResult><KeyCount>{len(found)}</KeyCount>{entries}</ListBucketResult>".encode())
+        if self.down and key == self.down:
+            return self.answer(403, b"")  # an error that is not tried again, so that the test need not wait
         if key not in OBJECTS:
             return self.answer(404, b"")
         start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
@@ -211,3 +218,36 @@ def test_a_bucket_is_listed_and_read_like_a_folder(query: str) -> None:
         read("../img/none.png")
     with pytest.raises(ConfigError, match="nothing there"):
         list_files(f"{root}-2{query}", "auto")
+
+
+def test_a_bucket_that_does_not_answer_refuses_no_row(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the storage that failed: a file or a picture that is there may not become a reject, which would be kept."""
+    root = "s3://key:secret@bucket/vqa"
+    zero = list_files(f"{root}/*.jsonl{query}", "auto")[0]
+    read = image_reader(zero)
+    for reader in ("jsonl", "parquet", "webdataset", "hf"):
+        assert [type(record) for _, record in read_records(FilePart(zero, reader, 0, None))] == [Refusal], "no JSON, no Parquet"
+    monkeypatch.setattr(Bucket, "down", "vqa/0.jsonl")
+    for reader in ("jsonl", "parquet", "webdataset", "hf"):
+        with pytest.raises(StorageError, match=r"^s3://bucket/vqa/0\.jsonl.* does not answer: ") as told:
+            list(read_records(FilePart(zero, reader, 0, None)))
+    assert "secret" not in str(told.value)
+    with pytest.raises(StorageError):
+        split_file(zero, "parquet")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        content_digest(zero)
+    monkeypatch.setattr(Bucket, "down", "vqa/img/a b.png")
+    with pytest.raises(StorageError):
+        read("img/a b.png")
+
+
+def test_a_read_that_fails_half_way_is_the_buckets_fault(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": list(range(1000))}), tmp_path / "t.parquet")
+
+    class Breaking(pa.PythonFile):  # type: ignore[misc]
+        def readinto(self, buffer: object) -> int:
+            raise OSError("connection reset")
+
+    opened = RemoteFile(Breaking((tmp_path / "t.parquet").open("rb"), mode="r"), "s3://bucket/t.parquet")
+    with pytest.raises(StorageError, match="connection reset"):
+        pq.ParquetFile(opened).read()
