@@ -157,13 +157,14 @@ def write_traces(recipe: Recipe, store: Store, model: Path, cache: Path, scratch
     """A teacher, or the tagging model itself, writes the traces that are missing."""
     from data_curation.traces import generate
     from pipelines import curate_models
-    from pipelines.progress import track
+    from pipelines.progress import say, track
 
-    teacher = curate_models.teacher(recipe, model)
+    teacher, outcomes = curate_models.teacher(recipe, model), generate.Outcomes()
     chosen = generate.choose_rows(store, recipe.curate, teacher.config)
     with track("curate: traces", total=chosen.num_rows, unit="row") as bar:
         written = generate.sample_traces(store.files, chosen, teacher, cache / "traces", bar.advance)
-        store.apply(generate.write_traces(written, teacher.name, scratch / "traces.parquet"))
+        store.apply(generate.write_traces(outcomes.counted(written), teacher.name, scratch / "traces.parquet"))
+    say(f"curate: {outcomes}")
 
 
 def mix_rows(recipe: Recipe, store: Store, scratch: Path) -> None:

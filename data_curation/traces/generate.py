@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -158,13 +158,24 @@ def choose_trace(row: Row, replies: Sequence[Reply], teacher: Teacher) -> Trace:
     return Trace(row["file"], row["row"], row["id"], row["mode"], text, num_tokens, penalty, counts, error)
 
 
-def count_outcomes(traces: Iterable[Trace]) -> Counter[str]:
-    """Chains by outcome over all rows, and rows `kept`, `dropped` and `failed` (the engine refused them)."""
-    total: Counter[str] = Counter()
-    for trace in traces:
-        total.update(dict(trace.outcomes))
-        total["kept" if trace.text else "failed" if trace.error else "dropped"] += 1
-    return total
+@dataclass(slots=True)
+class Outcomes:
+    """What chains and rows came to; counts as traces go by."""
+
+    chains: Counter[str] = field(default_factory=Counter)  # by outcome
+    rows: Counter[str] = field(default_factory=Counter)  # kept, dropped, failed (the engine refused them)
+
+    def counted(self, traces: Iterable[Trace]) -> Iterator[Trace]:
+        """`traces` as they are."""
+        for trace in traces:
+            self.chains.update(dict(trace.outcomes))
+            self.rows["kept" if trace.text else "failed" if trace.error else "dropped"] += 1
+            yield trace
+
+    def __str__(self) -> str:
+        """E.g. ``traces: 2 kept, 1 dropped; of 9 chains 4 right, 5 wrong``."""
+        rows, chains = (", ".join(f"{n} {name}" for name, n in found.most_common()) for found in (self.rows, self.chains))
+        return f"traces: {rows or 'none wanted'}" + (f"; of {self.chains.total()} chains {chains}" if chains else "")
 
 
 def write_traces(traces: Iterable[Trace], name: str, out: Path) -> Path:

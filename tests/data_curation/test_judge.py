@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,6 @@ from data_curation.tags.judge import (
     tag_open,
     verdict_table,
 )
-from data_curation.tags.open_questions import read_open_questions
 
 T, N = "thinking", "non_thinking"
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -260,10 +260,10 @@ def test_replies_of_an_empty_cache_are_none(file: Path, tmp_path: Path) -> None:
 
 
 def test_the_open_questions_are_sound_and_their_length_does_not_tell_the_label() -> None:
-    asked = read_open_questions(ASSETS / "open-questions.jsonl")
-    assert 40 <= len(asked) <= 60 and len({q.id for q in asked}) == len({q.question for q in asked}) == len(asked)
-    assert {q.license for q in asked} == {"CC0-1.0"} and {q.label for q in asked} == {T, N}
-    told = calibrate([Judged(q.id, q.label, q.label, len(q.question)) for q in asked])
+    asked = [json.loads(line) for line in (ASSETS / "open-questions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert 40 <= len(asked) <= 60 and len({q["id"] for q in asked}) == len({q["question"] for q in asked}) == len(asked)
+    assert {q["license"] for q in asked} == {"CC0-1.0"} and {q["label"] for q in asked} == {T, N}
+    told = calibrate([Judged(q["id"], q["label"], q["label"], len(q["question"])) for q in asked])
     assert told.majority.accuracy == 0.5 and told.length.accuracy <= 0.6
-    table = candidates([replace(open_sample(q.id, q.question), answer=q.answer) for q in asked], "train", CurateConfig())
+    table = candidates([replace(open_sample(q["id"], q["question"]), answer=q["answer"]) for q in asked], "train", CurateConfig())
     assert set(table["reason"].to_pylist()) == {""}

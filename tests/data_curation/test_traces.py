@@ -30,10 +30,10 @@ from data_curation.traces import generate as traces_module
 from data_curation.traces.filter import refuse_traces, template_traces
 from data_curation.traces.generate import (
     CHOSEN,
+    Outcomes,
     Teacher,
     Trace,
     choose_rows,
-    count_outcomes,
     sample_traces,
     write_traces,
 )
@@ -120,7 +120,8 @@ def test_chains_are_kept_drawn_again_or_dropped_and_all_are_counted(store: Store
     worker, heard = Scripted(script), list[int]()
     chosen = choose_rows(store, COPY, TraceConfig(model="m"))
     teacher = teacher_of(worker, retries=1)
-    found = list(sample_traces(store.files, chosen, teacher, tmp_path / "cache", heard.append))
+    outcome = Outcomes()
+    found = list(outcome.counted(sample_traces(store.files, chosen, teacher, tmp_path / "cache", heard.append)))
     answer = dict(zip(NAMES, store.table(["id", "answer"])["answer"].to_pylist(), strict=True))
     assert [t.id for t in found] == NAMES[:5] and heard == [0, 5]
     assert [t.text for t in found] == [f"so {answer[NAMES[0]]}", f"so {answer[NAMES[1]]}", "", "", ""]
@@ -128,7 +129,10 @@ def test_chains_are_kept_drawn_again_or_dropped_and_all_are_counted(store: Store
     assert outcomes[0] == {"right": 2} and outcomes[1] == {"cut_off": 1, "inconsistent_trace": 1, "right": 1, "wrong": 1}
     assert outcomes[2] == {"wrong": 4} and set(outcomes[3]) >= {"forbidden_phrase", "empty_trace", "inconsistent_trace"}
     assert sum(outcomes[3].values()) == 4 and found[4].error == "too long"
-    assert count_outcomes(found)["kept"] == 2 and count_outcomes(found)["dropped"] == 2 and count_outcomes(found)["failed"] == 1
+    assert outcome.rows == {"kept": 2, "dropped": 2, "failed": 1} and outcome.chains["right"] == 3
+    assert (
+        str(outcome).startswith("traces: 2 kept, 2 dropped, 1 failed; of 14 chains ") and str(Outcomes()) == "traces: none wanted"
+    )
     assert [(r.prompt.id, r.n, r.mode) for r in worker.asked[:4]] == [(name, 2, Mode.THINKING) for name in NAMES[:4]]
     assert [r.prompt.id for r in worker.asked[4:]] == NAMES[1:4], "the first has one already"
     assert len({r.seed for r in worker.asked}) == 7 and {r.repetition_penalty for r in worker.asked} == {1.0}
