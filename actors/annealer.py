@@ -56,7 +56,9 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
     config = job.config
     rows = read_sequences(data, job.model_dir, config.mask_empty_think)
     table = Table(rows)
-    plan_SB = plan_steps(table.rows, config.strategy, steps=config.steps, batch_size=config.batch_size, seed=job.seed)
+    plan_SB = plan_steps(
+        table.rows, config.strategy, steps=config.steps, batch_size=config.batch_size, seed=job.seed, order=config.order
+    )
     on_gpu = worker_resources.get("GPU", 0) > 0
     trainer = TorchTrainer(
         train_worker,

@@ -31,7 +31,7 @@ class Table:
             for row, key in enumerate(found)
         ]
         keys.sort()
-        self.rows = [Place(question, fmt) for question, fmt, *_ in keys]
+        self.rows = [Place(question, fmt, hardness) for question, fmt, _, hardness, *_ in keys]
         self.places_R2 = np.array([(block, row) for *_, block, row in keys], dtype=np.int64).reshape(-1, 2)
 
     def gather(self, rows: NDArray[np.int64]) -> pa.Table:
@@ -46,8 +46,8 @@ class Table:
 
 
 @ray.remote(num_cpus=0.5)
-def _keys(block: pa.Table) -> list[tuple[str, str, str]]:
-    return list(zip(*(block[name].to_pylist() for name in ("question", "format", "id")), strict=True))
+def _keys(block: pa.Table) -> list[tuple[str, str, str, float]]:
+    return list(zip(*(block[name].to_pylist() for name in ("question", "format", "id", "hardness")), strict=True))
 
 
 class PlannedFeed:

@@ -13,19 +13,21 @@ from bimode.dataset import question_of
 from bimode.errors import StarvedError
 from bimode.modes import Mode
 from bimode.records import TrainingSample
+from bimode.strategies import hardness
 
 SEQUENCES = pa.schema(
     [
         ("id", pa.string()),
         ("question", pa.string()),  # id of the candidate that the row was made of
         ("format", pa.string()),
+        ("hardness", pa.float64()),  # `bimode.strategies.hardness`
         ("prompt_ids", pa.list_(pa.int32())),
         ("token_ids", pa.list_(pa.int32())),
         ("loss_mask", pa.list_(pa.float32())),
         ("images", pa.list_(pa.binary())),
     ]
 )
-COLUMNS = ("id", "parent_ids", "format", "prompt", "messages", "images")
+COLUMNS = ("id", "parent_ids", "format", "prompt", "messages", "images", "pass_rate_direct", "pass_rate_think")
 
 
 class Tokenize:
@@ -49,6 +51,7 @@ class Tokenize:
             "id": row["id"],
             "question": next(iter(row["parent_ids"]), row["id"]),
             "format": row["format"],
+            "hardness": hardness(row["pass_rate_direct"], row["pass_rate_think"]),
             "prompt_ids": self.codec.encode_prompt(question_of(row), images),
             "token_ids": token_ids,
             "loss_mask": [0.0] * masked + [1.0] * (len(token_ids) - masked),

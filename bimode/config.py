@@ -63,10 +63,17 @@ class AnnealLearnerConfig(LearnerConfig):
 Strategy = Literal["mixed", "non_r", "only_r", "non_r_then_r", "transcribe_then_direct", "transcription_and_direct"]
 
 
+Order = Literal["shuffled", "easy_first"]
+
+
 class AnnealConfig(Section):
     """Bi-mode supervised annealing (R-4B, section 2 and Table 3)."""
 
     strategy: Strategy = Field("mixed", description="which formats are trained when (R-4B, Table 3; `bimode.strategies`)")
+    order: Order = Field(
+        "shuffled", description="of the questions of a phase; `easy_first` reads them once from easy to hard, by the pass rates "
+        "of their tags, and shuffles from then on"
+    )  # fmt: skip
     steps: Positive = Field(300, description="optimizer steps")
     batch_size: Positive = Field(64, description="sequences of one optimizer step, over all workers")
     mask_empty_think: bool = Field(False, description="no loss on the empty think block (R-4B masks it in pre-training)")

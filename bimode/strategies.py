@@ -15,7 +15,7 @@ from itertools import count, groupby, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from bimode.config import Strategy
+from bimode.config import Order, Strategy
 from bimode.errors import StarvedError
 
 
@@ -52,14 +52,28 @@ def phase_of_steps(strategy: Strategy, steps: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a plan needs to know of a row. Example: ``Place(question="digits-17", format="thinking")``."""
+    """What a plan needs to know of a row. Example: ``Place(question="digits-17", format="thinking", hardness=0.25)``."""
 
     question: str
     format: str
+    hardness: float = 0.5
 
 
-def plan_steps(rows: Sequence[Place], strategy: Strategy, *, steps: int, batch_size: int, seed: int) -> NDArray[np.int64]:
+def hardness(pass_rate_direct: float | None, pass_rate_think: float | None) -> float:
+    """0 for a question that both modes get right, 1 for one that neither does: the mean failure of the modes. Unmeasured is 0.5.
+
+    Ours: R-4B's curriculum is one of formats alone (Table 3).
+    """
+    rates = [rate for rate in (pass_rate_direct, pass_rate_think) if rate is not None]
+    return 1 - sum(rates) / len(rates) if rates else 0.5
+
+
+def plan_steps(
+    rows: Sequence[Place], strategy: Strategy, *, steps: int, batch_size: int, seed: int, order: Order = "shuffled"
+) -> NDArray[np.int64]:
     """Row indices of every step, [steps, batch_size]: shuffled epochs over the questions of the step's phase.
+
+    With ``order="easy_first"`` the first epoch of each phase goes by hardness, and is shuffled where that is equal.
 
     Rows of one question lie side by side in `rows`, and are read one after the other: in a step, both formats of a question
     share its prompt and its images (`bimode.packing`). A pure function of its arguments, so a resumed run reads the same rows.
@@ -79,13 +93,17 @@ def plan_steps(rows: Sequence[Place], strategy: Strategy, *, steps: int, batch_s
         first = phase_at.index(k)
         last = first + phase_at.count(k)
         questions = [list(group) for _, group in groupby(places, key=lambda i: rows[i].question)]
-        read = np.fromiter(islice(_epochs(questions, seed), (last - first) * batch_size), dtype=np.int64)
+        ranks = np.array([rows[group[0]].hardness if order == "easy_first" else 0.0 for group in questions])
+        read = np.fromiter(islice(_epochs(questions, ranks, seed), (last - first) * batch_size), dtype=np.int64)
         plan[first:last] = read.reshape(-1, batch_size)
     return plan
 
 
-def _epochs(questions: Sequence[Sequence[int]], seed: int) -> Iterator[int]:
-    """Rows without end: every epoch shuffles the questions anew."""
+def _epochs(questions: Sequence[Sequence[int]], ranks_Q: NDArray[np.float64], seed: int) -> Iterator[int]:
+    """Rows without end: every epoch shuffles the questions anew, the first one within equal ranks."""
     for epoch in count():
-        for k in np.random.default_rng([seed, epoch]).permutation(len(questions)):
+        read = np.random.default_rng([seed, epoch]).permutation(len(questions))
+        if epoch == 0:
+            read = read[np.argsort(ranks_Q[read], kind="stable")]
+        for k in read:
             yield from questions[k]

@@ -32,7 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             row = sample_row(sample, "train")
             answer = {"role": "assistant", "content": render_response(mode, sample.trace, sample.answer)}
             parents = {"id": f"{sample.id}-{mode}", "parent_ids": [sample.id]}
-            rows.append(row | parents | {"format": str(mode), "messages": [*row["prompt"], answer]})
+            rates = {"pass_rate_direct": 0.5, "pass_rate_think": 1.0} if i % 2 else {}
+            rows.append(row | parents | rates | {"format": str(mode), "messages": [*row["prompt"], answer]})
     for k in range(2):
         pq.write_table(pa.Table.from_pylist(rows[k::2], schema=SCHEMA), folder / f"train-0000{k}-of-00002.parquet")
     return folder
@@ -45,6 +46,7 @@ def test_workers_read_the_plan_from_any_step_on(ray_local: Any, data: Path, tiny
     table = Table(read_sequences(data, tiny_llava, mask_empty_think=True))
     assert [row.format for row in table.rows] == ["non_thinking", "thinking"] * 12
     assert [row.question for row in table.rows[::2]] == [row.question for row in table.rows[1::2]]
+    assert {row.hardness for row in table.rows} == {0.25, 0.5}, "of tags, and of rows without"
     plan_SB = plan_steps(table.rows, "mixed", steps=40, batch_size=6, seed=1)
     written = (row for part in data.iterdir() for row in pq.read_table(part).to_pylist())
     keys = sorted((row["parent_ids"][0], row["format"], row["id"]) for row in written)

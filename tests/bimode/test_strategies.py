@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode.errors import StarvedError
-from bimode.strategies import STRATEGIES, Place, formats_of, phase_of_steps, plan_steps
+from bimode.strategies import STRATEGIES, Place, formats_of, hardness, phase_of_steps, plan_steps
 
 FORMATS = ["thinking", "non_thinking", "transcription"] * 10
 ROWS = [Place(f"q{i // 3}", name) for i, name in enumerate(FORMATS)]
@@ -51,6 +51,29 @@ def test_the_plan_is_a_function_of_the_seed() -> None:
         return plan_steps(ROWS, "mixed", steps=4, batch_size=8, seed=seed)
 
     assert (plan(1) == plan(1)).all() and (plan(1) != plan(2)).any()
+
+
+@pytest.mark.parametrize(
+    ("direct", "think", "wanted"), [(1.0, 1.0, 0.0), (0.0, 1.0, 0.5), (0.0, 0.0, 1.0), (0.25, None, 0.75), (None, None, 0.5)]
+)
+def test_hardness_is_the_mean_failure_of_what_was_measured(direct: float | None, think: float | None, wanted: float) -> None:
+    assert hardness(direct, think) == wanted
+
+
+def test_easy_questions_come_first_once_a_phase_and_stay_shuffled_among_equals() -> None:
+    rows = [Place(f"q{q}", name, (q % 3) / 2) for q in range(12) for name in ("non_thinking", "thinking")]
+
+    def plan(seed: int, strategy: str = "mixed") -> list[list[int]]:
+        found = plan_steps(rows, strategy, steps=6, batch_size=8, seed=seed, order="easy_first")  # type: ignore[arg-type]
+        return found.tolist()  # type: ignore[no-any-return]
+
+    read = [i for step in plan(0) for i in step]
+    assert [rows[i].hardness for i in read[:24]] == [0.0] * 8 + [0.5] * 8 + [1.0] * 8 and sorted(read[:24]) == list(range(24))
+    assert [rows[i].hardness for i in read[24:]] != sorted(rows[i].hardness for i in read[24:]), "from then on shuffled"
+    assert sorted(read[24:]) == list(range(24)) and plan(0) != plan(1)
+    for phase in (plan(0, "non_r_then_r")[:4], plan(0, "non_r_then_r")[4:]):
+        first = [rows[i].hardness for step in phase for i in step][:12]
+        assert first == sorted(first), "each phase begins with what is easy"
 
 
 def test_a_phase_without_rows_starves_with_a_line_that_says_which() -> None:

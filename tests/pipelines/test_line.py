@@ -21,7 +21,8 @@ from bimode.dataset import read_prompts
 
 REPO = Path(__file__).resolve().parent.parent.parent
 RECIPES = REPO / "pipelines" / "recipes"
-SMOKE = (str(RECIPES / "smoke.toml"), "--set", "anneal.strategy=non_r_then_r", "--set", "anneal.learner.zero_stage=2")
+ANNEAL = ("anneal.strategy=non_r_then_r", "anneal.order=easy_first", "anneal.learner.zero_stage=2")
+SMOKE = (str(RECIPES / "smoke.toml"), *(word for key in ANNEAL for word in ("--set", key)))
 MODES = {"non_thinking", "auto", "thinking"}
 pytestmark = pytest.mark.ray
 
