@@ -5,9 +5,9 @@
     waits for     the teacher's engine
     interrupted   see `data_curation.sampling.replies`
 
-A chain is kept if the row's own verifier finds its answer right and every check passes (`trace_checks`); else as many are drawn
-again with other seeds, up to `retries` times. In the paper (Skywork R1V, arXiv 2504.05599, section 3) GPT-4o rewrites wrong
-chains; here a row without a right one stays without.
+A chain is kept if the row's own verifier finds its answer right and every check passes (`data_curation.traces.checks`); else as
+many are drawn again with other seeds, up to `retries` times. In the paper (Skywork R1V, arXiv 2504.05599, section 3) GPT-4o
+rewrites wrong chains; here a row without a right one stays without.
 """
 
 from __future__ import annotations
