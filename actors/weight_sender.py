@@ -2,7 +2,7 @@
 
 Every learner rank makes one `WeightSender` and calls `send` together with the others, since under ZeRO-3 gathering a
 parameter is a collective; rank 0 alone speaks to the rollout workers. `object_store` needs none of this: there the
-learner publishes a `WeightSnapshot` and each worker loads it at its own boundary.
+learner puts buckets (`bimode.weights`) and each worker loads them at its own boundary (`actors.weight_sync`).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class BpoOptimConfig(OptimConfig):
 
 
 class BpoConfig(Section):
-    """Bi-mode policy optimization and its siblings. What R-4B does not state is marked ours in docs/algorithms."""
+    """Bi-mode policy optimization and its siblings. What R-4B does not state is marked ours in docs/algorithms.md."""
 
     algorithm: str = Field("per_mode", description="a file of `bimode/algorithms`; its defaults of this section stand below")
     decision: Decision = Field(

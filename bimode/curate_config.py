@@ -25,7 +25,7 @@ class SourceConfig(Section):
     """One source of questions: a family, or files."""
 
     family: Family | None = Field(
-        None, description="which generator (`data_curation/families`); `sums`, `tables` and `reasoning_gym` are text only"
+        None, description="which generator (`data_curation/sources/families`); `sums`, `tables` and `reasoning_gym` are text only"
     )
     weight: float = Field(1.0, gt=0.0, description="family: share of the questions, over the sum of all families' weights")
     tasks: tuple[str, ...] = Field((), description="reasoning_gym only: `chain_sum`, `leg_counting`; empty: the first")
@@ -57,11 +57,14 @@ class SourceConfig(Section):
             raise ConfigError("family", shown, "name a family or a path, one of them")
         if self.tasks and self.family != "reasoning_gym":
             raise ConfigError("tasks", ", ".join(self.tasks), f"only reasoning_gym has tasks; leave them out of {self.family}")
-        if self.path and self.layout == "columns" and not {"question", "answer"} <= self.columns.keys():
-            raise ConfigError("columns", self.columns, 'name them, e.g. { question = "query", answer = "label" }')
         unknown = sorted(self.columns.keys() - OUR_COLUMNS)
         if unknown:
             raise ConfigError("columns", ", ".join(unknown), f"on the left stands one of {', '.join(sorted(OUR_COLUMNS))}")
+        missing = [name for name in ("question", "answer") if name not in self.columns]
+        if self.path and self.layout == "columns" and missing:
+            shown = ", ".join(self.columns) or "(none)"
+            fix = f'name {" and ".join(missing)} too, e.g. {{ question = "query", answer = "label" }}'
+            raise ConfigError("columns", shown, fix)
         return self
 
 

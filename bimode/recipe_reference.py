@@ -20,11 +20,11 @@ from bimode.sections import Section
 HEAD = """\
 # The recipe
 
-Written by `make reference` from `config.py`, `curate_config.py`, `bpo_config.py`, `sections.py` and `algorithms/` of
-`bimode`; a test fails where they differ. A recipe is a TOML file. Every key has a default but `name`, and a source names
-a `family` or a `path`; an unknown key, a wrong type or an impossible value is refused before anything starts.
-`--set section.key=value` overrides one key and can be repeated; a list is written as TOML, e.g.
-`--set 'evaluate.modes=["auto"]'`. A source is counted from 0: `--set curate.sources.0.weight=2`.
+Written by `make reference` from `config.py`, the `*_config.py`, `sections.py` and `algorithms/` of `bimode`; a test fails
+where they differ. A recipe is a TOML file. Every key has a default but `name`, and a source names a `family` or a `path`;
+an unknown key, a wrong type or an impossible value is refused before anything starts. `--set section.key=value` overrides
+one key and can be repeated; a list is written as TOML, e.g. `--set 'evaluate.modes=["auto"]'`. A source is counted from 0:
+`--set curate.sources.0.weight=2`.
 
 The defaults are those of the tiny model. `pipelines/recipes/gpu.toml` is a complete recipe for a large one. "Ours" marks
 a value that R-4B (arXiv 2508.21113) does not state. Counts are whole numbers; tokens are those of the model's tokenizer.

@@ -29,7 +29,7 @@ class JudgeConfig(Section):
     """
 
     model: str = Field("", description="directory of the judge, any chat model of vLLM's; empty: open questions are set aside")
-    prompt: str = Field("", description="what it is asked, with `{question}` and perhaps `{answer}`; empty: ours (docs/data.md)")
+    prompt: str = Field("", description="what it is asked, with `{question}` and perhaps `{answer}`; empty: our `JUDGE_PROMPT`")
     images: bool = Field(True, description="show it the question's images; false for a judge of text only")
     votes: Positive = Field(5, description="verdicts of one question; the majority decides, a tie gives both formats")
     retries: int = Field(2, ge=0, description="times that a reply without a verdict is drawn again with another seed")

@@ -46,7 +46,8 @@ def exit_code(arguments: list[str]) -> int:
     except typer.TyperException as error:
         if not (message := error.format_message()):  # no arguments: typer has shown the help
             return error.exit_code
-        return _fail(f"{message.rstrip('.')}: see bimode --help", error.exit_code)
+        where = getattr(error, "ctx", None)
+        return _fail(f"{message.rstrip('.')}: see {where.command_path if where else 'bimode'} --help", error.exit_code)
     if code == INTERRUPTED:  # how typer says that Ctrl-C was pressed
         return _fail("interrupted: nothing is left running; the same command continues", INTERRUPTED)
     return int(code)

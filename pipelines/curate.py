@@ -91,6 +91,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     counts = asdict(published) | asdict(decided) | {"reasoning_share": published.reasoning_share}
     store.close()
     shutil.rmtree(scratch)
+    say(published.summary())
     names = ("data", "tags", "rejects", "index.parquet", "README.md", "croissant.json", "report.html")
     return StageResult(outputs=names, counts=counts)
 

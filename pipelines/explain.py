@@ -120,7 +120,8 @@ def same(story: Story) -> Fields:
 def contamination(story: Story) -> Fields:
     """How it was compared with evaluation items."""
     checked = story.rows[0].row["contamination"] or {}
-    yield "checked", f"yes, by {checked['method']}" if checked.get("checked") else "no"
+    by = f", by {checked['method']}" if checked.get("method") else ": it repeats no evaluation row"
+    yield "checked", f"yes{by}" if checked.get("checked") else "no"
     if checked.get("hit"):
         yield "hit", describe(story.hit) if story.hit else checked["hit"]
 

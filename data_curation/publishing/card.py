@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 
 from bimode.curate_config import CurateConfig
 from bimode.dataset import HF_FEATURES
+from bimode.modes import Mode
+from bimode.verify import OPEN
 from data_curation.publishing.funnel import SourceCount, funnel, source_counts
 from data_curation.publishing.published import Published
 from data_curation.publishing.wording import COLUMNS, RULES
@@ -35,11 +37,15 @@ row = data[0]
 row["images"]  # PIL images
 row["messages"][-1]["content"]  # "<think>...</think>answer"
 ```"""
-LIMITS = (
+TAG_LIMITS = (
     "A tag says what the model named above could do with a question, not what every model can. It was sampled a few times: with "
     "8 attempts the interval of a pass rate is up to 0.5 wide; `tags/tags.parquet` has it for each question.",
     "A question that blind answers often get right (`guess_rate`) needs more attempts than it was given to be told from luck.",
+)
+REASONING_LIMITS = (
     "Reasoning labelled `oracle` was written by the source or its generator; a model would put it in other words.",
+)
+LIMITS = (
     "Evaluation items of few words are compared by image and question only, and not by their words. A paraphrase of one escapes.",
     "Answers are checked by programs that read the final answer; a right answer for a wrong reason passes.",
 )
@@ -50,13 +56,14 @@ def card(store: Store, published: Published, config: CurateConfig, folder: Path)
     sources = source_counts(store)
     origins = [(source.source or "(unreadable)", source.license, source.read, source.kept) for source in sources]
     pictured = bool(store.counts(["image_sha256 <> ''"], "reason = ''").get(True))
+    summary = _summary(published, pictured, OPEN in store.counts(["verifier"], "reason = ''"))
     parts = [
-        _front_matter(published, licenses_of(sources), pictured), "# Bi-mode data", _summary(published, pictured), "## Splits",
+        _front_matter(published, licenses_of(sources), pictured), "# Bi-mode data", summary, "## Splits",
         _table(("split", "rows"), published.rows.items()), _formats(published), "## How to load", LOAD, "## How rows were chosen",
         _chosen(store), "## Tags", _tags(store, published, config), "## Traces", _traces(folder), "## Sources and licences",
         _table(("source", "licence", "rows read", "kept"), origins),
         "## Columns", "\n".join(f"- `{name}`: {text}" for name, text in COLUMNS.items()), "## Known limits",
-        "\n".join(f"- {limit}" for limit in LIMITS),
+        "\n".join(f"- {limit}" for limit in _limits(published)),
     ]  # fmt: skip
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -82,19 +89,30 @@ def _front_matter(published: Published, licences: Sequence[str], pictured: bool)
     return "\n".join([*lines, "dataset_info:", f"  features: {json.dumps(_yaml_features())}", "---"])
 
 
-def _summary(published: Published, pictured: bool) -> str:
+def _limits(published: Published) -> list[str]:
+    """What holds for this data: of tags where there are any, of reasoning where some is shown."""
+    reasons = Mode.THINKING in published.formats
+    return [*(TAG_LIMITS if published.tags else ()), *(REASONING_LIMITS if reasons else ()), *LIMITS]
+
+
+def _summary(published: Published, pictured: bool, is_open: bool) -> str:
     about = "questions about images" if pictured else "questions"
+    checked = "answers, of which programs can check all but the open ones" if is_open else "answers that a program can check"
+    if set(published.formats) >= {Mode.THINKING, Mode.NON_THINKING}:
+        shown = "an answer given at once, reasoning and then an answer, or both, by what the question needs"
+    else:
+        shown = "reasoning and then an answer" if Mode.THINKING in published.formats else "an answer given at once"
     return (
-        f"{sum(published.rows.values()):,} rows of {about} with answers that a program can check, for training a model that "
-        "decides when to think. Train rows show an answer given at once, reasoning and then an answer, or both, by what the "
-        "question needs; rows of `rl` and `eval` are questions without a response."
+        f"{sum(published.rows.values()):,} rows of {about} with {checked}, for training a model that decides when to think. "
+        f"Train rows show {shown}; rows of `rl` and `eval` are questions without a response."
     )
 
 
 def _formats(published: Published) -> str:
     if not published.formats:
         return ""
-    return "A train question may be written in both formats:\n\n" + _table(("format", "train rows"), published.formats.items())
+    told = "A train question may be written in both formats" if len(published.formats) > 1 else "All train rows have one format"
+    return f"{told}:\n\n" + _table(("format", "train rows"), published.formats.items())
 
 
 def _chosen(store: Store) -> str:

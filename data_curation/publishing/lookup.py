@@ -14,6 +14,7 @@ from bimode.errors import ConfigError
 from data_curation.store import read_candidates, sql_list
 
 MOST_NAMED = 8  # ids in a message
+NOWHERE = "no such row, and none like it; ids stand in data/ and rejects/, and a reference, e.g. a.jsonl#6, will do as well"
 MOST_NEIGHBOURS = 10
 QUESTION = "CASE WHEN coalesce(format, '') <> '' THEN parent_ids[1] ELSE id END"  # what a written row was made of
 KEPT_FIRST = "reason <> '', id, filename, file_row_number"
@@ -71,7 +72,7 @@ class Lookup:
                 more = f" and {len(found) - MOST_NAMED:,} more" if len(found) > MOST_NAMED else ""
                 raise ConfigError("ID", wanted, f"fits {len(found):,} questions: {', '.join(found[:MOST_NAMED])}{more}")
         near = ", ".join(self._near(wanted))
-        raise ConfigError("ID", wanted, f"no such row; near it are {near}" if near else "no such row, and none like it")
+        raise ConfigError("ID", wanted, f"no such row; near it are {near}" if near else NOWHERE)
 
     def _near(self, wanted: str) -> list[str]:
         query = (

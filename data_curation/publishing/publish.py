@@ -47,7 +47,7 @@ def publish(store: Store, config: CurateConfig, splits: Iterable[str], out: Path
     rejects = store.counts(["reason"], "reason <> ''")
     alive = store.counts(["split"], IN)
     if empty := [split for split in SPLITS if split in set(splits) and not alive.get(split)]:
-        raise StarvedError(f"curate left no {' and no '.join(empty)} rows; rejected by reason: {rejects}")
+        raise StarvedError(f"curate left no {' and no '.join(empty)} rows; rejected by reason: {rejects}{_example(store)}")
     formats: Counter[str] = Counter()
     ops, rows = lineage(config), {}
     for split in (split for split in SPLITS if alive.get(split)):
@@ -81,6 +81,13 @@ def _split_tables(store: Store, config: CurateConfig, split: str, formats: Count
 def stamped(table: pa.Table, ops: Sequence[dict[str, str]]) -> pa.Table:
     """`table` with what was done to its rows."""
     return replace_columns(table, {"ops": [ops] * table.num_rows}).replace_schema_metadata(SCHEMA.metadata)
+
+
+def _example(store: Store) -> str:
+    """One rejected row, so that what all of them lack can be seen."""
+    for row in store.table(["source_refs", "reason", "detail"], "reason <> ''", "file, row", 1).to_pylist():
+        return f", e.g. {', '.join(row['source_refs'])}: {row['reason']}: {row['detail']}"
+    return ""
 
 
 def lineage(config: CurateConfig) -> list[dict[str, str]]:

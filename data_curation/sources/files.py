@@ -77,7 +77,7 @@ def list_files(path: str, reader: str) -> list[SourceFile]:
         raise ConfigError(KEY, path, f"holds files for several readers; set `reader` to one of {', '.join(kinds)}")
     found = [file for file in files if _reads(kinds if reader == "auto" else [reader], file.name)]
     if not found:
-        other = f"; {len(files)} file(s) of another name: set `reader`" if files else ""
+        other = f"; {len(files)} file(s) of another name: set `reader`" if files else "; no such file or folder, or an empty one"
         raise ConfigError(KEY, path, f"nothing there for {_readers(reader)}{other}")
     return sorted(found, key=lambda file: file.name)
 

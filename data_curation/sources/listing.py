@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bimode.curate_config import SourceConfig
+from bimode.errors import keyed
 from bimode.rundir import read_json, write_atomic
 from data_curation.sources.files import SourceFile, content_digest, list_files
 from data_curation.sources.readers import split_file
@@ -38,7 +39,9 @@ def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
     known: dict[str, Any] = read_json(stats_file) or {}
     stats, listed = {}, []
     for at, source in enumerate(sources):
-        for found in list_files(source.path, source.reader) if source.path else ():
+        with keyed(f"curate.sources.{at}.path"):
+            files = list_files(source.path, source.reader) if source.path else []
+        for found in files:
             stat = [found.size, found.modified_ns]
             entry = known.get(found.uri)
             digest = entry[2] if entry and entry[:2] == stat else content_digest(found)

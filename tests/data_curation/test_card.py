@@ -95,6 +95,23 @@ def test_a_licence_of_one_source_is_the_hubs_own(tmp_path: Path, curated: Curate
     assert header["task_categories"] == ["question-answering"]
 
 
+def test_the_card_says_nothing_of_tags_and_reasoning_that_are_not_there() -> None:
+    from data_curation.publishing.card import _formats, _limits, _summary
+
+    both, plain = Published({"train": 2}, {}, {"either": 1}, {"thinking": 1, "non_thinking": 1}), Published(
+        {"train": 1_200, "eval": 3}, {"duplicate": 1, "bad_record": 2}, {}, {"non_thinking": 1_200}
+    )  # fmt: skip
+    assert len(_limits(both)) == len(_limits(plain)) + 3 and not any(
+        "tag" in limit or "oracle" in limit for limit in _limits(plain)
+    )
+    assert "or both" in _summary(both, True, False) and "that a program can check" in _summary(both, True, False)
+    assert "show an answer given at once;" in _summary(plain, False, True) and "all but the open ones" in _summary(
+        plain, False, True
+    )
+    assert "both formats" in _formats(both) and "one format" in _formats(plain)
+    assert plain.summary() == "curate: 1,200 in train, 3 in eval; 3 rejected (2 bad_record, 1 duplicate)"
+
+
 def test_equal_work_gives_an_equal_card_and_croissant(tmp_path: Path, curated: Curated) -> None:
     again = curate(tmp_path)
     for name in ("README.md", "croissant.json"):

@@ -1,7 +1,7 @@
 """Task families on real sources that ship inside wheels: nothing is downloaded.
 
 A family is a function ``(index, split, seed, weights) -> Sample``; equal arguments give equal bytes. A new one is a file
-here, a line in `FAMILIES` and a name in `bimode.config.SourceConfig`.
+here, a line in `FAMILIES` and a name in `bimode.curate_config.Family`.
 """
 
 from __future__ import annotations
