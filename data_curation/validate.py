@@ -68,6 +68,8 @@ REASONS = {
     "wrong_language": "a question in none of curate.filter.languages",
     "duplicate_id": "the id of another row that is kept",
     "duplicate": "the same question about the same pixels as a row that is kept (its id is in `detail`)",
+    "other_answer": "the same question about the same pixels as a row that is kept (its id is in `detail`), with another "
+    "answer: one of the two is wrong, and the first is kept",
     "near_duplicate": "nearly the same as a row that is kept (its id is in `detail`)",
     "contaminated": "it repeats an evaluation row (its id is in `detail`); `contamination.method` says how that was found",
     "no_trace": "its tag asks for reasoning, and there is none to show",

@@ -43,7 +43,7 @@ STAGES = (
         ),
         goal=True,
     ),
-    Stage("dedup, exact", "dedup", ("duplicate", "duplicate_id"), goal=True),
+    Stage("dedup, exact", "dedup", ("duplicate", "duplicate_id", "other_answer"), goal=True),
     Stage("dedup, near image", "dedup", ("near_duplicate",), goal=True),
     Stage("dedup, text", "dedup", (), goal=True),  # shares a reason with the line above
     Stage("decontamination, exact", "decontamination", ("contaminated",), goal=True),

@@ -15,7 +15,7 @@ CHECKED = "checked and filtered"
 STEPS = {
     "read": (),
     CHECKED: (),  # every reason that is no later step's
-    "after dedup": ("duplicate_id", "duplicate", "near_duplicate"),
+    "after dedup": ("duplicate_id", "duplicate", "other_answer", "near_duplicate"),
     "after decontamination": ("contaminated",),
     "tagged, with a trace": (
         "needs_judge", "judge_failed", "judge_unclear", "rollout_failed", "untagged", "no_trace", "forbidden_phrase",

@@ -163,11 +163,13 @@ def _judge(db: duckdb.DuckDBPyConnection) -> None:
         ), stands AS (SELECT rank, min(hit) AS root FROM chain GROUP BY rank)
         SELECT p.rank, h.id AS hit, h.class = {EARLIER} AS published_before,
             CASE WHEN method = '{rules.SAME_ID}' THEN 'duplicate_id' WHEN h.item AND p.rank >> {CLASS_BITS} >= {TRAIN}
-                THEN 'contaminated' WHEN method = '{rules.EXACT}' THEN 'duplicate' ELSE 'near_duplicate' END AS reason,
+                THEN 'contaminated' WHEN method <> '{rules.EXACT}' THEN 'near_duplicate'
+                WHEN own.answer_key <> h.answer_key THEN 'other_answer' ELSE 'duplicate' END AS reason,
             CASE WHEN method = '{rules.SAME_ID}' THEN format('{{}}, row {{}} of file {{}}', h.split, h.row, h.file)
                 WHEN h.run = '' THEN h.id ELSE h.id || ' of ' || h.run END AS detail,
             CASE WHEN method <> '{rules.SAME_ID}' THEN g.id END AS dup_group, method
-        FROM repeats p JOIN rows h ON h.rank = p.hit JOIN stands s ON s.rank = p.rank JOIN rows g ON g.rank = s.root
+        FROM repeats p JOIN rows own ON own.rank = p.rank JOIN rows h ON h.rank = p.hit
+        JOIN stands s ON s.rank = p.rank JOIN rows g ON g.rank = s.root
     """)
     db.execute(f"""
         CREATE VIEW judged AS
@@ -194,7 +196,7 @@ def _count(db: duckdb.DuckDBPyConnection, checkable: frozenset[str]) -> Decision
         alive=sum(reasons.values()),
         kept=reasons.get("", 0),
         duplicate_ids=reasons.get("duplicate_id", 0),
-        duplicates=reasons.get("duplicate", 0),
+        duplicates=reasons.get("duplicate", 0) + reasons.get("other_answer", 0),
         near_duplicates=reasons.get("near_duplicate", 0),
         contaminated=reasons.get("contaminated", 0),
         published_before=before,

@@ -43,6 +43,13 @@ def test_without_an_item_the_first_train_row_stays(tmp_path: Path) -> None:
     assert (counts.alive, counts.kept, counts.duplicates, counts.items, counts.by_ngram) == (3, 1, 2, 0, None)
 
 
+def test_another_answer_to_the_same_question_is_said(tmp_path: Path) -> None:
+    """One of `a` and `b` is wrong, and nobody can tell which: the first stays."""
+    counts = run(tmp_path, [Case("a"), Case("same", answer=" 17 "), Case("b", answer="18")])
+    assert reasons(tmp_path) == {"a": ("", "", ""), "same": ("duplicate", "a", ""), "b": ("other_answer", "a", "")}
+    assert counts.duplicates == 2
+
+
 def test_rows_that_were_out_take_no_part(tmp_path: Path) -> None:
     run(tmp_path, [Case("broken", reason="image_broken"), Case("sound")])
     assert reasons(tmp_path) == {"sound": ("", "", "")}
