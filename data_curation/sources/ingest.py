@@ -99,7 +99,8 @@ def candidates(batch: Sequence[Sample | Refusal], split: str, config: CurateConf
     for row, found in zip(sound, check_rows(sound), strict=True):
         reason, detail = found.reason, found.detail
         if reason == "bad_schema":
-            row |= refused_row(Refusal(repr([row["source"], row["source_refs"], row["id"]]), reason, detail), split)
+            ref = repr([row["source"], row["source_refs"], row["id"]])  # whatever these are
+            row |= refused_row(Refusal(ref, reason, detail), split)
         else:
             if not reason:
                 reason, detail = filter_row(row["question"], row["answer"], row["trace"], config.filter)
@@ -117,8 +118,8 @@ def candidate_row(sample: Sample, split: str) -> Row:
 def refused_row(refusal: Refusal, split: str) -> Row:
     """What is left of a record that could not be read."""
     return EMPTY | {
-        "id": f"refused-{digest_json(refusal.ref)}", "split": split, "source_refs": [refusal.ref],
-        "reason": refusal.reason, "detail": refusal.detail,
+        "id": f"refused-{digest_json([refusal.source, refusal.ref])}", "split": split, "source_refs": [refusal.ref],
+        "source": refusal.source, "source_license": refusal.license, "reason": refusal.reason, "detail": refusal.detail,
     }  # fmt: skip
 
 

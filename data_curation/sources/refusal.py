@@ -12,3 +12,5 @@ class Refusal:
     ref: str
     reason: str
     detail: str
+    source: str = ""  # set where the shard is known
+    license: str = ""

@@ -7,7 +7,7 @@ moved, or read for another recipe with the same settings, costs nothing; a new f
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -75,8 +75,10 @@ class FileShard:
         return [read, source_name(self.source), self.content, self.part.file.name, self.part.start, self.part.stop]
 
     def samples(self) -> Iterator[Sample | Refusal]:
-        """The records of the part, as the source's layout reads them."""
-        return read_samples(self.part, self.source)
+        """The records of the part, as the source's layout reads them; what is refused is the source's too."""
+        name, licence = source_name(self.source), self.source.license
+        for sample in read_samples(self.part, self.source):
+            yield replace(sample, source=name, license=licence) if isinstance(sample, Refusal) else sample
 
     @property
     def size(self) -> int:

@@ -248,6 +248,8 @@ def test_a_read_that_fails_half_way_is_the_buckets_fault(tmp_path: Path) -> None
         def readinto(self, buffer: object) -> int:
             raise OSError("connection reset")
 
+    whole = RemoteFile(pa.OSFile(str(tmp_path / "t.parquet")), "s3://bucket/t.parquet")
+    assert pq.ParquetFile(whole, buffer_size=1 << 10).read()["a"].to_pylist() == list(range(1000))
     opened = RemoteFile(Breaking((tmp_path / "t.parquet").open("rb"), mode="r"), "s3://bucket/t.parquet")
     with pytest.raises(StorageError, match="connection reset"):
         pq.ParquetFile(opened).read()

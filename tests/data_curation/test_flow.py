@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bimode.curate_config import SourceConfig
 from bimode.dataset import read_prompts
 from bimode.errors import ConfigError, StarvedError
 from data_curation import store as module
@@ -16,6 +17,8 @@ from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, training_rows
 from data_curation.publishing.publish import GROUP_ROWS, publish, write_shards
 from data_curation.publishing.report import warn_about_share
+from data_curation.sources.ingest import candidates
+from data_curation.sources.listing import file_shards, list_sources
 from data_curation.sources.shards import plan_draws
 from data_curation.store import Store, write_found
 from data_curation.tags.tagging import choose_rows
@@ -183,3 +186,20 @@ def test_rows_come_in_the_same_order_however_few_are_sorted_at_once(tmp_path: Pa
     assert dealt == whole and len(dealt) == 21 and dealt == sorted(dealt, key=lambda row: row["id"])
     assert list(store.batches(columns, "split = 'nowhere'")) == []
     assert [path.name for path in (tmp_path / "s").iterdir() if path.name.startswith(".ranges")] == []
+
+
+def test_what_cannot_be_read_still_belongs_to_its_source(tmp_path: Path) -> None:
+    """Two sources may have files of one name; their rejects are told apart and counted where they came from."""
+    rows = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.jsonl").write_text('{"q": "What is 6 times 7?", "a": "42"}\n{broken\n{"q": "", "a": "1"}\n')
+        settings = {"path": str(tmp_path / name), "columns": {"question": "q", "answer": "a"}, "name": name, "license": "MIT"}
+        source = SourceConfig.model_validate(settings)
+        [shard] = file_shards([source], list_sources([source], tmp_path / f"{name}.json"))
+        rows += candidates(list(shard.samples()), shard.split, CONFIG).to_pylist()
+    refused = [row for row in rows if row["reason"]]
+    assert [(row["source"], row["source_license"], row["source_refs"]) for row in refused] == [
+        (name, "MIT", [f"x.jsonl#{at}"]) for name in ("a", "b") for at in (1, 2)
+    ]
+    assert len({row["id"] for row in rows}) == 6
