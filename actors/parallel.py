@@ -23,15 +23,15 @@ def listen(host: str, world: int) -> dist.TCPStore:
     return dist.TCPStore(host, 0, world, is_master=True, wait_for_workers=False)
 
 
-def join(rank: int, world: int, store: dist.Store) -> None:
-    """Joins `world` processes that meet in `store`. Blocks until all are there."""
-    dist.init_process_group(backend(), store=store, rank=rank, world_size=world)
-
-
 def connect(address: str, world: int) -> dist.TCPStore:
     """The store that another process listens with at `address`, ``host:port``."""
     host, port = address.rsplit(":", 1)
     return dist.TCPStore(host, int(port), world, is_master=False)
+
+
+def join(rank: int, world: int, store: dist.Store) -> None:
+    """Joins `world` processes that meet in `store`. Blocks until all are there."""
+    dist.init_process_group(backend(), store=store, rank=rank, world_size=world)
 
 
 def ensure_group() -> None:

@@ -61,8 +61,6 @@ class AnnealLearnerConfig(LearnerConfig):
 
 
 Strategy = Literal["mixed", "non_r", "only_r", "non_r_then_r", "transcribe_then_direct", "transcription_and_direct"]
-
-
 Order = Literal["shuffled", "easy_first"]
 
 

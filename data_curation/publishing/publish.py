@@ -85,9 +85,8 @@ def stamped(table: pa.Table, ops: Sequence[dict[str, str]]) -> pa.Table:
 
 def _example(store: Store) -> str:
     """One rejected row, so that what all of them lack can be seen."""
-    for row in store.table(["source_refs", "reason", "detail"], "reason <> ''", "file, row", 1).to_pylist():
-        return f", e.g. {', '.join(row['source_refs'])}: {row['reason']}: {row['detail']}"
-    return ""
+    first = store.table(["source_refs", "reason", "detail"], "reason <> ''", "file, row", 1).to_pylist()
+    return "".join(f", e.g. {', '.join(row['source_refs'])}: {row['reason']}: {row['detail']}" for row in first)
 
 
 def lineage(config: CurateConfig) -> list[dict[str, str]]:
