@@ -128,7 +128,7 @@ def collect(recipe: Recipe, drawn: Sequence[tuple[Sample, str]], out: Path) -> t
         raise SystemExit(f"error: {len(drawn) - chosen.num_rows} questions were refused")
     with connect(recipe.cluster):
         began, done = time.monotonic(), Counter[str]()
-        who = curate_models.tagger(recipe, base_directory(recipe.model.base))
+        who = curate_models.tagger(recipe, base_directory(recipe.model.base), Path(recipe.model.base).name)
         folder = sample_rollouts(store, chosen, who, out / "rollouts", lambda n: done.update(attempts=n))
         seconds = time.monotonic() - began
         print(f"{done['attempts']} attempts of {who.name} at {len(drawn)} questions: {seconds:.0f} s", flush=True)

@@ -101,6 +101,10 @@ class RolloutSampling(Section):
     """How the tagging model is sampled: `n` per mode."""
 
     n: Positive = Field(8, description="attempts at each question in each mode")
+    models: tuple[str, ...] = Field(
+        (), description="directories of the models that tag, instead of `model.base`; each question goes to the first that was "
+        "not trained on it, as far as its run directory tells (docs/data.md)"
+    )  # fmt: skip
     temperature: float = Field(1.0, gt=0.0, description="of sampling")
     max_tokens: Positive = Field(48, description="generated tokens of an attempt; those that force the mode come on top")
     concurrency: Positive = Field(1, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
@@ -142,12 +146,23 @@ class CurateConfig(Section):
     tag: TagConfig = Field(TagConfig(), description="the rule of the tags")
     filter: FilterConfig = Field(FilterConfig(), description="what a sound row is still refused for")
     dedup: DedupConfig = Field(DedupConfig(), description="which rows count as the same")
+    fold: tuple[int, int] | None = Field(
+        None,
+        description="take one part of the train questions only, e.g. `[0, 2]`, the first of two (docs/data.md)",
+    )
     tag_rows: int = Field(0, ge=0, description="tag at most this many train rows by rollouts; paired rows need no tag; 0 = all")
 
     judge: JudgeConfig = Field(JudgeConfig(), description="who tags open questions")
     traces: TraceConfig = Field(TraceConfig(), description="where reasoning traces come from, and what they are refused for")
     mix: MixConfig = Field(MixConfig(), description="which of the train questions are taken; by default all")
     keep_versions: Positive = Field(3, description="published versions of the data that stay, the current one among them")
+
+    @field_validator("fold")
+    @classmethod
+    def _is_one_of_them(cls, fold: tuple[int, int] | None) -> tuple[int, int] | None:
+        if fold and not 0 <= fold[0] < fold[1]:
+            raise ValueError(f"which, counted from 0, and of how many; write e.g. [0, {max(fold[1], 2)}]")
+        return fold
 
     @field_validator("level_weights")
     @classmethod

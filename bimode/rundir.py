@@ -144,6 +144,14 @@ class StageDir:
         return {key: digest_path(path) for key, path in inputs.items()}
 
 
+def stage_of(model: Path) -> StageDir | None:
+    """The finished stage that made the directory `model`, e.g. ``DIR/anneal/model``; None where it is no stage's output."""
+    folder = model.resolve().parent
+    manifest = read_json(folder / "manifest.json")
+    made = isinstance(manifest, dict) and manifest.get("stage") == folder.name and model.resolve().name in manifest["outputs"]
+    return StageDir(folder.parent, folder.name) if made else None
+
+
 @dataclass(frozen=True, slots=True)
 class StageResult:
     """What a stage made: names of its outputs (relative to its folder) and counts for the manifest."""

@@ -71,6 +71,8 @@ REASONS = {
     "other_answer": "the same question about the same pixels as a row that is kept (its id is in `detail`), with another "
     "answer: one of the two is wrong, and the first is kept",
     "near_duplicate": "nearly the same as a row that is kept (its id is in `detail`)",
+    "other_fold": "a train question of another fold than curate.fold",
+    "trained_on": "every model of curate.rollouts.models was trained on it, so that none may tag it",
     "contaminated": "it repeats an evaluation row (its id is in `detail`); `contamination.method` says how that was found",
     "no_trace": "its tag asks for reasoning, and there is none to show",
     "needs_judge": "only a judge model can mark its answers, and there is none",

@@ -48,14 +48,19 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from data_curation.repeats.decide import check_indexes
     from data_curation.sources.families import TEXT_ONLY
     from data_curation.sources.shards import plan_draws
+    from pipelines.curate_models import tagger_lessons
 
     plan_draws(recipe.curate, recipe.seed)
     check_languages(recipe.curate.filter.languages)
     check_indexes(indexes(recipe.curate.dedup.against))
     pictured = [source.family for source in recipe.curate.sources if source.family and source.family not in TEXT_ONLY]
-    if pictured and recipe.curate.tags and model_kind(inputs["base"]) == "text":
-        fix = f"asks about images, and model.base is a text model; use {' or '.join(TEXT_ONLY)}"
-        raise ConfigError("curate.sources.family", pictured[0], fix)
+    if not recipe.curate.tags:
+        return
+    tagger_lessons(recipe)
+    for role, model in inputs.items():
+        if pictured and role.startswith(("base", "tagger")) and model_kind(model) == "text":
+            fix = f"asks about images, and {model} is a text model; use {' or '.join(TEXT_ONLY)}"
+            raise ConfigError("curate.sources.family", pictured[0], fix)
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
@@ -65,6 +70,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from data_curation.repeats.decide import decide, write_index
     from data_curation.sources.ingest import ingest
     from data_curation.store import Store
+    from data_curation.tags.crossfit import leave_out_folds
     from pipelines.harness import package_versions
     from pipelines.progress import say, track
 
@@ -75,11 +81,13 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     store, decisions = Store(files, scratch), scratch / "decisions.parquet"
     decided = decide(files, indexes(curate.dedup.against), curate.dedup, decisions)
     store.apply(decisions)
+    if curate.fold:
+        store.apply(leave_out_folds(store, curate.fold, scratch / "folds.parquet"))
     if curate.tags:
         tag(recipe, store, inputs, cache, scratch)
         mix_rows(recipe, store, scratch)
     published = publish(store, curate, {shard.split for shard in shards}, stage.work)
-    write_index(files, decisions, stage.work / "index.parquet", recipe.name)
+    write_index(store, stage.work / "index.parquet", recipe.name)
     if warning := warn_about_share(published):
         say(warning)
     short = round(decided.items * (1 - (decided.by_ngram or 0.0)))
@@ -113,20 +121,25 @@ def indexes(runs: Sequence[str]) -> list[Path]:
 def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
     """Own traces are checked, then rows are tagged: by attempts in both modes where a verifier can mark them, by a judge else."""
     from data_curation.sampling.rollouts import MODES, sample_rollouts
-    from data_curation.tags.tagging import choose_rows, reject_traceless, tag_rows, warn_about_attempts
+    from data_curation.tags import crossfit
+    from data_curation.tags.tagging import Sampled, choose_rows, reject_traceless, tag_rows, warn_about_attempts
     from data_curation.traces.filter import refuse_traces
     from pipelines import curate_models
     from pipelines.progress import say, track
 
-    curate, tagger = recipe.curate, curate_models.tagger(recipe, inputs["base"])
+    curate, taggers = recipe.curate, curate_models.taggers(recipe, inputs)
     store.apply(refuse_traces(store, curate.traces, scratch / "own-traces.parquet"))
     chosen = choose_rows(store, curate.tag_rows)
     if warning := warn_about_attempts(chosen, curate):
         say(warning)
-    total = chosen.num_rows * len(MODES) * curate.rollouts.n
+    dealt, known = crossfit.deal(chosen, [crossfit.questions(files) for files in curate_models.tagger_lessons(recipe)])
+    total = sum(rows.num_rows for rows in dealt) * len(MODES) * curate.rollouts.n
     with track("curate: rollouts", total=total, unit="rollout") as bar:
-        folder = sample_rollouts(store, chosen, tagger, cache / "rollouts", bar.advance)
-    store.apply(tag_rows(store, chosen, folder, tagger, curate, scratch / "tags.parquet"))
+        sampled = [
+            Sampled(tagger, rows, sample_rollouts(store, rows, tagger, cache / "rollouts", bar.advance))
+            for tagger, rows in zip(taggers, dealt, strict=True)
+        ]
+    store.apply(tag_rows(store, sampled, known, curate, scratch / "tags.parquet"))
     ask_judge(recipe, store, inputs, cache, scratch, scratch.parent / "tags")
     if "teacher" in inputs:
         write_traces(recipe, store, inputs["teacher"], cache, scratch)

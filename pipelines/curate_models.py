@@ -3,14 +3,14 @@ the recipe, sampled by BPO's rollout workers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config import Recipe
 from bimode.errors import keyed
-from bimode.rundir import digest_path
+from bimode.rundir import digest_path, stage_of
 from bimode.trace_config import SELF
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
     if not curate.tags:
         return {}
     found = {"base": base_model(recipe, run)}
+    for at, model in enumerate(curate.rollouts.models):
+        with keyed(f"curate.rollouts.models.{at}"):
+            found[f"tagger-{at}"] = base_directory(model)
     for role, key, model in (("judge", "judge", curate.judge.model), ("teacher", "traces", curate.traces.model)):
         if model == SELF:
             found[role] = found["base"]
@@ -37,14 +40,35 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
     return found
 
 
-def tagger(recipe: Recipe, path: Path) -> Tagger:
-    """The tagging model: the run's own base."""
+def taggers(recipe: Recipe, inputs: Mapping[str, Path]) -> list[Tagger]:
+    """The tagging models: those that the recipe names, else the run's own base."""
+    named = [inputs[f"tagger-{at}"] for at in range(len(recipe.curate.rollouts.models))]
+    return [tagger(recipe, path, _name(path)) for path in named] or [tagger(recipe, inputs["base"], Path(recipe.model.base).name)]
+
+
+def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
+    """What each of them was trained on: files of rows. Raises ConfigError where that is no longer there."""
+    from bimode.base import NEW_TINY_LLAVA
+    from data_curation.tags.crossfit import lessons
+    from pipelines.harness import base_directory
+
+    names = recipe.curate.rollouts.models or (recipe.model.base,)
+    return [() if name == NEW_TINY_LLAVA else lessons(base_directory(name)) for name in names]
+
+
+def _name(model: Path) -> str:
+    """E.g. `half-0/anneal` for the model of a run."""
+    made = stage_of(model)
+    return f"{made.run.name}/{made.stage}" if made else model.name
+
+
+def tagger(recipe: Recipe, path: Path, name: str) -> Tagger:
+    """The model in `path` as one that tags."""
     from actors.rollout_worker import RolloutWorker
     from data_curation.sampling.rollouts import Tagger
 
-    model = recipe.model
+    model, sampling = recipe.model, recipe.curate.rollouts
     opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
-    name, sampling = Path(model.base).name, recipe.curate.rollouts
     return Tagger(opener, name, digest_path(path), model.dtype, model.max_model_len, sampling, recipe.seed, _options(recipe))
 
 

@@ -17,9 +17,10 @@ STEPS = {
     CHECKED: (),  # every reason that is no later step's
     "after dedup": ("duplicate_id", "duplicate", "other_answer", "near_duplicate"),
     "after decontamination": ("contaminated",),
+    "in the fold": ("other_fold",),
     "tagged, with a trace": (
-        "needs_judge", "judge_failed", "judge_unclear", "rollout_failed", "untagged", "no_trace", "forbidden_phrase",
-        "looping_trace", "inconsistent_trace", "wrong_step", "template_trace",
+        "trained_on", "needs_judge", "judge_failed", "judge_unclear", "rollout_failed", "untagged", "no_trace",
+        "forbidden_phrase", "looping_trace", "inconsistent_trace", "wrong_step", "template_trace",
     ),
     "selected": ("mix",),
 }  # fmt: skip

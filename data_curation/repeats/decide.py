@@ -26,7 +26,7 @@ from bimode.errors import ConfigError
 from data_curation.repeats import rules
 from data_curation.repeats.fingerprints import HASH_HEX, THUMB_BYTES
 from data_curation.repeats.rules import CHECK, CLASS_BITS, EARLIER, EVAL, RL, TRAIN
-from data_curation.store import sql_list
+from data_curation.store import Store, sql_list
 
 FILE_BITS = 20  # of a rank, above 36 for the row
 WRITE_ROWS = 20_000
@@ -93,17 +93,15 @@ def decide(
         return _count(db, checkable)
 
 
-def write_index(shards: Sequence[Path], decisions: Path, out: Path, run: str = "") -> None:
-    """Writes INDEX_SCHEMA for the rows that stay, in the order of shards; later runs compare theirs with it. `run` names this."""
-    with _database(out.parent) as db:
-        _name_files(db, "shards", shards)
-        compared = ", ".join(f"c.{name}" for name in _COMPARED)
-        query = (
-            f"SELECT d.id, $1 AS run, d.split, {compared} FROM {_read(shards)} c JOIN shards USING (filename) "
-            f"JOIN read_parquet({sql_list([decisions])}) d ON d.file = shards.file AND d.row = c.file_row_number "
-            "WHERE d.reason = '' AND d.split <> 'check' ORDER BY d.file, d.row"
-        )
-        _write(db, query, INDEX_SCHEMA, out, [run])
+def write_index(store: Store, out: Path, run: str = "") -> None:
+    """Writes INDEX_SCHEMA for the rows that are published, in the order of shards; later runs compare theirs with it.
+
+    `run` names this one.
+    """
+    with pq.ParquetWriter(out, INDEX_SCHEMA, compression="zstd") as writer:
+        for rows in store.batches(("id", "split", *_COMPARED), "reason = ''", "file, row"):
+            named = rows.append_column("run", pa.array([run] * rows.num_rows, pa.string()))
+            writer.write_table(named.select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA))
 
 
 def check_indexes(earlier: Sequence[Path]) -> None:
@@ -219,10 +217,10 @@ def _read(paths: Sequence[Path]) -> str:
     return f"read_parquet({sql_list(dict.fromkeys(paths))}, filename = true, file_row_number = true)"
 
 
-def _write(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema, out: Path, values: Sequence[str] = ()) -> None:
+def _write(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema, out: Path) -> None:
     """Writes the rows of `query` to `out`, which is whole or absent."""
     partial = out.with_name(f".{out.name}.partial")
     with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        for batch in db.sql(query, params=list(values)).to_arrow_reader(WRITE_ROWS):
+        for batch in db.sql(query).to_arrow_reader(WRITE_ROWS):
             writer.write_table(pa.Table.from_batches([batch]).select(schema.names).cast(schema))
     partial.replace(out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +32,16 @@ UNTAGGED: Row = dict.fromkeys(TAG_COLUMNS) | {
 }  # fmt: skip
 ALIVE_TRAIN = "split = 'train' AND reason = ''"
 OBJECTIVE = f"{ALIVE_TRAIN} AND verifier <> '{OPEN}'"  # a verifier can say whether an attempt is right
-NARROW = ("file", "row", "id", "content", "guess_rate")
+NARROW = ("file", "row", "id", "content", "content_key", "guess_rate")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The rows (`NARROW` columns) that a model was asked about, and the folder with its attempts at them."""
+
+    tagger: Tagger
+    chosen: pa.Table
+    folder: Path
 
 
 @dataclass(slots=True)
@@ -91,17 +100,29 @@ def count_passes(cache: Path, chosen: pa.Table, n: int) -> dict[str, Passes]:
     return passes
 
 
-def tag_rows(store: Store, chosen: pa.Table, cache: Path, tagger: Tagger, config: CurateConfig, out: Path) -> Path:
-    """Writes tag, counts and model of the rows of `chosen`, and rejects what has none, for `Store.apply`.
+def tag_rows(store: Store, sampled: Sequence[Sampled], known: pa.Table, config: CurateConfig, out: Path) -> Path:
+    """Writes tag, counts and model of the rows that were sampled, and rejects what has none, for `Store.apply`.
 
-    A train row without rollouts is rejected as `untagged`, unless it is exported in both formats whatever its tag.
+    A train row without rollouts is rejected, unless it is exported in both formats whatever its tag: as `trained_on` if it is in
+    `known`, the rows that all models were trained on, else as `untagged`.
     """
-    passes = count_passes(cache, chosen, tagger.sampling.n)
-    return write_found(OVERLAY, _found(store, chosen, passes, tagger, config), out)
+    return write_found(OVERLAY, _found(store, sampled, known, config), out)
 
 
-def _found(store: Store, chosen: pa.Table, passes: dict[str, Passes], tagger: Tagger, config: CurateConfig) -> Iterator[Row]:
-    n, rows = tagger.sampling.n, chosen.to_pylist()
+def _found(store: Store, sampled: Sequence[Sampled], known: pa.Table, config: CurateConfig) -> Iterator[Row]:
+    for each in sampled:
+        yield from _tags(each, config)
+    done = {name for each in sampled for name in each.chosen["id"].to_pylist()}
+    trained_on = set(known["id"].to_pylist())
+    for row in store.table(NARROW, OBJECTIVE, "file, row").to_pylist():
+        if row["id"] not in done and not is_paired(row["id"], config):
+            reason = "trained_on" if row["id"] in trained_on else "untagged"
+            yield {"file": row["file"], "row": row["row"]} | UNTAGGED | {"reason": reason, "detail": ""}
+
+
+def _tags(sampled: Sampled, config: CurateConfig) -> Iterator[Row]:
+    tagger, rows = sampled.tagger, sampled.chosen.to_pylist()
+    n, passes = tagger.sampling.n, count_passes(sampled.folder, sampled.chosen, tagger.sampling.n)
     guess = sum(row["guess_rate"] for row in rows) / max(len(rows), 1)
     thinks = can_think(sum(each.think for each in passes.values()), n * len(rows), guess, config.tag.confidence)
     for row in rows:
@@ -116,9 +137,6 @@ def _found(store: Store, chosen: pa.Table, passes: dict[str, Passes], tagger: Ta
             "n_pass_think": of_row.think, "pass_rate_direct": of_row.direct / n, "pass_rate_think": of_row.think / n,
             "rollout_model": tagger.name, "rollout_params_hash": tagger.params_hash, "reason": "", "detail": "",
         }  # fmt: skip
-    for row in store.table(NARROW, OBJECTIVE, "file, row").to_pylist():
-        if row["id"] not in passes and not is_paired(row["id"], config):
-            yield {"file": row["file"], "row": row["row"]} | UNTAGGED | {"reason": "untagged", "detail": ""}
 
 
 def reject_traceless(store: Store, out: Path) -> Path:

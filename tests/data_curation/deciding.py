@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bimode.curate_config import DedupConfig
-from data_curation.repeats.decide import Decisions, decide
+from data_curation.candidates import CANDIDATE_SCHEMA
+from data_curation.repeats.decide import Decisions, decide, write_index
 from data_curation.repeats.fingerprints import answer_key, content_key, question_key
+from data_curation.store import Store
 
 CONFIG = DedupConfig(image_radius=32)
 ORDER = ("eval", "check", "train", "rl")
@@ -58,15 +60,23 @@ def fingerprint(shown: int, file: int) -> tuple[bytes, bytes]:
 
 def write(folder: Path, shards: Sequence[Sequence[Case]]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
-    schema = pa.schema([*((name, pa.string()) for name in NARROW), ("image_thumbs", pa.binary())])
     files = [folder / f"{at}.parquet" for at in range(len(shards))]
     for file, cases in zip(files, shards, strict=True):
-        pq.write_table(pa.Table.from_pylist([case.row() for case in cases], schema=schema), file)
+        pq.write_table(pa.Table.from_pylist([case.row() for case in cases], schema=CANDIDATE_SCHEMA), file)
     return files
 
 
 def run(folder: Path, *shards: Sequence[Case], config: DedupConfig = CONFIG, earlier: Sequence[Path] = ()) -> Decisions:
     return decide(write(folder / "shards", shards), earlier, config, folder / "out.parquet")
+
+
+def index_of(files: Sequence[Path], decisions: Path, out: Path, run_name: str = "") -> Path:
+    """The index of what `decisions` leave of `files`."""
+    store = Store(files, out.parent / f"scratch-{out.name}")
+    store.apply(decisions)
+    write_index(store, out, run_name)
+    store.close()
+    return out
 
 
 def decided(folder: Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from data_curation.sampling.rollouts import MODES, ROLLOUT_SCHEMA, Rollout, Tagg
 from data_curation.sources.ingest import write_candidates
 from data_curation.sources.shards import plan_draws, shard_key
 from data_curation.store import Store
-from data_curation.tags.tagging import choose_rows, reject_traceless, tag_rows
+from data_curation.tags.tagging import Sampled, choose_rows, reject_traceless, tag_rows
 
 SOURCES = tuple(SourceConfig(family=name) for name in ("digits", "charts", "arithmetic"))
 CONFIG = CurateConfig(sources=SOURCES, train=12, rl=6, eval=9, paired_share=0.0, rollouts=RolloutSampling(n=4))
@@ -59,7 +59,7 @@ def tagged(
     ]
     cache = scratch / "rollouts"
     write_part(cache, [new for old in made if (new := change(old)) is not None], ROLLOUT_SCHEMA)
-    store.apply(tag_rows(store, chosen, cache, tagger(config), config, scratch / "tags.parquet"))
+    store.apply(tag_rows(store, [Sampled(tagger(config), chosen, cache)], chosen.slice(0, 0), config, scratch / "tags.parquet"))
     store.apply(reject_traceless(store, scratch / "traceless.parquet"))
     return store
 

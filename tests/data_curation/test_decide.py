@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from bimode.curate_config import DedupConfig
 from bimode.errors import ConfigError
-from data_curation.repeats.decide import DECISION_SCHEMA, INDEX_SCHEMA, decide, write_index
+from data_curation.repeats.decide import DECISION_SCHEMA, INDEX_SCHEMA, decide
 from data_curation.repeats.fingerprints import answer_key, question_key
-from tests.data_curation.deciding import CONFIG, ORDER, STORY, Case, decided, reasons, run, write
+from tests.data_curation.deciding import CONFIG, ORDER, STORY, Case, decided, index_of, reasons, run, write
 
 
 def test_the_first_stays_by_split_then_file_then_row(tmp_path: Path) -> None:
@@ -101,9 +101,7 @@ def test_an_item_of_an_earlier_run_is_an_item_still(tmp_path: Path) -> None:
 def published(folder: Path, name: str, *cases: Case) -> Path:
     """The index of a run of `cases`."""
     run(folder / name, cases)
-    index = folder / f"{name}.index"
-    write_index([folder / name / "shards" / "0.parquet"], folder / name / "out.parquet", index, name)
-    return index
+    return index_of([folder / name / "shards" / "0.parquet"], folder / name / "out.parquet", folder / f"{name}.index", name)
 
 
 def test_rows_of_earlier_runs_are_all_there_whatever_they_repeat(tmp_path: Path) -> None:
@@ -135,17 +133,18 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
 def test_heavy_columns_are_never_read(tmp_path: Path) -> None:
     """The bytes of the pictures' column are destroyed in the file; nobody notices."""
     [file] = write(tmp_path, [[Case("a"), Case("b")]])
-    table = pq.read_table(file).append_column("images", pa.array([b"picture" * 99, b"other" * 99]))
+    table = pq.read_table(file).drop_columns("images").append_column("images", pa.array([b"picture" * 99, b"other" * 99]))
     pq.write_table(table, file, compression="zstd", use_dictionary=False)
-    column = pq.ParquetFile(file).metadata.row_group(0).column(table.num_columns - 1)
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    column = group.column(group.num_columns - 1)
     data = bytearray(file.read_bytes())
     data[column.data_page_offset : column.data_page_offset + column.total_compressed_size] = bytes(column.total_compressed_size)
     file.write_bytes(data)
     with pytest.raises(OSError):
         pq.read_table(file)
     assert decide([file], [], CONFIG, tmp_path / "out.parquet").duplicates == 1
-    write_index([file], tmp_path / "out.parquet", tmp_path / "index.parquet")
-    assert pq.read_table(tmp_path / "index.parquet")["id"].to_pylist() == ["a"]
+    made = index_of([file], tmp_path / "out.parquet", tmp_path / "index.parquet")
+    assert pq.read_table(made)["id"].to_pylist() == ["a"]
 
 
 def test_a_file_that_is_named_twice_is_read_twice(tmp_path: Path) -> None:
@@ -229,7 +228,7 @@ def test_equal_input_gives_equal_bytes_whatever_the_threads(shards: list[list[Ca
         files = write(folder, shards)
         for threads in (1, 3):
             decide(files, [], CONFIG, folder / f"{threads}.out", threads=threads, scratch=folder / "scratch")
-            write_index(files, folder / f"{threads}.out", folder / f"{threads}.index", "run")
+            index_of(files, folder / f"{threads}.out", folder / f"{threads}.index", "run")
         for kind in ("out", "index"):
             assert len({(folder / f"{threads}.{kind}").read_bytes() for threads in (1, 3)}) == 1
         assert list((folder / "scratch").iterdir()) == []
@@ -243,9 +242,7 @@ def test_items_do_not_go_for_train_rows(shards: list[list[Case]], more: list[lis
         folder = Path(name)
         train = [[replace(case, split="train") if case.split == "eval" else case for case in cases] for cases in more]
         run(folder / "old", *train)
-        write_index(
-            sorted((folder / "old" / "shards").iterdir()), folder / "old" / "out.parquet", folder / "index.parquet", "old"
-        )
+        index_of(sorted((folder / "old" / "shards").iterdir()), folder / "old" / "out.parquet", folder / "index.parquet", "old")
         run(folder / "all", *shards, earlier=[folder / "index.parquet"])
         items = [[case for case in cases if case.split in ("eval", "check")] for cases in shards]
         run(folder / "items", *items)

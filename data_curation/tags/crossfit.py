@@ -1,0 +1,87 @@
+"""Cross-fitting: no model tags a question that it was trained on, since it would say how well it remembers, not how well it does.
+
+    bimode run R --out half-0 --set 'curate.fold=[0, 2]'        a model that has seen one half of the questions
+    bimode run R --out half-1 --set 'curate.fold=[1, 2]'        and one that has seen the other
+    bimode curate R --out whole --set 'curate.rollouts.models=["half-0/anneal/model", "half-1/anneal/model"]'
+
+What a model in a run directory was trained on is in that directory; of any other model nothing is known. What the base of a
+run was trained on is not looked into. Questions are the same if their words and pixels are (`fingerprints.content_key`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from bimode.dataset import question_of
+from bimode.errors import ConfigError
+from bimode.rundir import read_json, stage_of
+from data_curation.repeats.fingerprints import content_key
+from data_curation.store import Store, write_found
+from data_curation.tags.tagging import ALIVE_TRAIN
+
+TRAINED = {"anneal": "train", "bpo": "rl"}  # what a stage learns from, in the order of a run
+REASON = [("reason", pa.string()), ("detail", pa.string())]
+
+
+def leave_out_folds(store: Store, fold: tuple[int, int], out: Path) -> Path:
+    """Writes which train questions are in another fold than `fold` (which, of how many), for `Store.apply`."""
+    mine, n = fold
+    rows = store.table(["file", "row", "content_key"], ALIVE_TRAIN, "file, row").to_pylist()
+    found = (
+        {"file": row["file"], "row": row["row"], "reason": "other_fold", "detail": f"{other} of {n}"}
+        for row in rows
+        if (other := fold_of(row["content_key"], n)) != mine
+    )
+    return write_found(REASON, found, out)
+
+
+def fold_of(key: str, n: int) -> int:
+    """Which of `n` folds a question is in, by its `content_key` alone: the same in every curation."""
+    return int(key[:15], 16) % n
+
+
+def lessons(model: Path) -> tuple[Path, ...]:
+    """The files of rows that a model in a run directory was trained on; none for a model that lies in no run.
+
+    Raises ConfigError where the data that it was trained on is no longer there.
+    """
+    made, files = stage_of(model), list[Path]()
+    for stage, split in TRAINED.items() if made and made.stage in TRAINED else ():
+        assert made
+        if manifest := read_json(made.run / stage / "manifest.json"):
+            files += sorted(_version(made.run, manifest["inputs"]["data"], model).glob(f"{split}-*.parquet"))
+        if stage == made.stage:
+            break
+    return tuple(files)
+
+
+def questions(files: Iterable[Path]) -> frozenset[str]:
+    """`content_key` of every question in files of published rows."""
+    tables = (pq.read_table(file, columns=["prompt", "image_sha256"]) for file in files)
+    return frozenset(content_key(question_of(row), row["image_sha256"]) for table in tables for row in table.to_pylist())
+
+
+def _version(run: Path, digest: str, model: Path) -> Path:
+    """The published data with that digest."""
+    for version in sorted((run / "curate" / "versions").glob("[0-9]*")):
+        manifest = read_json(version / "manifest.json")
+        if manifest and manifest["outputs"]["data"] == digest:
+            return version / "data"
+    fix = f"was trained on a version that is no longer in {run / 'curate' / 'versions'}, so that nobody knows what it may tag"
+    raise ConfigError("curate.rollouts.models", model, fix)
+
+
+def deal(chosen: pa.Table, known: Sequence[Collection[str]]) -> tuple[list[pa.Table], pa.Table]:
+    """The rows of `chosen` (with `content_key`) for each model, by what it is `known` to be trained on, and those for none.
+
+    A question goes to the first model that was not trained on it, so that a model more at the end changes no tag.
+    """
+    keys, nobody = chosen["content_key"].to_pylist(), len(known)
+    whose = pa.array([next((at for at, seen in enumerate(known) if key not in seen), nobody) for key in keys], pa.int64())
+    *dealt, rest = (chosen.filter(pc.equal(whose, at)) for at in range(nobody + 1))
+    return dealt, rest
