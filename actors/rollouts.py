@@ -214,10 +214,9 @@ class Rollouts:
     def _hear(self, member: Member, call: Call, seconds: float) -> None:
         try:
             answer: Any = ray.get(call.answer)
-            if (stream := self.sync.of(member)) is not None:
-                with self._changed:
-                    stream.hear(member, call.verb, answer)
-                    self._changed.notify_all()
+            with self._changed:
+                self.sync.hear(member, call.verb, answer)
+                self._changed.notify_all()
         except GONE as error:
             if could_not_start(error):
                 raise

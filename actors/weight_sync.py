@@ -172,6 +172,11 @@ class WeightSync:
                 )
         self.streams = [stream for stream in self.streams if stream.takers]
 
+    def hear(self, member: Member, verb: str, answer: Any) -> None:
+        """`WeightStream.hear`, where it takes part in one."""
+        if (stream := self.of(member)) is not None:
+            stream.hear(member, verb, answer)
+
     def late(self) -> Iterator[tuple[Member, str]]:
         """Workers whose phase is longer than it may be, and what to say of them."""
         now = time.monotonic()
@@ -204,8 +209,6 @@ class WeightSync:
         while self.needs_learner or self.streams or any(member.calls for member in self.fleet.members):
             self.turn(learner_is_free=True)
             for member, call, _ in self.fleet.hear(POLL_S, self.awaited):
-                answer = ray.get(call.answer)
-                if (stream := self.of(member)) is not None:
-                    stream.hear(member, call.verb, answer)
+                self.hear(member, call.verb, ray.get(call.answer))
             for member, why in self.late():
                 raise StaleWeightsError(f"{member.name} {why}")

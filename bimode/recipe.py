@@ -98,7 +98,23 @@ def _fix(problem: Any, path: list[str]) -> str:
             return f"is a list; write [[{section}]]" if isinstance(value, dict) else f"is a list; write {json.dumps([value])}"
         case "too_short" | "string_too_short":
             return "must not be empty"
+        case "int_type" | "int_parsing" | "int_from_float":
+            return "is a whole number"
+        case "float_type" | "float_parsing":
+            return "is a number"
+        case "bool_type" | "bool_parsing":
+            return "is true or false"
+        case "string_type":
+            return f"is text; write {json.dumps(str(value))}"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            return f"must be {BOUNDS[problem['type']]}".format(**problem["ctx"])
     return str(problem["msg"]).removeprefix("Value error, ")
+
+
+BOUNDS = {
+    "greater_than": "more than {gt:g}", "greater_than_equal": "{ge:g} or more",
+    "less_than": "less than {lt:g}", "less_than_equal": "{le:g} or less",
+}  # fmt: skip
 
 
 def _known(path: list[str]) -> list[str]:

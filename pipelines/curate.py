@@ -47,10 +47,13 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     from data_curation.filters import check_languages
     from data_curation.repeats.decide import check_indexes
     from data_curation.sources.families import TEXT_ONLY
+    from data_curation.sources.listing import check_layouts
     from data_curation.sources.shards import plan_draws
     from pipelines.curate_models import tagger_lessons
 
     plan_draws(recipe.curate, recipe.seed)
+    if "sources" in inputs:
+        check_layouts(recipe.curate.sources, inputs["sources"])
     check_languages(recipe.curate.filter.languages)
     check_indexes(indexes(recipe.curate.dedup.against))
     pictured = [source.family for source in recipe.curate.sources if source.family and source.family not in TEXT_ONLY]

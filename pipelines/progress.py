@@ -46,6 +46,7 @@ class PlainBar:
     def __init__(self, name: str, total: int, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done, self.note = 0, ""
+        self.said: tuple[int, str] | None = None
         self.started = self.shown = time.monotonic()
 
     def advance(self, units: int = 1, note: str = "") -> None:
@@ -55,11 +56,12 @@ class PlainBar:
             self._show()
 
     def finish(self) -> None:
-        """The last line, with the rate over the whole time."""
-        self._show()
+        """The last line, with the rate over the whole time; none where it is there already."""
+        if self.said != (self.done, self.note):
+            self._show()
 
     def _show(self) -> None:
-        self.shown = time.monotonic()
+        self.shown, self.said = time.monotonic(), (self.done, self.note)
         seconds = max(self.shown - self.started, 1e-6)
         note = f"  {self.note}" if self.note else ""
         rate = f"{self.done / seconds:.1f} {self.unit}/s"

@@ -29,6 +29,11 @@ HUB_LICENSES = frozenset(
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 EVIDENCE = {"pass_rate": "pass rates", "judge": "verdicts"}  # by `mode_reason`
 TAGGED_TRAIN = "reason = '' AND mode_reason <> 'untagged' AND split = 'train'"
+SHOWN = {  # what a format teaches
+    Mode.NON_THINKING: "an answer given at once",
+    Mode.THINKING: "reasoning and then an answer",
+    "transcription": "what the picture holds",
+}
 LOAD = """```python
 from datasets import load_dataset
 
@@ -98,14 +103,14 @@ def _limits(published: Published) -> list[str]:
 def _summary(published: Published, pictured: bool, is_open: bool) -> str:
     about = "questions about images" if pictured else "questions"
     checked = "answers, of which programs can check all but the open ones" if is_open else "answers that a program can check"
-    if set(published.formats) >= {Mode.THINKING, Mode.NON_THINKING}:
-        shown = "an answer given at once, reasoning and then an answer, or both, by what the question needs"
-    else:
-        shown = "reasoning and then an answer" if Mode.THINKING in published.formats else "an answer given at once"
-    return (
-        f"{sum(published.rows.values()):,} rows of {about} with {checked}, for training a model that decides when to think. "
-        f"Train rows show {shown}; rows of `rl` and `eval` are questions without a response."
+    shown = [text for name, text in SHOWN.items() if name in published.formats]
+    questions = " and ".join(f"`{split}`" for split in published.rows if split != "train")
+    sentences = (
+        f"{sum(published.rows.values()):,} rows of {about} with {checked}, for training a model that decides when to think.",
+        f"Train rows show {' or '.join(shown)}." if shown else "",
+        f"Rows of {questions} are questions without a response." if questions else "",
     )
+    return " ".join(filter(None, sentences))
 
 
 def _formats(published: Published) -> str:

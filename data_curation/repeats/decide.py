@@ -37,7 +37,7 @@ DECISION_SCHEMA = pa.schema(
         ("row", pa.int64()),  # its place there
         ("split", pa.string()),
         ("reason", pa.string()),  # duplicate_id | duplicate | near_duplicate | contaminated; "" while it is in
-        ("detail", pa.string()),  # id of the row that it repeats
+        ("detail", pa.string()),  # id of the row that it repeats; where the ids are the same, that row's source and split
         ("dup_group", pa.string()),  # id of the row that stands for all that are the same
         ("contamination", pa.struct([("checked", pa.bool_()), ("hit", pa.string()), ("method", pa.string())])),
     ]
@@ -126,8 +126,8 @@ def _load(db: duckdb.DuckDBPyConnection, shards: Sequence[Path], earlier: Sequen
     db.execute("CREATE TABLE repeats (rank BIGINT, hit BIGINT, method VARCHAR)")
     db.execute(
         "CREATE TABLE rows (rank BIGINT, class INTEGER, item BOOLEAN, file INTEGER, row BIGINT, id VARCHAR, run VARCHAR, "
-        "split VARCHAR, content_key VARCHAR, question_key VARCHAR, answer_key VARCHAR, image_sha256 VARCHAR, num_images INTEGER, "
-        "hashes BLOB, thumbs BLOB, question VARCHAR)"
+        "ref VARCHAR, split VARCHAR, content_key VARCHAR, question_key VARCHAR, answer_key VARCHAR, image_sha256 VARCHAR, "
+        "num_images INTEGER, hashes BLOB, thumbs BLOB, question VARCHAR)"
     )
     check_indexes(earlier)
     priority = f"CASE split WHEN 'eval' THEN {EVAL} WHEN 'check' THEN {CHECK} WHEN 'train' THEN {TRAIN} ELSE {RL} END"
@@ -136,12 +136,14 @@ def _load(db: duckdb.DuckDBPyConnection, shards: Sequence[Path], earlier: Sequen
             continue
         _name_files(db, table, paths)
         alive = "WHERE reason = ''" if table == "shards" else ""
+        ref = "coalesce(source_refs[1], '')" if table == "shards" else "''"
         # thumbnails of another length than the hashes' are none; then pictures are compared by their pixels alone
         db.execute(f"""
             INSERT INTO rows
             SELECT (class::BIGINT << {CLASS_BITS}) | (file::BIGINT << {CLASS_BITS - FILE_BITS}) | file_row_number, class,
-                split = 'eval' OR class = {CHECK}, file, file_row_number, id, run, split, content_key, question_key, answer_key,
-                image_sha256, num_images, CASE WHEN num_images > 0 THEN unhex(replace(image_phash, '-', '')) END,
+                split = 'eval' OR class = {CHECK}, file, file_row_number, id, run, {ref} AS ref, split, content_key,
+                question_key, answer_key, image_sha256, num_images,
+                CASE WHEN num_images > 0 THEN unhex(replace(image_phash, '-', '')) END,
                 CASE WHEN num_images > 0 THEN image_thumbs END, question
             FROM (
                 SELECT *, {run} AS run, {class_} AS class, (length(image_phash) + 1) // {HASH_HEX + 1} AS count,
@@ -163,7 +165,7 @@ def _judge(db: duckdb.DuckDBPyConnection) -> None:
             CASE WHEN method = '{rules.SAME_ID}' THEN 'duplicate_id' WHEN h.item AND p.rank >> {CLASS_BITS} >= {TRAIN}
                 THEN 'contaminated' WHEN method <> '{rules.EXACT}' THEN 'near_duplicate'
                 WHEN own.answer_key <> h.answer_key THEN 'other_answer' ELSE 'duplicate' END AS reason,
-            CASE WHEN method = '{rules.SAME_ID}' THEN format('{{}}, row {{}} of file {{}}', h.split, h.row, h.file)
+            CASE WHEN method = '{rules.SAME_ID}' THEN h.ref || ' in ' || h.split
                 WHEN h.run = '' THEN h.id ELSE h.id || ' of ' || h.run END AS detail,
             CASE WHEN method <> '{rules.SAME_ID}' THEN g.id END AS dup_group, method
         FROM repeats p JOIN rows own ON own.rank = p.rank JOIN rows h ON h.rank = p.hit

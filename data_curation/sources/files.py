@@ -69,16 +69,16 @@ def list_files(path: str, reader: str) -> list[SourceFile]:
     try:
         files, is_file = _listing(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ConfigError(KEY, path, f"cannot be reached: {_first_line(error)}") from None
+        raise ConfigError(KEY, public(path), f"cannot be reached: {_first_line(error)}") from None
     if is_file and (reader != "auto" or reader_of(files[0].name)):
         return files
     kinds = sorted({reader_of(file.name) for file in files} - {""})
     if reader == "auto" and len(kinds) > 1:
-        raise ConfigError(KEY, path, f"holds files for several readers; set `reader` to one of {', '.join(kinds)}")
+        raise ConfigError(KEY, public(path), f"holds files for several readers; set `reader` to one of {', '.join(kinds)}")
     found = [file for file in files if _reads(kinds if reader == "auto" else [reader], file.name)]
     if not found:
         other = f"; {len(files)} file(s) of another name: set `reader`" if files else "; no such file or folder, or an empty one"
-        raise ConfigError(KEY, path, f"nothing there for {_readers(reader)}{other}")
+        raise ConfigError(KEY, public(path), f"nothing there for {_readers(reader)}{other}")
     return sorted(found, key=lambda file: file.name)
 
 
@@ -118,7 +118,12 @@ def answering(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowException) as error:
-        raise StorageError(f"{SECRET.sub('//', uri)} does not answer: {_first_line(error)}") from None
+        raise StorageError(f"{public(uri)} does not answer: {_first_line(error)}") from None
+
+
+def public(text: str) -> str:
+    """A URI, or a message with one, without user and password."""
+    return SECRET.sub("//", text)
 
 
 def is_remote(uri: str) -> bool:
@@ -143,7 +148,7 @@ def content_digest(file: SourceFile) -> str:
             while block := source.read(BLOCK):
                 hasher.update(block)
     except (OSError, ValueError, pa.ArrowException, StorageError) as error:
-        raise ConfigError(KEY, file.uri, f"cannot be read: {_first_line(error)}") from None
+        raise ConfigError(KEY, public(file.uri), f"cannot be read: {_first_line(error)}") from None
     return hasher.hexdigest()
 
 
@@ -222,4 +227,4 @@ def _readers(reader: str) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    return public(next(iter(str(error).splitlines()), type(error).__name__))

@@ -100,7 +100,7 @@ def candidates(batch: Sequence[Sample | Refusal], split: str, config: CurateConf
         reason, detail = found.reason, found.detail
         if reason == "bad_schema":
             ref = repr([row["source"], row["source_refs"], row["id"]])  # whatever these are
-            row |= refused_row(Refusal(ref, reason, detail), split)
+            row |= refused_row(Refusal(ref, reason, detail, *_origin(row)), split)
         else:
             if not reason:
                 reason, detail = filter_row(row["question"], row["answer"], row["trace"], config.filter)
@@ -121,6 +121,13 @@ def refused_row(refusal: Refusal, split: str) -> Row:
         "id": f"refused-{digest_json([refusal.source, refusal.ref])}", "split": split, "source_refs": [refusal.ref],
         "source": refusal.source, "source_license": refusal.license, "reason": refusal.reason, "detail": refusal.detail,
     }  # fmt: skip
+
+
+def _origin(row: Row) -> tuple[str, str]:
+    """Source and licence of a row of which nothing is certain."""
+    source, licence = row["source"], row["source_license"]
+    sound = isinstance(source, str) and isinstance(licence, str) and (source + licence).isprintable()
+    return (source, licence) if sound else ("", "")
 
 
 def fingerprint(row: Row, checked: Checked) -> Row:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bimode.curate_config import SourceConfig
-from bimode.errors import keyed
+from bimode.errors import ConfigError, keyed
 from bimode.rundir import read_json, write_atomic
 from data_curation.sources.files import SourceFile, content_digest, list_files
-from data_curation.sources.readers import split_file
+from data_curation.sources.layouts import NO_COLUMN
+from data_curation.sources.readers import columns_of, split_file
+from data_curation.sources.refusal import Refusal
 from data_curation.sources.shards import FileShard
+
+PEEKED = 20  # records of a source that are looked at before anything starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,20 @@ def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
     if not file.is_file() or file.read_text() != text:
         write_atomic(file, text)
     return file
+
+
+def check_layouts(sources: Sequence[SourceConfig], file: Path) -> None:
+    """The first records of each source have the columns that its layout reads. Raises ConfigError where none of them has."""
+    listed = [Listed(**entry) for entry in reversed(json.loads(file.read_text()))]
+    for at, first in sorted({each.source: each for each in listed}.items()):
+        source = sources[at]
+        for part in split_file(SourceFile(first.uri, first.name, 0, 0), source.reader)[:1]:
+            found = list(islice(FileShard(source, part, first.digest).samples(), PEEKED))
+            details = {each.detail if isinstance(each, Refusal) else "" for each in found}
+            if len(details) == 1 and (detail := details.pop()).startswith(NO_COLUMN):
+                fix = f"{detail} in the first {len(found)} record(s) of {first.name}, which have {', '.join(columns_of(part))}"
+                key = "columns" if source.columns else "layout"
+                raise ConfigError(f"curate.sources.{at}.{key}", source.columns or source.layout, fix)
 
 
 def file_shards(sources: Sequence[SourceConfig], file: Path) -> list[FileShard]:

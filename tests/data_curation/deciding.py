@@ -62,7 +62,8 @@ def write(folder: Path, shards: Sequence[Sequence[Case]]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{at}.parquet" for at in range(len(shards))]
     for file, cases in zip(files, shards, strict=True):
-        pq.write_table(pa.Table.from_pylist([case.row() for case in cases], schema=CANDIDATE_SCHEMA), file)
+        rows = [case.row() | {"source_refs": [f"{file.stem}.jsonl#{at}"]} for at, case in enumerate(cases)]
+        pq.write_table(pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA), file)
     return files
 
 

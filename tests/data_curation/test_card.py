@@ -75,7 +75,7 @@ def test_card_counts_are_those_of_the_rows(curated: Curated) -> None:
     for line in (
         "| train | 6 |", "| rl | 2 |", "| eval | 2 |", "| non_thinking | 4 |", "| thinking | 2 |", "| read | 15 |  |",
         "| checked and filtered | 13 | 2 |", "| after dedup | 11 | 2 |", "| after decontamination | 10 | 1 |",
-        "| tagged, with a trace | 9 | 1 |", "| oracle | 2 |", "5 by pass rates of `tiny-base`",
+        "| after tags and traces | 9 | 1 |", "| oracle | 2 |", "5 by pass rates of `tiny-base`",
     ):  # fmt: skip
         assert line in card
     assert "20% of them are tagged as reasoning" in card
@@ -104,10 +104,16 @@ def test_the_card_says_nothing_of_tags_and_reasoning_that_are_not_there() -> Non
     assert len(_limits(both)) == len(_limits(plain)) + 3 and not any(
         "tag" in limit or "oracle" in limit for limit in _limits(plain)
     )
-    assert "or both" in _summary(both, True, False) and "that a program can check" in _summary(both, True, False)
-    assert "show an answer given at once;" in _summary(plain, False, True) and "all but the open ones" in _summary(
-        plain, False, True
+    shown, base = (
+        "Train rows show an answer given at once",
+        Published({"train": 2}, {}, {}, {"transcription": 1, "non_thinking": 1}),
     )
+    assert f"{shown} or reasoning and then an answer." in _summary(both, True, False)
+    assert "that a program can check" in _summary(both, True, False) and "without a response" not in _summary(both, True, False)
+    assert f"{shown}. Rows of `eval` are questions" in _summary(plain, False, True)
+    assert "all but the open ones" in _summary(plain, False, True)
+    assert f"{shown} or what the picture holds." in _summary(base, True, False)
+    assert "Train rows" not in _summary(Published({"eval": 2}, {}, {}, {}), True, False)
     assert "both formats" in _formats(both) and "one format" in _formats(plain)
     assert plain.summary() == "curate: 1,200 in train, 3 in eval; 3 rejected (2 bad_record, 1 duplicate)"
 

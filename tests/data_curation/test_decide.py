@@ -58,7 +58,7 @@ def test_rows_that_were_out_take_no_part(tmp_path: Path) -> None:
 def test_an_id_is_used_once_and_items_of_another_source_may_share_it(tmp_path: Path) -> None:
     run(tmp_path, [Case("7"), Case("7", "eval", question="another ?"), Case("7", "check", question="a third ?")])
     rows = [(row["split"], row["reason"], row["detail"]) for row in decided(tmp_path)]
-    assert rows == [("train", "duplicate_id", "eval, row 1 of file 0"), ("eval", "", ""), ("check", "", "")]
+    assert rows == [("train", "duplicate_id", "0.jsonl#1 in eval"), ("eval", "", ""), ("check", "", "")]
 
 
 def test_a_group_is_named_after_the_row_that_stays(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_group_is_named_after_the_row_that_stays(tmp_path: Path) -> None:
     run(tmp_path, [Case("a", pictures=((1, 0),)), near, replace(near, id="copy"), Case("b", question="so ?")])
     assert [(row["id"], row["reason"], row["detail"], row["dup_group"]) for row in decided(tmp_path)] == [
         ("a", "", "", "a"), ("b", "near_duplicate", "a", "a"), ("copy", "duplicate", "b", "a"),
-        ("b", "duplicate_id", "train, row 1 of file 0", "b"),
+        ("b", "duplicate_id", "0.jsonl#1 in train", "b"),
     ]  # fmt: skip
 
 

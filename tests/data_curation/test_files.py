@@ -96,11 +96,12 @@ def test_a_path_without_rows_is_said_in_one_line(tmp_path: Path) -> None:
         (tmp_path / "*.parquet", "auto", "nothing there for any reader"),
         (tmp_path, "webdataset", r"nothing there for reader webdataset \(.tar, .tar.gz, .tgz\); 1 file"),
         (tmp_path / "notes.txt", "auto", "1 file.s. of another name: set `reader`"),
-        ("s4://bucket/x", "auto", "cannot be reached: Unrecognized filesystem type"),
+        ("s4://key:secret@bucket/x", "auto", "s4://bucket/x: cannot be reached: Unrecognized filesystem type"),
         ("file://elsewhere/x", "auto", "cannot be reached"),
     ):
         with pytest.raises(ConfigError, match=said) as caught:
             list_files(str(path), reader)
+        assert "secret" not in str(caught.value)
         assert caught.value.key == "curate.sources.path" and "\n" not in str(caught.value)
 
 

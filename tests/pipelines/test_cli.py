@@ -106,6 +106,11 @@ def test_mistakes_are_one_line_and_code_2(
         ('stages=["bpo", "anneal"]', "stages = ['bpo', 'anneal']: name at least one, each once, in this order: curate, anneal"),
         ("stages=[]", "stages = []: name at least one"),
         ('model.base=""', "model.base = : must not be empty"),
+        ("anneal.steps=zero", "anneal.steps = zero: is a whole number"),
+        ("anneal.steps=0", "anneal.steps = 0: must be more than 0"),
+        ("curate.paired_share=2", "curate.paired_share = 2: must be 1 or less"),
+        ("name=3", 'name = 3: is text; write "3"'),
+        ("curate.fold=[2, 2]", "curate.fold = [2, 2]: which, counted from 0, and of how many; write e.g. [0, 2]"),
         ("nmae=x", "nmae = x: unknown key; did you mean name?"),
     ],
 )

@@ -16,6 +16,7 @@ MAX_IMAGES = 32
 MAX_CHOICES = 26
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 BAD = "bad_record"
+NO_COLUMN = "no column"  # how a detail of BAD begins
 
 
 class Refused(Exception):
@@ -33,7 +34,7 @@ def cell(record: Record, column: str) -> object:
     value: object = record
     for name in column.split("."):
         if not isinstance(value, dict) or name not in value:
-            raise Refused(BAD, f"no column {shown(column)}")
+            raise Refused(BAD, f"{NO_COLUMN} {shown(column)}")
         value = value[name]
     return value
 

@@ -12,7 +12,7 @@ from data_curation.sources.readers.lines import read_images, read_jsonl
 from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Reader, Record, reference, refuse
 from data_curation.sources.readers.tar import read_webdataset
 
-__all__ = ["FilePart", "Read", "Record", "read_records", "reference", "split_file"]
+__all__ = ["FilePart", "Read", "Record", "columns_of", "read_records", "reference", "split_file"]
 
 READERS: dict[str, Reader] = {
     "parquet": read_parquet,
@@ -27,6 +27,12 @@ def split_file(file: SourceFile, reader: str) -> list[FilePart]:
     """The parts of `file` that can be read side by side; `reader` may be "auto" where the file's name tells. Never fails."""
     reader = reader_of(file.name) if reader == "auto" else reader
     return split_parquet(file) if reader == "parquet" else [FilePart(file, reader, 0, None)]
+
+
+def columns_of(part: FilePart) -> list[str]:
+    """What the first record of `part` has; nothing where it is none."""
+    _, record = next(iter(read_records(part)), (0, None))
+    return [str(name) for name in record] if isinstance(record, dict) else []
 
 
 def read_records(part: FilePart) -> Read:

@@ -43,6 +43,8 @@ def read_images(part: FilePart) -> Read:
 def _parsed(part: FilePart, row: int, line: bytes) -> Record | Refusal:
     try:
         return parse_object(line)
+    except json.JSONDecodeError as error:
+        return refuse(part.file, row, "bad_record", f"{error.msg} at character {error.pos}")[1]  # its line would be the record's
     except (ValueError, RecursionError) as error:
         return refuse(part.file, row, "bad_record", error)[1]
 

@@ -1,0 +1,79 @@
+"""What a group makes of a rank that is gone, and of one that only made a mistake."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+from actors.learner_group import _get
+from bimode.errors import DivergedError, LearnerLostError
+
+pytestmark = pytest.mark.ray
+
+
+class Rank:
+    """A rank whose end can be chosen."""
+
+    def fine(self) -> int:
+        return 7
+
+    def die(self) -> None:
+        time.sleep(0.5)
+        os._exit(1)
+
+    def lose_the_others(self) -> None:
+        """As a collective ends whose other side is gone."""
+        raise RuntimeError("Connection closed by peer")
+
+    def diverge(self) -> None:
+        raise DivergedError("loss is nan")
+
+    def run_out_of_memory(self) -> None:
+        """As Ray says it of a process that its memory monitor has ended."""
+        raise OutOfMemoryError("killed due to memory pressure")
+
+
+class Broken:
+    def __init__(self) -> None:
+        raise ValueError("no such model")
+
+    def fine(self) -> None:
+        pass
+
+
+@pytest.fixture
+def ranks(ray_local: Any) -> Iterator[list[Any]]:
+    made = [ray_local.remote(num_cpus=0)(Rank).remote() for _ in range(3)]
+    yield made
+    for rank in made:
+        ray_local.kill(rank)
+
+
+def test_a_rank_that_dies_among_several_is_found_behind_the_error_of_a_survivor(ranks: list[Any]) -> None:
+    """The survivor's error is there first; it alone would end the run."""
+    with pytest.raises(LearnerLostError, match="a rank of the learner group died"):
+        _get([ranks[0].lose_the_others.remote(), ranks[1].fine.remote(), ranks[2].die.remote()])
+
+
+def test_a_rank_that_memory_ran_out_for_is_lost_too(ranks: list[Any]) -> None:
+    for wanted in (ranks[0].run_out_of_memory.remote(), [ranks[1].fine.remote(), ranks[0].run_out_of_memory.remote()]):
+        with pytest.raises(LearnerLostError):
+            _get(wanted)
+
+
+def test_what_a_rank_raises_surfaces_as_it_is_where_all_live(ranks: list[Any]) -> None:
+    with pytest.raises(DivergedError, match="loss is nan"):
+        _get([ranks[0].fine.remote(), ranks[1].diverge.remote()])
+    with pytest.raises(RayTaskError, match="Connection closed"):
+        _get(ranks[0].lose_the_others.remote())
+    assert _get([rank.fine.remote() for rank in ranks]) == [7, 7, 7]
+
+
+def test_a_rank_that_could_not_start_says_why(ray_local: Any) -> None:
+    with pytest.raises(RayActorError, match="no such model"):
+        _get([ray_local.remote(num_cpus=0)(Broken).remote().fine.remote()])

@@ -1,0 +1,46 @@
+"""A mapping that fits no record is told before anything starts, and records that differ are no mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bimode.curate_config import SourceConfig
+from bimode.errors import ConfigError
+from data_curation.sources.listing import check_layouts, list_sources
+
+
+def source(path: Path, **changes: object) -> SourceConfig:
+    return SourceConfig.model_validate({"path": str(path), "columns": {"question": "q", "answer": "a"}} | changes)
+
+
+def check(tmp_path: Path, *sources: SourceConfig) -> None:
+    check_layouts(sources, list_sources(sources, tmp_path / "cache" / "sources.json"))
+
+
+def lines(path: Path, *records: object) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def test_a_column_that_no_record_has_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    good = lines(tmp_path / "good.jsonl", {"q": "1 + 1 ?", "a": "2"})
+    pq.write_table(pa.table({"query": ["1 + 1 ?"], "label": ["2"]}), tmp_path / "bad.parquet")
+    with pytest.raises(ConfigError) as caught:
+        check(tmp_path, source(good), source(tmp_path / "bad.parquet"))
+    assert caught.value.key == "curate.sources.1.columns"
+    assert "no column 'a' in the first 1 record(s) of bad.parquet, which have query, label" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"curate.sources.0.layout = chat: no column"):
+        check(tmp_path, source(good, layout="chat", columns={}))
+
+
+def test_records_that_differ_broken_ones_and_files_without_any_are_no_mistake_of_the_recipe(tmp_path: Path) -> None:
+    mixed = lines(tmp_path / "mixed.jsonl", {"other": 1}, {"q": "1 + 1 ?", "a": "2"})
+    (tmp_path / "broken.jsonl").write_text("{broken\n")
+    (tmp_path / "empty.jsonl").write_text("")
+    pq.write_table(pa.table({"x": pa.array([], pa.string())}), tmp_path / "none.parquet")
+    check(tmp_path, source(mixed), *(source(tmp_path / name) for name in ("broken.jsonl", "empty.jsonl", "none.parquet")))
