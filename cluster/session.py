@@ -73,13 +73,10 @@ def connect(config: ClusterConfig) -> Iterator[None]:
             yield
         return
     before = set(_children())
-    ray.init(
-        address="local",
+    start_local(
         num_cpus=config.num_cpus,
         resources={name: 1.0 for name in (config.rollout_resource, config.learner_resource) if name},
         object_store_memory=config.object_store_mb << 20,
-        include_dashboard=False,
-        log_to_driver=False,
         logging_level=logging.ERROR,
         runtime_env={"env_vars": worker_environment(config) | {"PYTHONPATH": _python_path()}},
     )
@@ -91,6 +88,22 @@ def connect(config: ClusterConfig) -> Iterator[None]:
             tree = ours + [grandchild for child in ours for grandchild in _children(child, recursive=True)]
             ray.shutdown()
             _end(tree)
+
+
+def start_local(**settings: Any) -> None:
+    """`ray.init` of an instance of its own. Ray gives a node 30 s to start, which a busy machine may not keep: then once more."""
+    import ray
+
+    for is_last in (False, True):
+        before = set(_children())
+        try:
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, **settings)
+            return
+        except Exception as error:  # Ray raises nothing narrower
+            ray.shutdown()
+            _end([child for child in _children() if child not in before])
+            if is_last or "timed out during startup" not in str(error):
+                raise
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.environment import worker_env
+from cluster.session import start_local
 
 REPO = Path(__file__).resolve().parent.parent
 os.environ |= worker_env()  # the test process itself may hold an engine
@@ -71,9 +72,7 @@ def ray_local() -> Iterator[Any]:
     """One local Ray for the whole session, with the same worker environment as a real run."""
     import ray
 
-    ray.init(
-        num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=400 << 20,
-        runtime_env={"env_vars": worker_env() | {"PYTHONPATH": str(REPO)}},
-    )  # fmt: skip
+    environment = worker_env() | {"PYTHONPATH": str(REPO)}
+    start_local(num_cpus=4, object_store_memory=400 << 20, runtime_env={"env_vars": environment})
     yield ray
     ray.shutdown()

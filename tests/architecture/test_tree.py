@@ -20,6 +20,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 BROAD_EXCEPT = {
     "actors/rollouts.py": "the loop's thread: raised again where the learner waits",
     "actors/weight_transfer.py": "cleans up a half-done update, and the error goes on",
+    "cluster/session.py": "a late start of Ray raises nothing narrower; the error goes on where it is another, or the second",
     "pipelines/failure.py": "boundary of a run: one line for the user, the rest into DIR/error.log",
 }
 # In pieces, so that this file does not contain what it forbids.

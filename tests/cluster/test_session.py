@@ -1,0 +1,42 @@
+"""A start of Ray that a busy machine was too slow for is tried once more; everything else surfaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cluster.session import start_local
+
+LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
+
+
+@pytest.fixture
+def starts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What each start comes to, in order: None, or what is raised. What is left of it was not needed."""
+    import ray
+
+    outcomes: list[Any] = []
+
+    def init(**settings: Any) -> None:
+        assert settings["address"] == "local" and settings["num_cpus"] == 2
+        if (error := outcomes.pop(0)) is not None:
+            raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return outcomes
+
+
+def test_a_late_start_is_tried_once_more(starts: list[Any]) -> None:
+    starts[:] = [Exception(LATE), None, None]
+    start_local(num_cpus=2)
+    assert starts == [None], "and a good one is not"
+
+
+@pytest.mark.parametrize("errors", [[Exception(LATE), Exception(LATE)], [ValueError("no such resource")]])
+def test_a_second_one_and_any_other_error_surfaces(starts: list[Any], errors: list[Exception]) -> None:
+    starts[:] = errors
+    with pytest.raises(type(errors[-1])) as caught:
+        start_local(num_cpus=2)
+    assert caught.value is errors[-1] and starts == []
