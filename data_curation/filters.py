@@ -38,24 +38,29 @@ STOCK = frozenset((
 
 
 def filter_row(question: str, answer: str, trace: str, config: FilterConfig) -> tuple[str, str]:
-    """(reason, detail) of the first filter that stops a row, ("", "") if none does; reasons are `validate.REASONS`.
-
-    An empty `trace` claims nothing and passes.
-    """
-    texts = {"question": question, "answer": answer, "trace": trace}
-    limits = {"question": config.max_question, "answer": config.max_answer, "trace": config.max_trace}
-    for name, text in texts.items():
-        if len(text) > limits[name]:
+    """(reason, detail) of the first filter that stops a row, ("", "") if none does; reasons are `validate.REASONS`."""
+    for name, text, limit in (("question", question, config.max_question), ("answer", answer, config.max_answer)):
+        if len(text) > limit:
             return f"long_{name}", f"{len(text)} characters"
-    if trace and says_nothing(trace, question, answer):
-        return "empty_trace", ascii(trace[:80])[1:-1]
-    for name in ("question", "trace"):
-        if config.max_repetition and (share := repetition(texts[name])) > config.max_repetition:
-            return "repetition", f"{share:.2f} of the {name}"
+    if config.max_repetition and (share := repetition(question)) > config.max_repetition:
+        return "repetition", f"{share:.2f} of the question"
+    if trace and any(found := filter_trace(question, answer, trace, config)):
+        return found
     if config.languages and len(WORD.findall(prose := NO_LANGUAGE.sub(" ", question))) >= config.language_words:
         language, share = identify(prose[:LANGUAGE_CHARACTERS], config.languages)
         if share < PLAUSIBLE:
             return "wrong_language", language
+    return "", ""
+
+
+def filter_trace(question: str, answer: str, trace: str, config: FilterConfig) -> tuple[str, str]:
+    """The same of a source's own trace, which is not empty."""
+    if len(trace) > config.max_trace:
+        return "long_trace", f"{len(trace)} characters"
+    if says_nothing(trace, question, answer):
+        return "empty_trace", ascii(trace[:80])[1:-1]
+    if config.max_repetition and (share := repetition(trace)) > config.max_repetition:
+        return "repetition", f"{share:.2f} of the trace"
     return "", ""
 
 

@@ -131,7 +131,7 @@ def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scra
     from pipelines.progress import say, track
 
     curate, taggers = recipe.curate, curate_models.taggers(recipe, inputs)
-    store.apply(refuse_traces(store, curate.traces, scratch / "own-traces.parquet"))
+    store.apply(refuse_traces(store, curate.traces, curate.filter, scratch / "own-traces.parquet"))
     chosen = choose_rows(store, curate.tag_rows)
     if warning := warn_about_attempts(chosen, curate):
         say(warning)

@@ -103,7 +103,8 @@ def candidates(batch: Sequence[Sample | Refusal], split: str, config: CurateConf
             row |= refused_row(Refusal(ref, reason, detail, *_origin(row)), split)
         else:
             if not reason:
-                reason, detail = filter_row(row["question"], row["answer"], row["trace"], config.filter)
+                own = "" if config.traces.model else row["trace"]  # a teacher's takes the place of one that is no good
+                reason, detail = filter_row(row["question"], row["answer"], own, config.filter)
             row |= fingerprint(row, found)
         row |= {"reason": reason, "detail": detail}
     return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)

@@ -99,7 +99,8 @@ def code_digest() -> str:
 
 def shard_key(shard: Shard, config: CurateConfig) -> str:
     """The name under which a shard's candidates are kept."""
-    return digest_json([shard.settings, config.filter.model_dump(mode="json"), config.tags, code_digest()])
+    taught = bool(config.traces.model)
+    return digest_json([shard.settings, config.filter.model_dump(mode="json"), config.tags, taught, code_digest()])
 
 
 def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:

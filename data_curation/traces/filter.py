@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from bimode.curate_config import FilterConfig
 from bimode.dataset import Row
 from bimode.trace_config import TraceConfig
+from data_curation.filters import filter_trace
 from data_curation.store import Store, write_found
 from data_curation.tags.tagging import ALIVE_TRAIN
 from data_curation.traces.checks import TEMPLATE, check_trace, hash_of, trace_key
@@ -23,20 +25,23 @@ HAS_TRACE = f"{ALIVE_TRAIN} AND trim(trace) <> ''"
 Ints = NDArray[np.int64]
 
 
-def refuse_traces(store: Store, config: TraceConfig, out: Path) -> Path:
+def refuse_traces(store: Store, config: TraceConfig, limits: FilterConfig, out: Path) -> Path:
     """Writes what the checks say of own traces, for `Store.apply`.
 
     Where a teacher is named the trace goes and the row stays, to be given another one; where none is, the row is out with the
-    check's reason: a trace that contradicts its answer speaks against both.
+    check's reason: a trace that contradicts its answer speaks against both. `limits` are those of the other filters, which look
+    at no trace where a teacher is named.
     """
-    return write_found(FOUND, _refused(store, config), out)
+    return write_found(FOUND, _refused(store, config, limits), out)
 
 
-def _refused(store: Store, config: TraceConfig) -> Iterator[Row]:
+def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterator[Row]:
     sound = array("q")  # file, row, trace, content, answer of each trace that passed: 40 bytes a row
     for batch in store.batches(COLUMNS, HAS_TRACE, "file, row"):
         for row in batch.to_pylist():
             reason, detail = check_trace(row, row["trace"], config)
+            if config.model and not reason:
+                reason, detail = filter_trace(row["question"], row["answer"], row["trace"], limits)
             if reason:
                 yield _flaw(row["file"], row["row"], row["trace"], reason, detail, config)
             else:

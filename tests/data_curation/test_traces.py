@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.peers.simulated import PlainCodec
-from bimode.curate_config import CurateConfig, SourceConfig
+from bimode.curate_config import CurateConfig, FilterConfig, SourceConfig
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_path
@@ -219,6 +219,7 @@ def test_each_row_is_drawn_under_its_own_penalty_and_says_so(
 def test_own_traces_are_refused_with_a_reason_or_given_to_the_teacher(table: pa.Table, tmp_path: Path) -> None:
     chains = table["trace"].to_pylist()
     chains[1], chains[2] = "we look . so 99", "I'm sorry , " + chains[2]
+    chains[0] = f"So the answer is {table['answer'][0]}"  # of which a filter thinks nothing, where no teacher would write another
     for model, expected in (
         ("", [(chains[1], "inconsistent_trace"), (chains[2], "forbidden_phrase")]),
         ("base", [("", ""), ("", "")]),
@@ -226,25 +227,26 @@ def test_own_traces_are_refused_with_a_reason_or_given_to_the_teacher(table: pa.
         folder = tmp_path / f"own-{model}"
         folder.mkdir()
         store = write(table, folder / "c.parquet", trace=chains)
-        store.apply(refuse_traces(store, TraceConfig(model=model), folder / "found.parquet"))
+        store.apply(refuse_traces(store, TraceConfig(model=model), FilterConfig(), folder / "found.parquet"))
         rows = store.table(["trace", "reason", "detail"]).to_pylist()
         assert [(row["trace"], row["reason"]) for row in rows[1:3]] == expected
+        assert (rows[0]["trace"], rows[0]["reason"]) == ("" if model else chains[0], "")
         assert all(row["detail"] for row in rows[1:3])
         assert [(row["trace"], row["reason"]) for row in rows[3:]] == [(chain, "") for chain in chains[3:]]
         wanted = choose_rows(store, CurateConfig(paired_share=1.0), TraceConfig(model=model))["id"].to_pylist()
-        assert wanted == (NAMES[1:3] if model else [])
+        assert wanted == (NAMES[:3] if model else [])
 
 
 def test_one_trace_for_many_answers_is_a_template(table: pa.Table, tmp_path: Path) -> None:
     words = [f"w{k}" for k in range(6)]
     changed = {"trace": ["look at it closely and think"] * 6, "verifier": ["exact"] * 6, "answer": words, "answer_key": words}
     store = write(table, tmp_path / "t.parquet", **changed)
-    store.apply(refuse_traces(store, TraceConfig(template_rows=6), tmp_path / "found.parquet"))
+    store.apply(refuse_traces(store, TraceConfig(template_rows=6), FilterConfig(), tmp_path / "found.parquet"))
     assert set(store.table(["reason"])["reason"].to_pylist()) == {"template_trace"}
     assert store.table(["detail"])["detail"][0].as_py() == "the same in 6 rows with 6 answers"
     (tmp_path / "few").mkdir()
     few = write(table, tmp_path / "few" / "t.parquet", **changed)
-    few.apply(refuse_traces(few, TraceConfig(template_rows=7), tmp_path / "few" / "found.parquet"))
+    few.apply(refuse_traces(few, TraceConfig(template_rows=7), FilterConfig(), tmp_path / "few" / "found.parquet"))
     assert set(few.table(["reason"])["reason"].to_pylist()) == {""}
 
 
