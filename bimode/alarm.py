@@ -7,6 +7,9 @@
     mode       A mode's accuracy, the mean of 5 steps, lies more than 0.2 below its best such mean. Levels count alike,
                however many of their questions were drawn: an unlucky hand of hard ones is no collapse.
     decision   The entropy of the token that decides is below 0.01 nats everywhere: the choice is no longer explored.
+    neither    On some level less than half of the first token's probability is on the two modes' own tokens: a response in auto
+               mode begins with something that no forced rollout ever shows. A credit that pushes the worse mode's token down,
+               however unlikely that is already, ends there (HGPO, docs/auto-thinking.md).
 
 All thresholds are ours. An alarm is told where it begins, and again only once it has ended. `decision` also rings over choices
 that are all made and right.
@@ -16,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bimode.credit.summary import ALL_LEVELS
@@ -33,6 +36,7 @@ class Thresholds:
     margin: float = 0.15  # thinking is worth it above this difference in accuracy: the run's `bpo.margin`
     fall: float = 0.2
     entropy: float = 0.01
+    mass: float = 0.5  # of the first token's probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class StepView:
     think_rates: Mapping[str, float]  # by level, in auto mode
     accuracies: Mapping[tuple[Mode, str], float]  # by mode and level, `all` included
     decision_entropies: Mapping[tuple[Mode, str], float]  # nats, likewise
+    decision_probabilities: Mapping[tuple[Mode, str], float] = field(default_factory=dict)  # of the mode's own token, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ class Alarm:
     """One alarm: when it began, which rule, and the mode it is about."""
 
     step: int
-    kind: Literal["choice", "mode", "decision"]
+    kind: Literal["choice", "mode", "decision", "neither"]
     mode: Mode
     says: str
 
@@ -64,7 +69,8 @@ def view_of(line: Mapping[str, Any]) -> StepView:
             (Mode(mode), level): means[name] for mode, levels in table.items() for level, means in levels.items() if name in means
         }
 
-    return StepView(line["step"], line.get("decision", {}), cells("modes", "accuracy"), cells("learner", "decision_entropy"))
+    entropies, probabilities = cells("learner", "decision_entropy"), cells("learner", "decision_probability")
+    return StepView(line["step"], line.get("decision", {}), cells("modes", "accuracy"), entropies, probabilities)
 
 
 class Watch:
@@ -79,7 +85,7 @@ class Watch:
     def see(self, view: StepView) -> list[Alarm]:
         """The alarms that begin with this step."""
         self.recent.append(view)
-        found = [*self._choice(view.step), *self._modes(view.step), *self._decision(view)]
+        found = [*self._choice(view.step), *self._modes(view.step), *self._decision(view), *self._neither(view)]
         begun = [alarm for alarm in found if (alarm.kind, alarm.mode) not in self.ringing]
         self.ringing = {(alarm.kind, alarm.mode) for alarm in found}
         return begun
@@ -135,6 +141,22 @@ class Watch:
         largest = max(view.decision_entropies.values(), default=self.limits.entropy)
         if largest < self.limits.entropy:
             yield Alarm(view.step, "decision", Mode.AUTO, f"the decision's entropy is at most {largest:.4f} nats on every level")
+
+    def _neither(self, view: StepView) -> Iterator[Alarm]:
+        """Where both modes were drawn."""
+        direct, thinking = (
+            {
+                level: share
+                for (drawn, level), share in view.decision_probabilities.items()
+                if drawn is mode and level != ALL_LEVELS
+            }
+            for mode in (Mode.NON_THINKING, Mode.THINKING)
+        )
+        masses = {level: direct[level] + thinking[level] for level in direct.keys() & thinking.keys()}
+        level = min(sorted(masses), key=masses.__getitem__, default="")
+        if level and masses[level] < self.limits.mass:
+            says = f"on {level} only {masses[level]:.2f} of the first token's probability is on a mode"
+            yield Alarm(view.step, "neither", Mode.AUTO, says)
 
     def _mean(self, mode: Mode, level: str) -> float | None:
         """Mean accuracy over the recent steps that drew the level; None where none did."""

@@ -119,6 +119,24 @@ def test_a_collapse_that_sampling_still_blurs_rings() -> None:
     assert rung([view(i, rates=(0.02, 0.02, 0.99)) for i in range(9)]) == []
 
 
+def test_a_first_token_that_is_on_neither_mode_rings_at_its_level() -> None:
+    """HGPO at steps 80, 100 and 149 (tiny-annealed, seed 1): on hard 0.967 + 0.035, 0.004 + 0.011, 0.001 + 0.004."""
+
+    def probabilities(direct: float, thinking: float) -> dict[tuple[Mode, str], float]:
+        hard = {(Mode.NON_THINKING, "hard"): direct, (Mode.THINKING, "hard"): thinking}
+        others = {(Mode.NON_THINKING, "easy"): 0.98, (Mode.THINKING, "easy"): 0.01}
+        return hard | others | {(mode, "all"): 0.2 for mode in (Mode.NON_THINKING, Mode.THINKING)}
+
+    history = [
+        StepView(i, {}, {}, {}, probabilities(*each)) for i, each in enumerate([(0.967, 0.035), (0.004, 0.011), (0.001, 0.004)])
+    ]
+    watch = Watch()
+    says = "on hard only 0.01 of the first token's probability is on a mode"
+    assert [alarm for each in history for alarm in watch.see(each)] == [Alarm(1, "neither", Mode.AUTO, says)]
+    one_mode = StepView(0, {}, {}, {}, {(Mode.NON_THINKING, "hard"): 0.1, (Mode.THINKING, "easy"): 0.1})
+    assert rung([one_mode]) == [], "where one mode alone was drawn nothing is known of the other"
+
+
 def test_what_thinking_is_worth_is_the_runs_own_margin() -> None:
     """Thinking pays by 0.2 on every level: worth it at a margin of 0.15, a waste at one of 0.3."""
     history = [view(i, rates=(1.0,) * 3, thinking=(0.9, 0.9, 0.9), direct=(0.7, 0.7, 0.7)) for i in range(5)]
@@ -137,10 +155,11 @@ def test_a_view_is_read_from_a_line_of_metrics() -> None:
         "step": 3,
         "decision": {"easy": 0.5},
         "modes": {"thinking": {"all": {"n": 4, "accuracy": 0.75}, "easy": {"n": 4, "accuracy": 0.75}}},
-        "learner": {"thinking": {"easy": {"decision_entropy": 0.25, "kl": 1.0}, "hard": {"kl": 1.0}}},
+        "learner": {"thinking": {"easy": {"decision_entropy": 0.25, "decision_probability": 0.9}, "hard": {"kl": 1.0}}},
     }
     read = view_of(json.loads(json.dumps(line)))
     assert read == StepView(
-        3, {"easy": 0.5}, {(Mode.THINKING, "all"): 0.75, (Mode.THINKING, "easy"): 0.75}, {(Mode.THINKING, "easy"): 0.25}
-    )
+        3, {"easy": 0.5}, {(Mode.THINKING, "all"): 0.75, (Mode.THINKING, "easy"): 0.75}, {(Mode.THINKING, "easy"): 0.25},
+        {(Mode.THINKING, "easy"): 0.9},
+    )  # fmt: skip
     assert view_of({"step": 0}) == StepView(0, {}, {}, {})
