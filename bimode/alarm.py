@@ -144,15 +144,12 @@ class Watch:
 
     def _neither(self, view: StepView) -> Iterator[Alarm]:
         """Where both modes were drawn."""
-        direct, thinking = (
-            {
-                level: share
-                for (drawn, level), share in view.decision_probabilities.items()
-                if drawn is mode and level != ALL_LEVELS
-            }
-            for mode in (Mode.NON_THINKING, Mode.THINKING)
-        )
-        masses = {level: direct[level] + thinking[level] for level in direct.keys() & thinking.keys()}
+        found = view.decision_probabilities
+        masses = {
+            level: share + found[Mode.THINKING, level]
+            for (mode, level), share in found.items()
+            if mode is Mode.NON_THINKING and level != ALL_LEVELS and (Mode.THINKING, level) in found
+        }
         level = min(sorted(masses), key=masses.__getitem__, default="")
         if level and masses[level] < self.limits.mass:
             says = f"on {level} only {masses[level]:.2f} of the first token's probability is on a mode"
