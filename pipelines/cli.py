@@ -134,7 +134,7 @@ def evaluate(
         _run(("evaluate",), recipe, out, overrides, seed)
         return
     if recipe is not None or model is None or data is None:
-        raise ConfigError("evaluate", "arguments", "give either RECIPE, or --model and --data")
+        raise ConfigError("RECIPE", recipe or "(missing)", "give either a recipe, or --model and --data")
     _evaluate_model(model, data, out, overrides, seed)
 
 

