@@ -7,9 +7,10 @@
     mode       A mode's accuracy, the mean of 5 steps, lies more than 0.2 below its best such mean. Levels count alike,
                however many of their questions were drawn: an unlucky hand of hard ones is no collapse.
     decision   The entropy of the token that decides is below 0.01 nats everywhere: the choice is no longer explored.
-    neither    On some level less than half of the first token's probability is on the two modes' own tokens: a response in auto
-               mode begins with something that no forced rollout ever shows. A credit that pushes the worse mode's token down,
-               however unlikely that is already, ends there (HGPO, docs/auto-thinking.md).
+    neither    On some level less than a tenth of the first token's probability is on the two modes' own tokens: a response in
+               auto mode begins with something that no forced rollout ever shows. A credit that pushes the worse mode's token
+               down, however unlikely that is already, ends there (HGPO, docs/auto-thinking.md). The means are over distinct
+               responses, so a mode counts for more where its responses vary: where nothing is lost they may add to 0.2.
 
 All thresholds are ours. An alarm is told where it begins, and again only once it has ended. `decision` also rings over choices
 that are all made and right.
@@ -36,7 +37,7 @@ class Thresholds:
     margin: float = 0.15  # thinking is worth it above this difference in accuracy: the run's `bpo.margin`
     fall: float = 0.2
     entropy: float = 0.01
-    mass: float = 0.5  # of the first token's probability
+    mass: float = 0.1  # of the first token's probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +144,15 @@ class Watch:
             yield Alarm(view.step, "decision", Mode.AUTO, f"the decision's entropy is at most {largest:.4f} nats on every level")
 
     def _neither(self, view: StepView) -> Iterator[Alarm]:
-        """Where both modes were drawn."""
+        """Where both modes were drawn; over all questions where none has a level."""
         found = view.decision_probabilities
-        masses = {
-            level: share + found[Mode.THINKING, level]
-            for (mode, level), share in found.items()
-            if mode is Mode.NON_THINKING and level != ALL_LEVELS and (Mode.THINKING, level) in found
-        }
+        both = {level for _, level in found if {(Mode.THINKING, level), (Mode.NON_THINKING, level)} <= found.keys()}
+        levels = both - {ALL_LEVELS} or both
+        masses = {level: found[Mode.THINKING, level] + found[Mode.NON_THINKING, level] for level in levels}
         level = min(sorted(masses), key=masses.__getitem__, default="")
         if level and masses[level] < self.limits.mass:
-            says = f"on {level} only {masses[level]:.2f} of the first token's probability is on a mode"
+            where = "" if level == ALL_LEVELS else f"on {level} "
+            says = f"{where}only {masses[level]:.2f} of the first token's probability is on a mode"
             yield Alarm(view.step, "neither", Mode.AUTO, says)
 
     def _mean(self, mode: Mode, level: str) -> float | None:

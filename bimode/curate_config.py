@@ -109,6 +109,13 @@ class RolloutSampling(Section):
     max_tokens: Positive = Field(48, description="generated tokens of an attempt; those that force the mode come on top")
     concurrency: Positive = Field(1, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
 
+    @field_validator("models")
+    @classmethod
+    def _are_named(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(model.strip() for model in models):
+            raise ValueError("an empty name is no directory; leave it out")
+        return models
+
 
 class TagConfig(Section):
     """Which rule turns pass counts into a tag (`bimode.tags`)."""

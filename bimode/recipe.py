@@ -105,7 +105,12 @@ def _fix(problem: Any, path: list[str]) -> str:
         case "bool_type" | "bool_parsing":
             return "is true or false"
         case "string_type":
-            return f"is text; write {json.dumps(str(value))}"
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            return f"is text; write {json.dumps(str(value))}" if is_number else "is text"
+        case "missing" if path[-1].isdecimal():
+            return "the list lacks this entry"
+        case "too_long":
+            return "the list has too many entries"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             return f"must be {BOUNDS[problem['type']]}".format(**problem["ctx"])
     return str(problem["msg"]).removeprefix("Value error, ")

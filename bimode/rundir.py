@@ -144,12 +144,29 @@ class StageDir:
         return {key: digest_path(path) for key, path in inputs.items()}
 
 
-def stage_of(model: Path) -> StageDir | None:
-    """The finished stage that made the directory `model`, e.g. ``DIR/anneal/model``; None where it is no stage's output."""
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Which stage of which run made something, and its manifest, e.g. ``Made(Path("runs/a"), "anneal", {...})``."""
+
+    run: Path
+    stage: str
+    manifest: Mapping[str, Any]
+
+
+def made_by(model: Path) -> Made | None:
+    """The finished stage whose output `model` is, in its place or put aside in DIR/replaced; None where it is no stage's."""
     folder = model.resolve().parent
-    manifest = read_json(folder / "manifest.json")
-    made = isinstance(manifest, dict) and manifest.get("stage") == folder.name and model.resolve().name in manifest["outputs"]
-    return StageDir(folder.parent, folder.name) if made else None
+    try:
+        manifest = read_json(folder / "manifest.json")
+    except (OSError, ValueError):  # somebody else's file of that name
+        return None
+    if not isinstance(manifest, dict) or model.resolve().name not in manifest.get("outputs", ()):
+        return None
+    stage = str(manifest.get("stage"))
+    if folder.name == stage:
+        return Made(folder.parent, stage, manifest)
+    is_aside = folder.parent.name == "replaced" and folder.name.startswith(f"{stage}-")
+    return Made(folder.parent.parent, stage, manifest) if is_aside else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ Say non_thinking if a look, a memory, a description or a short free reply is eno
 Answer with one word, thinking or non_thinking.
 
 Question: {question}"""
-SELF = "base"  # as a model's name: the tagging model itself
+SELF = "base"  # as a model's name: `model.base`
 FORBIDDEN = (
     "as an ai", "language model", "i cannot see the image", "i can't see the image", "no image was provided", "i'm sorry",
     "i am sorry", "the reference answer", "the correct answer given", "according to the hint",
@@ -62,7 +62,7 @@ class TraceConfig(Section):
     """
 
     source: Literal["own", "model"] = Field("own", description="`own`: `model` writes where a source has no trace; `model`: all")
-    model: str = Field("", description="directory of the teacher; `base`: the tagging model itself; empty: no trace is written")
+    model: str = Field("", description="directory of the teacher; `base`: `model.base` itself; empty: no trace is written")
     samples: Positive = Field(4, description="traces drawn at a time; one with the right answer that passes the checks is kept")
     retries: int = Field(2, ge=0, description="times that as many are drawn again, with other seeds, where none can be kept")
     choice: Literal["shortest", "seeded"] = Field("shortest", description="which of several that could be kept")

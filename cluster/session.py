@@ -95,14 +95,17 @@ def start_local(**settings: Any) -> None:
     import ray
 
     for is_last in (False, True):
-        before = set(_children())
+        before = set(_children(recursive=True))
         try:
             ray.init(address="local", include_dashboard=False, log_to_driver=False, **settings)
             return
         except Exception as error:  # Ray raises nothing narrower
+            if "timed out during startup" not in str(error):  # a session that was there before lives on
+                raise
+            started = [child for child in _children(recursive=True) if child not in before]
             ray.shutdown()
-            _end([child for child in _children() if child not in before])
-            if is_last or "timed out during startup" not in str(error):
+            _end(started)
+            if is_last:
                 raise
 
 

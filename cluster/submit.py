@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shlex
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,10 @@ from bimode.errors import BimodeError, ConfigError
 from cluster.environment import CODE_VERSION, code_version
 from cluster.session import NOT_SHIPPED, ROOT
 
+HTTP = ("http://", "https://")
+DASHBOARDS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # of the environment; Ray's client prefers them to what it is told
+LAST_STATUS_S = 15.0
+TAGS = re.compile(r"(?s)<style.*?</style>|<[^>]+>")  # of the page that a proxy answers with
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 
 
@@ -47,9 +55,11 @@ class Submission:
 
 
 def dashboard(address: str) -> str:
-    """`--address`, else what Ray's own tools read, else the dashboard of this machine."""
-    named = address or os.environ.get("RAY_API_SERVER_ADDRESS") or os.environ.get("RAY_ADDRESS") or ""
-    return named if named.startswith(("http://", "https://")) else LOCAL_DASHBOARD
+    """`--address`, else what Ray's own tools read, else the dashboard of this machine. Raises ConfigError for another scheme."""
+    if address and not address.startswith(HTTP):
+        raise ConfigError("--address", address, f"is the URL of a dashboard; write http://{address.rpartition('://')[2]}")
+    named = address or next((url for name in DASHBOARDS if (url := os.environ.get(name, "")).startswith(HTTP)), "")
+    return named or LOCAL_DASHBOARD
 
 
 def submit_and_follow(submission: Submission, address: str) -> int:
@@ -60,36 +70,65 @@ def submit_and_follow(submission: Submission, address: str) -> int:
     from ray.job_submission import JobStatus
 
     entrypoint, url = submission.entrypoint(), dashboard(address)
-    client = _client(url)
-    job = client.submit_job(
-        entrypoint=entrypoint,
-        runtime_env={
-            "working_dir": str(ROOT),
-            "excludes": list(NOT_SHIPPED),
-            "env_vars": {CODE_VERSION: code_version()},
-        },
-    )
+    environment = {
+        "working_dir": str(ROOT), "excludes": list(NOT_SHIPPED), "env_vars": {CODE_VERSION: code_version()},
+    }  # fmt: skip
+    with _answering(url):
+        client = _client(url)
+        job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     print(f"job {job} on {url}: {entrypoint}", file=sys.stderr, flush=True)
     try:
         asyncio.run(_follow(client, job))
     except KeyboardInterrupt:
-        how = f"ray job logs --address {url} -f {job}; ray job stop --address {url} {job}"
-        print(f"\nno longer following; the job goes on: {how}", file=sys.stderr)
-        return 0
-    status, info = client.get_job_status(job), client.get_job_info(job)
+        return _leave(url, job)
+    except RuntimeError as error:  # the connection to the log is gone; the job may be as it was
+        print(f"\n{error}", file=sys.stderr)
+    status, info = _status(client, job), client.get_job_info(job)
+    if not status.is_terminal():
+        return _leave(url, job)
     if status is not JobStatus.SUCCEEDED:
         last = (info.message or "").strip().splitlines() or ["no message"]
         raise JobFailed(f"job {job} {status.value.lower()}: {last[-1]} (ray job logs --address {url} {job})")
     return 0
 
 
-def _client(url: str) -> Any:
-    from ray.job_submission import JobSubmissionClient
+def _status(client: Any, job: str) -> Any:
+    """The job's last status; it may come a moment after the end of its log."""
+    until = time.monotonic() + LAST_STATUS_S
+    while not (status := client.get_job_status(job)).is_terminal() and time.monotonic() < until:
+        time.sleep(0.5)
+    return status
+
+
+def _leave(url: str, job: str) -> int:
+    how = f"ray job logs --address {url} -f {job}; ray job stop --address {url} {job}"
+    print(f"\nno longer following; the job goes on: {how}", file=sys.stderr)
+    return 0
+
+
+@contextmanager
+def _answering(url: str) -> Iterator[None]:
+    """What Ray's client raises in the block is one line."""
+    from ray.exceptions import RayError
 
     try:
-        return JobSubmissionClient(url)
+        yield
     except ConnectionError:
         raise ConfigError("--address", url, "no Ray dashboard answers there; start one with ray start --head") from None
+    except (RayError, RuntimeError, ValueError) as error:  # another server, another token, an upload that is too large
+        why = " ".join(TAGS.sub(" ", str(error)).split())[:400]
+        raise ConfigError("--address", url, f"the job was not taken: {why}") from None
+
+
+def _client(url: str) -> Any:
+    """A client of the dashboard at `url`, whatever the environment names."""
+    from ray.job_submission import JobSubmissionClient
+
+    named = {name: os.environ.pop(name) for name in DASHBOARDS if name in os.environ}
+    try:
+        return JobSubmissionClient(url)
+    finally:
+        os.environ.update(named)
 
 
 async def _follow(client: Any, job: str) -> None:

@@ -72,7 +72,7 @@ REASONS = {
     "answer: one of the two is wrong, and the first is kept",
     "near_duplicate": "nearly the same as a row that is kept (its id is in `detail`)",
     "other_fold": "a train question of another fold than curate.fold",
-    "trained_on": "every model of curate.rollouts.models was trained on it, so that none may tag it",
+    "trained_on": "every model that tags (model.base, or those of curate.rollouts.models) was trained on it, so that none may",
     "contaminated": "it repeats an evaluation row (its id is in `detail`); `contamination.method` says how that was found",
     "no_trace": "its tag asks for reasoning, and there is none to show",
     "needs_judge": "only a judge model can mark its answers, and there is none",

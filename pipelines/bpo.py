@@ -20,6 +20,8 @@ from bimode.rundir import StageDir, StageResult
 if TYPE_CHECKING:
     from pipelines.chaos import Drill
 
+OPERATION = {"worker_timeout_s", "sync_timeout_s", "learner_restarts", "rollout_workers_max", "checkpoint_every"}
+
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
     """The annealed model (the base, where the recipe has no annealing) and the curated prompts."""
@@ -30,8 +32,12 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 
 def config(recipe: Recipe) -> Any:
-    """What the policy depends on."""
-    return {"bpo": recipe.bpo.model_dump(mode="json"), "model": recipe.model.model_dump(mode="json"), "seed": recipe.seed}
+    """What the policy depends on; how long anybody is waited for, or how often it is saved, is not among it."""
+    return {
+        "bpo": recipe.bpo.model_dump(mode="json", exclude=OPERATION),
+        "model": recipe.model.model_dump(mode="json"),
+        "seed": recipe.seed,
+    }
 
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:

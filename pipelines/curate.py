@@ -123,24 +123,27 @@ def indexes(runs: Sequence[str]) -> list[Path]:
 
 def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
     """Own traces are checked, then rows are tagged: by attempts in both modes where a verifier can mark them, by a judge else."""
+    import pyarrow as pa
+
     from data_curation.sampling.rollouts import MODES, sample_rollouts
     from data_curation.tags import crossfit
-    from data_curation.tags.tagging import Sampled, choose_rows, reject_traceless, tag_rows, warn_about_attempts
+    from data_curation.tags.tagging import Sampled, choose_rows, objective_rows, reject_traceless, tag_rows, warn_about_attempts
     from data_curation.traces.filter import refuse_traces
     from pipelines import curate_models
     from pipelines.progress import say, track
 
     curate, taggers = recipe.curate, curate_models.taggers(recipe, inputs)
     store.apply(refuse_traces(store, curate.traces, curate.filter, scratch / "own-traces.parquet"))
-    chosen = choose_rows(store, curate.tag_rows)
+    seen = [crossfit.questions(files) for files in curate_models.tagger_lessons(recipe)]
+    dealt, known = crossfit.deal(objective_rows(store), seen)
+    chosen = choose_rows(pa.concat_tables(dealt), curate.tag_rows)
     if warning := warn_about_attempts(chosen, curate):
         say(warning)
-    dealt, known = crossfit.deal(chosen, [crossfit.questions(files) for files in curate_models.tagger_lessons(recipe)])
-    total = sum(rows.num_rows for rows in dealt) * len(MODES) * curate.rollouts.n
+    total = chosen.num_rows * len(MODES) * curate.rollouts.n
     with track("curate: rollouts", total=total, unit="rollout") as bar:
         sampled = [
             Sampled(tagger, rows, sample_rollouts(store, rows, tagger, cache / "rollouts", bar.advance))
-            for tagger, rows in zip(taggers, dealt, strict=True)
+            for tagger, rows in zip(taggers, crossfit.deal(chosen, seen)[0], strict=True)
         ]
     store.apply(tag_rows(store, sampled, known, curate, scratch / "tags.parquet"))
     ask_judge(recipe, store, inputs, cache, scratch, scratch.parent / "tags")

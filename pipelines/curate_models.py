@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bimode.config import Recipe
 from bimode.errors import keyed
-from bimode.rundir import digest_path, stage_of
+from bimode.rundir import digest_path, made_by
 from bimode.trace_config import SELF
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
     """The directories by role: base, judge, teacher; those that the recipe does without are left out. Raises ConfigError."""
+    from bimode.codec import Codec
     from pipelines.harness import base_directory, base_model
 
     curate = recipe.curate
@@ -31,6 +32,7 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
     for at, model in enumerate(curate.rollouts.models):
         with keyed(f"curate.rollouts.models.{at}"):
             found[f"tagger-{at}"] = base_directory(model)
+            _ = Codec(found[f"tagger-{at}"]).tokens  # refuses another kind of model, and one without think tags
     for role, key, model in (("judge", "judge", curate.judge.model), ("teacher", "traces", curate.traces.model)):
         if model == SELF:
             found[role] = found["base"]
@@ -43,7 +45,9 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 def taggers(recipe: Recipe, inputs: Mapping[str, Path]) -> list[Tagger]:
     """The tagging models: those that the recipe names, else the run's own base."""
     named = [inputs[f"tagger-{at}"] for at in range(len(recipe.curate.rollouts.models))]
-    return [tagger(recipe, path, _name(path)) for path in named] or [tagger(recipe, inputs["base"], Path(recipe.model.base).name)]
+    return [tagger(recipe, path, _name(path)) for path in named] or [
+        tagger(recipe, inputs["base"], _name(Path(recipe.model.base)))
+    ]
 
 
 def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
@@ -52,13 +56,18 @@ def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
     from data_curation.tags.crossfit import lessons
     from pipelines.harness import base_directory
 
-    names = recipe.curate.rollouts.models or (recipe.model.base,)
-    return [() if name == NEW_TINY_LLAVA else lessons(base_directory(name)) for name in names]
+    models, base = recipe.curate.rollouts.models, recipe.model.base
+    named = {f"curate.rollouts.models.{at}": name for at, name in enumerate(models)} or {"model.base": base}
+    found = []
+    for key, name in named.items():
+        with keyed(key):
+            found.append(() if name == NEW_TINY_LLAVA else lessons(base_directory(name)))
+    return found
 
 
 def _name(model: Path) -> str:
     """E.g. `half-0/anneal` for the model of a run."""
-    made = stage_of(model)
+    made = made_by(model)
     return f"{made.run.name}/{made.stage}" if made else model.name
 
 

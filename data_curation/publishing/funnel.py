@@ -17,11 +17,12 @@ STEPS = {
     CHECKED: (),  # every reason that is no later step's
     "after dedup": ("duplicate_id", "duplicate", "other_answer", "near_duplicate"),
     "after decontamination": ("contaminated",),
+    "in the fold": ("other_fold",),
     "after tags and traces": (
         "trained_on", "needs_judge", "judge_failed", "judge_unclear", "rollout_failed", "untagged", "no_trace",
         "forbidden_phrase", "looping_trace", "inconsistent_trace", "wrong_step", "template_trace",
     ),
-    "selected": ("other_fold", "mix"),
+    "selected": ("mix",),
 }  # fmt: skip
 LATER = {reason: step for step, reasons in STEPS.items() for reason in reasons}
 

@@ -18,6 +18,7 @@ from bimode.curate_config import CurateConfig
 from bimode.dataset import Row, question_of, sample_row
 from bimode.records import Sample
 from bimode.rundir import digest_json
+from bimode.verify import OPEN
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.filters import filter_row
 from data_curation.repeats.fingerprints import answer_key, content_key, question_key
@@ -103,7 +104,8 @@ def candidates(batch: Sequence[Sample | Refusal], split: str, config: CurateConf
             row |= refused_row(Refusal(ref, reason, detail, *_origin(row)), split)
         else:
             if not reason:
-                own = "" if config.traces.model else row["trace"]  # a teacher's takes the place of one that is no good
+                # a teacher's takes the place of one that is no good, but for open questions, which it is not asked
+                own = "" if config.traces.model and row["verifier"] != OPEN else row["trace"]
                 reason, detail = filter_row(row["question"], row["answer"], own, config.filter)
             row |= fingerprint(row, found)
         row |= {"reason": reason, "detail": detail}

@@ -18,11 +18,11 @@ from bimode.errors import ConfigError, keyed
 from bimode.rundir import read_json, write_atomic
 from data_curation.sources.files import SourceFile, content_digest, list_files
 from data_curation.sources.layouts import NO_COLUMN
-from data_curation.sources.readers import columns_of, split_file
+from data_curation.sources.readers import FilePart, columns_of, split_file
 from data_curation.sources.refusal import Refusal
 from data_curation.sources.shards import FileShard
 
-PEEKED = 20  # records of a source that are looked at before anything starts
+PEEKED, PEEKED_FILES = 200, 5  # records of a file, and files of a source, that are looked at before anything starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +60,27 @@ def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
 
 
 def check_layouts(sources: Sequence[SourceConfig], file: Path) -> None:
-    """The first records of each source have the columns that its layout reads. Raises ConfigError where none of them has."""
-    listed = [Listed(**entry) for entry in reversed(json.loads(file.read_text()))]
-    for at, first in sorted({each.source: each for each in listed}.items()):
-        source = sources[at]
-        for part in split_file(SourceFile(first.uri, first.name, 0, 0), source.reader)[:1]:
-            found = list(islice(FileShard(source, part, first.digest).samples(), PEEKED))
-            details = {each.detail if isinstance(each, Refusal) else "" for each in found}
-            if len(details) == 1 and (detail := details.pop()).startswith(NO_COLUMN):
-                fix = f"{detail} in the first {len(found)} record(s) of {first.name}, which have {', '.join(columns_of(part))}"
-                key = "columns" if source.columns else "layout"
-                raise ConfigError(f"curate.sources.{at}.{key}", source.columns or source.layout, fix)
+    """Some of the first records of each source have the columns that its layout reads. Raises ConfigError where none has."""
+    listed = [Listed(**entry) for entry in json.loads(file.read_text())]
+    for at, source in enumerate(sources):
+        files = [SourceFile(each.uri, each.name, 0, 0) for each in listed if each.source == at]
+        parts = [part for each in files[:PEEKED_FILES] for part in split_file(each, source.reader)[:1]]
+        if detail := _lacks(source, parts):
+            names = next(filter(None, map(columns_of, parts)), ["no column at all"])
+            key = "columns" if source.columns else "layout"
+            fix = f"{detail} in the first records of {files[0].name}, which have {', '.join(names)}"
+            raise ConfigError(f"curate.sources.{at}.{key}", source.columns or source.layout, fix)
+
+
+def _lacks(source: SourceConfig, parts: Sequence[FilePart]) -> str:
+    """What the first record lacks where all that are looked at lack a column; "" where one does not."""
+    detail = ""
+    for part in parts:
+        for sample in islice(FileShard(source, part, "").samples(), PEEKED):
+            if not isinstance(sample, Refusal) or not sample.detail.startswith(NO_COLUMN):
+                return ""
+            detail = detail or sample.detail
+    return detail
 
 
 def file_shards(sources: Sequence[SourceConfig], file: Path) -> list[FileShard]:

@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 
 from bimode.dataset import question_of
 from bimode.errors import ConfigError
-from bimode.rundir import read_json, stage_of
+from bimode.rundir import Made, made_by, read_json
 from data_curation.repeats.fingerprints import content_key
 from data_curation.store import Store, write_found
 from data_curation.tags.tagging import ALIVE_TRAIN
 
-TRAINED = {"anneal": "train", "bpo": "rl"}  # what a stage learns from, in the order of a run
+KEY = "curate.rollouts.models"
+GONE = "nobody knows what it may tag: copy it to elsewhere if that is all, and keep more with curate.keep_versions"
 REASON = [("reason", pa.string()), ("detail", pa.string())]
 
 
@@ -50,14 +51,25 @@ def lessons(model: Path) -> tuple[Path, ...]:
 
     Raises ConfigError where the data that it was trained on is no longer there.
     """
-    made, files = stage_of(model), list[Path]()
-    for stage, split in TRAINED.items() if made and made.stage in TRAINED else ():
-        assert made
-        if manifest := read_json(made.run / stage / "manifest.json"):
-            files += sorted(_version(made.run, manifest["inputs"]["data"], model).glob(f"{split}-*.parquet"))
-        if stage == made.stage:
-            break
-    return tuple(files)
+    made = made_by(model)
+    if made is None:
+        return ()
+    if made.stage == "anneal":
+        return _read(made, "train")
+    before = _annealing(made)
+    return (*(_read(before, "train") if before else ()), *_read(made, "rl"))
+
+
+def _annealing(bpo: Made) -> Made | None:
+    """The annealing that BPO started from; None where it started from the run's base. Raises ConfigError where it is gone."""
+    folders = [bpo.run / "anneal", *sorted((bpo.run / "replaced").glob("anneal-*"))]
+    found = [made for folder in folders if (made := made_by(folder / "model"))]
+    for made in found:
+        if made.manifest["outputs"]["model"] == bpo.manifest["inputs"]["model"]:
+            return made
+    if any(folder.is_dir() for folder in folders):
+        raise ConfigError(KEY, bpo.run / "bpo" / "model", f"was made from an annealing that is no longer in {bpo.run}; {GONE}")
+    return None
 
 
 def questions(files: Iterable[Path]) -> frozenset[str]:
@@ -66,14 +78,14 @@ def questions(files: Iterable[Path]) -> frozenset[str]:
     return frozenset(content_key(question_of(row), row["image_sha256"]) for table in tables for row in table.to_pylist())
 
 
-def _version(run: Path, digest: str, model: Path) -> Path:
-    """The published data with that digest."""
-    for version in sorted((run / "curate" / "versions").glob("[0-9]*")):
+def _read(made: Made, split: str) -> tuple[Path, ...]:
+    """The files of `split` in the version of the data that a stage read."""
+    curate = made.run / "curate"
+    for version in (*sorted((curate / "versions").glob("[0-9]*")), curate):
         manifest = read_json(version / "manifest.json")
-        if manifest and manifest["outputs"]["data"] == digest:
-            return version / "data"
-    fix = f"was trained on a version that is no longer in {run / 'curate' / 'versions'}, so that nobody knows what it may tag"
-    raise ConfigError("curate.rollouts.models", model, fix)
+        if manifest and manifest["outputs"]["data"] == made.manifest["inputs"]["data"]:
+            return tuple(sorted((version / "data").glob(f"{split}-*.parquet")))
+    raise ConfigError(KEY, made.run / made.stage / "model", f"was trained on data that is no longer in {curate}; {GONE}")
 
 
 def deal(chosen: pa.Table, known: Sequence[Collection[str]]) -> tuple[list[pa.Table], pa.Table]:

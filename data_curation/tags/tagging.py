@@ -54,16 +54,20 @@ class Passes:
     error: str = ""
 
 
-def choose_rows(store: Store, tag_rows: int) -> pa.Table:
-    """The train rows to be tagged (`NARROW` columns): those still in, at most `tag_rows` (0 = all), ordered by file and row.
+def objective_rows(store: Store) -> pa.Table:
+    """The train rows that attempts can tag (`NARROW` columns): those still in, ordered by file and row."""
+    return store.table(NARROW, OBJECTIVE, "file, row")
+
+
+def choose_rows(rows: pa.Table, tag_rows: int) -> pa.Table:
+    """Those of `rows` to be tagged, at most `tag_rows` (0 = all).
 
     The last by hash of the id: those that `curate.paired_share` gives both formats without a tag are the first.
     """
-    alive = store.table(NARROW, OBJECTIVE, "file, row")
     if not tag_rows:
-        return alive
-    shares = [share_of(name) for name in alive["id"].to_pylist()]
-    return alive.take(sorted(sorted(range(len(shares)), key=shares.__getitem__)[-tag_rows:]))
+        return rows
+    shares = [share_of(name) for name in rows["id"].to_pylist()]
+    return rows.take(sorted(sorted(range(len(shares)), key=shares.__getitem__)[-tag_rows:]))
 
 
 def warn_about_attempts(chosen: pa.Table, config: CurateConfig) -> str:
@@ -114,7 +118,7 @@ def _found(store: Store, sampled: Sequence[Sampled], known: pa.Table, config: Cu
         yield from _tags(each, config)
     done = {name for each in sampled for name in each.chosen["id"].to_pylist()}
     trained_on = set(known["id"].to_pylist())
-    for row in store.table(NARROW, OBJECTIVE, "file, row").to_pylist():
+    for row in objective_rows(store).to_pylist():
         if row["id"] not in done and not is_paired(row["id"], config):
             reason = "trained_on" if row["id"] in trained_on else "untagged"
             yield {"file": row["file"], "row": row["row"]} | UNTAGGED | {"reason": reason, "detail": ""}
@@ -141,6 +145,6 @@ def _tags(sampled: Sampled, config: CurateConfig) -> Iterator[Row]:
 
 def reject_traceless(store: Store, out: Path) -> Path:
     """Rejects train rows that ask for reasoning and have none to show."""
-    rows = store.table(["file", "row"], f"{ALIVE_TRAIN} AND mode = 'thinking' AND trim(trace) = ''", "file, row").to_pylist()
-    columns = [("reason", pa.string()), ("detail", pa.string())]
-    return write_found(columns, (row | {"reason": "no_trace", "detail": ""} for row in rows), out)
+    where = f"{ALIVE_TRAIN} AND mode = 'thinking' AND trim(trace) = ''"
+    rows = store.table(["file", "row"], where, "file, row").to_pylist()  # a detail says why its own trace was refused, and stays
+    return write_found([("reason", pa.string())], (row | {"reason": "no_trace"} for row in rows), out)

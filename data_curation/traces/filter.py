@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bimode.curate_config import FilterConfig
 from bimode.dataset import Row
 from bimode.trace_config import TraceConfig
+from bimode.verify import OPEN
 from data_curation.filters import filter_trace
 from data_curation.store import Store, write_found
 from data_curation.tags.tagging import ALIVE_TRAIN
@@ -28,9 +29,9 @@ Ints = NDArray[np.int64]
 def refuse_traces(store: Store, config: TraceConfig, limits: FilterConfig, out: Path) -> Path:
     """Writes what the checks say of own traces, for `Store.apply`.
 
-    Where a teacher is named the trace goes and the row stays, to be given another one; where none is, the row is out with the
-    check's reason: a trace that contradicts its answer speaks against both. `limits` are those of the other filters, which look
-    at no trace where a teacher is named.
+    Where a teacher is named the trace goes and the row stays, to be given another one (open questions are not put to it); else it
+    is out with the check's reason: a trace that contradicts its answer speaks against both. `limits` are those of the other
+    filters, which look at no trace that a teacher can replace.
     """
     return write_found(FOUND, _refused(store, config, limits), out)
 
@@ -40,10 +41,11 @@ def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterato
     for batch in store.batches(COLUMNS, HAS_TRACE, "file, row"):
         for row in batch.to_pylist():
             reason, detail = check_trace(row, row["trace"], config)
-            if config.model and not reason:
+            taught = bool(config.model) and row["verifier"] != OPEN
+            if taught and not reason:
                 reason, detail = filter_trace(row["question"], row["answer"], row["trace"], limits)
             if reason:
-                yield _flaw(row["file"], row["row"], row["trace"], reason, detail, config)
+                yield _flaw(row["file"], row["row"], row["trace"], reason, detail, taught)
             else:
                 sound.extend(
                     (row["file"], row["row"], trace_key(row["trace"]), hash_of(row["content"]), hash_of(row["answer_key"]))
@@ -53,12 +55,13 @@ def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterato
     for at in np.flatnonzero(np.isin(traces, list(templates))):
         shared, meant = templates[int(traces[at])]
         detail = f"the same in {shared} rows with {meant} answers"
-        yield _flaw(int(files[at]), int(rows[at]), "", TEMPLATE, detail, config)
+        yield _flaw(int(files[at]), int(rows[at]), "", TEMPLATE, detail, bool(config.model))
 
 
-def _flaw(file: int, row: int, trace: str, reason: str, detail: str, config: TraceConfig) -> Row:
+def _flaw(file: int, row: int, trace: str, reason: str, detail: str, taught: bool) -> Row:
+    """`taught`: a teacher may write another trace."""
     place = {"file": file, "row": row}
-    if config.model:
+    if taught:
         return place | {"trace": "", "reason": "", "detail": f"its own trace is refused: {reason} {detail}".strip()}
     return place | {"trace": trace, "reason": reason, "detail": detail}
 

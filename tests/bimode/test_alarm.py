@@ -133,6 +133,10 @@ def test_a_first_token_that_is_on_neither_mode_rings_at_its_level() -> None:
     watch = Watch()
     says = "on hard only 0.01 of the first token's probability is on a mode"
     assert [alarm for each in history for alarm in watch.see(each)] == [Alarm(1, "neither", Mode.AUTO, says)]
+    mixed = {(mode, "mid"): 0.127 for mode in (Mode.NON_THINKING, Mode.THINKING)}  # sharp choices, means over distinct responses
+    assert rung([StepView(0, {}, {}, {}, mixed)]) == []
+    no_levels = {(mode, "all"): 0.001 for mode in (Mode.NON_THINKING, Mode.THINKING)}
+    assert rung([StepView(0, {}, {}, {}, no_levels)]) == [(0, "neither", Mode.AUTO)]
     one_mode = StepView(0, {}, {}, {}, {(Mode.NON_THINKING, "hard"): 0.1, (Mode.THINKING, "easy"): 0.1})
     assert rung([one_mode]) == [], "where one mode alone was drawn nothing is known of the other"
 

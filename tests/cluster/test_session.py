@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from cluster import session
 from cluster.session import start_local
 
+ends: list[str] = []
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
 
 
@@ -17,6 +19,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     import ray
 
     outcomes: list[Any] = []
+    ends.clear()
 
     def init(**settings: Any) -> None:
         assert settings["address"] == "local" and settings["num_cpus"] == 2
@@ -24,7 +27,8 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise error
 
     monkeypatch.setattr(ray, "init", init)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: ends.append("shutdown"))
+    monkeypatch.setattr(session, "_end", lambda processes: ends.append("end"))
     return outcomes
 
 
@@ -32,6 +36,7 @@ def test_a_late_start_is_tried_once_more(starts: list[Any]) -> None:
     starts[:] = [Exception(LATE), None, None]
     start_local(num_cpus=2)
     assert starts == [None], "and a good one is not"
+    assert ends == ["shutdown", "end"], "what is left of the first goes before the second"
 
 
 @pytest.mark.parametrize("errors", [[Exception(LATE), Exception(LATE)], [ValueError("no such resource")]])
@@ -40,3 +45,4 @@ def test_a_second_one_and_any_other_error_surfaces(starts: list[Any], errors: li
     with pytest.raises(type(errors[-1])) as caught:
         start_local(num_cpus=2)
     assert caught.value is errors[-1] and starts == []
+    assert ends.count("shutdown") == sum(LATE in str(error) for error in errors), "another error may be of a session that lives"

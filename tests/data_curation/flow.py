@@ -14,7 +14,7 @@ from data_curation.sampling.rollouts import MODES, ROLLOUT_SCHEMA, Rollout, Tagg
 from data_curation.sources.ingest import write_candidates
 from data_curation.sources.shards import plan_draws, shard_key
 from data_curation.store import Store
-from data_curation.tags.tagging import Sampled, choose_rows, reject_traceless, tag_rows
+from data_curation.tags.tagging import Sampled, choose_rows, objective_rows, reject_traceless, tag_rows
 
 SOURCES = tuple(SourceConfig(family=name) for name in ("digits", "charts", "arithmetic"))
 CONFIG = CurateConfig(sources=SOURCES, train=12, rl=6, eval=9, paired_share=0.0, rollouts=RolloutSampling(n=4))
@@ -49,7 +49,7 @@ def tagged(
     change: Callable[[Rollout], Rollout | None] = lambda rollout: rollout,
 ) -> Store:  # fmt: skip
     """`store` tagged by `passes` right direct attempts of 4 by level and no right thinking one; `change` alters or drops some."""
-    chosen = choose_rows(store, config.tag_rows)
+    chosen = choose_rows(objective_rows(store), config.tag_rows)
     levels = {row["id"]: row["level"] for row in store.table(["id", "level"]).to_pylist()}
     made = [
         Rollout(row["id"], row["content"], mode.value, k, mode is Mode.NON_THINKING and k < passes[levels[row["id"]]], 3, "", "")

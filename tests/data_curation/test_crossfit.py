@@ -15,7 +15,7 @@ from data_curation.publishing.publish import publish
 from data_curation.sampling.parts import write_part
 from data_curation.sampling.rollouts import MODES, ROLLOUT_SCHEMA, Rollout
 from data_curation.tags.crossfit import deal, fold_of, leave_out_folds, lessons, questions
-from data_curation.tags.tagging import Sampled, choose_rows, tag_rows
+from data_curation.tags.tagging import Sampled, choose_rows, objective_rows, tag_rows
 from tests.data_curation.flow import CONFIG, candidate_files, decided, rows_of, tagged, tagger
 
 
@@ -31,10 +31,10 @@ def version(run: Path, name: str, digest: str) -> Path:
     return folder
 
 
-def stage(run: Path, name: str, digest: str) -> Path:
-    model = run / name / "model"
+def stage(run: Path, name: str, digest: str, folder: str = "", started_from: str = "anneal's") -> Path:
+    model = run / (folder or name) / "model"
     model.mkdir(parents=True)
-    entry = {"stage": name, "inputs": {"data": digest}, "outputs": {"model": "m"}}
+    entry = {"stage": name, "inputs": {"data": digest, "model": started_from}, "outputs": {"model": f"{name}'s"}}
     (model.parent / "manifest.json").write_text(json.dumps(entry))
     return model
 
@@ -54,6 +54,7 @@ def test_a_model_in_a_run_was_trained_on_the_version_that_its_stage_read(files: 
     bpo = lessons(stage(run, "bpo", "two"))
     assert [file.name.split("-")[0] for file in bpo] == ["train", "rl"], "BPO's model was annealed before"
     assert bpo[0].is_relative_to(first) and bpo[1].is_relative_to(second)
+    assert lessons(stage(run, "anneal", "two", "replaced/anneal-1"))[0].is_relative_to(second), "one that was put aside, too"
     assert lessons(run / "curate") == () and lessons(tmp_path) == (), "nothing is known of a model that no stage made"
 
 
@@ -61,6 +62,33 @@ def test_a_model_whose_data_is_gone_may_tag_nothing(tmp_path: Path) -> None:
     version(tmp_path, "0002", "two")
     with pytest.raises(ConfigError, match="no longer in"):
         lessons(stage(tmp_path, "anneal", "one"))
+
+
+def test_bpo_knows_the_annealing_that_it_started_from(files: list[Path], tmp_path: Path) -> None:
+    folder = published(files, tmp_path, "0001", "one")
+    bpo = stage(tmp_path, "bpo", "one")
+    assert [file.parent.parent for file in lessons(bpo)] == [folder], "from the run's base: nothing but its own"
+    aside = stage(tmp_path, "anneal", "one", "replaced/anneal-2")
+    assert len(lessons(bpo)) == 2
+    (aside.parent / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match="an annealing that is no longer in"):
+        lessons(bpo)
+
+
+@pytest.mark.parametrize("text", ["not JSON", '{"stage": "models"}', "[]", '{"stage": "x", "outputs": {"model": ""}}'])
+def test_a_manifest_of_somebody_else_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "manifest.json").write_text(text)
+    assert lessons(tmp_path / "model") == ()
+
+
+def test_as_many_are_tagged_as_may_be_whatever_the_models_have_seen(files: list[Path], tmp_path: Path) -> None:
+    """What earlier rounds tagged comes first by its hash, and has been seen."""
+    store = decided(files, tmp_path / "scratch")
+    rows = objective_rows(store)
+    seen = set(choose_rows(rows, 4)["content_key"].to_pylist())
+    [unseen], known = deal(rows, [seen])
+    assert known.num_rows == 4 and choose_rows(unseen, 4).num_rows == 4
 
 
 def test_the_questions_of_published_rows_are_those_of_the_candidates(files: list[Path], tmp_path: Path) -> None:
@@ -96,7 +124,7 @@ def test_a_question_goes_to_the_first_model_that_has_not_seen_it() -> None:
 def test_each_question_has_the_tag_of_its_own_model_and_what_all_have_seen_is_rejected(files: list[Path], tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"rollouts": RolloutSampling(n=4)})
     store = decided(files, tmp_path / "scratch")
-    chosen = choose_rows(store, 0)
+    chosen = choose_rows(objective_rows(store), 0)
     keys = chosen["content_key"].to_pylist()
     dealt, known = deal(chosen, [set(keys[1:]), set(keys[:3])])
     sampled = []

@@ -21,7 +21,7 @@ from data_curation.sources.ingest import candidates
 from data_curation.sources.listing import file_shards, list_sources
 from data_curation.sources.shards import plan_draws
 from data_curation.store import Store, write_found
-from data_curation.tags.tagging import choose_rows
+from data_curation.tags.tagging import choose_rows, objective_rows
 from tests.data_curation.flow import CONFIG, SOURCES, candidate_files, decided, rows_of, tagged
 
 SPLITS = ("train", "rl", "eval")
@@ -83,7 +83,7 @@ def test_a_row_in_both_formats_needs_no_tag_and_is_the_last_to_get_one(tmp_path:
     unpaired = {name for name in train if not is_paired(name, half)}
     assert 2 < len(unpaired) < 10
     config = half.model_copy(update={"tag_rows": len(unpaired) - 1})
-    assert set(choose_rows(store, config.tag_rows)["id"].to_pylist()) < unpaired
+    assert set(choose_rows(objective_rows(store), config.tag_rows)["id"].to_pylist()) < unpaired
     published = publish(tagged(store, tmp_path / "s", config=config), config, SPLITS, tmp_path / "out")
     assert published.rejects == {"untagged": 1}
     assert sum(published.tags.values()) == len(unpaired) - 1

@@ -33,13 +33,22 @@ def test_a_column_that_no_record_has_is_named_with_those_that_are_there(tmp_path
     with pytest.raises(ConfigError) as caught:
         check(tmp_path, source(good), source(tmp_path / "bad.parquet"))
     assert caught.value.key == "curate.sources.1.columns"
-    assert "no column 'a' in the first 1 record(s) of bad.parquet, which have query, label" in str(caught.value)
+    assert "no column 'a' in the first records of bad.parquet, which have query, label" in str(caught.value)
+    (tmp_path / "late").mkdir()
+    (tmp_path / "late" / "0.jsonl").write_text("")
+    lines(tmp_path / "late" / "1.jsonl", {})
+    with pytest.raises(ConfigError, match="which have no column at all"):
+        check(tmp_path, source(tmp_path / "late"))
     with pytest.raises(ConfigError, match=r"curate.sources.0.layout = chat: no column"):
         check(tmp_path, source(good, layout="chat", columns={}))
 
 
 def test_records_that_differ_broken_ones_and_files_without_any_are_no_mistake_of_the_recipe(tmp_path: Path) -> None:
-    mixed = lines(tmp_path / "mixed.jsonl", {"other": 1}, {"q": "1 + 1 ?", "a": "2"})
+    mixed = lines(tmp_path / "mixed.jsonl", *[{"other": 1}] * 30, {"q": "1 + 1 ?", "a": "2"})
+    (tmp_path / "folder").mkdir()
+    lines(tmp_path / "folder" / "0-info.jsonl", {"made": "today"})
+    lines(tmp_path / "folder" / "1.jsonl", {"q": "1 + 1 ?", "a": "2"})
+    check(tmp_path, source(tmp_path / "folder"))
     (tmp_path / "broken.jsonl").write_text("{broken\n")
     (tmp_path / "empty.jsonl").write_text("")
     pq.write_table(pa.table({"x": pa.array([], pa.string())}), tmp_path / "none.parquet")

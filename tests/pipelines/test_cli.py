@@ -9,6 +9,8 @@ import re
 import resource
 import shutil
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,10 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
         (("serve", "--model", "absent", "--host", "203.0.113.1"), "--host = 203.0.113.1: no address of this machine"),
         (("submit", "{recipe}", "--out", "/x", "--stage", "report"), "--stage = report: use one of run, curate"),
         (("submit", "{recipe}", "--out", "relative", "--address", "http://127.0.0.1:1"), "the job sees only"),
+        (
+            ("submit", "pipelines/recipes/tiny.toml", "--out", "/x", "--address", "myhead:8265"),
+            "--address = myhead:8265: is the URL of a dashboard; write http://myhead:8265",
+        ),
         (("submit", "pipelines/recipes/tiny.toml", "--out", "relative"), "--out = relative: a job needs an absolute"),
     ],
 )
@@ -214,6 +220,29 @@ def test_relative_out_is_refused_inside_a_job(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     code, line = said(capsys, "run", str(recipe), "--out", "runs/x")
     assert code == 2 and line.startswith("error: --out = runs/x: inside a job it must be absolute")
+
+
+def test_the_address_that_was_given_is_the_one_that_is_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's client would ask the one of the environment."""
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    asked: list[str] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(403)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        code, line = said(capsys, "submit", str(REPO / "pipelines/recipes/tiny.toml"), "--out", "/x", "--address", url)
+        server.shutdown()
+    assert asked and code == 2 and line.startswith(f"error: --address = {url}: the job was not taken: ")
 
 
 def test_ray_task_error_unwraps_to_its_cause(tmp_path: Path) -> None:

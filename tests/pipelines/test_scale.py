@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def test_without_a_maximum_it_does_what_it_is_told(tmp_path: Path) -> None:
     assert heed(size, HUNGRY, 3 * STEPS) == 2
     scale_run(tmp_path, 5)
     assert size.wanted() == 5
+
+
+@pytest.mark.parametrize(
+    ("bpo", "says"), [({"sync": "nccl"}, "bpo.sync = nccl: fixes who"), ({"rollout_workers_max": 4}, "max = 4")]
+)
+def test_what_the_run_could_not_follow_is_refused(tmp_path: Path, bpo: dict[str, object], says: str) -> None:
+    (tmp_path / "bpo" / "ledger").mkdir(parents=True)
+    (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {"bpo": bpo}}))
+    with pytest.raises(ConfigError, match=says):
+        scale_run(tmp_path, 5)
+    assert not (tmp_path / "bpo" / "rollout_workers.json").exists()
 
 
 def test_only_a_live_run_of_bpo_is_scaled(tmp_path: Path) -> None:
