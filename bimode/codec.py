@@ -75,7 +75,10 @@ class Codec:
 
     @cached_property
     def processor(self) -> Any:
-        """The processor of an image-text model, the tokenizer of a text model. Raises ConfigError if its files are missing."""
+        """The processor of an image-text model, the tokenizer of a text model.
+
+        Raises ConfigError if its files are missing, and for images that are written in another way than ours.
+        """
         from transformers import AutoProcessor, AutoTokenizer
 
         loader, files = AutoTokenizer, "tokenizer.json and tokenizer_config.json"
@@ -88,6 +91,9 @@ class Codec:
         tokenizer = getattr(found, "tokenizer", found)
         if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_ids):  # without files it may be made empty
             raise ConfigError("model", self.path, f"no tokenizer or processor there that transformers can read; add {files}")
+        if self.kind == "image_text" and (token := getattr(found, "image_token", IMAGE_MARKER)) != IMAGE_MARKER:
+            fix = f"its processor writes an image as {token}; only those that write {IMAGE_MARKER}, as LLaVA's, are known here"
+            raise ConfigError("model", self.path, fix)
         return found
 
     @cached_property

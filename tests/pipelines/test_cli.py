@@ -178,6 +178,15 @@ def test_a_tokenizer_made_of_nothing_is_none(tmp_path: Path) -> None:
         _ = Codec(tmp_path).tokenizer
 
 
+def test_images_that_are_written_in_another_way_are_refused(tiny_llava: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(tiny_llava, tmp_path / "other")
+    for name in ("processor_config.json", "tokenizer_config.json"):
+        config = json.loads((other / name).read_text())
+        (other / name).write_text(json.dumps(config | {"image_token": "<|im_end|>"}))
+    with pytest.raises(ConfigError, match=r"writes an image as <\|im_end\|>; only those that write <image>"):
+        _ = Codec(other).processor
+
+
 def test_a_text_model_is_not_asked_about_images(tiny_text: Path, tiny_llava: Path) -> None:
     curate.check(build_recipe({"name": "t"}), {"base": tiny_llava})
     with pytest.raises(ConfigError, match=r"curate\.sources\.family = digits: asks about images"):
