@@ -54,7 +54,7 @@ class Waits:
         if share.learner > HIGH and share.full > HIGH and not max_staleness:
             return f"{told}: they wait for each other; bpo.max_staleness = 1 lets them work at the same time"
         if self.change() > 0:
-            return f"{told}: add rollout workers (bimode scale DIR --rollouts {2 * workers})"
+            return f"{told}: add rollout workers (next time bpo.rollout_workers = {2 * workers}; bimode scale while a run lives)"
         if self.change() < 0:
             return f"{told}: {max(1, round(workers * (1 - share.full)))} of {workers} rollout workers would do"
         return told

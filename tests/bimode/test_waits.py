@@ -17,7 +17,7 @@ def test_sums_become_means_and_shares() -> None:
 @pytest.mark.parametrize(
     ("waits", "staleness", "says"),
     [
-        (Waits(10.0, learner=8.0), 1, "add rollout workers (bimode scale DIR --rollouts 4)"),
+        (Waits(10.0, learner=8.0), 1, "add rollout workers (next time bpo.rollout_workers = 4; bimode scale while a run lives)"),
         (Waits(10.0, full=6.0), 1, "1 of 2 rollout workers would do"),
         (Waits(10.0, learner=5.0, full=5.0), 0, "bpo.max_staleness = 1 lets them work at the same time"),
         (Waits(10.0, learner=4.0, stopped=4.0), 0, "a faster bpo.sync"),
