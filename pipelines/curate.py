@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config import Recipe
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, keyed
 from bimode.rundir import StageDir, StageResult, write_atomic
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def config(recipe: Recipe) -> Any:
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The sources can be drawn from, and the tagging model can see what they show. Raises ConfigError."""
-    from bimode.codec import model_kind
+    from bimode.codec import Codec, model_kind
     from data_curation.filters import check_languages
     from data_curation.repeats.decide import check_indexes
     from data_curation.sources.families import TEXT_ONLY
@@ -60,6 +60,9 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     if not recipe.curate.tags:
         return
     tagger_lessons(recipe)
+    for at in range(len(recipe.curate.rollouts.models)):
+        with keyed(f"curate.rollouts.models.{at}"):
+            _ = Codec(inputs[f"tagger-{at}"]).tokens  # refuses another kind of model, and one without think tags
     for role, model in inputs.items():
         if pictured and role.startswith(("base", "tagger")) and model_kind(model) == "text":
             fix = f"asks about images, and {model} is a text model; use {' or '.join(TEXT_ONLY)}"

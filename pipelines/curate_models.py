@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
     """The directories by role: base, judge, teacher; those that the recipe does without are left out. Raises ConfigError."""
-    from bimode.codec import Codec
     from pipelines.harness import base_directory, base_model
 
     curate = recipe.curate
@@ -32,7 +31,6 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
     for at, model in enumerate(curate.rollouts.models):
         with keyed(f"curate.rollouts.models.{at}"):
             found[f"tagger-{at}"] = base_directory(model)
-            _ = Codec(found[f"tagger-{at}"]).tokens  # refuses another kind of model, and one without think tags
     for role, key, model in (("judge", "judge", curate.judge.model), ("teacher", "traces", curate.traces.model)):
         if model == SELF:
             found[role] = found["base"]

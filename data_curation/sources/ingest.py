@@ -18,13 +18,13 @@ from bimode.curate_config import CurateConfig
 from bimode.dataset import Row, question_of, sample_row
 from bimode.records import Sample
 from bimode.rundir import digest_json
-from bimode.verify import OPEN
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.filters import filter_row
 from data_curation.repeats.fingerprints import answer_key, content_key, question_key
 from data_curation.sampling.rollouts import content_of
 from data_curation.sources.refusal import Refusal
 from data_curation.sources.shards import Shard, shard_key
+from data_curation.traces.checks import is_replaceable
 from data_curation.validate import Checked, check_rows
 
 BATCH_ROWS = 256
@@ -104,8 +104,8 @@ def candidates(batch: Sequence[Sample | Refusal], split: str, config: CurateConf
             row |= refused_row(Refusal(ref, reason, detail, *_origin(row)), split)
         else:
             if not reason:
-                # a teacher's takes the place of one that is no good, but for open questions, which it is not asked
-                own = "" if config.traces.model and row["verifier"] != OPEN else row["trace"]
+                # a teacher's takes the place of one that is no good
+                own = "" if is_replaceable(row["verifier"], config.traces) else row["trace"]
                 reason, detail = filter_row(row["question"], row["answer"], own, config.filter)
             row |= fingerprint(row, found)
         row |= {"reason": reason, "detail": detail}

@@ -34,6 +34,10 @@ class Listed:
     name: str
     digest: str
 
+    def parts(self, source: SourceConfig) -> list[FilePart]:
+        """What can be read side by side."""
+        return split_file(SourceFile(self.uri, self.name, 0, 0), source.reader)
+
 
 def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
     """Writes the files of all sources to `file`, which stays as it is if none has changed. Raises ConfigError.
@@ -61,10 +65,10 @@ def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
 
 def check_layouts(sources: Sequence[SourceConfig], file: Path) -> None:
     """Some of the first records of each source have the columns that its layout reads. Raises ConfigError where none has."""
-    listed = [Listed(**entry) for entry in json.loads(file.read_text())]
+    listed = _read(file)
     for at, source in enumerate(sources):
-        files = [SourceFile(each.uri, each.name, 0, 0) for each in listed if each.source == at]
-        parts = [part for each in files[:PEEKED_FILES] for part in split_file(each, source.reader)[:1]]
+        files = [each for each in listed if each.source == at][:PEEKED_FILES]
+        parts = [part for each in files for part in each.parts(source)[:1]]
         if detail := _lacks(source, parts):
             names = next(filter(None, map(columns_of, parts)), ["no column at all"])
             key = "columns" if source.columns else "layout"
@@ -85,10 +89,13 @@ def _lacks(source: SourceConfig, parts: Sequence[FilePart]) -> str:
 
 def file_shards(sources: Sequence[SourceConfig], file: Path) -> list[FileShard]:
     """The shards of the files in the list at `file`."""
-    shards = []
-    for entry in json.loads(file.read_text()):
-        listed = Listed(**entry)
-        source = sources[listed.source]
-        parts = split_file(SourceFile(listed.uri, listed.name, 0, 0), source.reader)
-        shards += [FileShard(source, part, listed.digest) for part in parts]
-    return shards
+    return [
+        FileShard(source, part, listed.digest)
+        for listed in _read(file)
+        for source in (sources[listed.source],)
+        for part in listed.parts(source)
+    ]
+
+
+def _read(file: Path) -> list[Listed]:
+    return [Listed(**entry) for entry in json.loads(file.read_text())]

@@ -14,7 +14,7 @@ from bimode.dataset import Row
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER
 from bimode.trace_config import TraceConfig
-from bimode.verify import LEAD_IN, NUMBER, OPTION, THOUSANDS, final_answer, is_correct
+from bimode.verify import LEAD_IN, NUMBER, OPEN, OPTION, THOUSANDS, final_answer, is_correct
 from data_curation.filters import repetition
 from data_curation.traces.steps import wrong_step
 
@@ -32,6 +32,11 @@ SENTENCE = re.compile(r"(?<=[.!?])\s+|[;\n]")
 ANNOTATION = re.compile(r"<<.*?>>")
 CONCLUSION = re.compile(r"^\W*(?:so|thus|hence|therefore)\b,? *(?:it is |it's )?(.+?)\W*$", re.I | re.S)
 Check = Callable[[Row, str, TraceConfig], tuple[str, str]]
+
+
+def is_replaceable(verifier: str, config: TraceConfig) -> bool:
+    """Whether a teacher may write another trace for a row; open questions are not put to it."""
+    return bool(config.model) and verifier != OPEN
 
 
 def check_trace(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:

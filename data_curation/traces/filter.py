@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from bimode.curate_config import FilterConfig
 from bimode.dataset import Row
 from bimode.trace_config import TraceConfig
-from bimode.verify import OPEN
 from data_curation.filters import filter_trace
 from data_curation.store import Store, write_found
 from data_curation.tags.tagging import ALIVE_TRAIN
-from data_curation.traces.checks import TEMPLATE, check_trace, hash_of, trace_key
+from data_curation.traces.checks import TEMPLATE, check_trace, hash_of, is_replaceable, trace_key
 
 COLUMNS = ("file", "row", "content", "question", "answer", "answer_key", "verifier", "verifier_args", "trace")
 FOUND = [("trace", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
@@ -41,7 +40,7 @@ def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterato
     for batch in store.batches(COLUMNS, HAS_TRACE, "file, row"):
         for row in batch.to_pylist():
             reason, detail = check_trace(row, row["trace"], config)
-            taught = bool(config.model) and row["verifier"] != OPEN
+            taught = is_replaceable(row["verifier"], config)
             if taught and not reason:
                 reason, detail = filter_trace(row["question"], row["answer"], row["trace"], limits)
             if reason:
