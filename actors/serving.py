@@ -17,8 +17,11 @@ class ThinkingServer(LLMServer):
     """Ray's server. Its module registers the parser: a replica that unpickles this class has it."""
 
 
-def build_app(model_dir: Path, kind: ModelKind, *, name: str, gpus: int) -> Any:
-    """The Serve application for `model_dir`, known to clients as `name`, on `gpus` GPUs (0: on one CPU)."""
+def build_app(model_dir: Path, kind: ModelKind, *, name: str, gpus: int, max_model_len: int) -> Any:
+    """The Serve application for `model_dir`, known to clients as `name`, on `gpus` GPUs (0: on one CPU).
+
+    `max_model_len` bounds prompt and response together; at 0 it is the most that the model's config allows.
+    """
     bundle = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0}
     engine: dict[str, Any] = {
         "dtype": "auto" if gpus else "float32",
@@ -28,6 +31,8 @@ def build_app(model_dir: Path, kind: ModelKind, *, name: str, gpus: int) -> Any:
         "reasoning_parser": thinking_parser.NAME,
         "reasoning_parser_plugin": thinking_parser.__name__,
     }
+    if max_model_len:
+        engine["max_model_len"] = max_model_len
     if kind == "image_text":
         engine["limit_mm_per_prompt"] = {"image": MAX_IMAGES}
     config = LLMConfig(

@@ -41,6 +41,11 @@ def in_job() -> bool:
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
+def joins_cluster() -> bool:
+    """True where `connect` joins a cluster that was there before, and that others may be using."""
+    return in_job() or bool(os.environ.get("RAY_ADDRESS"))
+
+
 def output_directory(out: str) -> Path:
     """`--out` as an absolute path.
 
@@ -68,7 +73,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     import ray
 
     prepare_process(config)
-    if in_job() or os.environ.get("RAY_ADDRESS"):
+    if joins_cluster():
         with _on_cluster(ray, config):
             yield
         return

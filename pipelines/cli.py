@@ -29,6 +29,8 @@ ADDRESS_HELP = (
     "dashboard of the cluster; by default RAY_API_SERVER_ADDRESS or RAY_ADDRESS (http://...), else http://127.0.0.1:8265"
 )
 CHAOS_HELP = "a fault drill: kill-rollout, stall-rollout, corrupt-weights, slow-sync, kill-learner or kill-driver"
+NAME_HELP = "of the model, and of its application on a cluster; by default the directory's, of RUN/bpo/model it is bpo"
+LENGTH_HELP = "tokens of prompt and response together, for which the engine needs memory; 0: all that the model's config allows"
 NOTHING: list[str] = []
 
 
@@ -195,11 +197,13 @@ def serve(
     port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="of the endpoint")] = 8000,
     host: Annotated[str, typer.Option("--host", help="0.0.0.0 opens it to the network")] = "127.0.0.1",
     gpus: Annotated[int, typer.Option("--gpus", min=0, help="GPUs of the engine; 0 serves on the CPU")] = 0,
+    name: Annotated[str, typer.Option("--name", help=NAME_HELP)] = "",
+    max_model_len: Annotated[int, typer.Option("--max-model-len", metavar="N", min=0, help=LENGTH_HELP)] = 0,
 ) -> None:
     """OpenAI-compatible endpoint on Ray Serve, with thinking_mode in chat_template_kwargs."""
     from pipelines.serve import serve_model
 
-    serve_model(model, host, port, gpus)
+    serve_model(model, name=name, host=host, port=port, gpus=gpus, max_model_len=max_model_len)
 
 
 @app.command()

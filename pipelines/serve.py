@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import socket
 import time
 from pathlib import Path
@@ -23,13 +24,19 @@ if TYPE_CHECKING:
 LOGGERS = ("ray.serve", "ray.llm")
 
 
-def serve_model(model: Path, host: str, port: int, gpus: int) -> None:
-    """Serves until Ctrl-C; the model is read where it lies. Raises ConfigError before anything starts."""
-    from cluster.session import connect, prepare_process
+def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_model_len: int) -> None:
+    """Serves until Ctrl-C; the model is read where it lies. Raises ConfigError before anything is deployed.
 
-    config = ClusterConfig(rollout_gpus=float(gpus))
+    On a cluster that was there before, others may serve too: the application gets a path of its own, `/NAME`, and at the end
+    it alone is deleted. `name` is the model directory's by default.
+    """
+    from cluster.session import connect, joins_cluster, prepare_process
+
+    config, name, is_shared = ClusterConfig(rollout_gpus=float(gpus)), name or served_name(model), joins_cluster()
     prepare_process(config)
-    _port_is_free(host, port)
+    _is_a_name(name)
+    if not is_shared:
+        _port_is_free(host, port)
     kind = servable(model)
     with connect(config):
         from ray import serve
@@ -38,19 +45,25 @@ def serve_model(model: Path, host: str, port: int, gpus: int) -> None:
 
         for logger in LOGGERS:  # Ray Serve sets them up when it is imported
             logging.getLogger(logger).setLevel(logging.ERROR)
-        name = served_name(model)
+        if is_shared:
+            _has_room(name, host, port)
+        path = f"/{name}" if is_shared else ""
         say(f"serve: loading {model}")
         serve.start(http_options={"host": host, "port": port})
         try:
-            serve.run(build_app(model.absolute(), kind, name=name, gpus=gpus), name=name, route_prefix="/")
-            say(f'serve: ready at http://{host}:{port}/v1, model="{name}"; Ctrl-C ends it')
+            app = build_app(model.absolute(), kind, name=name, gpus=gpus, max_model_len=max_model_len)
+            serve.run(app, name=name, route_prefix=path or "/")
+            say(f'serve: ready at http://{host}:{port}{path}/v1, model="{name}"; Ctrl-C ends it')
             while True:
                 time.sleep(3600)
         except RuntimeError as error:
             cause = list(causes(error))[-1]
             raise StageFailed(f"serve: {cause} (logs: /tmp/ray/session_latest/logs/serve)") from error
         finally:
-            serve.shutdown()
+            if is_shared:
+                serve.delete(name)
+            else:
+                serve.shutdown()
 
 
 def servable(model: Path) -> ModelKind:
@@ -70,6 +83,28 @@ def served_name(model: Path) -> str:
     """The directory's name; of DIR/bpo/model it is `bpo`."""
     path = model.absolute()
     return path.parent.name if path.name == "model" else path.name
+
+
+def _is_a_name(name: str) -> None:
+    """It becomes the name of an application and a part of its URL."""
+    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
+        raise ConfigError("--name", name, "is a part of the URL on a cluster; use letters, digits, dots, - and _")
+
+
+def _has_room(name: str, host: str, port: int) -> None:
+    """On a cluster where Serve is running: it has one address, and an application of an equal name would be replaced."""
+    from ray import serve
+    from ray.serve.context import _get_global_client  # no public call tells where Serve listens
+
+    if (client := _get_global_client(raise_if_no_controller_running=False)) is None:
+        return
+    there = client.http_config
+    if (there.host, there.port) != (host, port):
+        fix = f"Serve listens elsewhere on this cluster already; use --host {there.host} --port {there.port}"
+        raise ConfigError("--host and --port", f"{host}:{port}", fix)
+    if name in serve.status().applications:
+        end = f"""python -c 'from ray import serve; serve.delete("{name}")'"""
+        raise ConfigError("--name", name, f"is served on this cluster already; choose another, or end that one: {end}")
 
 
 def _port_is_free(host: str, port: int) -> None:

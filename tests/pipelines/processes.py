@@ -33,13 +33,15 @@ class Running:
 
     words: tuple[str, ...]
     log: Path
+    extra: dict[str, str] = field(default_factory=dict)  # of the environment
     tree: list[psutil.Process] = field(default_factory=list)
 
     def __enter__(self) -> Running:
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, *self.words], cwd=REPO, env=environment(), stdout=out, stderr=out, start_new_session=True
-            )
+                [sys.executable, *self.words], cwd=REPO, env=environment() | self.extra, stdout=out, stderr=out,
+                start_new_session=True,
+            )  # fmt: skip
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,59 @@
+"""What `bimode serve` refuses on a cluster where Serve is running: nobody's application is replaced, no address is made up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bimode.errors import ConfigError
+from pipelines.serve import _has_room, _is_a_name
+
+
+@pytest.fixture()
+def serving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Serve at 0.0.0.0:8000 with one application, `bpo`."""
+    from ray import serve
+    from ray.serve import context
+
+    client = SimpleNamespace(http_config=SimpleNamespace(host="0.0.0.0", port=8000))
+    monkeypatch.setattr(context, "_get_global_client", lambda raise_if_no_controller_running: client)
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={"bpo": None}))
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "name", "line"),
+    [
+        ("0.0.0.0", 8000, "bpo", "--name = bpo: is served on this cluster already; choose another, or end that one: python -c"),
+        ("127.0.0.1", 8000, "x", "--host and --port = 127.0.0.1:8000: Serve listens elsewhere on this cluster already; "
+         "use --host 0.0.0.0 --port 8000"),
+        ("0.0.0.0", 8001, "x", "--host and --port = 0.0.0.0:8001: "),
+    ],
+)  # fmt: skip
+def test_what_is_taken_is_said(serving: None, host: str, port: int, name: str, line: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        _has_room(name, host, port)
+    assert str(refused.value).startswith(line)
+
+
+def test_another_name_at_the_same_address_has_room(serving: None) -> None:
+    _has_room("x", "0.0.0.0", 8000)
+
+
+def test_a_cluster_without_serve_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve import context
+
+    def none(raise_if_no_controller_running: bool) -> Any:
+        assert not raise_if_no_controller_running
+        return None
+
+    monkeypatch.setattr(context, "_get_global_client", none)
+    _has_room("bpo", "127.0.0.1", 8000)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "org/model", "a{b}", "ä"])
+def test_a_name_can_stand_in_a_url(name: str) -> None:
+    with pytest.raises(ConfigError, match="letters, digits, dots"):
+        _is_a_name(name)
+    _is_a_name("R-4B.v1_2")
