@@ -46,6 +46,18 @@ def exclusive(run: Path) -> Iterator[None]:
         file.truncate(0)
 
 
+def is_at_work(run: Path) -> bool:
+    """Whether a run holds DIR/.lock now, on whichever machine it is."""
+    try:
+        with (run / ".lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class VersionedDir(StageDir):
     """Work is published as the next version, and the newest `keep` versions stay."""

@@ -53,16 +53,20 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from pipelines.bpo_steps import reserve_learner
     from pipelines.chaos import Drill
     from pipelines.progress import say
+    from pipelines.scale import forget
 
     drill = Drill(recipe.cluster)
     with reserve_learner(recipe) as room:
         for restarts_left in reversed(range(recipe.bpo.learner_restarts + 1)):
             try:
-                return train(recipe, stage, inputs, drill, room)
+                result = train(recipe, stage, inputs, drill, room)
             except LearnerLostError as error:
                 if not restarts_left:
                     raise
                 say(f"bpo: {error}; starting again from the last sealed checkpoint ({restarts_left - 1} restarts left)")
+            else:
+                forget(stage.path)
+                return result
     raise AssertionError("the last attempt returns or raises")
 
 

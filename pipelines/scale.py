@@ -1,7 +1,8 @@
 """`bimode scale DIR --rollouts N`: more or fewer rollout workers for a live run; or as many as its waits call for.
 
-The wish is a file in the run's folder, which every node sees; the rollout loop looks at it between two slices. It outlives the
-process: a run that goes on has as many workers as were last asked for.
+The wish is a file in the run's folder, which every node sees; the rollout loop looks at it between two slices. Only a live run is
+asked. The wish outlives its process, since whoever starts a killed run again, a person or a scheduler, should not find it smaller
+than it was; the run says so. It ends with the run.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from bimode.bpo_config import BpoConfig
 from bimode.errors import ConfigError
 from bimode.rundir import read_json, write_atomic
+from bimode.versions import is_at_work
 from bimode.waits import Waits
 from pipelines.progress import say
 
@@ -24,6 +26,8 @@ class Size:
     def __init__(self, stage: Path, bpo: BpoConfig) -> None:
         self.file, self.default, self.most = stage / FILE, bpo.rollout_workers, bpo.rollout_workers_max
         self._waits: list[Waits] = []
+        if (now := self.wanted()) != self.default:
+            say(f"bpo: {now} rollout workers, as last asked for, instead of bpo.rollout_workers = {self.default}")
 
     def wanted(self) -> int:
         """What was last asked for, else `bpo.rollout_workers`."""
@@ -49,6 +53,11 @@ def ask(file: Path, rollouts: int) -> None:
     write_atomic(file, f'{{"rollouts": {rollouts}}}\n')
 
 
+def forget(stage: Path) -> None:
+    """The run has ended, and with it what was asked of it."""
+    (stage / FILE).unlink(missing_ok=True)
+
+
 def scale_run(run: Path, rollouts: int) -> None:
     """Asks for `rollouts` workers. Raises ConfigError where no run of BPO is under way."""
     stage = run / "bpo"
@@ -56,6 +65,8 @@ def scale_run(run: Path, rollouts: int) -> None:
         raise ConfigError("DIR", run, "has no bpo/ledger; name the run directory of a BPO run")
     if (stage / "manifest.json").is_file():
         raise ConfigError("DIR", run, "its BPO has ended; scale a run while it lives")
+    if not is_at_work(run):
+        raise ConfigError("DIR", run, "no run is at work there; start it again with its own command, then scale it")
     bpo = (read_json(run / "manifest.json") or {}).get("recipe", {}).get("bpo", {})
     if (sync := bpo.get("sync", "object_store")) != "object_store":
         raise ConfigError("bpo.sync", sync, "fixes who is there when the run starts; only object_store lets workers come and go")

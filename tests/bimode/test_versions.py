@@ -11,7 +11,7 @@ import pytest
 
 from bimode.errors import BusyError, ConfigError
 from bimode.rundir import digest_path
-from bimode.versions import VersionedDir, exclusive
+from bimode.versions import VersionedDir, exclusive, is_at_work
 
 
 def publish(stage: VersionedDir, text: str) -> None:
@@ -62,7 +62,9 @@ def test_a_second_run_in_a_directory_is_refused_and_a_killed_one_holds_nothing(t
     assert other.stdout and other.stdout.readline() == b"in\n"
     with pytest.raises(BusyError, match=f"another run is at work there .process {other.pid} on"), exclusive(tmp_path):
         raise AssertionError("two runs in one directory")
+    assert is_at_work(tmp_path)
     other.kill()
     other.wait()
+    assert not is_at_work(tmp_path) and not is_at_work(tmp_path / "never")
     with exclusive(tmp_path):
         pass

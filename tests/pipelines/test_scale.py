@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from bimode.bpo_config import BpoConfig
 from bimode.errors import ConfigError
+from bimode.recipe import build_recipe
+from bimode.rundir import StageDir, StageResult
+from bimode.versions import exclusive
 from bimode.waits import Waits
-from pipelines.scale import STEPS, Size, scale_run
+from pipelines import bpo, bpo_steps
+from pipelines.scale import FILE, STEPS, Size, ask, scale_run
 
 HUNGRY, IDLE, FINE = Waits(1.0, learner=0.6), Waits(1.0, full=0.6), Waits(1.0)
 
@@ -33,17 +38,38 @@ def test_without_a_maximum_it_does_what_it_is_told(tmp_path: Path) -> None:
     size = Size(tmp_path / "bpo", BpoConfig(rollout_workers=2))
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
     assert heed(size, HUNGRY, 3 * STEPS) == 2
-    scale_run(tmp_path, 5)
+    with exclusive(tmp_path):
+        scale_run(tmp_path, 5)
     assert size.wanted() == 5
 
 
-@pytest.mark.parametrize(
-    ("bpo", "says"), [({"sync": "nccl"}, "bpo.sync = nccl: fixes who"), ({"rollout_workers_max": 4}, "max = 4")]
-)
-def test_what_the_run_could_not_follow_is_refused(tmp_path: Path, bpo: dict[str, object], says: str) -> None:
+def test_a_run_that_has_ended_forgets_what_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, made = StageDir(tmp_path, "bpo"), StageResult((), {})
+    monkeypatch.setattr(bpo_steps, "reserve_learner", lambda recipe: nullcontext({}))
+    monkeypatch.setattr(bpo, "train", lambda *_: made)
+    ask(stage.path / FILE, 5)
+    assert bpo.execute(build_recipe({"name": "t"}), stage, {}) is made
+    assert Size(stage.path, BpoConfig(rollout_workers=2)).wanted() == 2
+
+
+def test_a_run_that_goes_on_says_what_size_it_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
-    (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {"bpo": bpo}}))
-    with pytest.raises(ConfigError, match=says):
+    Size(tmp_path / "bpo", BpoConfig(rollout_workers=2))
+    assert capsys.readouterr().err == ""
+    with exclusive(tmp_path):
+        scale_run(tmp_path, 5)
+    capsys.readouterr()
+    assert Size(tmp_path / "bpo", BpoConfig(rollout_workers=2)).wanted() == 5
+    assert "5 rollout workers, as last asked for, instead of bpo.rollout_workers = 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"), [({"sync": "nccl"}, "bpo.sync = nccl: fixes who"), ({"rollout_workers_max": 4}, "max = 4")]
+)
+def test_what_the_run_could_not_follow_is_refused(tmp_path: Path, keys: dict[str, object], says: str) -> None:
+    (tmp_path / "bpo" / "ledger").mkdir(parents=True)
+    (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {"bpo": keys}}))
+    with exclusive(tmp_path), pytest.raises(ConfigError, match=says):
         scale_run(tmp_path, 5)
     assert not (tmp_path / "bpo" / "rollout_workers.json").exists()
 
@@ -52,6 +78,12 @@ def test_only_a_live_run_of_bpo_is_scaled(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="has no bpo/ledger"):
         scale_run(tmp_path, 2)
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="no run is at work there"):
+            scale_run(tmp_path, 2)
+        with exclusive(tmp_path):
+            pass  # its lock stays behind, and says nothing
+    assert not (tmp_path / "bpo" / "rollout_workers.json").exists()
     (tmp_path / "bpo" / "manifest.json").write_text("{}")
     with pytest.raises(ConfigError, match="its BPO has ended"):
         scale_run(tmp_path, 2)
