@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -32,6 +32,13 @@ def keyed(key: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(key, error.value, error.fix) from None
+
+
+def one_of(key: str, value: str, known: Sequence[str]) -> str:
+    """`value`, which the user gave as `key`. Raises ConfigError unless it is `known`."""
+    if value not in known:
+        raise ConfigError(key, value, f"use one of {', '.join(known)}")
+    return value
 
 
 class BusyError(BimodeError, RuntimeError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
-from bimode.errors import BimodeError, ConfigError
+from bimode.errors import BimodeError, ConfigError, one_of
 
 INTERRUPTED = 130
 
@@ -117,7 +118,13 @@ def bpo(
     seed: Seed = None,
 ) -> None:
     """Bi-mode policy optimization: learns when to think."""
-    _run(("bpo",), recipe, out, [*set_, *([f"cluster.chaos={chaos}"] if chaos else [])], seed)
+    _run(("bpo",), recipe, out, [*set_, *([_chaos(chaos)] if chaos else [])], seed)
+
+
+def _chaos(kind: str) -> str:
+    from bimode.config import Chaos
+
+    return f"cluster.chaos={one_of('--chaos', kind, [known for known in get_args(Chaos) if known])}"
 
 
 @app.command()
@@ -131,7 +138,7 @@ def evaluate(
     seed: Seed = None,
 ) -> None:
     """Three modes on held-out sources: accuracy, tokens, routing; before and after BPO."""
-    overrides = [*set_, *([f"evaluate.modes={_modes(modes)}"] if modes else [])]
+    overrides = [*set_, *([_modes(modes)] if modes else [])]
     if recipe is not None and model is None and data is None:
         _run(("evaluate",), recipe, out, overrides, seed)
         return
@@ -141,7 +148,10 @@ def evaluate(
 
 
 def _modes(text: str) -> str:
-    return "[" + ",".join(f'"{mode.strip()}"' for mode in text.split(",")) + "]"
+    from bimode.modes import Mode
+
+    named = [one_of("--modes", mode.strip(), list(Mode)) for mode in text.split(",")]
+    return f"evaluate.modes={json.dumps(named)}"
 
 
 def _evaluate_model(model: Path, data: Path, out: str, overrides: list[str], seed: int | None) -> None:

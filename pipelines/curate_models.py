@@ -29,14 +29,12 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
         return {}
     found = {"base": base_model(recipe, run)}
     for at, model in enumerate(curate.rollouts.models):
-        with keyed(f"curate.rollouts.models.{at}"):
-            found[f"tagger-{at}"] = base_directory(model)
+        found[f"tagger-{at}"] = base_directory(model, f"curate.rollouts.models.{at}")
     for role, key, model in (("judge", "judge", curate.judge.model), ("teacher", "traces", curate.traces.model)):
         if model == SELF:
             found[role] = found["base"]
         elif model:
-            with keyed(f"curate.{key}.model"):
-                found[role] = base_directory(model)
+            found[role] = base_directory(model, f"curate.{key}.model")
     return found
 
 
@@ -59,7 +57,7 @@ def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
     found = []
     for key, name in named.items():
         with keyed(key):
-            found.append(() if name == NEW_TINY_LLAVA else lessons(base_directory(name)))
+            found.append(() if name == NEW_TINY_LLAVA else lessons(base_directory(name, key)))
     return found
 
 

@@ -144,8 +144,9 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
     update_run_manifest(stage.run, lambda manifest: manifest["stages"].update({name: entry}))
 
 
-def base_directory(base: str) -> Path:
-    """`model.base` as an absolute path: seen from here or, so that recipes work from anywhere, from the code's root."""
+def base_directory(base: str, key: str = "model.base") -> Path:
+    """The model that `key` names, as an absolute path: seen from here or, so that recipes work from anywhere, from the code's
+    root. Raises ConfigError."""
     from bimode.base import NEW_TINY_LLAVA
 
     looked = list(dict.fromkeys((Path(base).absolute(), ROOT / base)))
@@ -153,7 +154,8 @@ def base_directory(base: str) -> Path:
         if path.is_dir():
             return path
     there = " or ".join(map(str, looked))
-    raise ConfigError("model.base", base, f"no such directory: {there}; give a model directory or {NEW_TINY_LLAVA}")
+    made = f" or {NEW_TINY_LLAVA}" if key == "model.base" else ""  # only a run can begin with random weights
+    raise ConfigError(key, base, f"no such directory: {there}; give a model directory{made}")
 
 
 def base_model(recipe: Recipe, run: Path) -> Path:

@@ -62,6 +62,8 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
         (("run", "{recipe}", "--out", "s3://bucket/run"), "--out = s3://bucket/run"),
         (("evaluate", "--out", "x", "--model", "m"), "--model and --data"),
         (("evaluate", "--out", "x", "--model", "absent", "--data", "absent"), "--model = absent: no such directory"),
+        (("bpo", "{recipe}", "--out", "x", "--chaos", "foo"), "--chaos = foo: use one of kill-rollout, stall-rollout"),
+        (("evaluate", "{recipe}", "--out", "x", "--modes", "auto,foo"), "--modes = foo: use one of auto, thinking, non_th"),
         (("run", "{recipe}", "--out", ""), "--out = '': it is empty"),
         (("run", "{recipe}", "--out", "x" * 300), "cannot be made (File name too long)"),
         (("run", "pipelines", "--out", "x"), "recipe = pipelines: cannot be read: Is a directory"),
@@ -148,6 +150,8 @@ def test_a_shipped_base_is_found_from_any_directory(tmp_path: Path, monkeypatch:
     assert base_directory("assets/tiny-base") == tmp_path / "assets" / "tiny-base", "one that lies here comes first"
     with pytest.raises(ConfigError, match=f"no such directory: {tmp_path}/absent or {REPO}/absent; "):
         base_directory("absent")
+    with pytest.raises(ConfigError, match=r"^curate\.judge\.model = absent: .*; give a model directory$"):
+        base_directory("absent", "curate.judge.model")
 
 
 def test_model_and_data_are_looked_into_before_anything_starts(
