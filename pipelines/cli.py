@@ -25,7 +25,7 @@ Out = Annotated[str, typer.Option("--out", metavar="DIR", help="run directory; m
 SET_HELP = """override a key (docs/recipe.md), e.g. --set bpo.steps=10 --set 'evaluate.modes=["auto"]'; repeatable"""
 Set = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help=SET_HELP)]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="override the recipe's seed, which is 0 where it has none")]
-MODES_HELP = "of auto,thinking,non_thinking; the recipe's evaluate.modes by default, all three with --model"
+MODES_HELP = "of auto,thinking,non_thinking; the recipe's evaluate.modes by default, all three without a recipe"
 ADDRESS_HELP = (
     "dashboard of the cluster; by default RAY_API_SERVER_ADDRESS or RAY_ADDRESS (http://...), else http://127.0.0.1:8265"
 )
@@ -130,7 +130,7 @@ def _chaos(kind: str) -> str:
 @app.command()
 def evaluate(
     out: Out,
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="TOML file; or give --model and --data")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="TOML file; or give --model and --data, or all")] = None,
     model: Annotated[Path | None, typer.Option("--model", metavar="M", help="any Hugging Face model directory")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="D", help="any curated data directory")] = None,
     modes: Annotated[str, typer.Option("--modes", metavar="A,B", help=MODES_HELP)] = "",
@@ -141,10 +141,10 @@ def evaluate(
     overrides = [*set_, *([_modes(modes)] if modes else [])]
     if recipe is not None and model is None and data is None:
         _run(("evaluate",), recipe, out, overrides, seed)
-        return
-    if recipe is not None or model is None or data is None:
-        raise ConfigError("RECIPE", recipe or "(missing)", "give either a recipe, or --model and --data")
-    _evaluate_model(model, data, out, overrides, seed)
+    elif model is None or data is None:
+        raise ConfigError("RECIPE", recipe or "(missing)", "give a recipe, or --model and --data, or all three")
+    else:
+        _evaluate_model(recipe, model, data, out, overrides, seed)
 
 
 def _modes(text: str) -> str:
@@ -154,21 +154,26 @@ def _modes(text: str) -> str:
     return f"evaluate.modes={json.dumps(named)}"
 
 
-def _evaluate_model(model: Path, data: Path, out: str, overrides: list[str], seed: int | None) -> None:
-    from bimode.recipe import build_recipe
+def _evaluate_model(recipe: Path | None, model: Path, data: Path, out: str, overrides: list[str], seed: int | None) -> None:
+    """`model` on `data`, with everything else as in `recipe`, or at its defaults, which are the tiny model's."""
+    from bimode.recipe import build_recipe, load_recipe
     from cluster.session import output_directory, prepare_process
     from pipelines.evaluate import check
     from pipelines.harness import run_stages
+    from pipelines.progress import say
 
     for key, path in (("--model", model), ("--data", data)):
         if not path.is_dir():
             raise ConfigError(key, path, "no such directory")
-    table = {"name": model.absolute().name, "stages": ["evaluate"], "model": {"base": str(model.absolute())}}
-    recipe, run = build_recipe(table, tuple(overrides), seed), output_directory(out)
-    inputs = {"data": data.absolute(), "model": model.absolute()}
-    prepare_process(recipe.cluster)  # before transformers is imported: it reads the environment
-    check(recipe, inputs, prefix="--")
-    run_stages(("evaluate",), recipe, run, inputs)
+    told = (*overrides, 'stages=["evaluate"]', f"model.base={model.absolute()}")
+    loaded = load_recipe(recipe, told, seed) if recipe else build_recipe({"name": model.absolute().name}, told, seed)
+    inputs, run = {"data": data.absolute(), "model": model.absolute()}, output_directory(out)
+    prepare_process(loaded.cluster)  # before transformers is imported: it reads the environment
+    check(loaded, inputs, prefix="--")
+    if recipe is None:
+        most = f"evaluate.max_tokens = {loaded.evaluate.max_tokens}, model.max_model_len = {loaded.model.max_model_len}"
+        say(f"evaluate: without a recipe: {most}; name a RECIPE too, or --set them")
+    run_stages(("evaluate",), loaded, run, inputs)
 
 
 @app.command()

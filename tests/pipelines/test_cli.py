@@ -17,9 +17,10 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from bimode.codec import Codec
+from bimode.config import Recipe
 from bimode.errors import ConfigError, DivergedError, StarvedError
 from bimode.recipe import build_recipe
-from pipelines import curate
+from pipelines import curate, harness
 from pipelines.cli import exit_code
 from pipelines.failure import as_user_error
 from pipelines.harness import base_directory
@@ -175,6 +176,23 @@ def test_model_and_data_are_looked_into_before_anything_starts(
     assert not out.exists()
 
 
+def test_any_model_is_evaluated_by_the_lengths_of_a_recipe(
+    recipe: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, the tiny model's are told, since a real model is cut off by them."""
+    asked: list[Recipe] = []
+    monkeypatch.setattr(harness, "run_stages", lambda names, loaded, run, inputs: asked.append(loaded))
+    (tmp_path / "eval-00000.parquet").write_text("")
+    words = ("--out", str(tmp_path / "run"), "--model", str(tiny_llava), "--data", str(tmp_path))
+    recipe.write_text(SMOKE + "[model]\nmax_model_len = 4096\n[evaluate]\nmax_tokens = 2048\n")
+    assert exit_code(["evaluate", str(recipe), *words, "--set", "evaluate.workers=1"]) == 0
+    assert capsys.readouterr().err == ""
+    assert (asked[0].model.max_model_len, asked[0].evaluate.max_tokens, asked[0].evaluate.workers) == (4096, 2048, 1)
+    assert asked[0].model.base == str(tiny_llava) and asked[0].stages == ("evaluate",)
+    code, line = said(capsys, "evaluate", *words, "--set", "evaluate.max_tokens=100")
+    assert code == 0 and "evaluate.max_tokens = 100, model.max_model_len = 256; name a RECIPE too" in line
+
+
 def test_a_tokenizer_made_of_nothing_is_none(tmp_path: Path) -> None:
     """Some tokenizer classes come up empty where their files are missing, instead of failing."""
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
@@ -303,7 +321,7 @@ def test_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("evaluate", ("evaluate [OPTIONS] [RECIPE]", "all three with --model", "'evaluate.modes=[\"auto\"]'")),
+        ("evaluate", ("evaluate [OPTIONS] [RECIPE]", "all three without a recipe", "'evaluate.modes=[\"auto\"]'")),
         ("submit", ("http://127.0.0.1:8265", "curate, anneal, bpo or evaluate")),
         ("serve", ("default: 8000", "default: 127.0.0.1")),
     ],
