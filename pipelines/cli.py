@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -63,12 +66,21 @@ def _fail(message: str, code: int) -> int:
 
 def _run(stages: tuple[str, ...], recipe: Path, out: str, overrides: list[str], seed: int | None) -> None:
     """Loads the recipe and runs `stages` of it; no stages means the recipe's own list."""
-    from bimode.recipe import load_recipe
-    from cluster.session import output_directory
-    from pipelines.harness import run_stages
+    with _timed():
+        from bimode.recipe import load_recipe
+        from cluster.session import output_directory
+        from pipelines.harness import run_stages
 
-    loaded = load_recipe(recipe, tuple(overrides), seed)
-    run_stages(stages or loaded.stages, loaded, output_directory(out))
+        loaded = load_recipe(recipe, tuple(overrides), seed)
+        run_stages(stages or loaded.stages, loaded, output_directory(out))
+
+
+@contextmanager
+def _timed() -> Iterator[None]:
+    """Says at the end what all of it took: the times of the stages leave out imports, and the start and the end of Ray."""
+    started = time.monotonic()
+    yield
+    print(f"bimode: {time.monotonic() - started:.0f} s in all, with start-up", file=sys.stderr, flush=True)
 
 
 def _show_version(wanted: bool) -> None:
@@ -144,7 +156,8 @@ def evaluate(
     elif model is None or data is None:
         raise ConfigError("RECIPE", recipe or "(missing)", "give a recipe, or --model and --data, or all three")
     else:
-        _evaluate_model(recipe, model, data, out, overrides, seed)
+        with _timed():
+            _evaluate_model(recipe, model, data, out, overrides, seed)
 
 
 def _modes(text: str) -> str:

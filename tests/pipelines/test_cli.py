@@ -10,6 +10,7 @@ import resource
 import shutil
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -186,11 +187,21 @@ def test_any_model_is_evaluated_by_the_lengths_of_a_recipe(
     words = ("--out", str(tmp_path / "run"), "--model", str(tiny_llava), "--data", str(tmp_path))
     recipe.write_text(SMOKE + "[model]\nmax_model_len = 4096\n[evaluate]\nmax_tokens = 2048\n")
     assert exit_code(["evaluate", str(recipe), *words, "--set", "evaluate.workers=1"]) == 0
-    assert capsys.readouterr().err == ""
+    assert re.fullmatch(r"bimode: \d+ s in all, with start-up\n", capsys.readouterr().err)
     assert (asked[0].model.max_model_len, asked[0].evaluate.max_tokens, asked[0].evaluate.workers) == (4096, 2048, 1)
     assert asked[0].model.base == str(tiny_llava) and asked[0].stages == ("evaluate",)
-    code, line = said(capsys, "evaluate", *words, "--set", "evaluate.max_tokens=100")
-    assert code == 0 and "evaluate.max_tokens = 100, model.max_model_len = 256; name a RECIPE too" in line
+    assert exit_code(["evaluate", *words, "--set", "evaluate.max_tokens=100"]) == 0
+    assert "evaluate.max_tokens = 100, model.max_model_len = 256; name a RECIPE too" in capsys.readouterr().err
+
+
+def test_a_command_says_what_all_of_it_took(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a stage says of itself leaves out the start of Ray, and here that is most of it."""
+    monkeypatch.setattr(harness, "run_stages", lambda *_: time.sleep(1.1))
+    code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"))
+    seconds = re.fullmatch(r"bimode: (\d+) s in all, with start-up", line)
+    assert code == 0 and seconds and int(seconds.group(1)) >= 1
 
 
 def test_a_tokenizer_made_of_nothing_is_none(tmp_path: Path) -> None:
