@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from glob import iglob
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,15 @@ class Submission:
             raise ConfigError("--out", self.out, "a job needs an absolute path: a relative one vanishes with the job")
         recipe = self.recipe.absolute().resolve().relative_to(ROOT)
         return shlex.join(["python", "-m", f"pipelines.{self.stage}", str(recipe), "--out", self.out, *self.flags])
+
+
+def travels(path: str) -> bool:
+    """Whether a relative path or pattern leads to something that is uploaded with the code, links to elsewhere left aside."""
+    for name in iglob(path, root_dir=ROOT, recursive=True):
+        at = (ROOT / name).resolve()
+        if at.is_relative_to(ROOT) and not any(fnmatch(str(at.relative_to(ROOT)).split("/")[0], out) for out in NOT_SHIPPED):
+            return True
+    return False
 
 
 def dashboard(address: str) -> str:

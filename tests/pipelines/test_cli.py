@@ -78,6 +78,7 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
             ("submit", "pipelines/recipes/tiny.toml", "--out", "/x", "--address", "myhead:8265"),
             "--address = myhead:8265: is the URL of a dashboard; write http://myhead:8265",
         ),
+        (("submit", "pipelines/recipes/tiny.toml", "--out", "/x", "--set", "model.base=runs/m"), "model.base = runs/m: is relative"),
         (("submit", "pipelines/recipes/tiny.toml", "--out", "relative"), "--out = relative: a job needs an absolute"),
     ],
 )
