@@ -42,6 +42,13 @@ def digest_path(path: Path) -> str:
     return digest_json([(str(p.relative_to(path)), digest_path(p)) for p in files])
 
 
+def digest_code(*packages: str) -> str:
+    """Digest of the modules of `packages`, which lie beside this one."""
+    root = Path(__file__).resolve().parents[1]
+    files = sorted(path for package in packages for path in (root / package).rglob("*.py"))
+    return digest_json([(str(path.relative_to(root)), digest_path(path)) for path in files])
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Writes `text` so that a reader sees the old file or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

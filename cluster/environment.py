@@ -6,6 +6,9 @@ import os
 import subprocess
 from pathlib import Path
 
+from bimode.rundir import digest_code
+
+PACKAGES = ("bimode", "data_curation", "actors", "cluster", "pipelines")
 CODE_VERSION = "BIMODE_CODE_VERSION"  # set by `cluster.submit`: a job's copy of the code has no .git
 
 
@@ -36,7 +39,10 @@ def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
 
 
 def code_version() -> str:
-    """The git commit of the code, `-dirty` if it was changed; inside a job the one that the submission captured."""
+    """The git commit of the code, `-dirty` if it was changed; inside a job the one that the submission captured.
+
+    Where there is no git, as in a job that was submitted by hand, it is `files_version`.
+    """
     if captured := os.environ.get(CODE_VERSION):
         return captured
     root = Path(__file__).resolve().parent.parent
@@ -47,4 +53,9 @@ def code_version() -> str:
     try:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return files_version()
+
+
+def files_version() -> str:
+    """Equal code gives equal words, whatever is known of its history."""
+    return f"files-{digest_code(*PACKAGES)}"

@@ -87,17 +87,18 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         import tomllib
 
-        from cluster.environment import code_version
+        from cluster.environment import code_version, files_version
 
         project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-        print(f"bimode {project['version']} ({code_version()})")
+        print(f"bimode {project['version']} ({code_version()}, {files_version()})")
         raise typer.Exit
 
 
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="show version and git commit, then exit")
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="show version, git commit, digest of the code"),
     ] = False,
 ) -> None:
     """What stands before a command."""

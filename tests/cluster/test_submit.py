@@ -58,7 +58,7 @@ def test_smoke_runs_to_its_report_with_each_role_on_its_node(cluster: HandStarte
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     report = json.loads((tmp_path / "run" / "evaluate" / "report.json").read_text())
     assert set(report["models"]) == {"base", "bpo"}
-    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["code"].startswith(commit or "unknown")
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["code"].startswith(commit or "files-")
     listed = subprocess.run(
         [sys.executable, "-c", NODES, cluster.dashboard],
         cwd=REPO, env=cluster.environment(), capture_output=True, text=True, check=True,

@@ -78,7 +78,10 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
             ("submit", "pipelines/recipes/tiny.toml", "--out", "/x", "--address", "myhead:8265"),
             "--address = myhead:8265: is the URL of a dashboard; write http://myhead:8265",
         ),
-        (("submit", "pipelines/recipes/tiny.toml", "--out", "/x", "--set", "model.base=runs/m"), "model.base = runs/m: is relative"),
+        (
+            ("submit", "pipelines/recipes/tiny.toml", "--out", "/x", "--set", "model.base=runs/m"),
+            "model.base = runs/m: is relative",
+        ),
         (("submit", "pipelines/recipes/tiny.toml", "--out", "relative"), "--out = relative: a job needs an absolute"),
     ],
 )
@@ -327,7 +330,9 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
 
 def test_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["--version"]) == 0
-    assert re.fullmatch(r"bimode \d+\.\d+\.\d+ \(([0-9a-f]{40}(-dirty)?|unknown)\)\n", capsys.readouterr().out)
+    assert re.fullmatch(
+        r"bimode \d+\.\d+\.\d+ \(([0-9a-f]{40}(-dirty)?|files-\w+), files-[0-9a-f]{32}\)\n", capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
