@@ -135,6 +135,7 @@ class Recipe(Section):
     def _responses_fit(self) -> Recipe:
         limits = {
             "curate.rollouts.max_tokens": self.curate.rollouts.max_tokens,
+            "curate.traces.max_tokens": self.curate.traces.max_tokens,
             "bpo.max_tokens": self.bpo.max_tokens,
             "evaluate.max_tokens": self.evaluate.max_tokens,
         }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from bimode.errors import ConfigError
 from bimode.sections import Positive, Section, Share
 
 JUDGE_PROMPT = """\
@@ -49,6 +50,13 @@ class JudgeConfig(Section):
         except (KeyError, IndexError, ValueError, AttributeError):
             raise ValueError("may hold {question} and {answer}; write other braces twice, {{ and }}") from None
         return prompt
+
+    @model_validator(mode="after")
+    def _replies_fit(self) -> JudgeConfig:
+        if self.max_tokens >= self.max_model_len:
+            fix = f"must be below curate.judge.max_model_len = {self.max_model_len}, which holds the prompt too"
+            raise ConfigError("max_tokens", self.max_tokens, fix)
+        return self
 
     @property
     def template(self) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bimode.recipe import load_recipe
+from bimode.recipe import build_recipe, load_recipe
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("bimode", "data_curation", "actors", "cluster", "pipelines")
@@ -81,6 +82,18 @@ def test_commands_in_the_readme_are_those_that_exist() -> None:
 def test_recipe_parses(recipe: Path) -> None:
     """Each recipe is valid, and is named as its file."""
     assert load_recipe(recipe).name == recipe.stem
+
+
+def test_whole_recipes_in_the_docs_parse() -> None:
+    """Whoever copies one has a recipe, with what is commented out in it, too."""
+    blocks = [
+        text for doc in (REPO / "docs").glob("*.md") for text in re.findall(r"```toml\n(.*?)```", doc.read_text(), re.DOTALL)
+    ]
+    whole = [text for text in blocks if text.startswith("name =")]
+    for text in whole:
+        for variant in (text, re.sub(r"(?m)^# (?=\[|\w+ =)", "", text)):
+            build_recipe(tomllib.loads(variant))
+    assert whole
 
 
 @pytest.mark.parametrize("name", ["second-mix", "text-full", "tiny-bpo"])

@@ -117,6 +117,8 @@ def test_mistakes_are_one_line_and_code_2(
         ("anneal.optim.lr=nan", "anneal.optim.lr = nan: "),
         ('bpo.learner.freeze=["("]', "bpo.learner.freeze = ['(']: '(' is not a regular expression"),
         ("bpo.max_tokens=256", "bpo.max_tokens = 256: must be below model.max_model_len = 256"),
+        ("curate.traces.max_tokens=256", "curate.traces.max_tokens = 256: must be below model.max_model_len = 256"),
+        ("curate.judge.max_model_len=512", "curate.judge.max_tokens = 1024: must be below curate.judge.max_model_len = 512"),
         ('stages=["bpo", "anneal"]', "stages = ['bpo', 'anneal']: name at least one, each once, in this order: curate, anneal"),
         ("stages=[]", "stages = []: name at least one"),
         ('model.base=""', "model.base = : must not be empty"),
