@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from bimode.bpo_config import BpoConfig
 from bimode.records import Completion, Prompt, RolloutGroup
-from bimode.verify import is_correct
+from bimode.verify import is_right
 
 
 def correctness(completion: Completion, prompt: Prompt) -> float:
     """1.0 if the answer is right and the response came to its end, else 0.0 (R-4B: rule-based, no length or format term)."""
-    return float(completion.finished and is_correct(completion.text, prompt.answer, prompt.verifier, prompt.verifier_args))
+    return float(is_right(completion, prompt))
 
 
 def overlong(num_tokens: int, max_tokens: int, buffer: float) -> float:

@@ -1,4 +1,4 @@
-r"""The one judge of answers: tags, rewards and evaluation all call `is_correct`, so that they agree by construction.
+r"""The one judge of answers: tags, rewards and evaluation all call `is_right`, so that they agree by construction.
 
 Typed and small, because a maths verifier cannot compare words (math-verify calls "circle" and "circle" different).
 What is judged is the answer after ``</think>``: a response whose think block never closes is wrong. Number-like types
@@ -18,6 +18,7 @@ from typing import Any
 from bimode.errors import ConfigError
 from bimode.math_judge import MathJudge
 from bimode.modes import parse_response
+from bimode.records import Completion, Prompt
 
 MAX_CHARS = 2000  # of a judged answer: bounds what a symbolic parser can be made to do
 LEAD_IN = re.compile(r"answer\s*(?:is|:)\s*:?\s*", re.IGNORECASE)
@@ -25,6 +26,13 @@ INT = re.compile(r"[+-]?\d+")
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?|[+-]?\d+/\d+")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
 OPTION = re.compile(r"\(([A-Za-z])\)|([A-Za-z])(?:[.):]|$)")
+
+
+def is_right(completion: Completion, prompt: Prompt) -> bool:
+    """Whether `completion` came to its end with the right answer: one that was cut off may be the beginning of another one,
+    as "2" is of "24".
+    """
+    return completion.finished and is_correct(completion.text, prompt.answer, prompt.verifier, prompt.verifier_args)
 
 
 def is_correct(text: str, answer: str, verifier: str, verifier_args: str) -> bool:

@@ -163,10 +163,11 @@ def ask(
 
 def judge(prompt: Prompt, completion: Completion) -> Outcome:
     """A response that was cut off is wrong, as in training."""
-    from bimode.verify import is_correct
+    from bimode.verify import is_right
 
-    right = completion.finished and is_correct(completion.text, prompt.answer, prompt.verifier, prompt.verifier_args)
-    return Outcome(right, completion.num_tokens, parse_response(completion.text).is_thinking, completion.text)
+    return Outcome(
+        is_right(completion, prompt), completion.num_tokens, parse_response(completion.text).is_thinking, completion.text
+    )
 
 
 def write_report(

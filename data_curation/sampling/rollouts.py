@@ -24,7 +24,7 @@ from bimode.dataset import Row, row_prompt
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.rundir import digest_json
-from bimode.verify import is_correct
+from bimode.verify import is_right
 from data_curation.sampling.parts import compact, parts_of, write_part
 from data_curation.sampling.pool import ROWS_PER_BATCH, answer, run_pool, with_candidates
 from data_curation.store import Store
@@ -161,8 +161,7 @@ def blanks(row: Row, mode: Mode, missing: Sequence[int]) -> list[Rollout]:
 
 def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:
     """`blank` with a response and its verdict."""
-    passed = is_correct(response.text, prompt.answer, prompt.verifier, prompt.verifier_args)
-    return replace(blank, passed=passed, num_tokens=response.num_tokens, text=response.text)
+    return replace(blank, passed=is_right(response, prompt), num_tokens=response.num_tokens, text=response.text)
 
 
 def _run_engine(files: Sequence[Path], wanted: Sequence[list[Row]], tagger: Tagger, folder: Path) -> Iterator[int]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 from bimode.curate_config import CurateConfig, SourceConfig
 from bimode.errors import ConfigError
 from bimode.records import Sample
-from bimode.rundir import digest_json, digest_path
+from bimode.rundir import digest_code, digest_json
 from data_curation.sources.families import family_of
 from data_curation.sources.layouts import read_samples, source_name
 from data_curation.sources.readers import FilePart
@@ -92,9 +91,7 @@ Shard = DrawnShard | FileShard
 @cache
 def code_digest() -> str:
     """Of the code that makes candidates: another version of it makes them anew."""
-    root = Path(__file__).parents[2]
-    files = sorted(path for package in ("bimode", "data_curation") for path in (root / package).rglob("*.py"))
-    return digest_json([(str(path.relative_to(root)), digest_path(path)) for path in files])
+    return digest_code("bimode", "data_curation")
 
 
 def shard_key(shard: Shard, config: CurateConfig) -> str:

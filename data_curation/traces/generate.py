@@ -26,7 +26,7 @@ from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_json
 from bimode.trace_config import TraceConfig
-from bimode.verify import OPEN, is_correct
+from bimode.verify import OPEN, is_right
 from data_curation.formats import is_paired
 from data_curation.sampling.replies import Reply, ask, missing_rows, read_replies
 from data_curation.store import Store, write_found
@@ -82,9 +82,9 @@ class Teacher:
         return GenerationRequest(row_prompt(row), Mode.THINKING, n, self.config.temperature, max_tokens, seed, penalty)
 
     def verdict(self, row: Row, completion: Completion) -> str:
-        if is_correct(completion.text, row["answer"], row["verifier"], row["verifier_args"]):
-            return RIGHT
-        return WRONG if completion.finished else CUT_OFF
+        if not completion.finished:
+            return CUT_OFF
+        return RIGHT if is_right(completion, row_prompt(row)) else WRONG
 
     def sound(self, row: Row, reply: Reply) -> bool:
         return self.outcome(row, reply) == RIGHT

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.peers.simulated import PlainCodec
-from bimode.curate_config import CurateConfig, RolloutSampling, SourceConfig
-from bimode.dataset import Row, user_turn
+from bimode.curate_config import CurateConfig, RolloutSampling, SourceConfig, TraceConfig
+from bimode.dataset import Row, row_prompt, user_turn
+from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_path
 from bimode.verify import is_correct
@@ -27,13 +28,16 @@ from data_curation.sampling.rollouts import (
     Rollout,
     Sampler,
     Tagger,
+    blanks,
     content_of,
+    judged,
     read_cache,
     sample_rollouts,
 )
 from data_curation.sources.ingest import write_candidates
 from data_curation.sources.shards import DrawnShard
 from data_curation.store import Store
+from data_curation.traces.generate import Teacher
 
 SHARD = DrawnShard(SourceConfig(family="digits"), "train", "train", 0, 4, 0, (1.0, 1.0, 1.0))
 WANTED = ("file", "row", "id", "content")
@@ -108,6 +112,17 @@ def test_only_what_is_missing_is_asked_for_and_answers_find_their_attempts(file:
     assert len(said) == len(found) == 9 and (first, "thinking", 1) not in said
     assert said[first, "non_thinking", 1] == f"{first} non_thinking 1" and said[second, "thinking", 1] == f"{second} thinking 1"
     assert {text for (name, _, _), text in said.items() if name == refused} == {"too long"}
+
+
+def test_an_attempt_that_was_cut_off_has_not_passed(file: Path) -> None:
+    """Nor is a teacher's chain right: "2" may be the beginning of "24"."""
+    row: Row = pq.read_table(file).to_pylist()[0]
+    [prompt], [blank] = [row_prompt(row)], blanks(row, Mode.NON_THINKING, [0])
+    [whole, _] = Echo().generate([GenerationRequest(prompt, Mode.NON_THINKING, 2, 1.0, 8, 0)])
+    right = replace(whole, text=f"\n\n</think>\n\n{row['answer']}")
+    assert judged(blank, prompt, right).passed and not judged(blank, prompt, replace(right, finished=False)).passed
+    teacher = Teacher(Echo, "wise", "digest", "float32", 256, TraceConfig(model="wise"), 0, {})
+    assert [teacher.verdict(row, c) for c in (right, replace(right, finished=False), whole)] == ["right", "cut_off", "wrong"]
 
 
 @pytest.mark.ray
