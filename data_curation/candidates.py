@@ -5,8 +5,6 @@ Nothing is dropped while the pipeline runs: a row that fails gets a `reason`, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pyarrow as pa
 
 from bimode.dataset import SCHEMA
@@ -30,11 +28,3 @@ CANDIDATE_SCHEMA = pa.schema(
     ]
 )
 REJECT_SCHEMA = pa.schema([*SCHEMA, ("reason", pa.string()), ("detail", pa.string())], metadata=SCHEMA.metadata)
-
-
-def replace_columns(table: pa.Table, columns: Mapping[str, list[object]]) -> pa.Table:
-    """`table` with the values of some columns replaced; types and order stay."""
-    for name, values in columns.items():
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, table.schema.field(at), pa.array(values, type=table.schema.field(at).type))
-    return table

@@ -2,7 +2,7 @@
 
 Files of candidates are never changed. A stage that decides something of rows (same as another, tagged, without a trace) writes
 a narrow Parquet file, keyed by file and row, with the columns that it replaces; the table is seen through all of these. DuckDB
-joins and sorts, and spills to disk beyond `MEMORY`, so a million images need no more memory than a thousand.
+joins and sorts, and spills to disk beyond `MEMORY`, so a million images need little more memory than a thousand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from data_curation.candidates import CANDIDATE_SCHEMA
 
-MEMORY = "1GB"
+MEMORY = "256MB"  # of a DuckDB; a sort of more than that goes over the disk
 KEY = (("file", pa.int32()), ("row", pa.int64()))  # of a candidate: which file, and which row in it
 READ_ROWS = 256
 PART_BYTES = 64 << 20  # of candidate files, whose rows are sorted at once

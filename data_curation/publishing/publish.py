@@ -19,7 +19,7 @@ from bimode.curate_config import CurateConfig
 from bimode.dataset import SCHEMA, SPLITS
 from bimode.errors import StarvedError
 from bimode.rundir import digest_json
-from data_curation.candidates import CANDIDATE_SCHEMA, REJECT_SCHEMA, replace_columns
+from data_curation.candidates import CANDIDATE_SCHEMA, REJECT_SCHEMA
 from data_curation.formats import training_rows
 from data_curation.publishing.card import card, licenses_of
 from data_curation.publishing.croissant import croissant, data_files
@@ -79,8 +79,11 @@ def _split_tables(store: Store, config: CurateConfig, split: str, formats: Count
 
 
 def stamped(table: pa.Table, ops: Sequence[dict[str, str]]) -> pa.Table:
-    """`table` with what was done to its rows."""
-    return replace_columns(table, {"ops": [ops] * table.num_rows}).replace_schema_metadata(SCHEMA.metadata)
+    """`table`, which has SCHEMA's columns, with what was done to its rows."""
+    at = SCHEMA.get_field_index("ops")
+    field = SCHEMA.field(at)
+    column = pa.repeat(pa.scalar(list(ops), field.type), table.num_rows)
+    return table.set_column(at, field, column).replace_schema_metadata(SCHEMA.metadata)
 
 
 def _example(store: Store) -> str:

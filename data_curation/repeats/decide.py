@@ -26,7 +26,7 @@ from bimode.errors import ConfigError
 from data_curation.repeats import rules
 from data_curation.repeats.fingerprints import HASH_HEX, THUMB_BYTES
 from data_curation.repeats.rules import CHECK, CLASS_BITS, EARLIER, EVAL, RL, TRAIN
-from data_curation.store import Store, sql_list
+from data_curation.store import MEMORY, Store, sql_list
 
 FILE_BITS = 20  # of a rank, above 36 for the row
 WRITE_ROWS = 20_000
@@ -71,7 +71,7 @@ class Decisions:
 
 def decide(
     shards: Sequence[Path], earlier: Sequence[Path], config: DedupConfig, out: Path, scratch: Path | None = None,
-    memory: str = "1GB", threads: int = 2,
+    memory: str = MEMORY, threads: int = 2,
 ) -> Decisions:  # fmt: skip
     """Writes DECISION_SCHEMA to `out`, in the order of `shards` and their rows. `scratch` is a folder for what DuckDB spills.
 
@@ -112,7 +112,7 @@ def check_indexes(earlier: Sequence[Path]) -> None:
 
 
 @contextmanager
-def _database(scratch: Path, memory: str = "1GB", threads: int = 2) -> Iterator[duckdb.DuckDBPyConnection]:
+def _database(scratch: Path, memory: str = MEMORY, threads: int = 2) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database on disk that is gone afterwards."""
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".decide-", dir=scratch) as folder:

@@ -20,7 +20,7 @@ from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_path
 from bimode.trace_config import JudgeConfig, TraceConfig
 from bimode.verify import is_correct
-from data_curation.candidates import CANDIDATE_SCHEMA, replace_columns
+from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.sampling import replies as module
 from data_curation.sources.ingest import write_candidates
 from data_curation.sources.shards import DrawnShard
@@ -47,7 +47,10 @@ COPY = CurateConfig(paired_share=0.0)
 
 def write(table: pa.Table, path: Path, **columns: list[Any]) -> Store:
     """A store of `table` with some columns replaced."""
-    pq.write_table(replace_columns(table, columns), path)
+    for name, values in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(values, type=table.schema.field(at).type))
+    pq.write_table(table, path)
     return Store([path], path.parent / "scratch")
 
 
