@@ -27,8 +27,9 @@ def explain_run(run: Path, wanted: str) -> None:
     story = tell(run, wanted)
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(headline(story))
+    out = "rejected" if story.rows[0].reason else "another row of this id is rejected"
     for title, fields in (
-        ("found", found(story)), ("question", question(story)), ("source", source(story)), ("rejected", rejected(story)),
+        ("found", found(story)), ("question", question(story)), ("source", source(story)), (out, rejected(story)),
         ("same as", same(story)), ("contamination", contamination(story)), ("tag", tag(story)), ("written as", written(story)),
         ("BPO", trained(story)),
     ):  # fmt: skip
@@ -67,7 +68,7 @@ def found(story: Story) -> Fields:
     """Where its rows lie."""
     yield "version", story.version
     for stored in story.rows:
-        yield stored.row["split"], f"{stored.file}, row {stored.at}"
+        yield stored.row["split"], f"{stored.file}, row {stored.at}{stored.reason and f': {stored.reason}'}"
     if len(story.history) > 1:
         yield "in versions", ", ".join(f"{name} {state}" for name, state in story.history.items())
 

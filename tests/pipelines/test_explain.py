@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import exit_code
@@ -48,6 +52,21 @@ def test_a_rejected_row_is_told_with_its_reason(
     assert "that row digits-eval-0-0 (eval, kept):" in text and "nothing was measured" in text
     text = told(curated, DIGITS.format(1), capsys, monkeypatch)
     assert "digits-train-0-2 (train, rejected, near_duplicate):" in text
+
+
+def test_a_row_of_the_same_id_is_told_apart(
+    curated: Curated, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept is not said to be rejected, and which of its rows is, is said where it lies."""
+    run = Path(shutil.copytree(curated.run, tmp_path / "run", symlinks=True))
+    rejects = next((run / "curate" / "versions" / "0001" / "rejects").glob("*.parquet"))
+    table = pq.read_table(rejects)
+    [row] = table.slice(0, 1).to_pylist()
+    row |= {"id": DIGITS.format(4), "format": "", "reason": "duplicate_id", "detail": "b.jsonl#2"}
+    pq.write_table(pa.concat_tables([table, pa.Table.from_pylist([row], schema=table.schema)]), rejects)
+    text = told(replace(curated, run=run), DIGITS.format(4), capsys, monkeypatch)
+    assert "digits-train-0-4: kept in train" in text and f"row {table.num_rows}: duplicate_id" in text
+    assert "another row of this id is rejected duplicate_id" in text and "b.jsonl#2" in text
 
 
 def test_markup_in_the_data_is_text(
