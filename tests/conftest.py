@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from cluster.environment import worker_env
 from cluster.session import start_local
 
 REPO = Path(__file__).resolve().parent.parent
 os.environ |= worker_env()  # the test process itself may hold an engine
+settings.register_profile("untimed", deadline=None)  # speed is what benchmarks/ are for
+settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

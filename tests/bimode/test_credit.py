@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode import algorithms
@@ -33,7 +33,6 @@ def test_group_advantage_by_hand() -> None:
     assert a == pytest.approx(0.865875, abs=1e-6)
 
 
-@settings(deadline=None)
 @given(st.floats(-1e3, 1e3), st.integers(1, 16))
 def test_equal_rewards_teach_exactly_nothing(reward: float, size: int) -> None:
     assert not group_advantages(np.full((1, size), reward)).any()
@@ -47,7 +46,6 @@ def test_equal_rewards_give_responses_zero_advantage(algorithm: str, decision: s
     assert all(a == 0.0 for s in samples for a in s.advantages_T[1 + (s.mode is Mode.NON_THINKING) :])
 
 
-@settings(deadline=None)
 @given(st.permutations(range(8)), st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=8, max_size=8), st.sampled_from(NAMES))
 def test_credit_does_not_depend_on_the_order_of_completions(order: list[int], rewards: list[float], name: str) -> None:
     wanted = config(name, g=4)
@@ -61,7 +59,6 @@ def test_credit_does_not_depend_on_the_order_of_completions(order: list[int], re
     assert here.denominator == pytest.approx(there.denominator)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=8, max_size=8), st.sampled_from(JOINT + BY_MODE), st.sampled_from(["std", "none"]))
 def test_responses_are_compared_with_each_other(rewards: list[float], name: str, normalize: str) -> None:
     """Advantages add up to zero: over the prompt, or in each mode of it."""
@@ -71,7 +68,6 @@ def test_responses_are_compared_with_each_other(rewards: list[float], name: str,
         assert sum(s.advantages_T[-1] for s in part) == pytest.approx(0, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1.0]), min_size=8, max_size=8), st.floats(0, 1))
 def test_adaptthink_compares_with_the_starting_policy(rewards: list[float], reference: float) -> None:
     samples = assign([as_drawn(config("adaptthink", g=4), rewards, reference)], config("adaptthink", g=4)).samples
@@ -170,7 +166,6 @@ def test_modes_drawn() -> None:
     assert modes_drawn(config("grpo", g=8)) == ((Mode.AUTO, 16),)
 
 
-@settings(deadline=None)
 @given(st.sampled_from(NAMES), st.integers(1, 20), st.floats(0, 1))
 def test_every_algorithm_spends_the_same_rollouts(name: str, g: int, share: float) -> None:
     """2 g a prompt, equally many in each forced mode: what is compared costs the same."""

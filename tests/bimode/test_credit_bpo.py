@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode.credit import assign
@@ -38,7 +38,6 @@ def test_bpo_trained_makes_the_decision_the_first_response_token() -> None:
     assert math.isnan(samples[3].behavior_logprobs_T[0])
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from([0.0, 1.0]), min_size=16, max_size=16))
 def test_bpo_mean_mode_advantage(rewards: list[float]) -> None:
     """Mean advantage of the thinking half = (p_T - p_N) / (2 std): no routing signal where the modes tie."""

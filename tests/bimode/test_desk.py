@@ -119,7 +119,7 @@ def test_what_has_become_too_old_is_dropped_and_replaced(tmp_path: Path) -> None
     assert it.ledger.books.counts()["stale"] == 4 and it.grant("a", 2, 2) == Lease((12, 13, 14, 15), 2)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 4))
 def test_nothing_is_lost_or_repeated_whoever_dies(
     data: st.DataObject, staleness: int, lease_groups: int, may_filter: int

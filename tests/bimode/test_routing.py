@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode import routers
@@ -124,7 +124,6 @@ tables = st.lists(st.tuples(outcomes, outcomes, st.booleans()), min_size=2, max_
 )
 
 
-@settings(deadline=None)
 @given(tables)
 def test_always_and_never_thinking_recover_all_and_nothing_of_the_gap(items: list[ItemResult]) -> None:
     columns = table(items)
@@ -137,7 +136,6 @@ def test_always_and_never_thinking_recover_all_and_nothing_of_the_gap(items: lis
         assert always.saving_recovery == pytest.approx(0.0, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(tables)
 def test_no_router_beats_the_oracle_in_accuracy_and_it_recovers_its_own_saving(items: list[ItemResult]) -> None:
     columns = table(items)
@@ -153,7 +151,6 @@ def test_no_router_beats_the_oracle_in_accuracy_and_it_recovers_its_own_saving(i
         assert oracle.saving_recovery == pytest.approx(1.0)
 
 
-@settings(deadline=None)
 @given(tables)
 def test_baselines_think_as_often_as_auto(items: list[ItemResult]) -> None:
     columns = table(items)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode.statistics import bootstrap_means, percentile_interval, wilson
@@ -26,7 +26,6 @@ def test_wilson_keeps_the_ends_inside() -> None:
         wilson(9, 8)
 
 
-@settings(deadline=None)
 @given(trials=st.integers(1, 500), share=st.floats(0, 1))
 def test_wilson_contains_the_share_mirrors_and_shrinks(trials: int, share: float) -> None:
     successes = round(share * trials)

@@ -164,7 +164,7 @@ CASES = st.builds(
 TABLES = st.lists(st.lists(CASES, max_size=7), min_size=1, max_size=4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(TABLES)
 def test_what_holds_for_any_rows(shards: list[list[Case]]) -> None:
     """in = kept + out; rows go for rows before them that stood; no two that stay are the same; items go for items only."""
@@ -205,7 +205,7 @@ def same(one: Case, two: Case, telling: set[str]) -> bool:
     return (asks and (one.pictures == two.pictures or near)) or (near and leak)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(TABLES, st.randoms(use_true_random=False))
 def test_what_stays_of_each_content_does_not_hang_on_the_order(shards: list[list[Case]], random: Any) -> None:
     """Without the rules of nearness (a row that goes for another is not known before) and with ids of their own."""
@@ -220,7 +220,7 @@ def test_what_stays_of_each_content_does_not_hang_on_the_order(shards: list[list
     assert contents[0] == contents[1]
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(TABLES)
 def test_equal_input_gives_equal_bytes_whatever_the_threads(shards: list[list[Case]]) -> None:
     with TemporaryDirectory() as name:
@@ -234,7 +234,7 @@ def test_equal_input_gives_equal_bytes_whatever_the_threads(shards: list[list[Ca
         assert list((folder / "scratch").iterdir()) == []
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(TABLES, TABLES)
 def test_items_do_not_go_for_train_rows(shards: list[list[Case]], more: list[list[Case]]) -> None:
     """Train and rl rows, and those of an earlier run, change nothing of what becomes of evaluation items."""

@@ -149,7 +149,7 @@ def test_what_a_family_draws_passes() -> None:
         assert filter_row(sample.question, sample.answer, sample.trace, ENGLISH) == ("", "")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(max_size=300), st.text(max_size=50), st.text(max_size=300), st.integers(1, 40))
 def test_no_text_stops_it(question: str, answer: str, trace: str, times: int) -> None:
     reason(question, answer, trace)
@@ -157,7 +157,7 @@ def test_no_text_stops_it(question: str, answer: str, trace: str, times: int) ->
     assert 0.0 <= share <= 1.0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 80), st.integers(0, 200))
 def test_whatever_is_said_over_and_over_is_a_loop(phrase: int, before: int) -> None:
     """A phrase of up to 80 words after up to 200 others, for 400 words."""

@@ -72,7 +72,7 @@ def test_whatever_a_record_holds_it_gives_a_sound_sample_or_a_refusal(layout: La
     source = SourceConfig(path="data/set.parquet", layout=layout, columns=OURS if layout == "columns" else {})
     reasons: set[str] = set()
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, suppress_health_check=list(HealthCheck))
     @given(RECORDS | JUNK)
     @example(SOUND | ({"answer": "#### 1"} if layout == "gsm8k" else {}))
     def holds(record: object) -> None:

@@ -192,7 +192,7 @@ def test_a_split_that_can_be_had_is_found(n: int, sizes: tuple[int, int, int], s
         assert all(wanted <= size for wanted, size in zip(split_modes(n, sizes, share), sizes, strict=True))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.dictionaries(st.sampled_from("abcd"), SIZES, min_size=1),
     st.dictionaries(st.sampled_from("abc"), st.integers(1, 33).map(lambda n: n / 100)),
@@ -216,7 +216,7 @@ def test_every_mix_keeps_its_promises(sizes: Any, topics: Any, reasoning: Any, t
     assert bool(mixed.lines) == any(count.taken < count.wanted for count in mixed.topics)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(SIZES, SIZES, st.none() | st.integers(0, 10).map(lambda n: n / 10), st.integers(1, 60))
 def test_rows_of_another_topic_do_not_change_the_choice(own: Any, more: Any, reasoning: Any, total: int) -> None:
     config = MixConfig(rows=total, topics={"a": 0.5}, reasoning=reasoning)
@@ -226,7 +226,7 @@ def test_rows_of_another_topic_do_not_change_the_choice(own: Any, more: Any, rea
 
 
 @given(st.integers(1, 30), st.integers(0, 30))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_more_rows_are_the_same_rows_and_more(few: int, more: int) -> None:
     rows = table(rows_of("a", direct=60))
     small, large = (ids(mix(rows, MixConfig(rows=n), seed=3).kept) for n in (few, few + more))

@@ -151,7 +151,7 @@ def test_fixed_rows_stay_and_remove_others() -> None:
     assert kept.place(np.arange(3, 5), fake([1, 2]), np.array([True, False])).tolist() == [-1, 3]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=40), st.integers(1, 9), st.sampled_from([0, 8, 16]))
 def test_the_greedy_choice_is_that_of_comparing_one_by_one(points: list[int], cut: int, radius: int) -> None:
     pictures, kept, expected = fake(points), KeptPictures(radius), list[int]()
@@ -171,7 +171,7 @@ def test_the_greedy_choice_is_that_of_comparing_one_by_one(points: list[int], cu
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2, 6, 40]), st.integers(-60, 60), st.sampled_from([0.5, 1.0, 1.2]))
 def test_the_difference_is_that_of_the_formula(seed: int, noise: int, light: int, contrast: float) -> None:
     rng = np.random.default_rng(seed)

@@ -41,7 +41,7 @@ def test_what_must_be_kept_is_kept_though_it_is_the_same() -> None:
     assert [kept.find_or_add(TEXT), kept.find_or_add(TEXT, always=True), kept.find_or_add(TEXT)] == [-1, -1, 0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.sampled_from("abcde"), min_size=3, max_size=9), max_size=14), st.sampled_from([0.5, 0.8, 1.0]))
 def test_the_first_kept_text_that_is_near_is_found(texts: list[list[str]], similarity: float) -> None:
     """Against comparing everything: of nearly equal sketches none is missed, none is invented."""

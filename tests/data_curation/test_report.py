@@ -196,7 +196,7 @@ def test_a_large_image_of_any_kind_is_drawn_small(mode: str) -> None:
         assert small.size == (SIDE, SIDE // 2) and shown.note == "960 x 480 pixels"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(at=st.integers(0, 2000), junk=st.binary(max_size=40))
 def test_no_damage_to_an_image_breaks_the_page(at: int, junk: bytes) -> None:
     sound = png(30, 20)
