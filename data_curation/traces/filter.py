@@ -36,7 +36,7 @@ def refuse_traces(store: Store, config: TraceConfig, limits: FilterConfig, out: 
 
 
 def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterator[Row]:
-    sound = array("q")  # file, row, trace, content, answer of each trace that passed: 40 bytes a row
+    sound = array("q")  # file, row, taught, trace, content, answer of each trace that passed: 48 bytes a row
     for batch in store.batches(COLUMNS, HAS_TRACE, "file, row"):
         for row in batch.to_pylist():
             reason, detail = check_trace(row, row["trace"], config)
@@ -46,15 +46,14 @@ def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterato
             if reason:
                 yield _flaw(row["file"], row["row"], row["trace"], reason, detail, taught)
             else:
-                sound.extend(
-                    (row["file"], row["row"], trace_key(row["trace"]), hash_of(row["content"]), hash_of(row["answer_key"]))
-                )
-    files, rows, traces, contents, answers = np.frombuffer(sound, dtype=np.int64).reshape(-1, 5).T
+                keys = trace_key(row["trace"]), hash_of(row["content"]), hash_of(row["answer_key"])
+                sound.extend((row["file"], row["row"], taught, *keys))
+    files, rows, taughts, traces, contents, answers = np.frombuffer(sound, dtype=np.int64).reshape(-1, 6).T
     templates = template_traces(traces, contents, answers, config.template_rows)
     for at in np.flatnonzero(np.isin(traces, list(templates))):
         shared, meant = templates[int(traces[at])]
         detail = f"the same in {shared} rows with {meant} answers"
-        yield _flaw(int(files[at]), int(rows[at]), "", TEMPLATE, detail, bool(config.model))
+        yield _flaw(int(files[at]), int(rows[at]), "", TEMPLATE, detail, bool(taughts[at]))
 
 
 def _flaw(file: int, row: int, trace: str, reason: str, detail: str, taught: bool) -> Row:

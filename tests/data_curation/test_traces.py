@@ -247,6 +247,11 @@ def test_one_trace_for_many_answers_is_a_template(table: pa.Table, tmp_path: Pat
     store.apply(refuse_traces(store, TraceConfig(template_rows=6), FilterConfig(), tmp_path / "found.parquet"))
     assert set(store.table(["reason"])["reason"].to_pylist()) == {"template_trace"}
     assert store.table(["detail"])["detail"][0].as_py() == "the same in 6 rows with 6 answers"
+    (tmp_path / "taught").mkdir()
+    taught = write(table, tmp_path / "taught" / "t.parquet", **(changed | {"verifier": ["open", *["exact"] * 5]}))
+    limits = TraceConfig(model="base", template_rows=6)
+    taught.apply(refuse_traces(taught, limits, FilterConfig(), tmp_path / "taught" / "found.parquet"))
+    assert taught.table(["reason"])["reason"].to_pylist() == ["template_trace", *[""] * 5], "an open question has no teacher"
     (tmp_path / "few").mkdir()
     few = write(table, tmp_path / "few" / "t.parquet", **changed)
     few.apply(refuse_traces(few, TraceConfig(template_rows=7), FilterConfig(), tmp_path / "few" / "found.parquet"))
