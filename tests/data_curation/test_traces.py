@@ -248,7 +248,8 @@ def test_one_trace_for_many_answers_is_a_template(table: pa.Table, tmp_path: Pat
     assert set(store.table(["reason"])["reason"].to_pylist()) == {"template_trace"}
     assert store.table(["detail"])["detail"][0].as_py() == "the same in 6 rows with 6 answers"
     (tmp_path / "taught").mkdir()
-    taught = write(table, tmp_path / "taught" / "t.parquet", **(changed | {"verifier": ["open", *["exact"] * 5]}))
+    told = {"trace": ["look at 1 part of it"] * 6, "verifier": ["open", *["exact"] * 5]}
+    taught = write(table, tmp_path / "taught" / "t.parquet", **(changed | told))
     limits = TraceConfig(model="base", template_rows=6)
     taught.apply(refuse_traces(taught, limits, FilterConfig(), tmp_path / "taught" / "found.parquet"))
     assert taught.table(["reason"])["reason"].to_pylist() == ["template_trace", *[""] * 5], "an open question has no teacher"
