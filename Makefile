@@ -10,6 +10,8 @@ OTHERS := $(filter-out $(STAMP),$(wildcard $(VENV)/.stamp-*))
 COMPILED := $(VENV)/.compiled
 UV_VERSION := 0.13.9
 UNIT := not ray and not gpu and not slow
+PROCESSES ?= 2
+UNIT_TESTS = $(BIN)/pytest -m "$(UNIT)" -n $(PROCESSES) --dist loadfile
 COMPILE := .stamps/uv/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
 	--python-platform x86_64-unknown-linux-gnu --generate-hashes --annotation-style line --no-emit-index-url \
 	--custom-compile-command "make lock" --extra learner --extra curate --extra report --extra dev $(UPGRADE)
@@ -29,11 +31,11 @@ demo: $(STAMP) ## images -> data -> annealed model -> BPO policy -> a page, in m
 	@echo "The page: $(CURDIR)/runs/demo/evaluate/report.html"
 
 test: lint types $(COMPILED) ## everything: style, layers, types, then all tests (the cheap ones first)
-	$(BIN)/pytest -m "$(UNIT)" -n logical --dist loadfile
+	$(UNIT_TESTS)
 	$(BIN)/pytest -m "not gpu and not ($(UNIT))" -n 2 --dist loadfile --durations=15
 
-test-unit: $(STAMP) $(COMPILED) ## the tests that start neither Ray nor vLLM nor DeepSpeed
-	$(BIN)/pytest -m "$(UNIT)" -n logical --dist loadfile
+test-unit: $(STAMP) $(COMPILED) ## the tests that start neither Ray nor vLLM nor DeepSpeed (PROCESSES=8 on more cores)
+	$(UNIT_TESTS)
 
 lint: $(STAMP) ## ruff, and the import rule
 	$(BIN)/ruff check .
