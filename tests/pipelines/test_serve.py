@@ -78,7 +78,7 @@ def server(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     [port] = free_ports(1)
     log = root / "log"
     with Running(("-m", "pipelines.serve", "--model", str(model), "--port", str(port)), log) as running:
-        running.wait_until(lambda: "serve: ready" in log.read_text(), timeout=200)
+        running.wait_until(lambda: "serve: ready" in log.read_text(), timeout=400)
         yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0), running
 
 
@@ -169,12 +169,12 @@ def test_on_a_cluster_it_has_its_own_place_and_ends_itself_alone(tiny_llava: Pat
         joined = cluster.environment() | {"RAY_ADDRESS": f"127.0.0.1:{cluster.gcs}", "PYTHONPATH": str(REPO)}
 
         def started(*more: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run([sys.executable, *more], cwd=REPO, env=joined, capture_output=True, text=True, timeout=200)
+            return subprocess.run([sys.executable, *more], cwd=REPO, env=joined, capture_output=True, text=True, timeout=400)
 
         other = started("-c", OTHER, str(port))
         assert other.returncode == 0, other.stderr[-3000:]
         with Running((*words, "--max-model-len", "128"), log, joined) as running:
-            running.wait_until(lambda: f"serve: ready at {root}/mine/v1" in log.read_text(), timeout=200)
+            running.wait_until(lambda: f"serve: ready at {root}/mine/v1" in log.read_text(), timeout=400)
             client = openai.OpenAI(base_url=f"{root}/mine/v1", api_key="none", max_retries=0)
             assert [model.id for model in client.models.list()] == ["mine"]
             with pytest.raises(openai.BadRequestError, match="128"):
