@@ -15,6 +15,7 @@ from bimode.errors import ConfigError
 
 WAIT_S = 20
 PIN = 0.001  # of a custom resource: marks a node without using it up
+MOST = 1024  # rollout workers, where they need nothing of a node
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +100,30 @@ def check(stage: str, roles: Sequence[Role], nodes: Sequence[Mapping[str, float]
         if role.resource and not any(node.get(role.resource, 0.0) for node in nodes):
             fix = f"no node offers it; start one with ray start --resources '{{\"{role.resource}\": 1}}'"
             raise ConfigError(f"cluster.{role.name}_resource", role.resource, fix)
+    if role := _homeless(roles, nodes):
+        raise ConfigError(f"cluster.{role.name}_cpus/_gpus", _sum(roles), _fix(stage, role, nodes))
+
+
+def most_rollouts(recipe: Recipe, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many rollout workers `nodes` have room for beside the learner, at most `MOST`; never fewer than BPO starts with."""
+    cluster, bpo = recipe.cluster, recipe.bpo
+    learner, count = learner_role(cluster, bpo.learner.workers), bpo.rollout_workers
+    while count < MOST and not _homeless((rollout_role(cluster, count + 1), learner), nodes):
+        count += 1
+    return count
+
+
+def _homeless(roles: Sequence[Role], nodes: Sequence[Mapping[str, float]]) -> Role | None:
+    """The first of all actors that finds no node."""
     free = [dict(node) for node in nodes]
     actors = [role for role in roles for _ in range(role.count)]
     for role in sorted(actors, key=lambda role: (role.gpus, role.cpus), reverse=True):
         home = next((node for node in free if _fits(role, node)), None)
         if home is None:
-            raise ConfigError(f"cluster.{role.name}_cpus/_gpus", _sum(roles), _fix(stage, role, nodes))
+            return role
         for name, amount in role.needs.items():
             home[name] -= amount
+    return None
 
 
 def _fits(role: Role, node: Mapping[str, float]) -> bool:
@@ -134,4 +151,4 @@ def _fix(stage: str, role: Role, nodes: Sequence[Mapping[str, float]]) -> str:
     shown = {"CPU", "GPU", *role.needs}
     have = "; ".join(_amounts({k: v for k, v in node.items() if k in shown}) for node in nodes)
     need = f"{stage} has no node left for a {role.name} of {_amounts(role.needs)}"
-    return f"{need}; nodes have [{have}]; lower the numbers or add nodes"
+    return f"{need}; nodes have [{have}]; lower the numbers or add nodes (a run's own Ray has cluster.num_cpus)"

@@ -18,7 +18,7 @@ def audit_run(run: Path) -> int:
 
     recipe = (read_json(run / "manifest.json") or {}).get("recipe")
     if recipe is None or not (run / "bpo" / "ledger").is_dir():
-        raise ConfigError("DIR", run, "has no bpo/ledger; name the run directory of a BPO run")
+        raise ConfigError("DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named")
     bpo = (read_json(run / "bpo" / "manifest.json") or {}).get("config", {}).get("bpo", recipe["bpo"])
     found = audit(run / "bpo", bpo["prompts_per_step"], _data_order(run, recipe["seed"]))
     table = Table("tickets", *found.counts, title=f"{run}: {found.drawn} drawn, {found.sealed_steps} updates sealed")

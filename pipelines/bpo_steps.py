@@ -70,8 +70,10 @@ def open_rollouts(
     holds the starting policy's mean reward by prompt id, where the algorithm wants it.
     """
     from actors.rollouts import Patience, Rollouts
+    from cluster.placement import most_rollouts, node_resources
 
-    bpo, size = recipe.bpo, Size(stage, recipe.bpo)
+    bpo = recipe.bpo
+    size = Size(stage, bpo, lambda: most_rollouts(recipe, node_resources()))
 
     def prompt_of(ticket: int) -> Prompt:
         return prompts[item_of(ticket, len(prompts), recipe.seed)]

@@ -154,8 +154,10 @@ def evaluate(
     overrides = [*set_, *([_modes(modes)] if modes else [])]
     if recipe is not None and model is None and data is None:
         _run(("evaluate",), recipe, out, overrides, seed)
+    elif model is None and data is None:
+        raise ConfigError("RECIPE", "(missing)", "give a recipe, or --model and --data, or all three")
     elif model is None or data is None:
-        raise ConfigError("RECIPE", recipe or "(missing)", "give a recipe, or --model and --data, or all three")
+        raise ConfigError("--data" if data is None else "--model", "(missing)", "--model and --data belong together")
     else:
         with _timed():
             _evaluate_model(recipe, model, data, out, overrides, seed)

@@ -7,6 +7,7 @@ than it was; the run says so. It ends with the run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from bimode.bpo_config import BpoConfig
@@ -23,15 +24,25 @@ STEPS = 4  # whose waits are looked at before the number changes
 class Size:
     """How many rollout workers a run should have: as last asked for; with `bpo.rollout_workers_max` the run asks by itself."""
 
-    def __init__(self, stage: Path, bpo: BpoConfig) -> None:
-        self.file, self.default, self.most = stage / FILE, bpo.rollout_workers, bpo.rollout_workers_max
+    def __init__(self, stage: Path, bpo: BpoConfig, room: Callable[[], int]) -> None:
+        """`room` says how many the nodes can hold now; it is asked when the wish is new."""
+        self.file, self.default, self.most, self._room = stage / FILE, bpo.rollout_workers, bpo.rollout_workers_max, room
         self._waits: list[Waits] = []
+        self._heard, self._held = 0, self.default
         if (now := self.wanted()) != self.default:
             say(f"bpo: {now} rollout workers, as last asked for, instead of bpo.rollout_workers = {self.default}")
 
     def wanted(self) -> int:
-        """What was last asked for, else `bpo.rollout_workers`."""
-        return int((read_json(self.file) or {}).get("rollouts", self.default))
+        """What was last asked for, as far as there is room, else `bpo.rollout_workers`."""
+        written = self.file.stat().st_mtime_ns if self.file.exists() else 0
+        if written != self._heard:
+            asked = int((read_json(self.file) or {}).get("rollouts", self.default))
+            self._heard, self._held = written, asked if asked <= self.default else min(asked, self._room())
+            if self._held < asked:
+                say(
+                    f"bpo: {asked} rollout workers were asked for, the nodes have room for {self._held}; ask again when they have more"
+                )
+        return self._held
 
     def heed(self, waits: Waits) -> None:
         """Takes the waits of a step into account."""
@@ -43,7 +54,7 @@ class Size:
         change = sum(self._waits, Waits()).change()
         self._waits.clear()
         now = self.wanted()
-        if (then := min(max(now + change, 1), self.most)) != now:
+        if (then := min(max(now + change, 1), self.most, max(self._room(), now))) != now:
             say(f"bpo: {'the learner waits' if change > 0 else 'rollout workers wait'}: {then} rollout workers instead of {now}")
             ask(self.file, then)
 
@@ -62,7 +73,7 @@ def scale_run(run: Path, rollouts: int) -> None:
     """Asks for `rollouts` workers. Raises ConfigError where no run of BPO is under way."""
     stage = run / "bpo"
     if not (stage / "ledger").is_dir():
-        raise ConfigError("DIR", run, "has no bpo/ledger; name the run directory of a BPO run")
+        raise ConfigError("DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named")
     if (stage / "manifest.json").is_file():
         raise ConfigError("DIR", run, "its BPO has ended; scale a run while it lives")
     if not is_at_work(run):
@@ -72,5 +83,6 @@ def scale_run(run: Path, rollouts: int) -> None:
         raise ConfigError("bpo.sync", sync, "fixes who is there when the run starts; only object_store lets workers come and go")
     if (most := bpo.get("rollout_workers_max")) and rollouts > most:
         raise ConfigError("--rollouts", rollouts, f"is more than the run's bpo.rollout_workers_max = {most}")
+    before = (read_json(stage / FILE) or {}).get("rollouts", bpo.get("rollout_workers"))
     ask(stage / FILE, rollouts)
-    say(f"scale: {rollouts} rollout workers asked for; the run says when they join or leave")
+    say(f"scale: {rollouts} rollout workers asked for, {before} before; the run says when they join or leave, or lack room")

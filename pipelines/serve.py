@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError, keyed
+from bimode.rundir import read_json
 from pipelines.failure import StageFailed, causes
 from pipelines.progress import say
 
@@ -38,6 +39,7 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
     if not is_shared:
         _port_is_free(host, port)
     kind = servable(model)
+    _length_fits(model, max_model_len)
     with connect(config):
         from ray import serve
 
@@ -83,6 +85,14 @@ def served_name(model: Path) -> str:
     """The directory's name; of DIR/bpo/model it is `bpo`."""
     path = model.absolute()
     return path.parent.name if path.name == "model" else path.name
+
+
+def _length_fits(model: Path, max_model_len: int) -> None:
+    """vLLM would say so after a minute, and to its log."""
+    config = read_json(model / "config.json") or {}
+    most = config.get("text_config", config).get("max_position_embeddings")
+    if most and max_model_len > most:
+        raise ConfigError("--max-model-len", max_model_len, f"the model's config allows {most} tokens; use at most so many")
 
 
 def _is_a_name(name: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bimode.config import Recipe
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe, load_recipe
-from cluster.placement import PIN, Role, check, learner_role, plan, reserved, rollout_role
+from cluster.placement import MOST, PIN, Role, check, learner_role, most_rollouts, plan, reserved, rollout_role
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -41,6 +41,13 @@ def test_an_actor_must_fit_on_one_node_although_the_sum_is_enough() -> None:
 
 def test_large_actors_are_placed_before_small_ones() -> None:
     check("bpo", (Role("rollout", 2, 1.0, 0.0), Role("learner", 1, 2.0, 0.0)), [{"CPU": 2.0}, {"CPU": 2.0}])
+
+
+def test_rollout_workers_have_what_the_learner_leaves() -> None:
+    assert most_rollouts(recipe(), [{"CPU": 4.0}]) == 3 and most_rollouts(recipe(), [{"CPU": 2.0}, {"CPU": 1.5}]) == 2
+    assert most_rollouts(recipe("bpo.learner.workers=2"), [{"CPU": 9.0}]) == 7
+    assert most_rollouts(recipe("bpo.rollout_workers=4"), [{"CPU": 2.0}]) == 4, "what a run starts with was looked at before"
+    assert most_rollouts(recipe("cluster.rollout_cpus=0"), [{"CPU": 1.0}]) == MOST
 
 
 def test_missing_custom_resource_says_how_to_offer_it() -> None:

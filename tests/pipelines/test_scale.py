@@ -20,6 +20,11 @@ from pipelines.scale import FILE, STEPS, Size, ask, scale_run
 HUNGRY, IDLE, FINE = Waits(1.0, learner=0.6), Waits(1.0, full=0.6), Waits(1.0)
 
 
+def size_of(stage: Path, room: int = 99, **keys: int) -> Size:
+    """Of a run that starts with two workers, on nodes with `room` for so many."""
+    return Size(stage, BpoConfig(rollout_workers=2, **keys), lambda: room)
+
+
 def heed(size: Size, waits: Waits, times: int = STEPS) -> int:
     for _ in range(times):
         size.heed(waits)
@@ -27,7 +32,7 @@ def heed(size: Size, waits: Waits, times: int = STEPS) -> int:
 
 
 def test_a_run_grows_and_shrinks_by_its_waits(tmp_path: Path) -> None:
-    size = Size(tmp_path, BpoConfig(rollout_workers=2, rollout_workers_max=3))
+    size = size_of(tmp_path, rollout_workers_max=3)
     assert heed(size, HUNGRY, STEPS - 1) == 2  # not at once
     assert heed(size, HUNGRY, 1) == 3 and heed(size, HUNGRY) == 3  # the most
     assert heed(size, FINE) == 3
@@ -35,12 +40,25 @@ def test_a_run_grows_and_shrinks_by_its_waits(tmp_path: Path) -> None:
 
 
 def test_without_a_maximum_it_does_what_it_is_told(tmp_path: Path) -> None:
-    size = Size(tmp_path / "bpo", BpoConfig(rollout_workers=2))
+    size = size_of(tmp_path / "bpo")
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
     assert heed(size, HUNGRY, 3 * STEPS) == 2
     with exclusive(tmp_path):
         scale_run(tmp_path, 5)
     assert size.wanted() == 5
+
+
+def test_a_run_has_no_more_workers_than_there_is_room_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those beyond would wait for a CPU for ever, and count as workers."""
+    stage = tmp_path / "bpo"
+    stage.mkdir()
+    size = size_of(stage, room=3)
+    ask(stage / FILE, 50)
+    assert [size.wanted() for _ in range(3)] == [3, 3, 3]
+    assert capsys.readouterr().err.count("50 rollout workers were asked for, the nodes have room for 3") == 1
+    ask(stage / FILE, 1)
+    assert size.wanted() == 1 and capsys.readouterr().err == ""
+    assert heed(size_of(tmp_path, room=2, rollout_workers_max=9), HUNGRY) == 2, "nor does a run grow beyond it by itself"
 
 
 def test_a_run_that_has_ended_forgets_what_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,17 +67,17 @@ def test_a_run_that_has_ended_forgets_what_it_was_asked_for(tmp_path: Path, monk
     monkeypatch.setattr(bpo, "train", lambda *_: made)
     ask(stage.path / FILE, 5)
     assert bpo.execute(build_recipe({"name": "t"}), stage, {}) is made
-    assert Size(stage.path, BpoConfig(rollout_workers=2)).wanted() == 2
+    assert size_of(stage.path).wanted() == 2
 
 
 def test_a_run_that_goes_on_says_what_size_it_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
-    Size(tmp_path / "bpo", BpoConfig(rollout_workers=2))
+    size_of(tmp_path / "bpo")
     assert capsys.readouterr().err == ""
     with exclusive(tmp_path):
         scale_run(tmp_path, 5)
     capsys.readouterr()
-    assert Size(tmp_path / "bpo", BpoConfig(rollout_workers=2)).wanted() == 5
+    assert size_of(tmp_path / "bpo").wanted() == 5
     assert "5 rollout workers, as last asked for, instead of bpo.rollout_workers = 2" in capsys.readouterr().err
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from bimode.errors import ConfigError
-from pipelines.serve import _has_room, _is_a_name
+from pipelines.serve import _has_room, _is_a_name, _length_fits
 
 
 @pytest.fixture()
@@ -50,6 +52,13 @@ def test_a_cluster_without_serve_has_room(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(context, "_get_global_client", none)
     _has_room("bpo", "127.0.0.1", 8000)
+
+
+def test_more_than_the_models_config_allows_is_said_at_once(tiny_llava: Path) -> None:
+    most = json.loads((tiny_llava / "config.json").read_text())["text_config"]["max_position_embeddings"]
+    _length_fits(tiny_llava, most)
+    with pytest.raises(ConfigError, match=f"max-model-len = {most + 1}: the model's config allows {most} tokens"):
+        _length_fits(tiny_llava, most + 1)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "org/model", "a{b}", "ä"])
