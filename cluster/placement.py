@@ -100,8 +100,8 @@ def check(stage: str, roles: Sequence[Role], nodes: Sequence[Mapping[str, float]
         if role.resource and not any(node.get(role.resource, 0.0) for node in nodes):
             fix = f"no node offers it; start one with ray start --resources '{{\"{role.resource}\": 1}}'"
             raise ConfigError(f"cluster.{role.name}_resource", role.resource, fix)
-    if role := _homeless(roles, nodes):
-        raise ConfigError(f"cluster.{role.name}_cpus/_gpus", _sum(roles), _fix(stage, role, nodes))
+    if homeless := _homeless(roles, nodes):
+        raise ConfigError(f"cluster.{homeless.name}_cpus/_gpus", _sum(roles), _fix(stage, homeless, nodes))
 
 
 def most_rollouts(recipe: Recipe, nodes: Sequence[Mapping[str, float]]) -> int:

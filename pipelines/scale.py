@@ -39,9 +39,7 @@ class Size:
             asked = int((read_json(self.file) or {}).get("rollouts", self.default))
             self._heard, self._held = written, asked if asked <= self.default else min(asked, self._room())
             if self._held < asked:
-                say(
-                    f"bpo: {asked} rollout workers were asked for, the nodes have room for {self._held}; ask again when they have more"
-                )
+                say(f"bpo: {asked} rollout workers were asked for, the nodes have room for {self._held} now")
         return self._held
 
     def heed(self, waits: Waits) -> None:
