@@ -42,8 +42,8 @@ class Waits:
             return 1
         return -1 if share.full > HIGH and share.learner < LOW else 0
 
-    def advice(self, workers: int, max_staleness: int) -> str:
-        """One line for the user: the shares, and where either side waits much, what would help."""
+    def advice(self, workers: int, max_staleness: int, room: int) -> str:
+        """One line for the user: the shares, and where either side waits much, what would help; `room` is for so many workers."""
         share = self.shares()
         told = (
             f"of the time the learner waited {share.learner:.0%}, a rollout worker {share.rollouts:.0%} for the others, "
@@ -53,8 +53,11 @@ class Waits:
             return f"{told}: fewer, larger steps would help, or a faster bpo.sync"
         if share.learner > HIGH and share.full > HIGH and not max_staleness:
             return f"{told}: they wait for each other; bpo.max_staleness = 1 lets them work at the same time"
+        if self.change() > 0 and room <= workers:
+            return f"{told}: more rollout workers would help, on more nodes (here: on more cores, cluster.num_cpus)"
         if self.change() > 0:
-            return f"{told}: add rollout workers (next time bpo.rollout_workers = {2 * workers}; bimode scale while a run lives)"
+            more = min(2 * workers, room)
+            return f"{told}: add rollout workers (next time bpo.rollout_workers = {more}; bimode scale while a run lives)"
         if self.change() < 0:
             return f"{told}: {max(1, round(workers * (1 - share.full)))} of {workers} rollout workers would do"
         return told

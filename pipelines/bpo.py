@@ -78,7 +78,7 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
     from bimode.losses import policy_loss
     from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
-    from pipelines.bpo_steps import credit, open_graph, open_rollouts, update
+    from pipelines.bpo_steps import credit, open_graph, open_rollouts, rollout_room, update
     from pipelines.progress import say, track
 
     bpo, log, ledger = recipe.bpo, RunLog(stage.path, recipe.bpo.margin), Ledger(stage.path / "ledger")
@@ -101,7 +101,7 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
                     log.checkpoint(graph, ledger)
         log.checkpoint(graph, ledger)
         if rollouts.total.total:
-            say(f"bpo: {rollouts.total.advice(len(graph.fleet.members), bpo.max_staleness)}")
+            say(f"bpo: {rollouts.total.advice(len(graph.fleet.members), bpo.max_staleness, rollout_room(recipe))}")
         graph.learner.save_model(stage.path / "model")
     return StageResult(outputs=("model", "metrics.jsonl", "ledger"), counts=log.counts() | ledger.books.counts())
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,13 @@ def reserve_learner(recipe: Recipe) -> AbstractContextManager[dict[str, Any]]:
     return reserved(learner, lambda line: say(f"bpo: {line}"))
 
 
+def rollout_room(recipe: Recipe) -> int:
+    """How many rollout workers the cluster has room for now."""
+    from cluster.placement import most_rollouts, node_resources
+
+    return most_rollouts(recipe, node_resources())
+
+
 def open_graph(recipe: Recipe, model_dir: Path, learner_options: dict[str, Any]) -> Graph:
     """Starts the rollout workers where the recipe's placement says, and the learner group in its room (`reserve_learner`)."""
     from actors.graph import build_graph
@@ -70,10 +78,9 @@ def open_rollouts(
     holds the starting policy's mean reward by prompt id, where the algorithm wants it.
     """
     from actors.rollouts import Patience, Rollouts
-    from cluster.placement import most_rollouts, node_resources
 
     bpo = recipe.bpo
-    size = Size(stage, bpo, lambda: most_rollouts(recipe, node_resources()))
+    size = Size(stage, bpo, partial(rollout_room, recipe))
 
     def prompt_of(ticket: int) -> Prompt:
         return prompts[item_of(ticket, len(prompts), recipe.seed)]

@@ -24,7 +24,7 @@ def test_sums_become_means_and_shares() -> None:
     ],
 )
 def test_advice(waits: Waits, staleness: int, says: str) -> None:
-    assert waits.advice(2, staleness).endswith(says)
+    assert waits.advice(2, staleness, room=99).endswith(says)
 
 
 def test_more_or_fewer_workers() -> None:
@@ -33,8 +33,14 @@ def test_more_or_fewer_workers() -> None:
     assert Waits(10.0, learner=4.0, full=4.0).change() == Waits(10.0, learner=0.5, full=0.5).change() == Waits().change() == 0
 
 
+def test_no_more_workers_are_advised_than_there_is_room_for() -> None:
+    hungry = Waits(10.0, learner=6.0)
+    assert "(next time bpo.rollout_workers = 3;" in hungry.advice(2, 1, room=3)
+    assert "rollout_workers" not in (full := hungry.advice(3, 1, room=3)) and "cluster.num_cpus" in full
+
+
 def test_no_advice_where_nobody_waits_much() -> None:
-    told = Waits(10.0, learner=1.0, rollouts=0.5, full=1.5, stopped=0.2, transfer=0.1).advice(2, 1)
+    told = Waits(10.0, learner=1.0, rollouts=0.5, full=1.5, stopped=0.2, transfer=0.1).advice(2, 1, room=99)
     assert told == (
         "of the time the learner waited 10%, a rollout worker 5% for the others, 15% for the learner, 2% for new weights"
     )
