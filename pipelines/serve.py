@@ -10,6 +10,7 @@ import logging
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,8 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
             raise StageFailed(f"serve: {cause} (logs: /tmp/ray/session_latest/logs/serve)") from error
         finally:
             if is_shared:
-                serve.delete(name)
+                with suppress(TimeoutError):  # it waits 60 s; Serve goes on without it
+                    serve.delete(name)
             else:
                 serve.shutdown()
 
