@@ -32,7 +32,7 @@ demo: $(STAMP) ## images -> data -> annealed model -> BPO policy -> a page, in m
 
 test: lint types $(COMPILED) ## everything: style, layers, types, then all tests (the cheap ones first)
 	$(UNIT_TESTS)
-	$(BIN)/pytest -m "not gpu and not ($(UNIT))" -n 2 --dist loadfile --durations=15
+	$(BIN)/pytest -m "(ray or slow) and not gpu" -n 2 --dist loadfile --durations=15
 
 test-unit: $(STAMP) $(COMPILED) ## the tests that start neither Ray nor vLLM nor DeepSpeed (PROCESSES=8 on more cores)
 	$(UNIT_TESTS)

@@ -5,6 +5,7 @@ Ray would wait for ever for a resource that no node has; `check` says so before 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -107,10 +108,12 @@ def check(stage: str, roles: Sequence[Role], nodes: Sequence[Mapping[str, float]
 def most_rollouts(recipe: Recipe, nodes: Sequence[Mapping[str, float]]) -> int:
     """How many rollout workers `nodes` have room for beside the learner, at most `MOST`; never fewer than BPO starts with."""
     cluster, bpo = recipe.cluster, recipe.bpo
-    learner, count = learner_role(cluster, bpo.learner.workers), bpo.rollout_workers
-    while count < MOST and not _homeless((rollout_role(cluster, count + 1), learner), nodes):
-        count += 1
-    return count
+    learner, start = learner_role(cluster, bpo.learner.workers), bpo.rollout_workers
+
+    def lacks_room(count: int) -> bool:
+        return _homeless((rollout_role(cluster, count), learner), nodes) is not None
+
+    return start + bisect_left(range(start + 1, MOST + 1), True, key=lacks_room)  # the run's loop waits for the answer
 
 
 def _homeless(roles: Sequence[Role], nodes: Sequence[Mapping[str, float]]) -> Role | None:

@@ -80,7 +80,9 @@ def _timed() -> Iterator[None]:
     """Says at the end what all of it took: the times of the stages leave out imports, and the start and the end of Ray."""
     started = time.monotonic()
     yield
-    print(f"bimode: {time.monotonic() - started:.0f} s in all, with start-up", file=sys.stderr, flush=True)
+    from pipelines.progress import say
+
+    say(f"bimode: {time.monotonic() - started:.0f} s in all, with start-up")
 
 
 def _show_version(wanted: bool) -> None:

@@ -25,7 +25,7 @@ class Size:
     """How many rollout workers a run should have: as last asked for; with `bpo.rollout_workers_max` the run asks by itself."""
 
     def __init__(self, stage: Path, bpo: BpoConfig, room: Callable[[], int]) -> None:
-        """`room` says how many the nodes can hold now; it is asked when the wish is new."""
+        """`room` says how many the nodes can hold now; it is asked when the wish is new, and before a run grows."""
         self.file, self.default, self.most, self._room = stage / FILE, bpo.rollout_workers, bpo.rollout_workers_max, room
         self._waits: list[Waits] = []
         self._heard, self._held = 0, self.default
