@@ -179,9 +179,9 @@ class Learner:
 
     def _plan(self, samples: Sequence[TrainingSample]) -> list[list[list[int]]]:
         """Micro-batches of trees of sample indices."""
-        trees = share_prompts(samples, self.config.row_tokens)
+        trees = share_prompts(samples, self.config.micro_tokens)
         lengths = [tree_tokens([samples[i] for i in tree]) for tree in trees]
-        plan = plan_micro_batches(lengths, row_tokens=self.config.row_tokens, micro_rows=self.config.micro_rows)
+        plan = plan_micro_batches(lengths, self.config.micro_tokens)
         return [[trees[k] for k in indices] for indices in plan]
 
     def _pack(self, samples: Sequence[TrainingSample], trees: list[list[int]]) -> PackedBatch:
@@ -191,8 +191,7 @@ class Learner:
         if not parts or (self.filler.images and not any(part[0].images for part in parts)):
             parts.append([self.filler])
         vision = [self.encode_images(part[0].images) for part in parts]
-        batch = pack(parts, vision, row_tokens=self.config.row_tokens, pad_id=self.codec.pad_id)
-        return batch.to(parallel.device())
+        return pack(parts, vision).to(parallel.device())
 
     def _make_filler(self) -> TrainingSample:
         """A sequence without weight, with an image where the model sees images."""

@@ -138,7 +138,7 @@ class LearnerGroup:
         seed: int,
         with_reference: bool,
     ) -> None:
-        self.row_tokens = learner.row_tokens
+        self.micro_tokens = learner.micro_tokens
         remote = ray.remote(LearnerRank)
         self.ranks = [(remote.options(**actor_options) if actor_options else remote).remote() for _ in range(num_workers)]
         address = self.ranks[0].listen.remote(num_workers)
@@ -157,7 +157,8 @@ class LearnerGroup:
         `num_tokens` is the denominator of the whole batch (`CreditedBatch.denominator`).
         """
         self.ready()
-        trees = [[samples[i] for i in tree] for tree in share_prompts(samples, self.row_tokens)]
+        share = -(-sum(tree_tokens([s]) for s in samples) // len(self.ranks))  # no tree may be more than a rank's
+        trees = [[samples[i] for i in tree] for tree in share_prompts(samples, min(self.micro_tokens, share))]
         shares = split_evenly([tree_tokens(tree) for tree in trees], len(self.ranks))
         parts = _get(
             [

@@ -46,8 +46,9 @@ class LearnerConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1, description="what DeepSpeed splits over the ranks: 1 optimizer state, 2 gradients too, 3 weights too"
     )
-    row_tokens: Positive = Field(288, description="tokens of a packed row; the responses to one prompt share it inside a row")
-    micro_rows: Positive = Field(16, description="packed rows of one forward pass")
+    micro_tokens: Positive = Field(
+        4608, description="tokens of one forward pass, without padding; the responses to one prompt share it there"
+    )
     gradient_checkpointing: bool = Field(
         False, description="activations inside a layer are computed again in the backward pass: less memory, more time"
     )

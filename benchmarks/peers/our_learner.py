@@ -24,9 +24,8 @@ from bimode.sections import LearnerConfig
 
 
 def learner_config(work: Workload) -> LearnerConfig:
-    """The default recipe's, with rows that hold the longest sequence, and a micro-batch that costs about what TRL's does."""
-    row_tokens = max(LearnerConfig().row_tokens, work.width)
-    return LearnerConfig(row_tokens=row_tokens, micro_rows=max(1, MICRO_BATCH * work.width // row_tokens))
+    """The default recipe's, with at most as many tokens in a pass as TRL's rectangle has."""
+    return LearnerConfig(micro_tokens=MICRO_BATCH * work.width)
 
 
 def credited(work: Workload) -> CreditedBatch:

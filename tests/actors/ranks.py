@@ -96,7 +96,7 @@ def steep_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
 def new_learner(case: Case, model_dir: Path) -> Learner:
     learner = LearnerConfig.model_validate(
         {
-            "engine": case.engine, "zero_stage": case.stage, "row_tokens": 160, "micro_rows": 2, "freeze": case.freeze,
+            "engine": case.engine, "zero_stage": case.stage, "micro_tokens": 320, "freeze": case.freeze,
             "gradient_checkpointing": case.lean, "head_chunk": 8 if case.lean else 0,
         }
     )  # fmt: skip

@@ -170,7 +170,7 @@ def test_a_text_model_is_trained_and_saved(text_model: Path, tmp_path: Path) -> 
     from actors.learner import Learner
 
     samples = supervised(Codec(text_model), 4, images=False)
-    config = LearnerConfig(engine="torch", row_tokens=800)
+    config = LearnerConfig(engine="torch", micro_tokens=800)
     optim = OptimConfig(lr=1e-2, warmup_steps=0)
     learner = Learner(text_model, config, optim, total_steps=3, dtype="float32", seed=0, with_reference=False)
     try:

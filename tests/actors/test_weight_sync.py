@@ -74,7 +74,7 @@ def gap(model: Any, codec: Codec, asked: Prompt, drawn: Sequence[Completion]) ->
         for c in drawn
     ]  # fmt: skip
     vision = [codec.encode_images(asked.images)] * len(rows)
-    batch = pack([[row] for row in rows], vision, row_tokens=256, pad_id=codec.pad_id)
+    batch = pack([[row] for row in rows], vision)
     with torch.no_grad():
         logprobs_N, _ = Policy(model.eval())(batch)
     difference = (logprobs_N - batch.behavior_logprobs_N).abs()

@@ -1,12 +1,14 @@
-"""Packed rows are the unpacked sequences: same log-probabilities, same loss, same gradient, for text and for images, whether or
+"""A packed line is the unpacked sequences: same log-probabilities, same loss, same gradient, for text and for images, whether or
 not responses share their prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from bimode.attention import NAME, Spans, attend
 from bimode.base import prepare_base
 from bimode.codec import Codec, load_model
+from bimode.errors import ConfigError
 from bimode.modes import Mode
-from bimode.packing import PackedBatch, pack, plan_micro_batches, plan_rows, share_prompts, split_evenly, tree_tokens
+from bimode.packing import PackedBatch, pack, plan_micro_batches, share_prompts, split_evenly, tree_tokens
 from bimode.policy import Policy
 from bimode.records import TrainingSample
 from tests.sequences import loss_tokens, supervised
@@ -47,13 +51,12 @@ def rollouts(sample: TrainingSample) -> list[TrainingSample]:
     return [sample, replace(sample, token_ids_T=ids[::-1]), replace(sample, token_ids_T=ids[length // 2 :][:1], **one)]
 
 
-def pack_with(codec: Codec, trees: list[list[TrainingSample]], row_tokens: int) -> PackedBatch:
-    vision = [codec.encode_images(tree[0].images) for tree in trees]
-    return pack(trees, vision, row_tokens=row_tokens, pad_id=codec.pad_id)
+def pack_with(codec: Codec, trees: list[list[TrainingSample]]) -> PackedBatch:
+    return pack(trees, [codec.encode_images(tree[0].images) for tree in trees])
 
 
-def shared(samples: list[TrainingSample], row_tokens: int) -> list[list[TrainingSample]]:
-    return [[samples[i] for i in tree] for tree in share_prompts(samples, row_tokens)]
+def shared(samples: list[TrainingSample], micro_tokens: int) -> list[list[TrainingSample]]:
+    return [[samples[i] for i in tree] for tree in share_prompts(samples, micro_tokens)]
 
 
 def loss_and_gradient(policy: Policy, batches: list[PackedBatch], num_tokens: float) -> tuple[float, torch.Tensor]:
@@ -72,11 +75,11 @@ def test_packed_equals_unpacked_in_loss_and_gradient(case: tuple[Codec, Policy, 
     tokens = loss_tokens(samples)
     room = 3 * max(tree_tokens([s]) for s in samples)
     trees = shared(samples, room) if shares else [[s] for s in samples]
-    packed = pack_with(codec, trees, room)
-    assert packed.input_ids_BT.shape[0] < len(trees)  # rows are shared, or the test proves nothing
-    assert not shares or len(trees) <= len(samples) / 3  # and prompts are
+    packed = pack_with(codec, trees)
+    assert packed.input_ids_T.shape == (sum(map(tree_tokens, trees)),)  # nothing is padded
+    assert not shares or len(trees) <= len(samples) / 3
     loss, gradient = loss_and_gradient(policy, [packed], tokens)
-    alone, reference = loss_and_gradient(policy, [pack_with(codec, [[s]], 1) for s in samples], tokens)
+    alone, reference = loss_and_gradient(policy, [pack_with(codec, [[s]]) for s in samples], tokens)
     assert loss == pytest.approx(alone, abs=1e-5)
     torch.testing.assert_close(gradient, reference, atol=1e-5, rtol=1e-4)
 
@@ -84,57 +87,99 @@ def test_packed_equals_unpacked_in_loss_and_gradient(case: tuple[Codec, Policy, 
 def test_logprobs_are_those_of_the_models_own_forward(case: tuple[Codec, Policy, list[TrainingSample]]) -> None:
     codec, policy, samples = case
     trees = shared(samples, 400)
-    batch = pack_with(codec, trees, 400)
+    batch, plain = pack_with(codec, trees), load_model(codec.path, torch.float32)
     with torch.no_grad():
         logprobs_N, entropy_N = policy(batch)
         for i, sample in enumerate(s for tree in trees for s in tree):
-            expected, entropy = by_the_model_itself(policy, codec, sample)
+            expected, entropy = by_the_model_itself(plain, codec, sample)
             own = batch.sample_N == i
             torch.testing.assert_close(logprobs_N[own], expected, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(entropy_N[own], entropy, atol=1e-5, rtol=1e-5)
 
 
-def by_the_model_itself(policy: Policy, codec: Codec, sample: TrainingSample) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities and entropies [T] of a response, by the model's plain forward pass on it alone."""
+def by_the_model_itself(model: Any, codec: Codec, sample: TrainingSample) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities and entropies [T] of a response, by the plain forward pass of transformers on it alone."""
     ids = torch.tensor([[*sample.prompt_ids, *sample.token_ids_T]])
-    logits = policy.model(input_ids=ids, **dict(codec.encode_images(sample.images))).logits[0]
+    logits = model(input_ids=ids, **dict(codec.encode_images(sample.images))).logits[0]
     logp_TV = torch.log_softmax(logits[len(sample.prompt_ids) - 1 : -1], dim=-1)
     return logp_TV.gather(-1, torch.tensor(sample.token_ids_T)[:, None]).squeeze(-1), -(logp_TV.exp() * logp_TV).sum(-1)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("window", [None, 12], ids=["full", "sliding"])
-def test_every_kind_of_attention_reads_the_mask(tiny_llava: Path, attention: str, window: int | None) -> None:
-    codec = Codec(tiny_llava)
-    config = Qwen3Config(
-        vocab_size=len(codec.tokenizer), hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, use_sliding_window=window is not None, sliding_window=window, max_window_layers=1,
-        initializer_range=0.3,
-    )  # fmt: skip
+def test_attention_is_that_of_transformers(tiny_llava: Path, attention: str, window: int | None) -> None:
+    codec, config = Codec(tiny_llava), small_qwen(window)
     torch.manual_seed(0)
-    policy = Policy(Qwen3ForCausalLM._from_config(config, attn_implementation=attention))
+    plain = Qwen3ForCausalLM._from_config(config, attn_implementation=attention)
     assert ("sliding_attention" in config.layer_types) is (window is not None)
+    policy = Policy(deepcopy(plain))
     samples = [response for s in supervised(codec, 3, images=False) for response in rollouts(s)]
     trees = shared(samples, 400)
     with torch.no_grad():
-        batch = pack_with(codec, trees, 400)
+        batch = pack_with(codec, trees)
         logprobs_N = policy(batch)[0]
         for i, sample in enumerate(s for tree in trees for s in tree):
-            expected, _ = by_the_model_itself(policy, codec, sample)
+            expected, _ = by_the_model_itself(plain, codec, sample)
             torch.testing.assert_close(logprobs_N[batch.sample_N == i], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_sequences_of_a_row_do_not_see_each_other(tiny_llava: Path) -> None:
+def small_qwen(window: int | None) -> Qwen3Config:
+    """Two layers, of which the second slides with a `window`; two heads of queries to one of keys."""
+    return Qwen3Config(
+        vocab_size=512, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, use_sliding_window=window is not None, sliding_window=window, max_window_layers=1,
+        initializer_range=0.3,
+    )  # fmt: skip
+
+
+def test_sequences_of_a_line_do_not_see_each_other(tiny_llava: Path) -> None:
     codec, policy = Codec(tiny_llava), Policy(load_model(tiny_llava, torch.float32))
     first, second, other = supervised(codec, 3)
     sibling = replace(first, token_ids_T=first.token_ids_T[::-1])
     with torch.no_grad():
-        alone = pack_with(codec, [[first]], 400)
+        alone = pack_with(codec, [[first]])
         for trees in ([[first], [second]], [[first], [other]], [[first, sibling]], [[sibling, first], [second]]):
-            beside = pack_with(codec, trees, 400)
-            assert beside.input_ids_BT.shape[0] == 1
+            beside = pack_with(codec, trees)
             at = next(i for i, s in enumerate(s for tree in trees for s in tree) if s is first)
             torch.testing.assert_close(policy(beside)[0][beside.sample_N == at], policy(alone)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("window", [None, 3])
+def test_attention_by_hand(window: int | None, dtype: torch.dtype) -> None:
+    """A trunk of 2, branches of 3 and 1, then a sequence of 4; against softmax over the keys that each token may see."""
+    lines = [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 5], [6], [6, 7], [6, 7, 8], [6, 7, 8, 9]]
+    keys_K = torch.tensor([0, 1, 0, 1, 2, 3, 4, 0, 1, 5, 6, 7, 8, 9])
+    spans = Spans((2, 3, 1, 4), (2, 5, 3, 4), keys_K)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, heads, 10, 4, dtype=dtype, requires_grad=True) for heads in (4, 2, 2))
+    got, _ = attend(None, q, k, v, None, spans=spans, scaling=0.7, sliding_window=window)
+    for t, line in enumerate(lines):
+        keys = line[-window:] if window else line
+        for head in range(4):
+            weights = torch.softmax(0.7 * k[0, head // 2, keys] @ q[0, head, t], 0)
+            torch.testing.assert_close(got[0, t, head], weights @ v[0, head // 2, keys], atol=1e-5, rtol=1e-5)
+    if dtype == torch.float64:
+        assert torch.autograd.gradcheck(
+            lambda *x: attend(None, *x, None, spans=spans, scaling=0.7, sliding_window=window)[0], (q, k, v)
+        )
+
+
+def test_an_attention_that_is_not_computed_here_is_refused() -> None:
+    model = Qwen3ForCausalLM(small_qwen(None))
+    model._supports_attention_backend = False
+    with pytest.raises(ConfigError, match="Qwen3ForCausalLM: has an attention of its own"):
+        Policy(model)
+    x = torch.zeros(1, 1, 2, 4)
+    with pytest.raises(ConfigError, match="sinks"):
+        attend(model, x, x, x, None, spans=Spans((2,), (2,), torch.arange(2)), scaling=1.0, s_aux=torch.zeros(1))
+
+
+def test_a_saved_model_does_not_name_the_attention_it_was_trained_with(tmp_path: Path) -> None:
+    model = Qwen3ForCausalLM(small_qwen(None))
+    Policy(model)
+    model.save_pretrained(tmp_path)
+    assert NAME not in (tmp_path / "config.json").read_text()
 
 
 def bare(prompt: int, length: int) -> TrainingSample:
@@ -142,36 +187,27 @@ def bare(prompt: int, length: int) -> TrainingSample:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 30)), max_size=40), st.integers(15, 60))
-def test_trees_hold_every_sample_once_share_one_prompt_and_fit(drawn: list[tuple[int, int]], row_tokens: int) -> None:
+def test_trees_hold_every_sample_once_share_one_prompt_and_fit(drawn: list[tuple[int, int]], micro_tokens: int) -> None:
     samples = [bare(*each) for each in drawn]
-    trees = share_prompts(samples, row_tokens)
+    trees = share_prompts(samples, micro_tokens)
     assert sorted(i for tree in trees for i in tree) == list(range(len(samples)))
     for tree in trees:
         assert tree == sorted(tree) and len({samples[i].prompt_ids for i in tree}) == 1
-        assert len(tree) == 1 or tree_tokens([samples[i] for i in tree]) <= row_tokens
+        assert len(tree) == 1 or tree_tokens([samples[i] for i in tree]) <= micro_tokens
     # first fit: where two neighbouring trees of a prompt are, the second's first response had no room in the first
     for prompt in range(4):
         own = [tree for tree in trees if samples[tree[0]].prompt_ids[0] == prompt]
         for tree, following in pairwise(own):
-            assert tree_tokens([samples[i] for i in [*tree, following[0]]]) > row_tokens
+            assert tree_tokens([samples[i] for i in [*tree, following[0]]]) > micro_tokens
 
 
-@given(lengths=LENGTHS, row_tokens=st.integers(1, 80))
-def test_rows_hold_every_sample_once_and_fit(lengths: list[int], row_tokens: int) -> None:
-    rows = plan_rows(lengths, row_tokens)
-    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    assert all(sum(lengths[i] for i in row) <= row_tokens or len(row) == 1 for row in rows)
-    # first fit: at most one row can be half empty
-    assert sum(2 * sum(lengths[i] for i in row) < row_tokens for row in rows) <= 1
-
-
-@given(lengths=LENGTHS, micro_rows=st.integers(1, 5))
-def test_micro_batches_hold_every_sample_once_and_repack_into_their_rows(lengths: list[int], micro_rows: int) -> None:
-    plan = plan_micro_batches(lengths, row_tokens=64, micro_rows=micro_rows)
+@given(lengths=LENGTHS, micro_tokens=st.integers(1, 80))
+def test_micro_batches_hold_every_tree_once_and_fit(lengths: list[int], micro_tokens: int) -> None:
+    plan = plan_micro_batches(lengths, micro_tokens)
     assert sorted(i for part in plan for i in part) == list(range(len(lengths)))
-    sizes = [len(plan_rows([lengths[i] for i in part], 64)) for part in plan]
-    assert all(0 < size <= micro_rows for size in sizes)
-    assert not sizes or max(sizes) - min(sizes) <= 1
+    assert all(0 < sum(lengths[i] for i in part) <= micro_tokens or len(part) == 1 for part in plan)
+    # first fit: at most one can be half empty
+    assert sum(2 * sum(lengths[i] for i in part) < micro_tokens for part in plan) <= 1
 
 
 @given(lengths=LENGTHS, parts=st.integers(1, 4))

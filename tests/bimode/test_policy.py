@@ -17,10 +17,10 @@ from tests.sequences import supervised
 
 @pytest.fixture(scope="module")
 def batch(tiny_llava: Path) -> PackedBatch:
-    """Six responses, some about images, in shared rows."""
+    """Six responses, some about images."""
     codec = Codec(tiny_llava)
     samples = [*supervised(codec, 4), *supervised(codec, 2, images=False, first=4)]
-    return pack([[s] for s in samples], [codec.encode_images(s.images) for s in samples], row_tokens=400, pad_id=codec.pad_id)
+    return pack([[s] for s in samples], [codec.encode_images(s.images) for s in samples])
 
 
 def run(model: nn.Module, batch: PackedBatch, head_chunk: int) -> tuple[float, dict[str, Tensor], list[tuple[int, ...]]]:

@@ -29,7 +29,7 @@ LABELS = ("non_thinking/hard", "thinking/easy", "thinking/hard")
 
 
 def batch_of(samples: tuple[TrainingSample, ...]) -> PackedBatch:
-    return pack([[s] for s in samples], [()] * len(samples), row_tokens=8, pad_id=0)
+    return pack([[s] for s in samples], [()] * len(samples))
 
 
 def test_packing_marks_the_first_token_of_every_response() -> None:

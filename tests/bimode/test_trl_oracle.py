@@ -6,6 +6,7 @@ TRL generates and scores the batch and computes its loss on padded rows; ours go
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from bimode.policy import Policy
 from bimode.records import Completion, Prompt, RolloutGroup
 
 GROUP = 4  # = 2 g
-ROW_TOKENS = 40  # several rows, and prompts whose responses do not all fit into one
+TREE_TOKENS = 40  # the responses to a prompt do not all fit into one tree
 CAP = 1.3  # of the importance weight
 MAX_TOKENS = 7
 REWARDS = (1.0, 0.0, 0.0, 1.0, 0.25, 0.5, 0.0, 1.0)
@@ -130,9 +131,9 @@ def our_batch(trl_batch: TrlBatch) -> tuple[PackedBatch, Tensor, float]:
     credited = assign(groups, trl_batch.config)
     samples = credited.samples
     reference_N = torch.tensor([x for row in trl_batch.of_completions("ref_per_token_logps") for x in row])
-    trees = share_prompts(samples, ROW_TOKENS)
+    trees = share_prompts(samples, TREE_TOKENS)
     assert len(trees) < len(samples) and [i for tree in trees for i in tree] == list(range(len(samples)))
-    packed = pack([[samples[i] for i in tree] for tree in trees], [()] * len(trees), row_tokens=ROW_TOKENS, pad_id=1)
+    packed = pack([[samples[i] for i in tree] for tree in trees], [()] * len(trees))
     return packed, reference_N, credited.denominator
 
 
@@ -153,8 +154,9 @@ def test_loss_and_gradients_are_trls(trl_batch: TrlBatch, kl: float, off_policy:
     theirs, gradients = their_loss(trainer, inputs)
 
     batch, reference_N, denominator = our_batch(trl_batch)
-    trainer.model.zero_grad()
-    logprobs_N, entropy_N = Policy(trainer.model)(batch)
+    policy = Policy(deepcopy(trainer.model))
+    policy.zero_grad()
+    logprobs_N, entropy_N = policy(batch)
     behavior_N = batch.behavior_logprobs_N if off_policy else torch.full_like(batch.behavior_logprobs_N, torch.nan)
     loss_inputs = LossInputs(logprobs_N, entropy_N, behavior_N, reference_N, batch.advantages_N, batch.loss_mask_N)
     config = trl_batch.config
@@ -164,7 +166,7 @@ def test_loss_and_gradients_are_trls(trl_batch: TrlBatch, kl: float, off_policy:
     clipped_N = out.values["clipped_low"] + out.values["clipped_high"]
     assert bool(clipped_N.any()) is off_policy  # the clip is really exercised
     assert out.loss.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-6)
-    assert_gradients(trainer, gradients)
+    assert_gradients(policy.model, gradients)
 
 
 @pytest.mark.parametrize("moved", [False, True])
@@ -184,8 +186,9 @@ def test_truncated_importance_sampling_is_trls(trl_batch: TrlBatch, monkeypatch:
     batch, reference_N, denominator = our_batch(trl_batch)
     config = trl_batch.config
     mask_BT = trl_batch.inputs["completion_mask"].bool()
-    trainer.model.zero_grad()
-    logprobs_N, entropy_N = Policy(trainer.model)(batch)
+    policy = Policy(deepcopy(trainer.model))
+    policy.zero_grad()
+    logprobs_N, entropy_N = policy(batch)
     loss_inputs = LossInputs(
         logprobs_N, entropy_N, batch.behavior_logprobs_N, reference_N, batch.advantages_N, batch.loss_mask_N,
         proximal_logprobs_N=proximal_BT[mask_BT].float() if moved else None,
@@ -196,7 +199,7 @@ def test_truncated_importance_sampling_is_trls(trl_batch: TrlBatch, monkeypatch:
     assert 0 < out.values["capped"].sum() < out.values["tokens"].sum()  # some ratios are truncated, others are not
     assert bool((out.values["clipped_low"] + out.values["clipped_high"]).any()) is moved
     assert out.loss.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-6)
-    assert_gradients(trainer, gradients)
+    assert_gradients(policy.model, gradients)
 
 
 def their_loss(trainer: Any, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -219,8 +222,8 @@ def current_logprobs(trl_batch: TrlBatch) -> Tensor:
     return torch.as_tensor(found).double()
 
 
-def assert_gradients(trainer: Any, expected: dict[str, Tensor]) -> None:
+def assert_gradients(model: Any, expected: dict[str, Tensor]) -> None:
     """Every parameter's gradient is `expected`, and some are not small."""
-    for name, parameter in trainer.model.named_parameters():
+    for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
     assert max(g.abs().max() for g in expected.values()) > 1e-2

@@ -78,7 +78,7 @@ def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
     longest = max(gpu.curate.rollouts.max_tokens, gpu.bpo.max_tokens, gpu.evaluate.max_tokens)
     assert 1000 < longest <= gpu.model.max_model_len - room
     for learner in (gpu.anneal.learner, gpu.bpo.learner):
-        assert learner.row_tokens >= gpu.model.max_model_len and learner.zero_stage == 3
+        assert learner.micro_tokens >= gpu.model.max_model_len and learner.zero_stage == 3
     assert gpu.model.dtype == "bfloat16" and gpu.bpo.optim.schedule == "constant"
 
 
