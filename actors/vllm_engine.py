@@ -59,6 +59,11 @@ class VllmEngine:
         from vllm.config import WeightTransferConfig
 
         keep_images()
+        kernels: dict[str, Any] = {}
+        if not gpu:
+            from actors import cpu_kernels
+
+            kernels = {"ir_op_priority": cpu_kernels.PRIORITY}
         self._llm = LLM(
             str(model_dir),
             model_impl=implementation(model_dir),
@@ -76,6 +81,7 @@ class VllmEngine:
             logprobs_mode="raw_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=sync),
             worker_extension_cls="actors.weight_transfer.WorkerExtension",
+            **kernels,
         )
         self._expanded: dict[str, tuple[int, ...]] = {}  # of prompts under way, as the learner will see them
         if sync == "object_store":

@@ -1,0 +1,55 @@
+"""The kernels of a CPU engine give what vLLM's own normalisation gives, and a rollout worker does use them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="an engine on a GPU takes vLLM's own")
+def test_a_rollout_worker_uses_them(ray_local: Any, rollout_actor: Any) -> None:
+    def priorities(_worker: Any) -> list[list[str]]:
+        from vllm import ir
+
+        return [ir.ops.rms_norm.get_priority(), ir.ops.fused_add_rms_norm.get_priority()]
+
+    for found in ray_local.get(rollout_actor.__ray_call__.remote(priorities)):
+        assert found[0] == "cpu_c" and found[-1] == "native"
+
+
+def test_they_give_what_vllms_own_give() -> None:
+    from vllm import ir
+
+    from actors import cpu_kernels
+
+    torch.manual_seed(0)
+    norm, added = ir.ops.rms_norm.impls, ir.ops.fused_add_rms_norm.impls
+    whole, split = torch.randn(7, 256), torch.randn(7, 3, 8, 32)[:, 1]  # the second lies apart, as heads of queries do
+    for x in (whole, split, torch.randn(0, 64)):
+        weight = torch.randn(x.shape[-1])
+        assert norm[cpu_kernels.NAME].supports_args(x, weight, 1e-6)
+        expected, got = (norm[name].impl_fn(x, weight, 1e-6) for name in ("native", cpu_kernels.NAME))
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    weight, residual = torch.randn(256), torch.randn(7, 256)
+    expected = added["native"].impl_fn(whole, residual, weight, 1e-6)
+    got = added[cpu_kernels.NAME].impl_fn(whole.clone(), residual.clone(), weight, 1e-6)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_what_they_cannot_do_is_left_to_vllm() -> None:
+    from vllm import ir
+
+    from actors import cpu_kernels
+
+    norm, added = ir.ops.rms_norm.impls[cpu_kernels.NAME], ir.ops.fused_add_rms_norm.impls[cpu_kernels.NAME]
+    x, weight = torch.randn(4, 64), torch.randn(64)
+    assert norm.supports_args(x, weight, 1e-6) and added.supports_args(x, x, weight, 1e-6)
+    assert not norm.supports_args(x, None, 1e-6)
+    assert not norm.supports_args(x, weight, 1e-6, 32)
+    assert not norm.supports_args(x, weight.double(), 1e-6)
+    assert not norm.supports_args(torch.randn(4, 24), torch.randn(24), 1e-6)
+    assert not added.supports_args(x, torch.randn(64, 4).T, weight, 1e-6)
