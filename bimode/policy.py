@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
@@ -17,15 +18,30 @@ from bimode.attention import use_spans
 from bimode.packing import PackedBatch
 
 
-def token_logprobs(logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probability of each target and entropy of each distribution, both [N], computed in the logits' precision.
+class TokenLogprobs(torch.autograd.Function):
+    """Log-probability of each target and entropy of each distribution, both [N], from one [N, V] beside the logits.
 
-    The entropy is watched, not trained on: it has no graph.
+    The entropy is watched, not trained on: it has no gradient.
     """
-    logp_NV = torch.log_softmax(logits_NV, dim=-1)
-    with torch.no_grad():
-        entropy_N = -(logp_NV.exp() * logp_NV).sum(-1)
-    return logp_NV.gather(-1, targets_N[:, None]).squeeze(-1), entropy_N
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        top_N1 = logits_NV.amax(-1, keepdim=True)
+        weights_NV = (logits_NV - top_N1).exp_()
+        sum_N1 = weights_NV.sum(-1, keepdim=True)
+        log_sum_N = (top_N1 + sum_N1.log()).squeeze(-1)
+        entropy_N = log_sum_N - torch.einsum("nv,nv->n", weights_NV, logits_NV) / sum_N1.squeeze(-1)
+        ctx.save_for_backward(weights_NV, sum_N1, targets_N)
+        ctx.mark_non_differentiable(entropy_N)
+        return logits_NV.gather(-1, targets_N[:, None]).squeeze(-1) - log_sum_N, entropy_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_N: Tensor, _: Tensor) -> tuple[Tensor, None]:
+        """Of log softmax at the target: its gradient, less the distribution."""
+        weights_NV, sum_N1, targets_N = ctx.saved_tensors
+        gradient_N1 = gradient_N[:, None]
+        return (weights_NV * (-gradient_N1 / sum_N1)).scatter_add_(-1, targets_N[:, None], gradient_N1), None
 
 
 class Head(nn.Module):
@@ -49,7 +65,8 @@ class Head(nn.Module):
         return torch.cat(logprobs), torch.cat(entropy)
 
     def _all(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        return token_logprobs(linear(hidden_ND, self.weight, self.bias).float(), targets_N)
+        logprobs_N, entropy_N = TokenLogprobs.apply(linear(hidden_ND, self.weight, self.bias).float(), targets_N)
+        return logprobs_N, entropy_N
 
 
 class Policy(nn.Module):

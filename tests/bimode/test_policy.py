@@ -1,4 +1,4 @@
-"""The head in chunks and recomputed layers change memory, not numbers."""
+"""The head in chunks, without a log softmax, and recomputed layers change memory, not numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bimode import policy
 from bimode.codec import Codec, load_model
 from bimode.packing import PackedBatch, pack
-from bimode.policy import Policy
+from bimode.policy import Policy, TokenLogprobs
 from tests.sequences import supervised
 
 
@@ -77,3 +77,18 @@ def test_gradient_checkpointing_gives_the_same_loss_and_gradient(tiny_llava: Pat
     assert len(passes) == 3  # forward, and once more in the backward pass
     assert again == pytest.approx(loss, abs=1e-6)
     assert_equal(recomputed, gradient)
+
+
+def test_logprobs_entropy_and_their_gradient_are_those_of_log_softmax() -> None:
+    torch.manual_seed(0)
+    logits_NV = (5.0 * torch.randn(6, 11, dtype=torch.float64) + 40.0).requires_grad_()
+    targets_N, weight_N = torch.tensor([0, 10, 3, 3, 7, 1]), torch.randn(6, dtype=torch.float64)
+    logprobs_N, entropy_N = TokenLogprobs.apply(logits_NV, targets_N)
+    logp_NV = torch.log_softmax(logits_NV, -1)
+    expected_N = logp_NV[torch.arange(6), targets_N]
+    torch.testing.assert_close(logprobs_N, expected_N)
+    torch.testing.assert_close(entropy_N, -(logp_NV.exp() * logp_NV).sum(-1))
+    assert not entropy_N.requires_grad
+    gradients = [torch.autograd.grad((weight_N * each).sum(), logits_NV)[0] for each in (logprobs_N, expected_N)]
+    torch.testing.assert_close(*gradients)
+    assert torch.autograd.gradcheck(lambda x: TokenLogprobs.apply(x, targets_N)[0], (logits_NV,))
