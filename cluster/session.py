@@ -23,6 +23,8 @@ DRIVER_ENV = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # stages show their own
     "RAY_TQDM": "0",
 }
+# Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
+SYSTEM = {"free_objects_batch_size": 1}
 
 
 def prepare_process(config: ClusterConfig) -> None:
@@ -102,7 +104,7 @@ def start_local(**settings: Any) -> None:
     for is_last in (False, True):
         before = set(_children(recursive=True))
         try:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, **settings)
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, _system_config=SYSTEM, **settings)
             return
         except Exception as error:  # Ray raises nothing narrower
             if "timed out during startup" not in str(error):  # a session that was there before lives on

@@ -1,9 +1,12 @@
-"""A start of Ray that a busy machine was too slow for is tried once more; everything else surfaces."""
+"""A start of Ray that a busy machine was too slow for is tried once more, all else surfaces; what leaves the store."""
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster import session
@@ -46,3 +49,20 @@ def test_a_second_one_and_any_other_error_surfaces(starts: list[Any], errors: li
         start_local(num_cpus=2)
     assert caught.value is errors[-1] and starts == []
     assert ends.count("shutdown") == sum(LATE in str(error) for error in errors), "another error may be of a session that lives"
+
+
+@pytest.mark.ray
+def test_what_nobody_refers_to_leaves_the_store_at_once(ray_local: Any) -> None:
+    """Else all buckets of a weight update are there together (Ray's default frees once a second)."""
+    from ray._private.internal_api import memory_summary
+
+    def used() -> int:
+        return int(re.search(r"Plasma memory usage (\d+) MiB", memory_summary(stats_only=True))[1])
+
+    before, most = used(), 0
+    for _ in range(5):
+        bucket = ray_local.put(np.zeros(48 << 20, np.uint8))
+        most = max(most, used() - before)
+        del bucket
+        time.sleep(0.1)
+    assert 48 <= most < 3 * 48
