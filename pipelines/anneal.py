@@ -46,9 +46,11 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     """One Ray Train `fit`, from the newest checkpoint where there is one."""
     from actors.annealer import AnnealJob, fit
     from cluster.placement import plan
+    from pipelines.progress import counted, say
 
     [role] = plan("anneal", recipe)
     job = AnnealJob(inputs["model"].absolute(), stage.path.absolute(), recipe.anneal, recipe.model.dtype, recipe.seed)
+    say(f"anneal: starting {counted(recipe.anneal.learner.workers, 'worker')} with the model and the data")
     with followed(job.metrics, recipe.anneal.steps):
         counts = fit(job, inputs["data"], role.needs)
     return StageResult(outputs=("model", "metrics.jsonl"), counts=counts)

@@ -79,11 +79,12 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
     from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
     from pipelines.bpo_steps import credit, open_graph, open_rollouts, rollout_room, update
-    from pipelines.progress import say, track
+    from pipelines.progress import counted, say, track
 
     bpo, log, ledger = recipe.bpo, RunLog(stage.path, recipe.bpo.margin), Ledger(stage.path / "ledger")
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
+    say(f"bpo: loading {counted(bpo.rollout_workers, 'rollout worker')} and the learner")
     with open_graph(recipe, inputs["model"], room) as graph, track("bpo", total=bpo.steps, unit="step") as bar:
         references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
         start = log.resume(graph, ledger)

@@ -13,6 +13,7 @@ from typing import Annotated, get_args
 import typer
 
 from bimode.errors import BimodeError, ConfigError, one_of
+from pipelines.which_recipe import recipe_and_run, refuse_bare_name
 
 INTERRUPTED = 130
 
@@ -23,7 +24,8 @@ app = typer.Typer(
     help="Curate, anneal and optimize models that decide when to think.",
 )
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="TOML file, e.g. pipelines/recipes/tiny.toml")]
+RECIPE_HELP = "TOML file, e.g. pipelines/recipes/tiny.toml"
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", callback=refuse_bare_name, help=RECIPE_HELP)]
 Out = Annotated[str, typer.Option("--out", metavar="DIR", help="run directory; made if absent, continued if not")]
 SET_HELP = """override a key (docs/recipe.md), e.g. --set bpo.steps=10 --set 'evaluate.modes=["auto"]'; repeatable"""
 Set = Annotated[list[str], typer.Option("--set", metavar="A.B=C", help=SET_HELP)]
@@ -33,6 +35,7 @@ ADDRESS_HELP = (
     "dashboard of the cluster; by default RAY_API_SERVER_ADDRESS or RAY_ADDRESS (http://...), else http://127.0.0.1:8265"
 )
 CHAOS_HELP = "a fault drill: kill-rollout, stall-rollout, corrupt-weights, slow-sync, kill-learner or kill-driver"
+EVALUATE_HELP = "TOML file, or the directory of a run: by its own recipe; or give --model and --data, or all"
 NAME_HELP = "of the model, and of its application on a cluster; by default the directory's, of RUN/bpo/model it is bpo"
 LENGTH_HELP = "tokens of prompt and response together, for which the engine needs memory; 0: all that the model's config allows"
 NOTHING: list[str] = []
@@ -67,12 +70,23 @@ def _fail(message: str, code: int) -> int:
 def _run(stages: tuple[str, ...], recipe: Path, out: str, overrides: list[str], seed: int | None) -> None:
     """Loads the recipe and runs `stages` of it; no stages means the recipe's own list."""
     with _timed():
-        from bimode.recipe import load_recipe
         from cluster.session import output_directory
         from pipelines.harness import run_stages
+        from pipelines.which_recipe import load
 
-        loaded = load_recipe(recipe, tuple(overrides), seed)
+        loaded = load(recipe, tuple(overrides), seed)
         run_stages(stages or loaded.stages, loaded, output_directory(out))
+    if "evaluate" in (stages or loaded.stages):
+        _show_result(out)
+
+
+def _show_result(out: str) -> None:
+    """The last lines of a command that evaluates, on stdout."""
+    from cluster.session import output_directory
+    from pipelines.report.summary import summary
+
+    for line in summary(output_directory(out) / "evaluate"):
+        print(line, flush=True)
 
 
 @contextmanager
@@ -144,8 +158,8 @@ def _chaos(kind: str) -> str:
 
 @app.command()
 def evaluate(
-    out: Out,
-    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", help="TOML file; or give --model and --data, or all")] = None,
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", callback=refuse_bare_name, help=EVALUATE_HELP)] = None,
+    out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory; RECIPE's, where that is one")] = None,
     model: Annotated[Path | None, typer.Option("--model", metavar="M", help="any Hugging Face model directory")] = None,
     data: Annotated[Path | None, typer.Option("--data", metavar="D", help="any curated data directory")] = None,
     modes: Annotated[str, typer.Option("--modes", metavar="A,B", help=MODES_HELP)] = "",
@@ -154,15 +168,17 @@ def evaluate(
 ) -> None:
     """Three modes on held-out sources: accuracy, tokens, routing; before and after BPO."""
     overrides = [*set_, *([_modes(modes)] if modes else [])]
-    if recipe is not None and model is None and data is None:
-        _run(("evaluate",), recipe, out, overrides, seed)
-    elif model is None and data is None:
-        raise ConfigError("RECIPE", "(missing)", "give a recipe, or --model and --data, or all three")
+    if model is None and data is None:
+        own, run = recipe_and_run(recipe, out)
+        _run(("evaluate",), own, run, overrides, seed)
     elif model is None or data is None:
         raise ConfigError("--data" if data is None else "--model", "(missing)", "--model and --data belong together")
+    elif out is None:
+        raise ConfigError("--out", "(missing)", "name a run directory")
     else:
         with _timed():
             _evaluate_model(recipe, model, data, out, overrides, seed)
+        _show_result(out)
 
 
 def _modes(text: str) -> str:
@@ -174,24 +190,24 @@ def _modes(text: str) -> str:
 
 def _evaluate_model(recipe: Path | None, model: Path, data: Path, out: str, overrides: list[str], seed: int | None) -> None:
     """`model` on `data`, with everything else as in `recipe`, or at its defaults, which are the tiny model's."""
-    from bimode.recipe import build_recipe, load_recipe
+    from bimode.recipe import build_recipe
     from cluster.session import output_directory, prepare_process
-    from pipelines.evaluate import check
+    from pipelines.evaluate import check, name_of
     from pipelines.harness import run_stages
     from pipelines.progress import say
+    from pipelines.which_recipe import load
 
     for key, path in (("--model", model), ("--data", data)):
         if not path.is_dir():
             raise ConfigError(key, path, "no such directory")
     told = (*overrides, 'stages=["evaluate"]', f"model.base={model.absolute()}")
-    loaded = load_recipe(recipe, told, seed) if recipe else build_recipe({"name": model.absolute().name}, told, seed)
-    inputs, run = {"data": data.absolute(), "model": model.absolute()}, output_directory(out)
+    loaded = load(recipe, told, seed) if recipe else build_recipe({"name": name_of(model)}, told, seed)
     prepare_process(loaded.cluster)  # before transformers is imported: it reads the environment
-    check(loaded, inputs, prefix="--")
+    check(loaded, {"data": data.absolute(), "model": model.absolute()}, prefix="--")
     if recipe is None:
         most = f"evaluate.max_tokens = {loaded.evaluate.max_tokens}, model.max_model_len = {loaded.model.max_model_len}"
         say(f"evaluate: without a recipe: {most}; name a RECIPE too, or --set them")
-    run_stages(("evaluate",), loaded, run, inputs)
+    run_stages(("evaluate",), loaded, output_directory(out), {"data": data.absolute(), name_of(model): model.absolute()})
 
 
 @app.command()

@@ -133,7 +133,7 @@ def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scra
     from data_curation.tags.tagging import Sampled, choose_rows, objective_rows, reject_traceless, tag_rows, warn_about_attempts
     from data_curation.traces.filter import refuse_traces
     from pipelines import curate_models
-    from pipelines.progress import say, track
+    from pipelines.progress import counted, say, track, until_loaded
 
     curate, taggers = recipe.curate, curate_models.taggers(recipe, inputs)
     store.apply(refuse_traces(store, curate.traces, curate.filter, scratch / "own-traces.parquet"))
@@ -143,11 +143,12 @@ def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scra
     if warning := warn_about_attempts(chosen, curate):
         say(warning)
     total = chosen.num_rows * len(MODES) * curate.rollouts.n
+    sampled, engines = [], counted(curate.rollouts.concurrency, "engine")
     with track("curate: rollouts", total=total, unit="rollout") as bar:
-        sampled = [
-            Sampled(tagger, rows, sample_rollouts(store, rows, tagger, cache / "rollouts", bar.advance))
-            for tagger, rows in zip(taggers, crossfit.deal(chosen, seen)[0], strict=True)
-        ]
+        for tagger, rows in zip(taggers, crossfit.deal(chosen, seen)[0], strict=True):
+            wanted = rows.num_rows * len(MODES) * curate.rollouts.n
+            advance = until_loaded(bar.advance, wanted, f"curate: loading {tagger.name} into {engines}")
+            sampled.append(Sampled(tagger, rows, sample_rollouts(store, rows, tagger, cache / "rollouts", advance)))
     store.apply(tag_rows(store, sampled, known, curate, scratch / "tags.parquet"))
     ask_judge(recipe, store, inputs, cache, scratch, scratch.parent / "tags")
     if "teacher" in inputs:
@@ -162,7 +163,7 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
     """
     from data_curation.tags import judge
     from pipelines import curate_models
-    from pipelines.progress import say, track
+    from pipelines.progress import counted, say, track, until_loaded
 
     store.apply(judge.set_aside(store, "judge" in inputs, scratch / "set-aside.parquet"))
     if "judge" not in inputs:
@@ -170,7 +171,9 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
     who, replies = curate_models.judge(recipe, inputs["judge"]), cache / "judge"
     chosen, known = judge.choose_open(store), judge.choose_tagged(store, who.config.calibration_rows)
     with track("curate: judge", total=chosen.num_rows + known.num_rows, unit="question") as bar:
-        verdicts = list(judge.sample_verdicts(store.files, chosen, who, replies, bar.advance))
+        engines = counted(who.config.concurrency, "engine")
+        advance = until_loaded(bar.advance, chosen.num_rows, f"curate: loading {who.name} into {engines}")
+        verdicts = list(judge.sample_verdicts(store.files, chosen, who, replies, advance))
         store.apply(judge.tag_open(verdicts, who, scratch / "verdicts.parquet"))
         judge.publish_verdicts(verdicts, tags)
         say(judge.compared(store, judge.sample_verdicts(store.files, known, who, replies, bar.advance)))
@@ -180,12 +183,14 @@ def write_traces(recipe: Recipe, store: Store, model: Path, cache: Path, scratch
     """A teacher, or the tagging model itself, writes the traces that are missing."""
     from data_curation.traces import generate
     from pipelines import curate_models
-    from pipelines.progress import say, track
+    from pipelines.progress import counted, say, track, until_loaded
 
     teacher, outcomes = curate_models.teacher(recipe, model), generate.Outcomes()
     chosen = generate.choose_rows(store, recipe.curate, teacher.config)
     with track("curate: traces", total=chosen.num_rows, unit="row") as bar:
-        written = generate.sample_traces(store.files, chosen, teacher, cache / "traces", bar.advance)
+        engines = counted(teacher.config.concurrency, "engine")
+        advance = until_loaded(bar.advance, chosen.num_rows, f"curate: loading {teacher.name} into {engines}")
+        written = generate.sample_traces(store.files, chosen, teacher, cache / "traces", advance)
         store.apply(generate.write_traces(outcomes.counted(written), teacher.name, scratch / "traces.parquet"))
     say(f"curate: {outcomes}")
 

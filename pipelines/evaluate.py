@@ -21,7 +21,7 @@ from bimode.errors import StarvedError, keyed
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.routing import ItemResult, Outcome
-from bimode.rundir import StageDir, StageResult, digest_bytes, digest_json, digest_path, read_json, write_atomic
+from bimode.rundir import StageDir, StageResult, digest_bytes, digest_json, digest_path, made_by, read_json, write_atomic
 
 if TYPE_CHECKING:
     from actors.evaluator import Evaluator
@@ -65,6 +65,12 @@ def models_of(inputs: dict[str, Path]) -> dict[str, Path]:
     return {name: path for name, path in inputs.items() if name not in NOT_MODELS}
 
 
+def name_of(model: Path) -> str:
+    """E.g. `demo/bpo` for a run's model, else the end of its path, `A/model`: what tells the pages of two models apart."""
+    made, path = made_by(model), model.absolute()
+    return f"{made.run.name}/{made.stage}" if made else f"{path.parent.name or 'model'}/{path.name}"
+
+
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Evaluates the models of `inputs` in order and writes the report."""
     from bimode.dataset import read_prompts, split_files
@@ -90,26 +96,28 @@ def evaluate_models(
     """Judged responses by model, in the order of `models`; those in the run's cache are read."""
     from actors.evaluator import Evaluator
     from cluster.placement import plan
-    from pipelines.progress import track
+    from pipelines.progress import counted, say, track
     from pipelines.report.results import read_results, write_results
 
     (role,) = plan("evaluate", recipe)
     settings = recipe.evaluate
     requests = make_requests(prompts, settings, recipe.seed)
+    keys = {name: digest_json([config(recipe), data_digest, digest_path(path)]) for name, path in models.items()}
+    kept = {name: stage.run / "cache" / "verdicts" / f"{key}.jsonl" for name, key in keys.items()}
+    if asked := [name for name in models if not kept[name].is_file()]:
+        say(f"evaluate: loading {asked[0]} into {counted(settings.workers, 'engine')}")
     found: dict[str, list[ItemResult]] = {}
     with (
         Evaluator(recipe.model, workers=settings.workers, options=role.options(), seed=recipe.seed) as evaluator,
         track("evaluate", total=len(models) * len(requests), unit="requests") as bar,
     ):
         for name, path in models.items():
-            key = digest_json([config(recipe), data_digest, digest_path(path)])
-            kept = stage.run / "cache" / "verdicts" / f"{key}.jsonl"
-            if kept.is_file():
+            if kept[name].is_file():
                 bar.advance(len(requests), f"{name} kept")
             else:
                 evaluator.open(_prepared(path, stage.path / "prepared" / name, recipe.seed))
-                write_results(kept, ask(evaluator, prompts, requests, partial(bar.advance, note=name)))
-            found[name] = read_results(kept)
+                write_results(kept[name], ask(evaluator, prompts, requests, partial(bar.advance, note=name)))
+            found[name] = read_results(kept[name])
             write_results(stage.path / "results" / f"{name}.jsonl", found[name])
     return found
 
@@ -197,7 +205,7 @@ def write_report(
     curated = (read_json(stage.run / "curate" / "manifest.json") or {}).get("counts", {})
     trained = (read_json(stage.run / "bpo" / "manifest.json") or {}).get("config", {}).get("bpo", {})
     alarms = [alarm for step in plots.read_metrics(metrics) for alarm in step.get("alarms", [])]
-    run = page.Run(recipe.name, recipe.seed, curated, bpo=trained if "bpo" in results else {}, alarms=alarms)
+    run = page.Run(recipe.name, curated, bpo=trained if "bpo" in results else {}, alarms=alarms)
     write_atomic(stage.path / "report.html", page.render(report, results, prompts, figures, run))
     return [f"{name}.png" for name in figures]
 

@@ -25,7 +25,7 @@ from bimode.rundir import StageDir, digest_json, digest_path, read_json, update_
 from bimode.versions import VersionedDir, exclusive
 from cluster.environment import code_version
 from cluster.placement import check, node_resources, plan
-from cluster.session import ROOT, connect, in_job, prepare_process
+from cluster.session import ROOT, connect, in_job, joins_cluster, prepare_process
 from pipelines.failure import reported
 from pipelines.progress import say
 
@@ -69,9 +69,10 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.stack.close()
 
-    def ensure(self) -> None:
-        """Connects on the first call."""
+    def ensure(self, stage: str) -> None:
+        """Connects on the first call, for `stage`; the user is told, since it takes seconds."""
         if not self.connected:
+            say(f"{stage}: {'joining the Ray cluster' if joins_cluster() else 'starting Ray'}")
             self.stack.enter_context(connect(self.config))
             self.connected = True
 
@@ -127,7 +128,7 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
         return
     if hasattr(module, "check"):
         module.check(recipe, inputs)
-    session.ensure()
+    session.ensure(name)
     check(name, plan(name, recipe), node_resources())
     describe_run(recipe, stage.run)
     if found := stage.claim({"config": digest_json(config), "inputs": digests}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -14,6 +14,25 @@ PLAIN_EVERY_S = 5.0
 def say(text: str) -> None:
     """One line for the user, on stderr, so that stdout stays free for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+def counted(n: int, unit: str) -> str:
+    """E.g. `1 engine`, `2 engines`."""
+    return f"{n} {unit}" if n == 1 else f"{n} {unit}s"
+
+
+def until_loaded(advance: Callable[[int], None], total: int, text: str) -> Callable[[int], None]:
+    """`advance` for what counts kept units first: says `text` if some of `total` are missing, since a model loads now."""
+    calls = 0
+
+    def counting(units: int) -> None:
+        nonlocal calls
+        if not calls and units < total:
+            say(text)
+        calls += 1
+        advance(units)
+
+    return counting
 
 
 class Bar(Protocol):

@@ -24,11 +24,19 @@ DASH = "\N{EN DASH}"
 MAX_SIDE = 512  # pixels; larger pictures are shown reduced
 CAPTIONS = {
     "accuracy_tokens": "Accuracy against tokens. A dashed line joins a model's forced modes: a coin between them lies "
-    "on it, so auto mode earns its keep by its height above the line. Bars are 95 % intervals.",
+    "on it, so auto mode earns its keep by its height above the line. Bars are 95 % intervals. The routers are the last "
+    "model's; where points meet, that of the earlier model is the larger one.",
     "think_rate": "How often auto mode thinks, by difficulty. Easy, mid and hard are thirds by the generator's knob.",
     "crossover": "Accuracy of each mode by difficulty: where the forced modes part, thinking is worth its tokens.",
     "bpo_reward": "Mean reward during BPO, all rollouts and by forced mode (five-step mean over the raw curve).",
     "bpo_decision": "Trigger rate during BPO, by difficulty: how often the policy's first token decides to think.",
+}
+
+ONE_KIND = {  # where every question has the same tag: what that says
+    "thinking": "the evidence says of each question that direct answers are poor, as it does where a model is hardly ever right "
+    "in either mode, such as an untrained one",
+    "non_thinking": "the evidence says of each question that direct answers are good enough",
+    "either": "the evidence decides for no question: attempts were too few, or thinking did no better than poor direct answers",
 }
 
 
@@ -41,7 +49,6 @@ class Run:
     """
 
     name: str
-    seed: int
     counts: Mapping[str, Any]
     bpo: Mapping[str, Any] = field(default_factory=dict)
     alarms: Sequence[Mapping[str, Any]] = ()
@@ -58,7 +65,8 @@ def render(report: Mapping[str, Any], results: Results, prompts: Sequence[Prompt
         report=report, run=run, levels=LEVELS, modes=[m.value for m in (Mode.NON_THINKING, Mode.AUTO, Mode.THINKING)],
         headline=headline(report, results), by_level=level_rows(results), viewer=Markup(viewer_json(results, prompts)),
         figures={name: (Markup(svg), CAPTIONS[name]) for name, svg in figures.items()},
-        trained=trained_words(run.bpo), funnel=funnel(run.counts), shown=min(len(prompts), MAX_VIEWED), total=len(prompts),
+        trained=trained_words(run.bpo), funnel=funnel(run.counts), tags=tags_words(run.counts.get("tags", {})),
+        shown=min(len(prompts), MAX_VIEWED), total=len(prompts),
     )  # fmt: skip
 
 
@@ -68,6 +76,14 @@ def trained_words(bpo: Mapping[str, Any]) -> str:
         return ""
     words = f"algorithm: {bpo['algorithm']}, decision: {bpo['decision']}, {bpo['steps']} steps"
     return words + (", rewards shuffled (control)" if bpo.get("shuffle_rewards") else "")
+
+
+def tags_words(tags: Mapping[str, int]) -> str:
+    """Why all tags are of one kind; nothing where they are not, or nothing was tagged."""
+    if len(tags) != 1:
+        return ""
+    [(kind, n)] = tags.items()
+    return f"All {n} tags are {kind}: {ONE_KIND[kind]} (the rule: bimode/tags.py)."
 
 
 def percent(value: float | None) -> str:

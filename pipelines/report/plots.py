@@ -68,7 +68,14 @@ def model_color(name: str, index: int) -> str:
     return MODEL_COLORS.get(name, SPARE_COLORS[index % len(SPARE_COLORS)])
 
 
+def short(name: str, most: int = 24) -> str:
+    """The end of a model's name, where two differ; a legend of whole paths would leave no room for the picture."""
+    return name if len(name) <= most else "\N{HORIZONTAL ELLIPSIS}" + name[1 - most :]
+
+
 def _accuracy_tokens(axes: Any, results: Results, report: Mapping[str, Any]) -> None:
+    """Models that share a point stay apart: earlier ones are drawn larger, and forced modes hollow."""
+    fills = {mode: None if mode is Mode.AUTO else "none" for mode in MODE_MARKERS}
     for index, name in enumerate(results):
         overall, color = report["models"][name]["overall"], model_color(name, index)
         ends = [overall[m.value] for m in (Mode.NON_THINKING, Mode.THINKING)]
@@ -78,24 +85,24 @@ def _accuracy_tokens(axes: Any, results: Results, report: Mapping[str, Any]) -> 
             low, high = at["accuracy_ci95"]
             axes.errorbar(
                 at["tokens_mean"], at["accuracy"], [[at["accuracy"] - low], [high - at["accuracy"]]], fmt=marker,
-                color=color, ms=9 if mode is Mode.AUTO else 7, elinewidth=1, alpha=0.95,
+                color=color, mfc=fills[mode] or color, mew=1.8 if fills[mode] else 0, ms=7 + 4 * (len(results) - 1 - index),
+                elinewidth=1, clip_on=False,
             )  # fmt: skip
-        axes.plot([], [], "o", color=color, ms=7, label=name)
+        axes.plot([], [], "o", color=color, ms=7, label=short(name))
     for mode, marker in MODE_MARKERS.items():
-        axes.plot([], [], marker, color=INK, mfc="none", ms=7, ls="none", label=mode.value.replace("_", "-"))
+        axes.plot([], [], marker, color=INK, mfc=fills[mode] or INK, ms=7, ls="none", label=mode.value.replace("_", "-"))
     axes.plot([], [], "--", color=INK, lw=1, alpha=0.6, label="a coin between the modes")
-    last = list(results)[-1]
-    for router, marker in (("question_only", "x"), ("oracle", "*")):
-        at = report["models"][last]["routing"]["baselines_detail"][router]
-        label = f"{router.replace('_', ' ')} router ({last})"
-        axes.plot(at["tokens_mean"], at["accuracy"], marker, color=INK, ms=9, label=label, ls="none")
+    last = report["models"][list(results)[-1]]
+    for router, marker, size in (("question_only", "x", 9), ("oracle", "*", 14)):
+        at, label = last["routing"]["baselines_detail"][router], f"{router.replace('_', ' ')} router"
+        axes.plot(at["tokens_mean"], at["accuracy"], marker, color=INK, mfc="none", ms=size, label=label, ls="none", zorder=4)
     axes.set(xlabel="tokens a response (mean)", ylabel="accuracy", ylim=(-0.02, 1.04))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _think_rate(axes: Any, results: Results) -> None:
     for index, (name, items) in enumerate(results.items()):
-        look = Look(name, model_color(name, index), shift=0.07 * (index - 1))
+        look = Look(short(name), model_color(name, index), shift=0.07 * (index - 1))
         _by_level(axes, items, lambda i: i.greedy[Mode.AUTO].thought, look)
     axes.set(ylabel="thinks in auto mode", ylim=(-0.03, 1.04))
     axes.legend(**ABOVE)
@@ -122,7 +129,7 @@ def _crossover(axes: Any, items: Sequence[ItemResult], name: str) -> None:
     for shift, (mode, marker) in enumerate(MODE_MARKERS.items()):
         look = Look(mode.value.replace("_", "-"), MODE_COLORS[mode], marker, 0.05 * (shift - 1))
         _by_level(axes, items, _correct_in(mode), look)
-    axes.set(ylabel=f"accuracy of {name}", ylim=(-0.03, 1.04))
+    axes.set(ylabel=f"accuracy of {short(name)}", ylim=(-0.03, 1.04))
     axes.legend(**ABOVE)
 
 

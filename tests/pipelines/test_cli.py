@@ -21,7 +21,8 @@ from bimode.codec import Codec
 from bimode.config import Recipe
 from bimode.errors import ConfigError, DivergedError, StarvedError
 from bimode.recipe import build_recipe
-from pipelines import curate, harness
+from bimode.rundir import StageDir, write_atomic
+from pipelines import curate, evaluate, harness
 from pipelines.cli import exit_code
 from pipelines.failure import as_user_error
 from pipelines.harness import base_directory
@@ -63,7 +64,9 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
         (("run", "{recipe}", "--out", "x", "--set", "anneal.steps=zero"), "anneal.steps = zero"),
         (("run", "{recipe}", "--out", "s3://bucket/run"), "--out = s3://bucket/run"),
         (("evaluate", "--out", "x", "--model", "m"), "--data = (missing): --model and --data belong together"),
-        (("evaluate", "--out", "x"), "RECIPE = (missing): give a recipe, or --model and --data"),
+        (("evaluate", "--out", "x"), "RECIPE = (missing): give a recipe or a run's directory, or --model and --data"),
+        (("evaluate", "{recipe}"), "--out = (missing): name a run directory"),
+        (("evaluate", "--model", "m", "--data", "d"), "--out = (missing): name a run directory"),
         (("evaluate", "--out", "x", "--model", "absent", "--data", "absent"), "--model = absent: no such directory"),
         (("bpo", "{recipe}", "--out", "x", "--chaos", "foo"), "--chaos = foo: use one of kill-rollout, stall-rollout"),
         (("evaluate", "{recipe}", "--out", "x", "--modes", "auto,foo"), "--modes = foo: use one of auto, thinking, non_th"),
@@ -189,7 +192,13 @@ def test_any_model_is_evaluated_by_the_lengths_of_a_recipe(
 ) -> None:
     """Without one, the tiny model's are told, since a real model is cut off by them."""
     asked: list[Recipe] = []
-    monkeypatch.setattr(harness, "run_stages", lambda names, loaded, run, inputs: asked.append(loaded))
+    named: list[str] = []
+
+    def run_stages(names: tuple[str, ...], loaded: Recipe, run: Path, inputs: dict[str, Path]) -> None:
+        asked.append(loaded)
+        named.extend(evaluate.models_of(inputs))
+
+    monkeypatch.setattr(harness, "run_stages", run_stages)
     (tmp_path / "eval-00000.parquet").write_text("")
     words = ("--out", str(tmp_path / "run"), "--model", str(tiny_llava), "--data", str(tmp_path))
     recipe.write_text(SMOKE + "[model]\nmax_model_len = 4096\n[evaluate]\nmax_tokens = 2048\n")
@@ -199,6 +208,33 @@ def test_any_model_is_evaluated_by_the_lengths_of_a_recipe(
     assert asked[0].model.base == str(tiny_llava) and asked[0].stages == ("evaluate",)
     assert exit_code(["evaluate", *words, "--set", "evaluate.max_tokens=100"]) == 0
     assert "evaluate.max_tokens = 100, model.max_model_len = 256; name a RECIPE too" in capsys.readouterr().err
+    assert named == [f"{tiny_llava.parent.name}/{tiny_llava.name}"] * 2 and asked[1].name == named[1]
+
+
+def test_two_models_of_one_folder_name_are_told_apart(tmp_path: Path) -> None:
+    """Every run ends in a folder `model`; two pages that call their model so cannot be compared."""
+    assert evaluate.name_of(tmp_path / "A" / "model") == "A/model" and evaluate.name_of(Path("/model")) == "model/model"
+    for run in ("one", "two"):
+        stage = StageDir(tmp_path / run, "bpo")
+        (stage.path / "model").mkdir(parents=True)
+        stage.seal({}, {}, ("model",), {}, 0.0)
+        assert evaluate.name_of(stage.path / "model") == f"{run}/bpo"
+
+
+def test_a_command_that_evaluates_ends_with_the_result(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On stdout, behind the times, also where the stage was skipped; a run without that stage has none."""
+    monkeypatch.setattr(harness, "run_stages", lambda *_: None)
+    stage = tmp_path / "run" / "evaluate"
+    mode = {"accuracy": 0.5, "tokens_mean": 5.0}
+    write_atomic(stage / "report.json", json.dumps({"models": {"bpo": {"overall": {"thinking": mode}}}, "data": {"n": 4}}))
+    for words in (["run", "--set", 'stages=["evaluate"]'], ["evaluate"]):
+        assert exit_code([*words, str(recipe), "--out", str(tmp_path / "run")]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("bpo, right of 4 questions: thinking 50 %") and lines[-1] == f"page: {stage}/report.html"
+    assert exit_code(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == ""
 
 
 def test_a_command_says_what_all_of_it_took(

@@ -26,6 +26,7 @@ from data_curation.sources.families.digits import digit_strip
 from pipelines import evaluate
 from pipelines.report import numbers, page, plots
 from pipelines.report.results import read_results, write_results
+from pipelines.report.summary import summary
 
 MODE_FIELDS = {"accuracy", "accuracy_ci95", "tokens_mean", "tokens_p95", "think_rate"}
 ROUTING_FIELDS = {"gap_recovery", "saving_recovery", "h_acc", "tokens_vs_thinking", "nauc", "qnc", "baselines"}
@@ -187,7 +188,7 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     assert "thinking" in figures["bpo_reward"], "the reward of a mode is drawn where the metrics have it"
     trained = {"algorithm": "per_mode", "decision": "counterfactual", "steps": 40, "shuffle_rewards": False}
     rang = {"step": 7, "kind": "choice", "mode": "non_thinking", "says": "auto mode answers directly on <every> level"}
-    run = page.Run("demo </script>", 0, {"read": 40, "tags": {"thinking": 9}}, trained, alarms=[rang])
+    run = page.Run("demo </script>", {"read": 40, "tags": {"thinking": 9}}, trained, alarms=[rang])
     text = page.render(report, results, prompts_of(made), figures, run)
     parsed = Page(text)
     assert parsed.external == [], "self-contained"
@@ -196,9 +197,11 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     assert "bpo thinks on 100 % of the hard questions and 0 % of the easy ones, and so keeps 100 %" in text
     assert "algorithm: per_mode, decision: counterfactual, 40 steps<" in text
     assert "<td>7</td>" in text and "choice, non-thinking mode" in text and "directly on &lt;every&gt; level" in text
-    quiet = page.render(report, results, prompts_of(made), figures, page.Run("demo", 0, {}))
+    quiet = page.render(report, results, prompts_of(made), figures, page.Run("demo", {}))
     assert "algorithm:" not in quiet and "Alarms of BPO" not in quiet
     assert "tags · thinking" in text
+    assert "All 9 tags are thinking: the evidence says of each question that direct answers are poor" in text
+    assert "data d · temperature 0.0 · python 3.11" in " ".join(text.split()), "the seed stands among the sampling, once"
     assert text.count("<svg") == len(figures)
     embedded = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
     assert embedded
@@ -209,6 +212,51 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     assert data["items"][0]["responses"]["bpo"]["thinking"][0] == 1
 
 
+@pytest.mark.parametrize("tags", [{}, {"thinking": 5, "either": 1}])
+def test_tags_of_several_kinds_need_no_explanation(tags: dict[str, int]) -> None:
+    assert page.tags_words(tags) == ""
+    assert page.tags_words({"either": 2}).startswith("All 2 tags are either: the evidence decides for no question")
+
+
+def test_the_last_words_are_accuracy_tokens_thinking_and_the_page(tmp_path: Path) -> None:
+    """Of the last model, in every mode that was run; whoever watched the run need not open the page for that."""
+    made = samples(30)
+    results = {"anneal": verdicts(made, ()), "runs/bpo": verdicts(made, ("mid", "hard"))}
+    write_results(tmp_path / "results" / "runs/bpo.jsonl", results["runs/bpo"])
+    (tmp_path / "report.json").write_text(json.dumps(made_report(results)))
+    easy = sum(s.level == "easy" for s in made) / 60
+    assert summary(tmp_path) == [
+        f"runs/bpo, right of 60 questions: direct {easy:.0%}, auto 100%, thinking 100%".replace("%", " %"),
+        f"tokens a response: direct 5.0, auto {5 * easy + 20 * (1 - easy):.1f}, thinking 20.0",
+        "thinks on easy 0 %, mid 100 %, hard 100 %",
+        f"page: {tmp_path}/report.html",
+    ]
+    assert summary(tmp_path / "absent") == []
+
+
+@pytest.mark.parametrize("names", [("base", "anneal", "bpo"), ("models/a-name-that-would-take-half-of-the-picture",)])
+def test_models_that_meet_in_a_point_are_all_seen_and_no_text_covers_another(names: tuple[str, ...]) -> None:
+    """Untrained and trained models often answer alike in a mode; token counts have four digits on a real model."""
+    made = samples(10)
+    results = {name: verdicts(made, ("hard",)) for name in names}
+    report = made_report(results)
+    for model in report["models"].values():
+        for at in (*model["overall"].values(), *model["routing"]["baselines_detail"].values()):
+            at["tokens_mean"] *= 123
+    with plots._canvas("t", plots.WIDE) as (figure, axes):
+        plots._accuracy_tokens(axes, results, report)
+        figure.canvas.draw()
+        drawn = [line for line in axes.lines if len(line.get_xdata()) == 1]
+        looks = {(*line.get_xydata()[0], line.get_marker(), line.get_markersize()) for line in drawn}
+        assert len(looks) == len(drawn) == 3 * len(names) + 2, "a marker is under one of its own shape and size"
+        hollow = [line.get_markerfacecolor() == "none" for line in drawn if line.get_marker() not in "ox"]
+        assert all(hollow), "a filled marker hides what is below it"
+        texts = [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.get_legend().get_texts()]
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        assert axes.get_window_extent().width > 0.55 * figure.bbox.width, "the legend leaves room for the picture"
+
+
 def test_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
     made = samples(4)
     results = {"bpo": verdicts(made, ("hard",))}
@@ -217,7 +265,7 @@ def test_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         report = made_report(results)
         figures = plots.draw(results, report, None, tmp_path / name)
-        pages.append(page.render(report, results, prompts_of(made), figures, page.Run("demo", 0, {})))
+        pages.append(page.render(report, results, prompts_of(made), figures, page.Run("demo", {})))
     assert pages[0] == pages[1]
     assert (tmp_path / "one" / "think_rate.png").read_bytes() == (tmp_path / "two" / "think_rate.png").read_bytes()
 

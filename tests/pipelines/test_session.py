@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
@@ -17,7 +18,9 @@ from bimode.config import ClusterConfig
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe
 from bimode.rundir import StageDir
+from pipelines import harness
 from pipelines.harness import Session, _run_one
+from pipelines.progress import counted, until_loaded
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import Running, command
@@ -44,7 +47,7 @@ def sealed(run: Path, work: dict[str, str]) -> StageDir:
 class Refused(Session):
     """No Ray to be had."""
 
-    def ensure(self) -> None:
+    def ensure(self, stage: str) -> None:
         """What `connect` says of a cluster that does not answer."""
         raise ConfigError("RAY_ADDRESS", "x", "no cluster")
 
@@ -83,12 +86,32 @@ def test_replaced_work_comes_back_with_its_recipe(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "replaced").iterdir()} == {"toy-1"}, "no folder is kept twice or lost"
 
 
+def test_a_wait_is_said_once_before_it_begins(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray and engines take many seconds to start, in which a silent terminal looks like one that hangs."""
+    monkeypatch.setattr(harness, "connect", lambda config: nullcontext())
+    with Session(ClusterConfig()) as session:
+        session.ensure("curate")
+        session.ensure("anneal")
+    assert capsys.readouterr().err == "curate: starting Ray\n"
+    monkeypatch.setenv("RAY_ADDRESS", "x:1")
+    with Session(ClusterConfig()) as session:
+        session.ensure("bpo")
+    assert capsys.readouterr().err == "bpo: joining the Ray cluster\n"
+    counts: list[int] = []
+    for kept in (3, 10):  # of 10: an engine is loaded only where something is missing
+        advance = until_loaded(counts.append, 10, f"loading {counted(2, 'engine')}")
+        advance(kept)
+        advance(0)
+    assert capsys.readouterr().err == "loading 2 engines\n" and counts == [3, 0, 10, 0] and counted(1, "engine") == "1 engine"
+
+
 @pytest.mark.ray
 def test_stage_is_sealed_then_skipped_then_redone(recipe: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = (TOY, "ok", recipe, "--out", str(run))
     first = command(*words)
     assert first.returncode == 0, first.stderr
+    assert first.stderr.index("toy: starting Ray") < first.stderr.index("toy: started")
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["stages"]["toy"]["counts"] == {"rows": 1} and manifest["versions"]["ray"] and manifest["code"]
     second = command(*words)

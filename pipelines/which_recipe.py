@@ -1,0 +1,53 @@
+"""The recipe that a command means: a TOML file, or a run's directory, which keeps the one that it was made by."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bimode.errors import ConfigError
+from bimode.rundir import read_json
+
+if TYPE_CHECKING:
+    from bimode.config import Recipe
+
+SHIPPED = Path(__file__).parent / "recipes"
+
+
+def refuse_bare_name(path: Path | None) -> Path | None:
+    """`path` as it is. Raises ConfigError for a bare name that nothing here has, e.g. `tiny`: it says where the recipes are."""
+    if path is None or path.parent != Path() or path.exists():
+        return path
+    near = difflib.get_close_matches(path.stem, [file.stem for file in SHIPPED.glob("*.toml")], n=1)
+    folder = os.path.relpath(SHIPPED)
+    nearest = f"; did you mean {folder}/{near[0]}.toml?" if near else ""
+    raise ConfigError("recipe", path, f"no such file; recipes are in {folder}/{nearest}")
+
+
+def keeps_recipe(run: Path) -> bool:
+    """Whether something has worked in the directory `run` by a recipe."""
+    return "recipe" in (read_json(run / "manifest.json") or {})
+
+
+def recipe_and_run(recipe: Path | None, out: str | None) -> tuple[Path, str]:
+    """RECIPE and --out of an evaluation, either of which may be left out: a run stands for both. Raises ConfigError."""
+    if recipe is None:
+        if not out or not keeps_recipe(Path(out)):
+            raise ConfigError("RECIPE", "(missing)", "give a recipe or a run's directory, or --model and --data, or all three")
+        return Path(out), out
+    if out is None and not keeps_recipe(recipe):
+        raise ConfigError("--out", "(missing)", "name a run directory")
+    return recipe, str(recipe) if out is None else out
+
+
+def load(path: Path, overrides: tuple[str, ...], seed: int | None) -> Recipe:
+    """The recipe at `path`, which may be a run's directory. Raises ConfigError."""
+    from bimode.recipe import build_recipe, load_recipe
+    from pipelines.progress import say
+
+    if not keeps_recipe(path):
+        return load_recipe(path, overrides, seed)
+    say(f"bimode: by the recipe in {path / 'manifest.json'}")
+    return build_recipe(read_json(path / "manifest.json")["recipe"], overrides, seed)

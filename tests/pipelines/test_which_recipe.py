@@ -1,0 +1,57 @@
+"""Which recipe a command means: a bare name is met with the way to the recipes, a run is evaluated by its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from bimode.config import Recipe
+from bimode.recipe import build_recipe, load_recipe
+from pipelines import harness
+from pipelines.cli import exit_code
+from pipelines.harness import base_directory
+
+sys.path.insert(0, str(Path(__file__).parent))
+from processes import REPO
+
+
+@pytest.mark.parametrize(
+    ("words", "nearest"),
+    [
+        (("run", "tiny", "--out", "x"), "; did you mean pipelines/recipes/tiny.toml?"),
+        (("submit", "smoke_text", "--out", "/x"), "; did you mean pipelines/recipes/smoke-text.toml?"),
+        (("evaluate", "zzz", "--out", "x"), ""),
+    ],
+)
+def test_a_bare_name_is_told_where_the_recipes_are(
+    words: tuple[str, ...], nearest: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the root of the repository, where a newcomer stands, the line can be pasted."""
+    monkeypatch.chdir(REPO)
+    assert exit_code(list(words)) == 2
+    fix = f"no such file; recipes are in pipelines/recipes/{nearest}"
+    assert capsys.readouterr().err == f"error: recipe = {words[1]}: {fix}\n"
+
+
+def test_every_base_in_the_repository_that_a_recipe_names_is_there() -> None:
+    """A shipped recipe runs as it stands, unless it says that the model is yours or another recipe's."""
+    bases = {load_recipe(path).model.base for path in (REPO / "pipelines" / "recipes").glob("*.toml")}
+    assert {base for base in bases if base.startswith("assets/") and not base_directory(base).is_dir()} == set()
+
+
+@pytest.mark.parametrize("words", [("{run}",), ("--out", "{run}"), ("{run}", "--out", "{run}")])
+def test_a_run_is_evaluated_by_its_own_recipe(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has the run need not know which recipe and which overrides made it."""
+    asked: list[tuple[Recipe, Path]] = []
+    monkeypatch.setattr(harness, "run_stages", lambda names, loaded, run: asked.append((loaded, run)))
+    made = build_recipe({"name": "t"}, ("evaluate.max_tokens=99", "bpo.algorithm=grpo"), seed=3)
+    harness.describe_run(made, tmp_path)
+    assert exit_code(["evaluate", *(word.format(run=tmp_path) for word in words), "--modes", "auto"]) == 0
+    [(loaded, run)] = asked
+    assert run == tmp_path and loaded.evaluate.modes == ("auto",)
+    assert loaded.model_copy(update={"evaluate": made.evaluate}) == made
+    assert f"by the recipe in {tmp_path}/manifest.json" in capsys.readouterr().err
