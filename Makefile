@@ -28,7 +28,6 @@ env: $(STAMP) $(COMPILED) ## the environment in .venv, as locked (LOCK=requireme
 
 demo: $(STAMP) ## images -> data -> annealed model -> BPO policy -> a page, in minutes on two cores
 	$(BIN)/bimode run pipelines/recipes/tiny.toml --out runs/demo
-	@echo "The page: $(CURDIR)/runs/demo/evaluate/report.html"
 
 test: lint types $(COMPILED) ## everything: style, layers, types, then all tests (the cheap ones first)
 	$(UNIT_TESTS)
