@@ -1,25 +1,32 @@
-"""A model behind Ray Serve's OpenAI endpoint: the configuration of `ray.serve.llm`, with our reasoning parser."""
+"""A model behind Ray Serve's OpenAI endpoint: the configuration of `ray.serve.llm`, with our reasoning parser and refusals."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from ray.serve.llm import LLMConfig, build_openai_app
+from ray import serve
+from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata  # as Ray's documentation imports it
+from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
+from ray.serve.llm.ingress import make_fastapi_ingress
 
 from actors import thinking_parser
+from actors.refusals import ThinkingIngress, make_app, template_keys
 from actors.vllm_engine import MAX_IMAGES, implementation
 from bimode.codec import ModelKind
 
+UNBOUNDED = 10**9  # requests at a time, as Ray has it: vLLM queues them
+
 
 class ThinkingServer(LLMServer):
-    """Ray's server. Its module registers the parser: a replica that unpickles this class has it."""
+    """Ray's server. Its module registers the parser and the reader of images: a replica that unpickles this class has them."""
 
 
-def build_app(model_dir: Path, kind: ModelKind, *, name: str, gpus: int, max_model_len: int) -> Any:
+def build_app(model_dir: Path, kind: ModelKind, template: str, *, name: str, gpus: int, max_model_len: int) -> Any:
     """The Serve application for `model_dir`, known to clients as `name`, on `gpus` GPUs (0: on one CPU).
 
+    `template` is its chat template; a request may set the variables of it and no others.
     `max_model_len` bounds prompt and response together; at 0 it is the most that the model's config allows.
     """
     bundle = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0}
@@ -44,5 +51,15 @@ def build_app(model_dir: Path, kind: ModelKind, *, name: str, gpus: int, max_mod
         server_cls=ThinkingServer,
         log_engine_metrics=False,
     )
-    ingress = {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0}}
-    return build_openai_app({"llm_configs": [config], "ingress_deployment_config": ingress})
+    config.apply_checkpoint_info(str(model_dir))  # without it the endpoint lists every model as one of text
+    ingress = serve.deployment(
+        make_fastapi_ingress(ThinkingIngress, app=make_app()),
+        num_replicas=1,
+        max_ongoing_requests=UNBOUNDED,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return ingress.bind(
+        llm_deployments={name: build_llm_deployment(config)},
+        model_cards={name: to_model_metadata(name, config)},
+        known_keys=template_keys(template),
+    )

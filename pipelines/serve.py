@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError, keyed
 from bimode.rundir import read_json
+from pipelines.cli import INTERRUPTED
 from pipelines.failure import StageFailed, causes
 from pipelines.progress import say
 
 if TYPE_CHECKING:
-    from bimode.codec import ModelKind
+    from bimode.codec import Codec
 
 LOGGERS = ("ray.serve", "ray.llm")
 
@@ -39,7 +40,7 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
     _is_a_name(name)
     if not is_shared:
         _port_is_free(host, port)
-    kind = servable(model)
+    codec = servable(model)
     _length_fits(model, max_model_len)
     with connect(config):
         from ray import serve
@@ -54,11 +55,13 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
         say(f"serve: loading {model}")
         serve.start(http_options={"host": host, "port": port})
         try:
-            app = build_app(model.absolute(), kind, name=name, gpus=gpus, max_model_len=max_model_len)
+            template = codec.tokenizer.chat_template
+            app = build_app(model.absolute(), codec.kind, template, name=name, gpus=gpus, max_model_len=max_model_len)
             serve.run(app, name=name, route_prefix=path or "/")
             say(f'serve: ready at http://{host}:{port}{path}/v1, model="{name}"; Ctrl-C ends it')
-            while True:
-                time.sleep(3600)
+            with suppress(KeyboardInterrupt):
+                while True:
+                    time.sleep(3600)
         except RuntimeError as error:
             cause = list(causes(error))[-1]
             raise StageFailed(f"serve: {cause} (logs: /tmp/ray/session_latest/logs/serve)") from error
@@ -68,10 +71,12 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
                     serve.delete(name)
             else:
                 serve.shutdown()
+    say("serve: stopped")
+    raise SystemExit(INTERRUPTED)  # the code of Ctrl-C, of which a ready server makes no error
 
 
-def servable(model: Path) -> ModelKind:
-    """`text` or `image_text`. Raises ConfigError unless tokenizer and template know the modes."""
+def servable(model: Path) -> Codec:
+    """What reads the model's text and images. Raises ConfigError unless its tokenizer and template know the modes."""
     from bimode.codec import Codec
 
     with keyed("--model"):
@@ -80,7 +85,7 @@ def servable(model: Path) -> ModelKind:
         if not template or "thinking_mode" not in template:
             raise ConfigError("--model", model, "its chat template has no thinking_mode; serve the model/ of a run's stage")
         _ = codec.tokens  # proves that one token decides the mode
-        return codec.kind
+        return codec
 
 
 def served_name(model: Path) -> str:

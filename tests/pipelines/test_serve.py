@@ -132,9 +132,48 @@ def test_unknown_mode_is_the_clients_mistake(server: tuple[Any, Running]) -> Non
         ask(server[0], EASY, "lang", stream=False)
 
 
+def refusal(client: Any, stream: bool = False, **changed: Any) -> tuple[int, dict[str, Any]]:
+    """Status and error of a chat request that is fine but for what is `changed`."""
+    import openai
+
+    fine = {"model": "bpo", "max_tokens": 8, "messages": [{"role": "user", "content": EASY}]}
+    with pytest.raises(openai.APIStatusError) as refused:
+        client.chat.completions.create(**fine | changed, stream=stream)
+    error = refused.value.response.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"} and "\n" not in error["message"]
+    return refused.value.status_code, error
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_image_that_cannot_be_read_is_the_clients_mistake(server: tuple[Any, Running], stream: bool) -> None:
+    """It was a 500 with the stack of the replica."""
+    [port] = free_ports(1)
+    broken = base64.b64encode(picture()[:-20]).decode()
+    for url in (f"http://127.0.0.1:{port}/x.png", f"data:image/png;base64,{broken}", "data:image/png,raw"):
+        part = {"type": "image_url", "image_url": {"url": url}}
+        status, error = refusal(server[0], stream, messages=[{"role": "user", "content": [part]}])
+        assert status == 400 and error["type"] == "BadRequestError"
+        assert error["message"].startswith("image ") and error["message"].endswith("as data:image/png;base64,...")
+
+
+def test_a_name_that_does_not_exist_is_refused_and_those_that_do_are_named(server: tuple[Any, Running]) -> None:
+    status, error = refusal(server[0], model="bpq")
+    assert (status, error["param"], error["message"]) == (404, "model", "model = bpq: is not served here; use bpo")
+    status, error = refusal(server[0], extra_body={"chat_template_kwargs": {"thinkin": True}})
+    assert (status, error["param"]) == (400, "chat_template_kwargs")
+    assert error["message"] == "chat_template_kwargs = thinkin: no such key; use thinking_mode"
+
+
+def test_the_model_is_listed_as_one_that_takes_images(server: tuple[Any, Running]) -> None:
+    [card] = server[0].models.list().data
+    assert (card.id, card.metadata["input_modality"]) == ("bpo", "image")
+
+
 def test_ctrl_c_ends_the_server_and_all_it_started(server: tuple[Any, Running]) -> None:
     running = server[1]
     assert running.interrupt() == 130
+    said = running.log.read_text()
+    assert said.endswith("serve: stopped\n") and "error:" not in said
     assert len(running.tree) > 5 and running.left() == []
 
 

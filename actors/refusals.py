@@ -1,0 +1,103 @@
+"""What a client of the endpoint is refused, in one line of OpenAI's shape: what is wrong, and what to send instead.
+
+By itself Ray Serve answers an image that cannot be read with a 500 and a stack, names no model that it does serve, and
+says everything three times; vLLM drops what a chat template does not know without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from aiohttp import ClientError
+from fastapi import FastAPI, Request
+from PIL.Image import DecompressionBombError, Image
+from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException  # no public module has these two
+from ray.llm._internal.serve.core.ingress.ingress import init
+from ray.serve.llm.ingress import OpenAiIngress
+from ray.serve.llm.openai_api_models import ChatCompletionRequest
+from starlette.responses import JSONResponse, Response
+from vllm.exceptions import VLLMClientError, VLLMValidationError
+from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decides what it drops
+
+GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
+# SyntaxError is Pillow's for a PNG that breaks off in its middle; RuntimeError is vLLM's for file: and for other than base64
+UNREADABLE = (ClientError, OSError, ValueError, RuntimeError, SyntaxError, DecompressionBombError, VLLMClientError)
+
+
+class Refused(OpenAIHTTPException):
+    """A mistake of the client; `param` is the key of its request."""
+
+    def __init__(self, status: int, kind: str, param: str, message: str) -> None:
+        super().__init__(status, message, kind)
+        self.param = param
+
+
+def check_served(model: str, served: Collection[str]) -> None:
+    """Raises Refused unless `model` is served."""
+    if model not in served:
+        raise Refused(404, "NotFoundError", "model", f"model = {model}: is not served here; use {' or '.join(served)}")
+
+
+def check_keys(given: Collection[str], known: Collection[str]) -> None:
+    """Raises Refused if the template would ignore one of the keys `given` in `chat_template_kwargs`."""
+    if wrong := ", ".join(key for key in given if key not in known):
+        message = f"chat_template_kwargs = {wrong}: no such key; use {', '.join(known)}"
+        raise Refused(400, "BadRequestError", "chat_template_kwargs", message)
+
+
+def template_keys(template: str) -> list[str]:
+    """The variables of a chat template that are a client's to set."""
+    return sorted(key for key in _resolve_chat_template_kwargs(template) - GIVEN if not key.endswith("_token"))
+
+
+def unreadable(url: str, error: BaseException) -> str:
+    """One line for an image at `url`, which may be as long as the image."""
+    shown = url if len(url) <= 100 else f"{url[:40]}..."
+    reason = " ".join(str(error).partition(" (parameter=")[0].split()) or type(error).__name__
+    return f"image {shown}: {reason.rstrip('.')}; send a whole PNG or JPEG as data:image/png;base64,..."
+
+
+@MEDIA_CONNECTOR_REGISTRY.register("http")  # vLLM's default, which it replaces wherever this module is imported
+class ImageReader(MediaConnector):
+    """vLLM's own takes a host that cannot be reached, and half of what a file can be broken by, for a fault of the server."""
+
+    async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Image:
+        """The image; raises VLLMValidationError, of which vLLM makes a 400, for whatever is wrong with it."""
+        try:
+            return await super().fetch_image_async(image_url, image_mode=image_mode)
+        except UNREADABLE as error:
+            raise VLLMValidationError(unreadable(image_url, error)) from error
+
+
+class ThinkingIngress(OpenAiIngress):
+    """Ray's ingress, which also looks at the names in a request."""
+
+    def __init__(self, llm_deployments: dict[str, Any], model_cards: dict[str, Any], *, known_keys: list[str]) -> None:
+        super().__init__(llm_deployments, model_cards)
+        self.known_keys = known_keys
+
+    async def _get_model_id(self, model: str | None) -> str:
+        """Every request asks for its model here; without a name it is the only one."""
+        if model is not None:
+            check_served(model, self._model_cards)
+        return str(await super()._get_model_id(model))
+
+    async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
+        """Ray's, of a request whose `chat_template_kwargs` the template knows."""
+        check_keys(body.chat_template_kwargs or {}, self.known_keys)
+        return await super().chat(body, request)
+
+
+def make_app() -> FastAPI:
+    """Ray's application; what it or vLLM refuses is said once."""
+    app = init()
+    app.add_exception_handler(OpenAIHTTPException, _say)
+    return app
+
+
+async def _say(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OpenAIHTTPException)
+    said = {"message": error.message, "type": error.type, "param": getattr(error, "param", None), "code": error.status_code}
+    return JSONResponse({"error": said}, error.status_code)

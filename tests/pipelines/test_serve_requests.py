@@ -1,0 +1,123 @@
+"""What a request to the endpoint is refused for, and in which words; without a server, since nothing here depends on one."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import random
+
+import pytest
+from fastapi import Request
+from PIL import Image
+
+from actors.refusals import ImageReader, Refused, check_keys, check_served, make_app, template_keys, unreadable
+from bimode.template import CHAT_TEMPLATE
+from tests.ports import free_ports
+
+
+def read(url: str) -> Image.Image:
+    return asyncio.run(ImageReader().fetch_image_async(url))
+
+
+def data_url(data: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(data).decode()
+
+
+def picture(form: str = "PNG") -> bytes:
+    """Noise, which does not compress: a file of several blocks."""
+    out = io.BytesIO()
+    Image.frombytes("RGB", (60, 60), random.Random(0).randbytes(60 * 60 * 3)).save(out, form)
+    return out.getvalue()
+
+
+def test_a_model_that_is_not_served_is_named_beside_the_one_that_is() -> None:
+    check_served("bpo", {"bpo": object()})
+    with pytest.raises(Refused) as refused:
+        check_served("gpt", {"bpo": object()})
+    assert (refused.value.status_code, refused.value.type, refused.value.param) == (404, "NotFoundError", "model")
+    assert refused.value.message == "model = gpt: is not served here; use bpo"
+
+
+def test_a_key_that_the_template_would_ignore_is_named_beside_those_it_knows() -> None:
+    known = template_keys(CHAT_TEMPLATE)
+    assert known == ["thinking_mode"]
+    check_keys({"thinking_mode": "long"}, known)
+    check_keys({}, known)
+    with pytest.raises(Refused) as refused:
+        check_keys({"thinkin": True, "thinking_mode": "long"}, known)
+    assert (refused.value.status_code, refused.value.param) == (400, "chat_template_kwargs")
+    assert refused.value.message == "chat_template_kwargs = thinkin: no such key; use thinking_mode"
+
+
+def test_a_template_of_others_has_its_own_keys() -> None:
+    template = "{{ bos_token }}{% if enable_thinking %}{{ thinking_mode }}{% endif %}{% for m in messages %}{{ m }}{% endfor %}"
+    assert template_keys(template) == ["enable_thinking", "thinking_mode"]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        (data_url(b"hello"), "cannot identify image file"),
+        (data_url(picture()[:3000]), "truncated"),
+        ("data:image/png;base64,@", "Non-base64 digit"),
+        ("data:image/png,hello", "Only base64"),
+        ("data:image/png", "missing ','"),
+        ("file:///etc/hostname", "local files"),
+        ("picture.png", "must be either a HTTP, data or file URL"),
+        ("http://[", "http://[: "),
+    ],
+    ids=range(8),
+)
+def test_an_image_that_cannot_be_read_is_the_clients_mistake(url: str, reason: str) -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    with pytest.raises(VLLMValidationError) as refused:
+        read(url)
+    line = str(refused.value)
+    assert reason in line and line.endswith("send a whole PNG or JPEG as data:image/png;base64,...") and "\n" not in line
+    assert len(line) < 300
+
+
+def test_so_is_a_host_that_does_not_answer() -> None:
+    from vllm.exceptions import VLLMValidationError
+
+    [port] = free_ports(1)
+    with pytest.raises(VLLMValidationError, match=f"image http://127.0.0.1:{port}/x.png: Cannot connect to host 127.0.0.1"):
+        read(f"http://127.0.0.1:{port}/x.png")
+    assert unreadable("http://x/y.png", TimeoutError()).startswith("image http://x/y.png: TimeoutError; send")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
+def test_whatever_bytes_are_wrong_it_is_an_image_or_a_refusal(form: str) -> None:
+    """Pillow raises five kinds of errors; one that is not foreseen would be a 500 with a stack again."""
+    from vllm.exceptions import VLLMValidationError
+
+    rng, whole, refused = random.Random(0), picture(form), 0
+    assert read(data_url(whole)).media.size == (60, 60)
+    for _ in range(300):
+        data = bytearray(whole)
+        for _ in range(rng.choice((1, 3, 20))):
+            data[rng.randrange(rng.choice((100, len(data))))] = rng.randrange(256)
+        try:
+            read(data_url(bytes(data[: rng.choice((len(data), rng.randrange(len(data))))])))
+        except VLLMValidationError:
+            refused += 1
+    assert refused > 50
+
+
+def test_the_body_is_openais_and_says_it_once() -> None:
+    app = make_app()
+
+    @app.get("/refused")
+    async def refuse(request: Request) -> None:
+        check_served("gpt", ["bpo"])
+
+    from fastapi.testclient import TestClient
+
+    answer = TestClient(app).get("/refused")
+    message = "model = gpt: is not served here; use bpo"
+    assert answer.status_code == 404
+    assert json.loads(answer.text) == {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}}
