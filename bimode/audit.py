@@ -42,7 +42,7 @@ def audit(folder: Path, groups_per_step: int, id_of: Callable[[int], str] | None
     if ledger.torn:
         notes.append(f"the last line is torn ({ledger.torn} bytes): a resumed run repairs it")
     if under_way := len(books.open):
-        notes.append(f"{under_way} tickets are under way; if the run has ended, they were not needed")
+        notes.append(f"{under_way} tickets are under way; a run that goes on takes them up again, one that has ended needs none")
     return Audit(books.counts(), books.drawn, last, tuple(notes), tuple(problems))
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ DRIVER_ENV = {
     "RAY_TQDM": "0",
 }
 # Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
+CONNECT_S = 10.0
 SYSTEM = {"free_objects_batch_size": 1}
 
 
@@ -116,8 +118,22 @@ def start_local(**settings: Any) -> None:
                 raise
 
 
+def check_address(address: str) -> None:
+    """Raises ConfigError where nothing listens at RAY_ADDRESS, which Ray tries for many minutes."""
+    if address.startswith(("http://", "https://")):
+        raise ConfigError("RAY_ADDRESS", address, "is a dashboard's; here it is HOST:PORT of the head, as ray start says it")
+    host, _, port = address.rpartition(":")
+    if "://" in address or not (host and port.isdigit()):  # auto, local, a Ray client's
+        return
+    try:
+        socket.create_connection((host, int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError("RAY_ADDRESS", address, f"no Ray there ({error}); start one, or unset it to use this machine") from None
+
+
 @contextmanager
 def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
+    check_address(os.environ.get("RAY_ADDRESS", ""))
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     given = job.get("env_vars") or {}
     runtime_env: dict[str, Any] = {

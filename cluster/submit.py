@@ -26,6 +26,7 @@ from cluster.session import NOT_SHIPPED, ROOT
 HTTP = ("http://", "https://")
 DASHBOARDS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # of the environment; Ray's client prefers them to what it is told
 LAST_STATUS_S = 15.0
+UNKNOWN = 130  # exit code: how the job ends is not known
 TAGS = re.compile(r"(?s)<style.*?</style>|<[^>]+>")  # of the page that a proxy answers with
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 
@@ -76,7 +77,7 @@ def dashboard(address: str) -> str:
 def submit_and_follow(submission: Submission, address: str) -> int:
     """Submits, prints the log as it grows, returns 0 when the job succeeded. Raises JobFailed.
 
-    Ctrl-C stops following, not the job.
+    Ctrl-C stops following, not the job, whose end is then not known: 130.
     """
     from ray.job_submission import JobStatus
 
@@ -92,9 +93,12 @@ def submit_and_follow(submission: Submission, address: str) -> int:
         asyncio.run(_follow(client, job))
     except KeyboardInterrupt:
         return _leave(url, job)
-    except RuntimeError as error:  # the connection to the log is gone; the job may be as it was
+    except (RuntimeError, OSError) as error:  # the connection to the log is gone; the job may be as it was
         print(f"\n{error}", file=sys.stderr)
-    status, info = _status(client, job), client.get_job_info(job)
+    try:
+        status, info = _status(client, job), client.get_job_info(job)
+    except (RuntimeError, OSError):
+        raise JobFailed(f"job {job}: {url} no longer answers; what was finished is kept: submit again when it does") from None
     if not status.is_terminal():
         return _leave(url, job)
     if status is not JobStatus.SUCCEEDED:
@@ -114,7 +118,7 @@ def _status(client: Any, job: str) -> Any:
 def _leave(url: str, job: str) -> int:
     how = f"ray job logs --address {url} -f {job}; ray job stop --address {url} {job}"
     print(f"\nno longer following; the job goes on: {how}", file=sys.stderr)
-    return 0
+    return UNKNOWN
 
 
 @contextmanager
@@ -127,8 +131,11 @@ def _answering(url: str) -> Iterator[None]:
     except ConnectionError:
         raise ConfigError("--address", url, "no Ray dashboard answers there; start one with ray start --head") from None
     except (RayError, RuntimeError, ValueError) as error:  # another server, another token, an upload that is too large
-        why = " ".join(TAGS.sub(" ", str(error)).split())[:400]
-        raise ConfigError("--address", url, f"the job was not taken: {why}") from None
+        why = " ".join(TAGS.sub(" ", str(error)).split())
+        if re.search(r"(?i)auth\w*.{0,80}token|token.{0,80}auth", why):
+            fix = "takes no job from this shell; where its nodes have a token, set RAY_AUTH_MODE=token and their RAY_AUTH_TOKEN"
+            raise ConfigError("--address", url, fix) from None
+        raise ConfigError("--address", url, f"the job was not taken: {why[:400]}") from None
 
 
 def _client(url: str) -> Any:

@@ -19,8 +19,9 @@ def audit_run(run: Path) -> int:
     recipe = (read_json(run / "manifest.json") or {}).get("recipe")
     if recipe is None or not (run / "bpo" / "ledger").is_dir():
         raise ConfigError("DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named")
-    bpo = (read_json(run / "bpo" / "manifest.json") or {}).get("config", {}).get("bpo", recipe["bpo"])
-    found = audit(run / "bpo", bpo["prompts_per_step"], _data_order(run, recipe["seed"]))
+    stage = read_json(run / "bpo" / "manifest.json") or {}
+    own = stage.get("config", recipe)  # the run's may by now be another stage's
+    found = audit(run / "bpo", own["bpo"]["prompts_per_step"], _data_order(run, own["seed"]))
     table = Table("tickets", *found.counts, title=f"{run}: {found.drawn} drawn, {found.sealed_steps} updates sealed")
     table.add_row("", *map(str, found.counts.values()))
     console = Console()
@@ -43,3 +44,9 @@ def _data_order(run: Path, seed: int) -> Callable[[int], str] | None:
         return None
     ids = sorted(row["id"] for row in read_rows(data, "rl", ["id"]))
     return lambda ticket: ids[item_of(ticket, len(ids), seed)]
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("audit")

@@ -183,3 +183,9 @@ def describe(neighbour: Neighbour) -> str:
     """Another row in a line."""
     state = f"rejected, {neighbour.reason}" if neighbour.reason else "kept"
     return f"{neighbour.id} ({neighbour.split}, {state}): {short(neighbour.question, LINE)}"
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("explain")

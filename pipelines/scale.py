@@ -84,3 +84,9 @@ def scale_run(run: Path, rollouts: int) -> None:
     before = (read_json(stage / FILE) or {}).get("rollouts", bpo.get("rollout_workers"))
     ask(stage / FILE, rollouts)
     say(f"scale: {rollouts} rollout workers asked for, {before} before; the run says when they join or leave, or lack room")
+
+
+if __name__ == "__main__":
+    from pipelines.cli import main
+
+    main("scale")

@@ -120,7 +120,7 @@ def _has_room(name: str, host: str, port: int) -> None:
         fix = f"Serve listens elsewhere on this cluster already; use --host {there.host} --port {there.port}"
         raise ConfigError("--host and --port", f"{host}:{port}", fix)
     if name in serve.status().applications:
-        end = f"""python -c 'from ray import serve; serve.delete("{name}")'"""
+        end = f"""python -c 'from ray import serve; serve.delete("{name}")', with RAY_ADDRESS as here"""
         raise ConfigError("--name", name, f"is served on this cluster already; choose another, or end that one: {end}")
 
 

@@ -64,7 +64,7 @@ def test_what_is_under_way_or_torn_or_unknown_is_noted(tmp_path: Path) -> None:
     assert found.problems == () and found.counts["pending"] == 1
     assert [note.split(":")[0] for note in found.notes] == [
         "the data is not at hand", "the last line is torn (6 bytes)",
-        "1 tickets are under way; if the run has ended, they were not needed",
+        "1 tickets are under way; a run that goes on takes them up again, one that has ended needs none",
     ]  # fmt: skip
 
 

@@ -1,16 +1,15 @@
-"""A start of Ray that a busy machine was too slow for is tried once more, all else surfaces; what leaves the store."""
+"""A start of Ray that a busy machine was too slow for is tried once more, all else surfaces; and where to look for one."""
 
 from __future__ import annotations
 
-import re
-import time
+import socket
 from typing import Any
 
-import numpy as np
 import pytest
 
+from bimode.errors import ConfigError
 from cluster import session
-from cluster.session import start_local
+from cluster.session import check_address, start_local
 
 ends: list[str] = []
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
@@ -26,6 +25,7 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def init(**settings: Any) -> None:
         assert settings["address"] == "local" and settings["num_cpus"] == 2
+        assert settings["_system_config"]["free_objects_batch_size"] == 1  # or buckets of weights pile up for a second
         if (error := outcomes.pop(0)) is not None:
             raise error
 
@@ -51,18 +51,15 @@ def test_a_second_one_and_any_other_error_surfaces(starts: list[Any], errors: li
     assert ends.count("shutdown") == sum(LATE in str(error) for error in errors), "another error may be of a session that lives"
 
 
-@pytest.mark.ray
-def test_what_nobody_refers_to_leaves_the_store_at_once(ray_local: Any) -> None:
-    """Else all buckets of a weight update are there together (Ray's default frees once a second)."""
-    from ray._private.internal_api import memory_summary
-
-    def used() -> int:
-        return int(re.search(r"Plasma memory usage (\d+) MiB", memory_summary(stats_only=True))[1])
-
-    before, most = used(), 0
-    for _ in range(5):
-        bucket = ray_local.put(np.zeros(48 << 20, np.uint8))
-        most = max(most, used() - before)
-        del bucket
-        time.sleep(0.1)
-    assert 48 <= most < 3 * 48
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"RAY_ADDRESS = 127.0.0.1:{port}: no Ray there"):
+            check_address(f"127.0.0.1:{port}")
+        taken.listen()
+        check_address(f"127.0.0.1:{port}")
+    with pytest.raises(ConfigError, match="is a dashboard's; here it is HOST:PORT"):
+        check_address("http://127.0.0.1:8265")
+    for known_to_ray in ("", "auto", "ray://127.0.0.1:9"):
+        check_address(known_to_ray)

@@ -327,7 +327,7 @@ def test_the_address_that_was_given_is_the_one_that_is_asked(
         url = f"http://127.0.0.1:{server.server_port}"
         code, line = said(capsys, "submit", str(REPO / "pipelines/recipes/tiny.toml"), "--out", "/x", "--address", url)
         server.shutdown()
-    assert asked and code == 2 and line.startswith(f"error: --address = {url}: the job was not taken: ")
+    assert asked and code == 2 and line.startswith(f"error: --address = {url}: takes no job from this shell")
 
 
 def test_ray_task_error_unwraps_to_its_cause(tmp_path: Path) -> None:
@@ -390,5 +390,5 @@ def test_help_tells_the_defaults(name: str, words: tuple[str, ...], capsys: pyte
 
 
 def test_module_and_command_are_the_same() -> None:
-    for stage in ("run", "submit", "serve"):
+    for stage in ("run", "submit", "serve", "audit", "scale", "explain"):
         assert f"bimode {stage}" in command("-m", f"pipelines.{stage}", "--help").stdout

@@ -1,0 +1,73 @@
+"""What `bimode submit` says, and its exit code, when the end of a job cannot be seen. Ray's client is replaced: a head that dies
+while it is asked cannot be had in a test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from ray.job_submission import JobStatus
+
+from bimode.errors import ConfigError
+from cluster import submit
+from cluster.submit import JobFailed, Submission, submit_and_follow
+
+URL = "http://head:8265"
+RUN = Submission("run", Path("pipelines/recipes/smoke.toml"), "/shared/smoke")
+
+
+class Client:
+    """Takes a job; then its log and its status are what the test wants."""
+
+    def __init__(self, log: BaseException | None, status: JobStatus | Exception) -> None:
+        self.log, self.status = log, status
+
+    def submit_job(self, **_: Any) -> str:
+        return "job-1"
+
+    async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
+        yield "a line\n"
+        if self.log is not None:
+            raise self.log
+
+    def get_job_status(self, job: str) -> JobStatus:
+        if isinstance(self.status, Exception):
+            raise self.status
+        return self.status
+
+    def get_job_info(self, job: str) -> None:
+        return None
+
+
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The exit code of a submission to such a client."""
+
+    def follow(log: BaseException | None, status: JobStatus | Exception) -> int:
+        monkeypatch.setattr(submit, "_client", lambda url: Client(log, status))
+        return submit_and_follow(RUN, URL)
+
+    return follow
+
+
+def test_a_job_that_is_left_has_not_succeeded(followed: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert followed(None, JobStatus.SUCCEEDED) == 0
+    assert followed(KeyboardInterrupt(), JobStatus.RUNNING) == 130
+    assert f"the job goes on: ray job logs --address {URL} -f job-1" in capsys.readouterr().err
+
+
+def test_a_head_that_is_gone_is_one_line(followed: Any) -> None:
+    with pytest.raises(JobFailed, match=f"job job-1: {URL} no longer answers; what was finished is kept"):
+        followed(RuntimeError("connection closed"), requests.ConnectionError("a hundred lines"))
+
+
+def test_a_wrong_token_is_told_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(url: str) -> Client:
+        raise RuntimeError("status code 401: InvalidAuthToken: the authentication token is incorrect. Ensure ...")
+
+    monkeypatch.setattr(submit, "_client", refused)
+    with pytest.raises(ConfigError, match="takes no job from this shell; where its nodes have a token, set RAY_AUTH_MODE=token"):
+        submit_and_follow(RUN, URL)
