@@ -9,25 +9,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from vllm import _custom_ops, ir
-
-assert _custom_ops, "its import is what loads the kernels"
+from vllm import _custom_ops, ir  # noqa: F401  the first loads the kernels
 
 NAME = "cpu_c"
 PRIORITY = {"rms_norm": [NAME], "fused_add_rms_norm": [NAME]}
 LANES = 16  # a row has to be a whole number of vectors, of 16 numbers at most
 
 
-def _fits(weight: Tensor | None, variance_size: int | None, x: Tensor) -> bool:
+def _takes(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
     return variance_size is None and weight is not None and weight.dtype == x.dtype and x.shape[-1] % LANES == 0
 
 
-def _takes(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
-    return _fits(weight, variance_size, x)
-
-
 def _takes_both(x: Tensor, x_residual: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
-    return _fits(weight, variance_size, x) and x.is_contiguous() and x_residual.is_contiguous()
+    return _takes(x, weight, epsilon, variance_size) and x.is_contiguous() and x_residual.is_contiguous()
 
 
 @ir.ops.rms_norm.register_impl(NAME, supports_args=_takes)

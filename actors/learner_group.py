@@ -157,8 +157,8 @@ class LearnerGroup:
         `num_tokens` is the denominator of the whole batch (`CreditedBatch.denominator`).
         """
         self.ready()
-        share = -(-sum(tree_tokens([s]) for s in samples) // len(self.ranks))  # no tree may be more than a rank's
-        trees = [[samples[i] for i in tree] for tree in share_prompts(samples, min(self.micro_tokens, share))]
+        most = -(-sum(tree_tokens([s]) for s in samples) // len(self.ranks))  # no tree may be more than a rank's share
+        trees = [[samples[i] for i in tree] for tree in share_prompts(samples, min(self.micro_tokens, most))]
         shares = split_evenly([tree_tokens(tree) for tree in trees], len(self.ranks))
         parts = _get(
             [

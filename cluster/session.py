@@ -24,8 +24,9 @@ DRIVER_ENV = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # stages show their own
     "RAY_TQDM": "0",
 }
-# Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
+HTTP = ("http://", "https://")
 CONNECT_S = 10.0
+# Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
 SYSTEM = {"free_objects_batch_size": 1}
 
 
@@ -120,7 +121,7 @@ def start_local(**settings: Any) -> None:
 
 def check_address(address: str) -> None:
     """Raises ConfigError where nothing listens at RAY_ADDRESS, which Ray tries for many minutes."""
-    if address.startswith(("http://", "https://")):
+    if address.startswith(HTTP):
         raise ConfigError("RAY_ADDRESS", address, "is a dashboard's; here it is HOST:PORT of the head, as ray start says it")
     host, _, port = address.rpartition(":")
     if "://" in address or not (host and port.isdigit()):  # auto, local, a Ray client's

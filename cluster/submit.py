@@ -21,9 +21,8 @@ from typing import Any
 
 from bimode.errors import BimodeError, ConfigError
 from cluster.environment import CODE_VERSION, code_version
-from cluster.session import NOT_SHIPPED, ROOT
+from cluster.session import HTTP, NOT_SHIPPED, ROOT
 
-HTTP = ("http://", "https://")
 DASHBOARDS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # of the environment; Ray's client prefers them to what it is told
 LAST_STATUS_S = 15.0
 UNKNOWN = 130  # exit code: how the job ends is not known

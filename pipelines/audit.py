@@ -10,13 +10,14 @@ from rich.table import Table
 
 from bimode.errors import ConfigError
 from bimode.rundir import read_json
+from pipelines.which_recipe import kept
 
 
 def audit_run(run: Path) -> int:
     """Prints the counts, notes and problems of DIR/bpo; 1 if there are problems. Raises ConfigError, LedgerError."""
     from bimode.audit import audit
 
-    recipe = (read_json(run / "manifest.json") or {}).get("recipe")
+    recipe = kept(run)
     if recipe is None or not (run / "bpo" / "ledger").is_dir():
         raise ConfigError("DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named")
     stage = read_json(run / "bpo" / "manifest.json") or {}

@@ -16,6 +16,7 @@ from bimode.rundir import read_json, write_atomic
 from bimode.versions import is_at_work
 from bimode.waits import Waits
 from pipelines.progress import say
+from pipelines.which_recipe import kept
 
 FILE = "rollout_workers.json"
 STEPS = 4  # whose waits are looked at before the number changes
@@ -76,7 +77,7 @@ def scale_run(run: Path, rollouts: int) -> None:
         raise ConfigError("DIR", run, "its BPO has ended; scale a run while it lives")
     if not is_at_work(run):
         raise ConfigError("DIR", run, "no run is at work there; start it again with its own command, then scale it")
-    bpo = (read_json(run / "manifest.json") or {}).get("recipe", {}).get("bpo", {})
+    bpo = (kept(run) or {}).get("bpo", {})
     if (sync := bpo.get("sync", "object_store")) != "object_store":
         raise ConfigError("bpo.sync", sync, "fixes who is there when the run starts; only object_store lets workers come and go")
     if (most := bpo.get("rollout_workers_max")) and rollouts > most:

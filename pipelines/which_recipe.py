@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bimode.errors import ConfigError
 from bimode.rundir import read_json
@@ -26,18 +26,19 @@ def refuse_bare_name(path: Path | None) -> Path | None:
     raise ConfigError("recipe", path, f"no such file; recipes are in {folder}/{nearest}")
 
 
-def keeps_recipe(run: Path) -> bool:
-    """Whether something has worked in the directory `run` by a recipe."""
-    return "recipe" in (read_json(run / "manifest.json") or {})
+def kept(run: Path) -> dict[str, Any] | None:
+    """The recipe that something has worked by in the directory `run`."""
+    recipe: dict[str, Any] | None = (read_json(run / "manifest.json") or {}).get("recipe")
+    return recipe
 
 
 def recipe_and_run(recipe: Path | None, out: str | None) -> tuple[Path, str]:
     """RECIPE and --out of an evaluation, either of which may be left out: a run stands for both. Raises ConfigError."""
     if recipe is None:
-        if not out or not keeps_recipe(Path(out)):
+        if not out or kept(Path(out)) is None:
             raise ConfigError("RECIPE", "(missing)", "give a recipe or a run's directory, or --model and --data, or all three")
         return Path(out), out
-    if out is None and not keeps_recipe(recipe):
+    if out is None and kept(recipe) is None:
         raise ConfigError("--out", "(missing)", "name a run directory")
     return recipe, str(recipe) if out is None else out
 
@@ -47,7 +48,7 @@ def load(path: Path, overrides: tuple[str, ...], seed: int | None) -> Recipe:
     from bimode.recipe import build_recipe, load_recipe
     from pipelines.progress import say
 
-    if not keeps_recipe(path):
+    if (recipe := kept(path)) is None:
         return load_recipe(path, overrides, seed)
     say(f"bimode: by the recipe in {path / 'manifest.json'}")
-    return build_recipe(read_json(path / "manifest.json")["recipe"], overrides, seed)
+    return build_recipe(recipe, overrides, seed)
