@@ -93,7 +93,9 @@ class Rollouts:
     def batch(self, version: int) -> list[Drawn]:
         """The groups of update `version`, once the learner's weights are on their way; raises what stopped the loop."""
         asked = time.monotonic()
-        self._learner_waits = True
+        with self._changed:
+            self._book_idle()  # so far the learner had a batch
+            self._learner_waits = True
         if self.desk.max_staleness and self._thread is None:
             self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
             self._thread.start()
@@ -105,6 +107,7 @@ class Rollouts:
                     self.sync.turn(learner_is_free=True)
                     self._changed.notify_all()
                 if not self.sync.needs_learner and (batch := self.desk.batch(version)) is not None:
+                    self._book_idle()
                     self._learner_waits = False
                     now = time.monotonic()
                     self._waits += Waits(learner=now - asked)
@@ -121,7 +124,8 @@ class Rollouts:
     def trained(self, batch: Sequence[Drawn], step: int) -> Ended:
         """`batch` has been trained on; what else has happened since the last one."""
         with self._changed:
-            now, workers = time.monotonic(), len(self.fleet.members)
+            self._book_idle()
+            now, workers = self._booked, len(self.fleet.members)
             waits = (self._waits + Waits(total=now - self._since)).over(workers)
             ended = Ended(self.desk.filtered, self.desk.stale, workers, self.lost, waits)
             self.desk.trained(batch, step)

@@ -35,10 +35,11 @@ class Waits:
         """As parts of the whole, which is then 1."""
         return Waits(*(part / max(self.total, 1e-9) for part in astuple(self)))
 
-    def change(self) -> int:
-        """Rollout workers more (1) or fewer (-1) that would help, else 0."""
+    def change(self, max_staleness: int) -> int:
+        """Rollout workers more (1) or fewer (-1) that would help, else 0. At `max_staleness = 0` both sides take turns, however
+        many workers there are: that these wait for the learner then says nothing against more."""
         share = self.shares()
-        if share.learner > HIGH and share.full < LOW:
+        if share.learner > HIGH and (share.full < LOW or not max_staleness):
             return 1
         return -1 if share.full > HIGH and share.learner < LOW else 0
 
@@ -53,11 +54,12 @@ class Waits:
             return f"{told}: fewer, larger steps would help, or a faster bpo.sync"
         if share.learner > HIGH and share.full > HIGH and not max_staleness:
             return f"{told}: they wait for each other; bpo.max_staleness = 1 lets them work at the same time"
-        if self.change() > 0 and room <= workers:
+        change = self.change(max_staleness)
+        if change > 0 and room <= workers:
             return f"{told}: more rollout workers would help, on more nodes (here: on more cores, cluster.num_cpus)"
-        if self.change() > 0:
+        if change > 0:
             more = min(2 * workers, room)
             return f"{told}: add rollout workers (next time bpo.rollout_workers = {more}; bimode scale while a run lives)"
-        if self.change() < 0:
+        if change < 0:
             return f"{told}: {max(1, round(workers * (1 - share.full)))} of {workers} rollout workers would do"
         return told

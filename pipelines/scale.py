@@ -28,6 +28,7 @@ class Size:
     def __init__(self, stage: Path, bpo: BpoConfig, room: Callable[[], int]) -> None:
         """`room` says how many the nodes can hold now; it is asked when the wish is new, and before a run grows."""
         self.file, self.default, self.most, self._room = stage / FILE, bpo.rollout_workers, bpo.rollout_workers_max, room
+        self._max_staleness = bpo.max_staleness
         self._waits: list[Waits] = []
         self._heard, self._held = 0, self.default
         if (now := self.wanted()) != self.default:
@@ -50,7 +51,7 @@ class Size:
         self._waits.append(waits)
         if len(self._waits) < STEPS:
             return
-        change = sum(self._waits, Waits()).change()
+        change = sum(self._waits, Waits()).change(self._max_staleness)
         self._waits.clear()
         now = self.wanted()
         if (then := min(max(now + change, 1), self.most, max(self._room(), now))) != now:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,23 @@ def test_what_goes_wrong_in_a_worker_surfaces_where_the_learner_waits(loop: Any)
         impossible = BPO.model_copy(update={"max_tokens": 1, "max_staleness": staleness})
         with loop(str(staleness), impossible) as rollouts, pytest.raises(ConfigError, match="max_tokens = 1"):
             rollouts.batch(0)
+
+
+@pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
+def test_workers_that_take_turns_with_the_learner_wait_for_it(fleet: Any, loop: Any) -> None:
+    """The time of an update is theirs, in its own step, and not a wait for each other in the next."""
+    with loop() as rollouts:
+        while not all(member.has_answered for member in fleet.members):
+            rollouts.turn()
+        for version in range(3):
+            batch = rollouts.batch(version)
+            time.sleep(1.0)  # the learner learns
+            waits = rollouts.trained(batch, version).waits
+            fleet.version = version + 1
+            if version == 0:  # the rounds above are in it
+                continue
+            assert 1.0 <= waits.full < 1.1 and waits.full + waits.learner <= waits.total + 0.01
+            assert waits.rollouts <= waits.learner
 
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)

@@ -28,9 +28,14 @@ def test_advice(waits: Waits, staleness: int, says: str) -> None:
 
 
 def test_more_or_fewer_workers() -> None:
-    assert Waits(10.0, learner=4.0, full=0.5).change() == 1
-    assert Waits(10.0, learner=0.5, full=4.0).change() == -1
-    assert Waits(10.0, learner=4.0, full=4.0).change() == Waits(10.0, learner=0.5, full=0.5).change() == Waits().change() == 0
+    assert Waits(10.0, learner=4.0, full=0.5).change(1) == 1
+    assert Waits(10.0, learner=0.5, full=4.0).change(1) == -1
+    assert Waits(10.0, learner=4.0, full=4.0).change(1) == Waits(10.0, learner=0.5, full=0.5).change(1) == Waits().change(1) == 0
+
+
+def test_workers_that_take_turns_with_the_learner_are_not_too_many() -> None:
+    assert Waits(10.0, learner=4.0, full=6.0).change(0) == 1
+    assert Waits(10.0, learner=0.5, full=9.5).change(0) == -1
 
 
 def test_no_more_workers_are_advised_than_there_is_room_for() -> None:
