@@ -47,9 +47,11 @@ reference: $(STAMP) ## docs/recipe.md, from the descriptions in the schema
 	$(BIN)/python -m bimode.recipe_reference > docs/recipe.md
 
 bench: $(STAMP) ## every benchmark; each prints one line of JSON at its end
-	@set -e; for file in $(filter-out benchmarks/curation.py,$(wildcard benchmarks/*.py)); do \
+	@set -e; for file in $(filter-out $(addprefix benchmarks/,curation.py judge.py tag_quality.py),$(wildcard benchmarks/*.py)); do \
 		echo "== $$file"; $(BIN)/python "$$file"; done
 	$(BIN)/python benchmarks/curation.py --make-env .stamps/datatrove
+	$(BIN)/python benchmarks/judge.py --make-judge .stamps/smollm2
+	$(BIN)/python benchmarks/tag_quality.py --make-judge .stamps/smollm2
 
 lock: ## resolve pyproject.toml into both locks, keeping what is pinned (UPGRADE=--upgrade lets it move)
 	@test -x .stamps/uv/bin/uv || { $(PYTHON) -m venv .stamps/uv && .stamps/uv/bin/pip install -q uv==$(UV_VERSION); }

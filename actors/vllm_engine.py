@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.engine_types import EnginePrompt, EngineSample, EngineSampling
+from actors.host_memory import map_large_tensors
 from bimode.codec import ModelKind
 from bimode.errors import ConfigError
 
@@ -64,6 +65,7 @@ class VllmEngine:
             from actors import cpu_kernels
 
             kernels = {"ir_op_priority": cpu_kernels.PRIORITY}
+        map_large_tensors(True)
         self._llm = LLM(
             str(model_dir),
             model_impl=implementation(model_dir),
@@ -83,6 +85,7 @@ class VllmEngine:
             worker_extension_cls="actors.weight_transfer.WorkerExtension",
             **kernels,
         )
+        map_large_tensors(False)
         self._expanded: dict[str, tuple[int, ...]] = {}  # of prompts under way, as the learner will see them
         if sync == "object_store":
             self.init_transfer({})

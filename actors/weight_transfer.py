@@ -26,6 +26,8 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from actors.host_memory import map_large_tensors
+
 OBJECT_STORE = "object_store"
 
 
@@ -52,6 +54,7 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         """No rendezvous."""
 
     def start_weight_update(self) -> None:
+        map_large_tensors(True)
         self.missing = {name for name, _ in self.model.named_parameters()}  # before the reload parts tied ones
         initialize_layerwise_reload(self.model)
 
@@ -67,6 +70,7 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         repack_tied_heads(self.model)
+        map_large_tensors(False)
 
     def shutdown(self) -> None:
         """Holds nothing."""

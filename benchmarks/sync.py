@@ -71,15 +71,17 @@ def floor(worker: Any, model_dir: Path, rounds: int) -> list[float]:
 
 
 class Watch:
-    """The most that the processes below this one need while the block runs, in bytes above what they needed before."""
+    """The most that the processes below this one need while a block runs, in bytes above what they needed when it was made."""
 
-    def __enter__(self) -> Watch:
+    def __init__(self) -> None:
         import psutil
 
         self._pids = [p.pid for p in psutil.Process().children(recursive=True)]
         self._store = max(self._pids, key=lambda pid: _status(pid, "RssShmem"))  # one process maps all of the object store
         self._before = self._now()
-        self._most, self._over = self._before, threading.Event()
+
+    def __enter__(self) -> Watch:
+        self._most, self._over = self._now(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
         return self
@@ -106,29 +108,29 @@ def _status(pid: int, name: str) -> int:
 
 
 def timed(model_dir: Path, workers: int, rounds: int, folder: Path) -> dict[str, Any]:
-    """Seconds stopped, of each round, and of the floor, in one worker and in all at once; bytes needed beside the models, by the
-    first round and by the floor, whose arrays are mapped from the model's file."""
+    """Seconds stopped, of each round, and of the floor, in one worker and in all at once; bytes needed beside the models, by as
+    many rounds more and by the floor, whose arrays are mapped from the model's file."""
     import ray
 
     with open_graph(model_dir, workers) as (fleet, learner):
         fleet.generate([r for ticket in range(workers) for r in requests_of(ticket)], 0)  # what a first call loads, in each
         with open_loop(fleet, learner, folder, requests_of, groups_per_step=workers, lease_groups=1) as loop:
             loop.trained(loop.batch(0), 0)
-            stopped = []
+            stopped, extra, watch = [], [], Watch()
             for version in range(1, rounds + 2):
                 fleet.version = version
-                if version == 1:
-                    with Watch() as watch:
-                        batch = loop.batch(version)
-                else:
+                stopped.append(round(loop.trained(loop.batch(version), version).waits.stopped, 3))
+            for version in range(rounds + 2, 2 * rounds + 2):  # watching takes time of its own
+                fleet.version = version
+                with watch:
                     batch = loop.batch(version)
-                waits = loop.trained(batch, version).waits
-                stopped.append(round(waits.stopped, 3))
+                loop.trained(batch, version)
+                extra.append(watch.extra)
         with Watch() as reload:
             alone = ray.get(fleet.workers[0].__ray_call__.remote(floor, model_dir, rounds + 1))
         together = ray.get([worker.__ray_call__.remote(floor, model_dir, rounds + 1) for worker in fleet.workers])
     return {
-        "stopped": stopped[1:], "first": stopped[0], "extra": watch.extra, "floor": [round(s, 3) for s in alone[1:]],
+        "stopped": stopped[1:], "first": stopped[0], "extra": extra, "floor": [round(s, 3) for s in alone[1:]],
         "floors at once": [round(s, 3) for seconds in together for s in seconds[1:]], "floor extra": reload.extra,
     }  # fmt: skip
 
@@ -141,10 +143,10 @@ def benchmark(rounds: int, folder: Path) -> Figure:
     for workers in (1, 2):
         found = timed(folder / "model", workers, rounds, folder / f"run-{workers}")
         ratios.append(median(found["stopped"]) / median(found["floor"]))
-        runs[f"{workers} workers"] = found | {"ratio": round(ratios[-1], 3), "memory": round(found["extra"] / size, 3)}
+        runs[f"{workers} workers"] = found | {"ratio": round(ratios[-1], 3), "memory": round(median(found["extra"]) / size, 3)}
         print(
             f"{workers} worker(s): stopped {median(found['stopped']):.2f} s, floor {median(found['floor']):.2f} s, "
-            f"ratio {ratios[-1]:.2f}, memory {found['extra'] / size:.0%} of the model "
+            f"ratio {ratios[-1]:.2f}, memory {median(found['extra']) / size:.0%} of the model "
             f"(floor, in all at once: {median(found['floors at once']):.2f} s, {found['floor extra'] / size:.0%})"
         )
     return Figure("sync", max(ratios), GOAL, runs)

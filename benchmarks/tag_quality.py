@@ -7,7 +7,7 @@ the other 64 the truth. Every response is marked as the number that it is, and a
 (the number's remainder by 4 and by 2): the families have no multiple-choice questions, and the shipped model's tokenizer has no
 word to answer one with.
 
-    python benchmarks/tag_quality.py --out runs/tags
+    python benchmarks/tag_quality.py --out runs/tags --make-judge .stamps/smollm2
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers.command import errors_in_one_line
+from benchmarks.peers.smollm2 import make_smollm2
 from benchmarks.peers.tag_scores import (
     BASELINES,
     CLASSES,
@@ -49,6 +50,7 @@ from benchmarks.peers.tag_scores import (
     pooled,
     score_all,
 )  # fmt: skip
+from bimode.codec import model_kind
 from bimode.config import Recipe
 from bimode.errors import ConfigError
 from bimode.modes import Mode
@@ -73,14 +75,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--items", type=int, default=ITEMS, help="questions (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions")
-    parser.add_argument("--judge", default="", metavar="DIR", help="a chat model that judges the questions too")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--judge", type=Path, metavar="DIR", help="a chat model that judges the questions too")
+    which.add_argument("--make-judge", type=Path, metavar="DIR", help="make SmolLM2 there, if it is not there yet, as the judge")
     parser.add_argument("--out", type=Path, help="keep the attempts there: a second call samples what is missing")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, e.g. model.base=DIR")
     options = parser.parse_args()
-    own = [f"curate.rollouts.n={TAGGED + TRUTH}", "curate.rollouts.max_tokens=48", f'curate.judge.model="{options.judge}"']
+    own = [f"curate.rollouts.n={TAGGED + TRUTH}", "curate.rollouts.max_tokens=48"]
     with errors_in_one_line(), TemporaryDirectory() as name:
         if options.items < 1:
             raise ConfigError("--items", options.items, "at least one")
+        if judge := make_smollm2(options.make_judge) if options.make_judge else options.judge:
+            sees = model_kind(judge) == "image_text"
+            own += [f'curate.judge.model="{judge.resolve()}"', f"curate.judge.images={str(sees).lower()}"]
         recipe = load_recipe(RECIPE, (*own, *options.set))
         items, judged = collect(recipe, draw(options.items, options.seed), options.out or Path(name))
         report(items, recipe, judged)
@@ -177,7 +184,7 @@ def report(items: dict[str, list[Item]], recipe: Recipe, judged: Sequence[str] |
         difference = pooled(scores, "corrected", other)
         console.print(f"corrected minus {other}, all markings: {difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
     if judged is None:
-        console.print("judge: not available, no judge model ships with the project; --judge DIR names one")
+        console.print("judge: none was asked; --make-judge DIR fetches one, --judge DIR names one")
     print(json.dumps(figure(scores)))
 
 

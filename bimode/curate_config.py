@@ -87,7 +87,7 @@ class DedupConfig(Section):
 
     image_radius: Radius = Field(
         32, description="bits of a 256-bit perceptual hash that may differ between near-duplicate images, whose thumbnails must "
-        "agree too; question and answer must be equal; 0 = exact pixels only"
+        "agree too; question and answer must be equal; 0 = exact pixels only, and no hashes: no later run finds near ones either"
     )  # fmt: skip
     text_similarity: Share = Field(
         0.8, description="Jaccard similarity of 3-word shingles at which free texts are the same; 0 = off"

@@ -30,6 +30,7 @@ def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
     if not gpu:
         env |= {
             "THP_MEM_ALLOC_ENABLE": "1",  # large tensors in huge pages: to touch them first takes longer than to compute them
+            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # and what libraries allocate, as oneDNN its packed weights
             "TORCH_COMPILE_DISABLE": "1",  # vLLM compiles one small function: 3-20 s, and it takes a C++ compiler
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",

@@ -102,11 +102,14 @@ class Refused(Exception):
     """A check that fails: (reason, detail)."""
 
 
-def check_rows(rows: Sequence[Row]) -> list[Checked]:
-    """What each of `rows` comes to; they stay as they are. Raises RuntimeError if the maths verifier does not start."""
+def check_rows(rows: Sequence[Row], *, hashed: bool = True) -> list[Checked]:
+    """What each of `rows` comes to; they stay as they are. Raises RuntimeError if the maths verifier does not start.
+
+    Unless `hashed`, nothing is made by which near pictures are found, which takes longer than to decode a small picture.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of images that are refused or sound all the same
-        return [_checked(row) for row in rows]
+        return [_checked(row, hashed) for row in rows]
 
 
 def check_row(row: Row) -> tuple[str, str]:
@@ -117,7 +120,7 @@ def check_row(row: Row) -> tuple[str, str]:
     return checked.reason, checked.detail
 
 
-def _checked(row: Row) -> Checked:
+def _checked(row: Row, hashed: bool) -> Checked:
     digest = ""
     try:
         _check_columns(row)
@@ -128,7 +131,7 @@ def _checked(row: Row) -> Checked:
     except Refused as refused:
         reason, detail = refused.args
         return Checked(reason, detail, digest)
-    pictures = [picture for _, picture in images]
+    pictures = [picture for _, picture in images] if hashed else []
     return Checked("", "", digest, perceptual_hash(pictures), thumbnails(pictures))
 
 

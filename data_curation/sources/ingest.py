@@ -97,7 +97,7 @@ def candidates(batch: Sequence[Sample | Refusal], split: str, config: CurateConf
     """One row a sample or refusal, in CANDIDATE_SCHEMA."""
     rows = [refused_row(each, split) if isinstance(each, Refusal) else candidate_row(each, split) for each in batch]
     sound = [row for row in rows if not row["reason"]]
-    for row, found in zip(sound, check_rows(sound), strict=True):
+    for row, found in zip(sound, check_rows(sound, hashed=config.dedup.image_radius > 0), strict=True):
         reason, detail = found.reason, found.detail
         if reason == "bad_schema":
             ref = repr([row["source"], row["source_refs"], row["id"]])  # whatever these are

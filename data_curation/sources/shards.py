@@ -96,8 +96,8 @@ def code_digest() -> str:
 
 def shard_key(shard: Shard, config: CurateConfig) -> str:
     """The name under which a shard's candidates are kept."""
-    taught = bool(config.traces.model)
-    return digest_json([shard.settings, config.filter.model_dump(mode="json"), config.tags, taught, code_digest()])
+    taught, hashed = bool(config.traces.model), config.dedup.image_radius > 0
+    return digest_json([shard.settings, config.filter.model_dump(mode="json"), config.tags, taught, hashed, code_digest()])
 
 
 def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:

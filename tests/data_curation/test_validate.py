@@ -103,6 +103,12 @@ def test_several_pictures_have_one_digest_and_none_has_none() -> None:
     assert first.image_sha256 == image_digest(pair) and (second.image_sha256, second.phash) == ("", "")
 
 
+def test_near_pictures_are_not_hashed_where_nobody_looks_for_them() -> None:
+    [plain], [hashed] = (check_rows([row_with(FILES["png grey"])], hashed=hashed) for hashed in (False, True))
+    assert plain.image_sha256 == hashed.image_sha256 and hashed.phash and hashed.thumbnails
+    assert (plain.phash, plain.thumbnails) == ("", b"")
+
+
 def test_rows_stay_as_they_are_and_a_single_row_gets_its_digest() -> None:
     row = row_with(FILES["bmp"])
     before = dict(row)
