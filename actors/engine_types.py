@@ -20,7 +20,8 @@ class EnginePrompt:
 
 @dataclass(frozen=True, slots=True)
 class EngineSampling:
-    """How samples are drawn. `seed` is the first of `n` consecutive ones; `temperature` 0 is greedy, with n = 1."""
+    """How samples are drawn. `seed` is the first of `n` consecutive ones; `temperature` 0 is greedy, with n = 1; `choices` are
+    all that may be said, unless there are none."""
 
     n: int
     temperature: float
@@ -29,6 +30,7 @@ class EngineSampling:
     stop_id: int
     banned_ids: tuple[int, ...] = ()
     repetition_penalty: float = 1.0
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

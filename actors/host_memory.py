@@ -1,8 +1,8 @@
 """Where large tensors on a CPU come from while weights are loaded: mappings of their own, gone when they are freed.
 
-A weight update frees each layer's old packed weights, and its new ones once they are packed. Cut out of glibc's heap, what lies free
-between two pieces that stay is seldom of use for the next: a worker grew by 40 % of its model in one update and by 80 % in ten. At
-other times the heap is faster, since its pages have been touched before.
+A weight update frees each layer's old packed weights, and its new ones once they are packed. Cut out of glibc's heap, what lies
+free between two pieces that stay is seldom of use for the next: a worker grew by 40 % of its model in one update and by 80 % in
+ten. At other times the heap is faster, since its pages have been touched before.
 """
 
 from __future__ import annotations

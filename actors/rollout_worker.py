@@ -98,6 +98,7 @@ class RolloutWorker:
                     stop_id=self._stop_id,
                     banned_ids=self.codec.placeholder_ids,
                     repetition_penalty=r.repetition_penalty,
+                    choices=r.choices,
                 )
             )
         if forget:

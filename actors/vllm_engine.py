@@ -94,13 +94,14 @@ class VllmEngine:
     def begin(self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]) -> list[str]:
         """Takes prompts in, beside those that are under way; a key for each."""
         from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         params = [
             SamplingParams(
                 n=s.n, temperature=s.temperature, max_tokens=s.max_tokens, seed=s.seed, logprobs=0, flat_logprobs=True,
                 stop_token_ids=[s.stop_id], ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
                 logit_bias=dict.fromkeys(s.banned_ids, -100.0) or None, repetition_penalty=s.repetition_penalty,
+                structured_outputs=StructuredOutputsParams(choice=list(s.choices)) if s.choices else None,
             )
             for s in sampling
         ]  # fmt: skip

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import pyarrow.parquet as pq
 
 from benchmarks.peers.command import errors_in_one_line
-from benchmarks.peers.smollm2 import make_smollm2
+from benchmarks.peers.smollm2 import KEEP_TO_WORDS, make_smollm2
 from bimode.calibration import Calibration, Judged, calibrate
 from bimode.config import Recipe
 from bimode.errors import ConfigError
@@ -112,7 +112,8 @@ def main() -> None:
         judge = make_smollm2(flags.make_judge) if flags.make_judge else flags.judge
         if not judge.is_dir():
             raise ConfigError("--judge", judge, "is no directory")
-        recipe = load_recipe(RECIPE, (f'curate.judge.model="{judge.resolve()}"', *flags.set))
+        own = [f'curate.judge.model="{judge.resolve()}"', *[KEEP_TO_WORDS] * bool(flags.make_judge)]
+        recipe = load_recipe(RECIPE, (*own, *flags.set))
         began, questions = time.monotonic(), read_questions()
         verdicts = ask(recipe, questions, Path(name))
         found = compare(questions, verdicts)

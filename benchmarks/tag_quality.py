@@ -35,7 +35,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.peers.command import errors_in_one_line
-from benchmarks.peers.smollm2 import make_smollm2
+from benchmarks.peers.smollm2 import KEEP_TO_WORDS, make_smollm2
 from benchmarks.peers.tag_scores import (
     BASELINES,
     CLASSES,
@@ -88,6 +88,7 @@ def main() -> None:
         if judge := make_smollm2(options.make_judge) if options.make_judge else options.judge:
             sees = model_kind(judge) == "image_text"
             own += [f'curate.judge.model="{judge.resolve()}"', f"curate.judge.images={str(sees).lower()}"]
+            own += [KEEP_TO_WORDS] * bool(options.make_judge)
         recipe = load_recipe(RECIPE, (*own, *options.set))
         items, judged = collect(recipe, draw(options.items, options.seed), options.out or Path(name))
         report(items, recipe, judged)

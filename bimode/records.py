@@ -127,6 +127,7 @@ class GenerationRequest:
     """`n` completions of one prompt in one mode. `temperature` 0 is greedy; equal seeds give equal samples.
 
     `repetition_penalty`: above 1, tokens that stand in the prompt or the response already become less likely (vLLM's).
+    `choices`: the response is one of these texts and nothing else; empty: anything.
     """
 
     prompt: Prompt
@@ -136,3 +137,4 @@ class GenerationRequest:
     max_tokens: int
     seed: int
     repetition_penalty: float = 1.0
+    choices: tuple[str, ...] = ()

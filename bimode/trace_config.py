@@ -33,6 +33,9 @@ class JudgeConfig(Section):
     prompt: str = Field("", description="what it is asked, with `{question}` and perhaps `{answer}`; empty: our `JUDGE_PROMPT`")
     images: bool = Field(True, description="show it the question's images; false for a judge of text only")
     votes: Positive = Field(5, description="verdicts of one question; the majority decides, a tie gives both formats")
+    constrained: bool = Field(
+        False, description="have it say one of the two words and nothing else, for a judge that would not; it cannot reason then"
+    )
     retries: int = Field(2, ge=0, description="times that a reply without a verdict is drawn again with another seed")
     temperature: float = Field(0.7, gt=0.0, description="of sampling; votes differ by it alone")
     max_tokens: Positive = Field(1024, description="generated tokens of a reply, its own reasoning included")

@@ -176,6 +176,8 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
         verdicts = list(judge.sample_verdicts(store.files, chosen, who, replies, advance))
         store.apply(judge.tag_open(verdicts, who, scratch / "verdicts.parquet"))
         judge.publish_verdicts(verdicts, tags)
+        if warning := judge.unparsed_warning(verdicts):
+            say(warning)
         say(judge.compared(store, judge.sample_verdicts(store.files, known, who, replies, bar.advance)))
 
 

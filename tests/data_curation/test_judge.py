@@ -33,6 +33,7 @@ from data_curation.tags.judge import (
     sample_verdicts,
     set_aside,
     tag_open,
+    unparsed_warning,
     verdict_table,
 )
 
@@ -164,13 +165,14 @@ def test_what_decides_the_words_decides_the_cache_and_nothing_else() -> None:
         other(temperature=1.0),
         other(max_tokens=5),
         other(max_model_len=9),
+        other(constrained=True),
     }
     hashes |= {
         replace(base, digest="x").params_hash,
         replace(base, seed=1).params_hash,
         replace(base, dtype="bfloat16").params_hash,
     }
-    assert len(hashes | {base.params_hash}) == 9
+    assert len(hashes | {base.params_hash}) == 10
 
 
 def test_nothing_is_asked_twice_and_more_votes_ask_for_the_difference(
@@ -230,6 +232,20 @@ def test_tags_of_the_judge_are_its_own_and_failures_have_a_reason(file: Path, tm
     assert (rows["open-3"]["reason"], rows["open-3"]["detail"]) == ("judge_failed", "too long")
     assert rows["exact-0"]["mode_reason"] == "untagged" and not rows["exact-0"]["reason"]
     assert verdict_table(verdicts).column("non_thinking").to_pylist() == [1, 1, 0, 0]
+
+
+def test_a_judge_that_keeps_to_no_word_is_told_of() -> None:
+    sound, silent = Verdict(0, 0, "a", T, 3, 0, 2), Verdict(0, 1, "b", "", 0, 0, 9)
+    assert unparsed_warning([sound]) == unparsed_warning([]) == ""
+    assert unparsed_warning([sound, silent]).startswith(
+        "WARNING: 11 of the judge's 14 replies are neither thinking nor non_thinking: change curate.judge.prompt"
+    )
+
+
+def test_a_constrained_judge_is_asked_for_one_of_the_words(file: Path) -> None:
+    row = pq.read_table(file).to_pylist()[0] | {"round": 0}
+    assert judge_of(Scripted({})).request(row, 3, None).choices == ()
+    assert judge_of(Scripted({}), constrained=True).request(row, 3, None).choices == (T, N)
 
 
 def test_without_a_judge_open_rows_are_set_aside_and_never_guessed(file: Path, tmp_path: Path) -> None:
