@@ -94,19 +94,15 @@ def without(name: str) -> Row:
 def test_every_kind_of_picture_passes_with_the_digest_of_the_data_set(name: str) -> None:
     [checked] = check_rows([row_with(FILES[name])])
     assert (checked.reason, checked.detail) == ("", "")
-    assert checked.image_sha256 == image_digest([FILES[name]]) and checked.phash
+    assert checked.image_sha256 == image_digest([FILES[name]]) and checked.phash and checked.thumbnails
+    [plain] = check_rows([row_with(FILES[name])], hashed=False)
+    assert plain == replace(checked, phash="", thumbnails=b""), "nobody looks for near pictures"
 
 
 def test_several_pictures_have_one_digest_and_none_has_none() -> None:
     pair = [FILES["png grey"], FILES["gif"]]
     first, second = check_rows([row_with(*pair), row_with()])
     assert first.image_sha256 == image_digest(pair) and (second.image_sha256, second.phash) == ("", "")
-
-
-def test_near_pictures_are_not_hashed_where_nobody_looks_for_them() -> None:
-    [plain], [hashed] = (check_rows([row_with(FILES["png grey"])], hashed=hashed) for hashed in (False, True))
-    assert plain.image_sha256 == hashed.image_sha256 and hashed.phash and hashed.thumbnails
-    assert (plain.phash, plain.thumbnails) == ("", b"")
 
 
 def test_rows_stay_as_they_are_and_a_single_row_gets_its_digest() -> None:
