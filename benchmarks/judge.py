@@ -88,11 +88,12 @@ def compare(questions: Iterable[Question], verdicts: Iterable[Verdict]) -> Calib
 
 def figure(found: Calibration, verdicts: Sequence[Verdict], seconds: float) -> dict[str, object]:
     """The line of JSON: the judge's accuracy over the better baseline's."""
-    best = max(found.majority.accuracy, found.length.accuracy)
+    best = max(found.majority.accuracy, found.length.accuracy) if found.judge.n else None
+    ours = found.judge.accuracy if found.judge.n else None  # NaN is no JSON
     replies = sum(v.thinking + v.non_thinking + v.unparsed for v in verdicts)
     return {
-        "name": "judge", "ratio": round(found.judge.accuracy / best, 4) if best else None, "goal": None,
-        "ours": found.judge.accuracy, "peer": best, "unit": "accuracy",
+        "name": "judge", "ratio": round(ours / best, 4) if ours is not None and best else None, "goal": None,
+        "ours": ours, "peer": best, "unit": "accuracy",
         "judge": asdict(found.judge), "majority": asdict(found.majority), "length": asdict(found.length), "kappa": found.kappa,
         "counts": found.counts, "left_out": found.left_out, "replies": replies,
         "unparsed": sum(v.unparsed for v in verdicts), "seconds": round(seconds, 1),
@@ -112,7 +113,8 @@ def main() -> None:
         judge = make_smollm2(flags.make_judge) if flags.make_judge else flags.judge
         if not judge.is_dir():
             raise ConfigError("--judge", judge, "is no directory")
-        own = [f'curate.judge.model="{judge.resolve()}"', *[KEEP_TO_WORDS] * bool(flags.make_judge)]
+        own = [f'curate.judge.model="{judge.resolve()}"']
+        own += [KEEP_TO_WORDS] if flags.make_judge else []
         recipe = load_recipe(RECIPE, (*own, *flags.set))
         began, questions = time.monotonic(), read_questions()
         verdicts = ask(recipe, questions, Path(name))

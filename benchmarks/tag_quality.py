@@ -88,7 +88,7 @@ def main() -> None:
         if judge := make_smollm2(options.make_judge) if options.make_judge else options.judge:
             sees = model_kind(judge) == "image_text"
             own += [f'curate.judge.model="{judge.resolve()}"', f"curate.judge.images={str(sees).lower()}"]
-            own += [KEEP_TO_WORDS] * bool(options.make_judge)
+            own += [KEEP_TO_WORDS] if options.make_judge else []
         recipe = load_recipe(RECIPE, (*own, *options.set))
         items, judged = collect(recipe, draw(options.items, options.seed), options.out or Path(name))
         report(items, recipe, judged)

@@ -170,9 +170,8 @@ def set_aside(store: Store, has_judge: bool, out: Path) -> Path:
 
 def unparsed_warning(verdicts: Sequence[Verdict]) -> str:
     """One loud line where most replies of the judge were no verdict, else an empty string."""
-    parsed, unparsed = (
-        sum(counts) for counts in ((v.thinking + v.non_thinking for v in verdicts), (v.unparsed for v in verdicts))
-    )
+    parsed = sum(verdict.thinking + verdict.non_thinking for verdict in verdicts)
+    unparsed = sum(verdict.unparsed for verdict in verdicts)
     if unparsed <= parsed:
         return ""
     return (

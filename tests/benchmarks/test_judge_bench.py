@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,9 @@ def test_a_verdict_is_right_where_it_is_the_label_and_none_is_left_out() -> None
     line = figure(found, verdicts, 1.25)
     assert (line["ours"], line["peer"], line["replies"], line["unparsed"], line["seconds"]) == (0.75, 0.5, 21, 9, 1.2)
     assert line["ratio"] == 1.5
+    silent = [verdict(at, "", unparsed=3) for at in range(5)]
+    line = figure(compare(asked, silent), silent, 1.0)
+    assert line["ours"] is line["peer"] is line["ratio"] is None and "NaN" not in json.dumps(line)
 
 
 def test_every_question_of_the_file_is_an_open_row() -> None:
