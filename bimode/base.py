@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bimode.codec import Codec, load_model, model_kind
-from bimode.template import CHAT_TEMPLATE, install
+from bimode.template import CHAT_TEMPLATE, WANTED, install
 from bimode.tiny_llava import TinyShape, write_tiny_llava
 
 NEW_TINY_LLAVA = "new:tiny-llava"
@@ -25,6 +27,7 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
     model_kind(source)
     codec = Codec(source)
     had_template = codec.tokenizer.chat_template == CHAT_TEMPLATE
+    pieces = {text: codec.tokenizer.encode(text, add_special_tokens=False) for text in WANTED}
     added = install(codec.tokenizer)
     if had_template and not added:
         return source, ()
@@ -35,6 +38,7 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
     model = load_model(source, torch.float32)
     if len(codec.tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(codec.tokenizer))
+    embed_as_pieces(model, {codec.tokenizer.convert_tokens_to_ids(text): pieces[text] for text in added})
     model.config.get_text_config().eos_token_id = codec.eos_id
     model.generation_config.eos_token_id = codec.eos_id
     model.save_pretrained(root)
@@ -42,3 +46,16 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
         codec.processor.chat_template = CHAT_TEMPLATE
     codec.processor.save_pretrained(root)
     return root, added
+
+
+def embed_as_pieces(model: Any, pieces: Mapping[int, Sequence[int]]) -> None:
+    """Token `id` begins as the mean of the tokens that its text was written with before, `pieces[id]`, in the embedding and in a
+    head of its own. A resized model has the mean of all tokens there, which says nothing."""
+    import torch
+
+    tables = (model.get_input_embeddings(), model.get_output_embeddings())
+    with torch.no_grad():
+        for table in tables:
+            for id, parts in pieces.items():
+                if parts:
+                    table.weight[id] = table.weight[list(parts)].mean(0)

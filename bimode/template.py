@@ -34,19 +34,21 @@ CHAT_TEMPLATE = """\
 """
 
 
+WANTED = (THINK_OPEN, THINK_CLOSE, DECIDE_THINK, DECIDE_DIRECT, "<|im_start|>", "<|im_end|>")  # each one token
+
+
 def install(tokenizer: Any) -> tuple[str, ...]:
     """Gives `tokenizer` the template and whatever tokens it lacks; returns the tokens that were added.
 
     ``<think>`` and ``</think>`` must be single tokens, and so must ``\\n`` and ``\\n\\n``, since the choice of mode is one
     token. The caller resizes the embeddings and tells the user.
     """
-    wanted = (THINK_OPEN, THINK_CLOSE, DECIDE_THINK, DECIDE_DIRECT, "<|im_start|>", "<|im_end|>")
 
     def is_single(text: str) -> bool:
         ids = tokenizer.encode(text, add_special_tokens=False)
         return len(ids) == 1 and ids[0] != tokenizer.unk_token_id
 
-    missing = [text for text in wanted if not is_single(text)]
+    missing = [text for text in WANTED if not is_single(text)]
     if missing:
         from tokenizers import AddedToken
 
