@@ -108,8 +108,7 @@ class Rollouts:
                     self._changed.notify_all()
                 if not self.sync.needs_learner and (batch := self.desk.batch(version)) is not None:
                     self._book_idle()
-                    self._learner_waits = False
-                    now = time.monotonic()
+                    self._learner_waits, now = False, self._booked
                     self._waits += Waits(learner=now - asked)
                     self.trace.span("learner", "wait for a batch", asked, now, version=version)
                     return batch
