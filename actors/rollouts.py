@@ -91,7 +91,8 @@ class Rollouts:
         self._error: BaseException | None = None
 
     def batch(self, version: int) -> list[Drawn]:
-        """The groups of update `version`, once the learner's weights are on their way; raises what stopped the loop."""
+        """The groups of update `version`, once the learner's weights are on their way; where no thread listens to the workers
+        while the learner learns, once they have arrived. Raises what stopped the loop."""
         asked = time.monotonic()
         with self._changed:
             self._book_idle()  # so far the learner had a batch
@@ -106,7 +107,8 @@ class Rollouts:
                 if self._thread is not None:  # whose turn may be a while
                     self.sync.turn(learner_is_free=True)
                     self._changed.notify_all()
-                if not self.sync.needs_learner and (batch := self.desk.batch(version)) is not None:
+                is_free = not self.sync.needs_learner and (self._thread is not None or not self.sync.under_way)
+                if is_free and (batch := self.desk.batch(version)) is not None:
                     self._book_idle()
                     self._learner_waits, now = False, self._booked
                     self._waits += Waits(learner=now - asked)

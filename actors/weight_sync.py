@@ -156,6 +156,11 @@ class WeightSync:
         return any(not stream.is_out for stream in self.streams) or bool(self.behind)
 
     @property
+    def under_way(self) -> bool:
+        """Whether a worker takes part in an update."""
+        return any(stream.takers for stream in self.streams)
+
+    @property
     def awaited(self) -> list[Any]:
         """References of what the learner has been asked for."""
         return [ref for stream in self.streams if stream.export is not None for ref in stream.export.missing()]

@@ -28,6 +28,13 @@ pytestmark = pytest.mark.ray
 
 QUESTION = "digits : read the strip as one number . what is its remainder ?"
 BPO = BpoConfig(prompts_per_step=4, group_size=3, max_tokens=40, rollout_workers=2)
+RESUME_S = 0.5
+
+
+def slow_to_resume(worker: Any) -> None:
+    """Runs in a worker: new weights are live only after a while."""
+    finish = worker._engine.finish_update
+    worker._engine.finish_update = lambda version: (time.sleep(RESUME_S), finish(version))
 
 
 def prompt_of(ticket: int) -> Prompt:
@@ -173,19 +180,21 @@ def test_what_goes_wrong_in_a_worker_surfaces_where_the_learner_waits(loop: Any)
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
 def test_workers_that_take_turns_with_the_learner_wait_for_it(fleet: Any, loop: Any) -> None:
-    """The time of an update is theirs, in its own step, and not a wait for each other in the next."""
+    """The time of an update is theirs, in its own step, and not a wait for each other in the next; nor is it time of a weight
+    update, though one of them be so slow with it that the other has answered everything before."""
     with loop() as rollouts:
+        fleet.members[1].actor.__ray_call__.remote(slow_to_resume)
         while not all(member.has_answered for member in fleet.members):
             rollouts.turn()
         for version in range(3):
-            batch = rollouts.batch(version)
+            batch, began = rollouts.batch(version), time.monotonic()
             time.sleep(1.0)  # the learner learns
-            waits = rollouts.trained(batch, version).waits
+            waits, learnt = rollouts.trained(batch, version).waits, time.monotonic() - began
             fleet.version = version + 1
             if version == 0:  # the rounds above are in it
                 continue
-            assert 1.0 <= waits.full < 1.1 and waits.full + waits.learner <= waits.total + 0.01
-            assert waits.rollouts <= waits.learner
+            assert waits.full == pytest.approx(learnt, abs=0.1) and waits.full + waits.learner <= waits.total + 0.01
+            assert waits.rollouts <= waits.learner and RESUME_S <= 2 * waits.stopped < 2 * RESUME_S
 
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
