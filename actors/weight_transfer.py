@@ -26,7 +26,7 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
-from actors.host_memory import map_large_tensors
+from actors.cpu_reload import CpuReload
 
 OBJECT_STORE = "object_store"
 
@@ -54,7 +54,7 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         """No rendezvous."""
 
     def start_weight_update(self) -> None:
-        map_large_tensors(True)
+        self._in_place = CpuReload(self.model) if next(self.model.parameters()).device.type == "cpu" else None
         self.missing = {name for name, _ in self.model.named_parameters()}  # before the reload parts tied ones
         initialize_layerwise_reload(self.model)
 
@@ -70,7 +70,8 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
         repack_tied_heads(self.model)
-        map_large_tensors(False)
+        if self._in_place is not None:
+            self._in_place.end()
 
     def shutdown(self) -> None:
         """Holds nothing."""

@@ -1,8 +1,9 @@
 """Sync: seconds of stopped generation for new weights of 0.5 GB, against one reload of the same bytes inside a worker.
 
 The floor is what vLLM's own reload takes for arrays that lie in the worker's memory. Ours comes from the learner through the
-object store, in buckets, checked on arrival, with 1 and with 2 workers. Memory is what all processes need beside the models:
-anonymous memory summed every 20 ms, and pages of the object store.
+object store, in buckets, checked on arrival, with 1 and with 2 workers; what a worker's part of that takes by itself, out of
+local memory, is printed beside it. Memory is what all processes need beside the models: anonymous memory summed every 20 ms, and
+pages of the object store.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -52,22 +54,46 @@ def requests_of(ticket: int) -> list[GenerationRequest]:
     return [GenerationRequest(question(ticket, "digits"), Mode.AUTO, 1, 1.0, 2, seed=ticket)]
 
 
-def floor(worker: Any, model_dir: Path, rounds: int) -> list[float]:
-    """Seconds of each reload inside a worker, from arrays in its memory."""
+def vllms(worker: Any, named: dict[str, Any]) -> None:
+    """vLLM's own reload, as it ships it."""
+    import torch
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+    from actors.weight_transfer import repack_tied_heads
+
+    llm = worker._engine._llm
+
+    @torch.inference_mode()
+    def reload(model: Any) -> None:
+        initialize_layerwise_reload(model)
+        model.load_weights((name, torch.from_numpy(array)) for name, array in named.items())
+        finalize_layerwise_reload(model, llm.llm_engine.model_config)
+        repack_tied_heads(model)
+
+    llm.apply_model(reload)
+
+
+def ours(worker: Any, named: dict[str, Any]) -> None:
+    """What a worker does with buckets, but for their checks."""
+    worker._engine.start_update()
+    worker._engine.update({"names": tuple(named), "arrays": tuple(named.values())})
+    worker._engine.finish_update(worker.version())
+
+
+def reloads(worker: Any, how: Callable[[Any, dict[str, Any]], None], model_dir: Path, rounds: int) -> list[float]:
+    """Seconds of each reload inside a worker but for the first, from arrays in its memory."""
     import torch
 
     from bimode.codec import load_model
 
     named = {name: p.detach().numpy() for name, p in load_model(model_dir, torch.float32).named_parameters()}
     found = []
-    for _ in range(rounds):
+    for _ in range(rounds + 1):
         began = time.perf_counter()
-        worker._engine.start_update()
-        worker._engine.update({"names": tuple(named), "arrays": tuple(named.values())})
-        worker._engine.finish_update(worker.version())
+        how(worker, named)
         worker.reset_caches()
-        found.append(time.perf_counter() - began)
-    return found
+        found.append(round(time.perf_counter() - began, 3))
+    return found[1:]
 
 
 class Watch:
@@ -126,12 +152,14 @@ def timed(model_dir: Path, workers: int, rounds: int, folder: Path) -> dict[str,
                     batch = loop.batch(version)
                 loop.trained(batch, version)
                 extra.append(watch.extra)
+        first, *_ = fleet.workers
+        local = ray.get(first.__ray_call__.remote(reloads, ours, model_dir, rounds))
         with Watch() as reload:
-            alone = ray.get(fleet.workers[0].__ray_call__.remote(floor, model_dir, rounds + 1))
-        together = ray.get([worker.__ray_call__.remote(floor, model_dir, rounds + 1) for worker in fleet.workers])
+            alone = ray.get(first.__ray_call__.remote(reloads, vllms, model_dir, rounds))
+        together = ray.get([worker.__ray_call__.remote(reloads, vllms, model_dir, rounds) for worker in fleet.workers])
     return {
-        "stopped": stopped[1:], "first": stopped[0], "extra": extra, "floor": [round(s, 3) for s in alone[1:]],
-        "floors at once": [round(s, 3) for seconds in together for s in seconds[1:]], "floor extra": reload.extra,
+        "stopped": stopped[1:], "first": stopped[0], "extra": extra, "floor": alone, "floor extra": reload.extra,
+        "floors at once": [s for found in together for s in found], "ours from local memory": local,
     }  # fmt: skip
 
 
@@ -147,7 +175,8 @@ def benchmark(rounds: int, folder: Path) -> Figure:
         print(
             f"{workers} worker(s): stopped {median(found['stopped']):.2f} s, floor {median(found['floor']):.2f} s, "
             f"ratio {ratios[-1]:.2f}, memory {median(found['extra']) / size:.0%} of the model "
-            f"(floor, in all at once: {median(found['floors at once']):.2f} s, {found['floor extra'] / size:.0%})"
+            f"(floor, in all at once: {median(found['floors at once']):.2f} s, {found['floor extra'] / size:.0%}; "
+            f"ours from local memory: {median(found['ours from local memory']):.2f} s)"
         )
     return Figure("sync", max(ratios), GOAL, runs)
 
