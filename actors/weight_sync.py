@@ -16,6 +16,7 @@ or that was busy with older weights, takes part in a stream of its own the next 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -68,8 +69,8 @@ class WeightStream:
     def __init__(self, learner: LearnerGroup, version: int, members: list[Member], over: PhaseOver) -> None:
         self.learner, self.version, self._over = learner, version, over
         self.takers = {member: Taker(member) for member in members}
-        self.since = time.monotonic()
-        self.export: Export | None = None
+        self.since = time.monotonic()  # when the learner began with the first of `exports`
+        self.exports = deque[Export]()
         self._buckets: list[Any] = []  # references; None once everyone has it
         self._checksums: list[int] = []
         self._advance_learner()
@@ -81,10 +82,11 @@ class WeightStream:
 
     def turn(self) -> None:
         """Moves on whatever can be moved, and waits for nothing. Raises LearnerLostError."""
-        if self.export is not None and not self.export.missing():
-            self._checksums.append(self.learner.checksum_of(self.export))
-            self._buckets.append(self.export.bucket)
-            self.export = None
+        while self.exports and not self.exports[0].missing():
+            export = self.exports.popleft()
+            self._checksums.append(self.learner.checksum_of(export))
+            self._buckets.append(export.bucket)
+            self.since = time.monotonic()
         is_prepared = self.is_out or len(self._checksums) >= WINDOW
         for taker in self.takers.values():
             if taker.phase is Phase.PREPARE and is_prepared:
@@ -101,14 +103,16 @@ class WeightStream:
                 taker.sent = len(self._buckets)
         for index in range(min((taker.sent for taker in self.takers.values()), default=len(self._buckets))):
             self._buckets[index] = None
-        if self.export is None and not self.is_out:
-            self._advance_learner()
+        self._advance_learner()
 
     def _advance_learner(self) -> None:
-        furthest = max((taker.loaded for taker in self.takers.values()), default=len(self._checksums))
-        if len(self._checksums) < furthest + WINDOW:
-            self.since = time.monotonic()
-            self.export = self.learner.export(self.version, len(self._checksums))
+        if not self.takers:
+            return
+        asked, furthest = len(self._checksums) + len(self.exports), max(taker.loaded for taker in self.takers.values())
+        for index in range(asked, min(furthest + WINDOW, self.learner.num_buckets)):
+            if not self.exports:
+                self.since = time.monotonic()
+            self.exports.append(self.learner.export(self.version, index))
 
     def hear(self, member: Member, verb: str, answer: Any) -> None:
         """A worker has done what it was asked for. Raises CorruptWeightsError if it holds something else than was sent."""
@@ -163,7 +167,7 @@ class WeightSync:
     @property
     def awaited(self) -> list[Any]:
         """References of what the learner has been asked for."""
-        return [ref for stream in self.streams if stream.export is not None for ref in stream.export.missing()]
+        return [ref for stream in self.streams for export in stream.exports for ref in export.missing()]
 
     def turn(self, learner_is_free: bool) -> None:
         """Moves all streams on; opens one for those that are behind. Raises LearnerLostError, also for a learner that is late."""
@@ -171,7 +175,7 @@ class WeightSync:
             self.streams.append(WeightStream(self.learner, self.fleet.version, behind, self._over))
         for stream in self.streams:
             stream.turn()
-            if stream.export is not None and time.monotonic() - stream.since > self.deadline_s:
+            if stream.exports and time.monotonic() - stream.since > self.deadline_s:
                 raise LearnerLostError(
                     f"the learner: phase {Phase.PREPARE} of version {stream.version} is not over after {self.deadline_s:.0f} s"
                 )
