@@ -72,6 +72,7 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         repack_tied_heads(self.model)
         if self._in_place is not None:
             self._in_place.end()
+            self._in_place = None
 
     def shutdown(self) -> None:
         """Holds nothing."""
