@@ -16,6 +16,7 @@ from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPExc
 from ray.llm._internal.serve.core.ingress.ingress import init
 from ray.serve.llm.ingress import OpenAiIngress
 from ray.serve.llm.openai_api_models import ChatCompletionRequest
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from vllm.exceptions import VLLMClientError, VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
@@ -94,10 +95,21 @@ def make_app() -> FastAPI:
     """Ray's application; what it or vLLM refuses is said once."""
     app = init()
     app.add_exception_handler(OpenAIHTTPException, _say)
+    app.add_exception_handler(HTTPException, _say_where)
     return app
 
 
 async def _say(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OpenAIHTTPException)
-    said = {"message": error.message, "type": error.type, "param": getattr(error, "param", None), "code": error.status_code}
-    return JSONResponse({"error": said}, error.status_code)
+    return _body(error.message, error.type, getattr(error, "param", None), error.status_code)
+
+
+async def _say_where(request: Request, error: Exception) -> JSONResponse:
+    """An address or a method that there is not, which Starlette would answer in a shape of its own."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail}; use GET /v1/models or POST /v1/chat/completions"
+    return _body(message, "NotFoundError", None, error.status_code)
+
+
+def _body(message: str, kind: str, param: str | None, status: int) -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": status}}, status)

@@ -16,6 +16,8 @@ from actors.refusals import ImageReader, Refused, check_keys, check_served, make
 from bimode.template import CHAT_TEMPLATE
 from tests.ports import free_ports
 
+pytestmark = pytest.mark.ray  # of which it needs no more than the imports: with vLLM they take ten seconds
+
 
 def read(url: str) -> Image.Image:
     return asyncio.run(ImageReader().fetch_image_async(url))
@@ -121,3 +123,15 @@ def test_the_body_is_openais_and_says_it_once() -> None:
     message = "model = gpt: is not served here; use bpo"
     assert answer.status_code == 404
     assert json.loads(answer.text) == {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}}
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/modells", 404), ("GET", "/v1/chat/completions", 405)])
+def test_an_address_that_there_is_not_is_answered_in_the_same_shape(method: str, path: str, status: int) -> None:
+    from fastapi.testclient import TestClient
+
+    app = make_app()
+    app.post("/v1/chat/completions")(lambda: None)
+    answer = TestClient(app).request(method, path)
+    said = json.loads(answer.text)["error"]
+    assert (answer.status_code, said["code"]) == (status, status)
+    assert said["message"].startswith(f"{method} {path}: ") and "POST /v1/chat/completions" in said["message"]
