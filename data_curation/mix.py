@@ -129,8 +129,14 @@ def mix(rows: pa.Table, config: MixConfig, seed: int, paired_share: float = 0.0)
 
 
 def leave_out(store: Store, config: MixConfig, seed: int, paired_share: float, out: Path) -> tuple[Path, tuple[str, ...]]:
-    """Writes which train questions are beyond the mix, for `Store.apply`, and returns what it lacked, in lines."""
-    mixed = mix(store.table(["file", "row", *MIX_COLUMNS], ALIVE_TRAIN), config, seed, paired_share)
+    """Writes which train questions are beyond the mix, for `Store.apply`, and returns what it lacked, in lines.
+
+    Where none is left, no share is to blame: that is told with the reasons (`publishing.alerts.starving`).
+    """
+    rows = store.table(["file", "row", *MIX_COLUMNS], ALIVE_TRAIN)
+    mixed = (
+        mix(rows, config, seed, paired_share) if rows.num_rows else Mixed(rows, rows.append_column("detail", rows["id"]), (), ())
+    )
     beyond = mixed.left.select(["file", "row", "detail"]).to_pylist()
     columns = [("reason", pa.string()), ("detail", pa.string())]
     return write_found(columns, (row | {"reason": "mix"} for row in beyond), out), mixed.lines

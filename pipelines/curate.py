@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config import Recipe
-from bimode.errors import ConfigError, keyed
+from bimode.errors import ConfigError, StarvedError, keyed
 from bimode.rundir import StageDir, StageResult, write_atomic
 
 if TYPE_CHECKING:
+    from data_curation.publishing.report import Facts
     from data_curation.sources.shards import Shard
     from data_curation.store import Store
 
@@ -71,7 +72,9 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again, whatever else has changed."""
+    from data_curation.publishing.alerts import starving
     from data_curation.publishing.publish import publish
+    from data_curation.publishing.published import UNPUBLISHED
     from data_curation.publishing.report import Facts, read_costs, read_versions, render, warn_about_share
     from data_curation.repeats.decide import decide, write_index
     from data_curation.sources.ingest import ingest
@@ -81,7 +84,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from pipelines.progress import say, track
 
     curate, cache, scratch = recipe.curate, stage.run / "cache", stage.work / ".scratch"
-    shards = shards_of(recipe, inputs)
+    shards, splits = shards_of(recipe, inputs), splits_of(recipe)
+    shutil.rmtree(stage.path / UNPUBLISHED, ignore_errors=True)  # of an earlier run
     with track("curate: read", total=len(shards), unit="shard") as bar:
         files = ingest(shards, curate, cache / "candidates", bar.advance)
     store, decisions = Store(files, scratch), scratch / "decisions.parquet"
@@ -92,15 +96,17 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     if curate.tags:
         tag(recipe, store, inputs, cache, scratch)
         mix_rows(recipe, store, scratch)
-    published = publish(store, curate, {shard.split for shard in shards}, stage.work)
-    write_index(store, stage.work / "index.parquet", recipe.name)
-    if warning := warn_about_share(published):
-        say(warning)
     short = round(decided.items * (1 - (decided.by_ngram or 0.0)))
     facts = Facts(
         eval_items=decided.items, eval_too_short=short, costs=read_costs(cache), versions=read_versions(stage.path),
         packages=package_versions(),
     )  # fmt: skip
+    if why := starving(store, splits):
+        raise StarvedError(f"{why}; {leave_rejects(store, stage, facts)}")
+    published = publish(store, curate, splits, stage.work)
+    write_index(store, stage.work / "index.parquet", recipe.name)
+    if warning := warn_about_share(published):
+        say(warning)
     write_atomic(stage.work / "report.html", render(store, published, facts))
     counts = asdict(published) | asdict(decided) | {"reasoning_share": published.reasoning_share}
     store.close()
@@ -108,6 +114,25 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     say(published.summary())
     names = ("data", "tags", "rejects", "index.parquet", "README.md", "croissant.json", "report.html")
     return StageResult(outputs=names, counts=counts)
+
+
+def leave_rejects(store: Store, stage: StageDir, facts: Facts) -> str:
+    """Puts what a run without anything to publish has found where it can be looked into, and says where."""
+    from data_curation.publishing.publish import write_rejects
+    from data_curation.publishing.published import UNPUBLISHED
+    from data_curation.publishing.report import render
+
+    write_atomic(stage.work / "report.html", render(store, write_rejects(store, stage.work), facts))
+    store.close()
+    shutil.rmtree(stage.work / ".scratch")
+    place = stage.work.replace(stage.path / UNPUBLISHED)
+    return f"rejects and report.html are in {place}, and `bimode explain` tells each row"
+
+
+def splits_of(recipe: Recipe) -> set[str]:
+    """The splits that the sources feed."""
+    sources, drawn = recipe.curate.sources, any(source.family for source in recipe.curate.sources)
+    return {source.split for source in sources if source.path} | ({"train", "rl", "eval"} if drawn else set())
 
 
 def shards_of(recipe: Recipe, inputs: dict[str, Path]) -> list[Shard]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bimode.errors import BimodeError, ConfigError
+from bimode.errors import BimodeError, ConfigError, StarvedError
 
 GO_ON = "the same command continues"
 
@@ -33,7 +33,8 @@ def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
         if isinstance(cause, ConfigError):
             return cause
         if isinstance(cause, BimodeError):
-            return type(cause)(f"{stage}: {cause} ({_kept(run)}; {GO_ON})")
+            go_on = "" if isinstance(cause, StarvedError) else f"; {GO_ON}"  # the same again would end in the same way
+            return type(cause)(f"{stage}: {cause} ({_kept(run)}{go_on})")
     kept = _kept(run)
     if any(is_full_disk(cause) for cause in chain):
         return StageFailed(f"{stage}: no space left on the disk of {run}: free some ({kept}; {GO_ON})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from bimode.errors import StarvedError
 from bimode.rundir import digest_json
 from data_curation.candidates import CANDIDATE_SCHEMA, REJECT_SCHEMA
 from data_curation.formats import training_rows
+from data_curation.publishing.alerts import starving
 from data_curation.publishing.card import card, licenses_of
 from data_curation.publishing.croissant import croissant, data_files
 from data_curation.publishing.funnel import source_counts
@@ -44,27 +46,29 @@ def publish(store: Store, config: CurateConfig, splits: Iterable[str], out: Path
 
     Raises StarvedError if one of `splits`, those that the sources feed, would be empty.
     """
-    rejects = store.counts(["reason"], "reason <> ''")
+    if why := starving(store, splits):
+        raise StarvedError(why)
     alive = store.counts(["split"], IN)
-    if empty := [split for split in SPLITS if split in set(splits) and not alive.get(split)]:
-        raise StarvedError(f"curate left no {' and no '.join(empty)} rows; rejected by reason: {rejects}{_example(store)}")
     formats: Counter[str] = Counter()
     ops, rows = lineage(config), {}
     for split in (split for split in SPLITS if alive.get(split)):
         tables = (stamped(table, ops) for table in _split_tables(store, config, split, formats))
         rows[split] = write_shards(tables, SCHEMA, out / "data", split)
-    (out / "tags").mkdir(exist_ok=True)
+    published = replace(write_rejects(store, out), rows=rows, formats=dict(sorted(formats.items())))
+    (out / "README.md").write_text(card(store, published, config, out))
+    (out / "croissant.json").write_text(croissant(published, data_files(out), licenses_of(source_counts(store))))
+    return published
+
+
+def write_rejects(store: Store, out: Path) -> Published:
+    """Writes tags/ and rejects/ below `out` and returns their counts, without rows."""
+    (out / "tags").mkdir(parents=True, exist_ok=True)
     tags = store.table(TAG_TABLE, TAGGED)
     pq.write_table(tags, out / "tags" / "tags.parquet", compression="zstd")
     rejected = store.batches(REJECT_SCHEMA.names, "reason <> ''")
     write_shards((table.cast(REJECT_SCHEMA) for table in rejected), REJECT_SCHEMA, out / "rejects", "rejects")
-    published = Published(
-        rows=rows, rejects=rejects, tags=store.counts(["mode"], f"{TAGGED} AND split = 'train'"),
-        formats=dict(sorted(formats.items())),
-    )  # fmt: skip
-    (out / "README.md").write_text(card(store, published, config, out))
-    (out / "croissant.json").write_text(croissant(published, data_files(out), licenses_of(source_counts(store))))
-    return published
+    reasons, modes = store.counts(["reason"], "reason <> ''"), store.counts(["mode"], f"{TAGGED} AND split = 'train'")
+    return Published(rows={}, rejects=reasons, tags=modes, formats={})
 
 
 def _split_tables(store: Store, config: CurateConfig, split: str, formats: Counter[str]) -> Iterator[pa.Table]:
@@ -84,12 +88,6 @@ def stamped(table: pa.Table, ops: Sequence[dict[str, str]]) -> pa.Table:
     field = SCHEMA.field(at)
     column = pa.repeat(pa.scalar(list(ops), field.type), table.num_rows)
     return table.set_column(at, field, column).replace_schema_metadata(SCHEMA.metadata)
-
-
-def _example(store: Store) -> str:
-    """One rejected row, so that what all of them lack can be seen."""
-    first = store.table(["source_refs", "reason", "detail"], "reason <> ''", "file, row", 1).to_pylist()
-    return "".join(f", e.g. {', '.join(row['source_refs'])}: {row['reason']}: {row['detail']}" for row in first)
 
 
 def lineage(config: CurateConfig) -> list[dict[str, str]]:

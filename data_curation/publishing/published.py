@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+UNPUBLISHED = "unpublished"  # DIR/curate/unpublished: tags, rejects and page of the last run, where it left a split empty
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -17,8 +19,7 @@ class Published:
     def summary(self) -> str:
         """E.g. ``curate: 12 in train, 3 in eval; 6 rejected (3 duplicate, 3 bad_record)``."""
         rows = ", ".join(f"{count:,} in {split}" for split, count in self.rows.items())
-        by_count = sorted(self.rejects.items(), key=lambda item: (-item[1], item[0]))
-        reasons = f" ({', '.join(f'{count:,} {reason}' for reason, count in by_count)})" if by_count else ""
+        reasons = f" ({by_reason(self.rejects)})" if self.rejects else ""
         return f"curate: {rows}; {sum(self.rejects.values()):,} rejected{reasons}"
 
     @property
@@ -26,3 +27,8 @@ class Published:
         """Thinking tags over all tagged train questions; None where nothing was tagged."""
         total = sum(self.tags.values())
         return self.tags.get("thinking", 0) / total if total else None
+
+
+def by_reason(counts: dict[str, int]) -> str:
+    """E.g. ``12 no_trace, 3 bad_record``, the most frequent first."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))

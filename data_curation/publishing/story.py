@@ -19,6 +19,7 @@ from bimode.errors import ConfigError
 from bimode.rundir import read_json
 from bimode.tags import correct_for_guessing
 from data_curation.publishing.lookup import Lookup, Neighbour, Stored, fetch
+from data_curation.publishing.published import UNPUBLISHED
 from data_curation.sampling.rollouts import content_of
 from data_curation.store import read_candidates
 from data_curation.validate import UNDECODABLE
@@ -86,9 +87,8 @@ class Story:
 
 def tell(run: Path, wanted: str) -> Story:
     """The story of `wanted` in the current version of the run in `run`. Raises ConfigError where there is none."""
-    current = run / "curate" / "current"
-    folder = current.resolve() if current.exists() else run / "curate"
-    if not any((folder / "data").glob("*.parquet")):
+    folder = _version(run / "curate")
+    if not any(file for name in ("data", "rejects") for file in (folder / name).glob("*.parquet")):
         raise ConfigError("DIR", run, "has no curate/data; name the run directory of a run that has curated")
     lookup = Lookup(folder)
     question = lookup.find(wanted)
@@ -103,6 +103,14 @@ def tell(run: Path, wanted: str) -> Story:
         hit=lookup.named((first.row["contamination"] or {}).get("hit") or ""), evidence=evidence,
         attempts=_attempts(run / "cache", question, rows, evidence), trained=_trained(run / "bpo" / "rollouts", question),
     )  # fmt: skip
+
+
+def _version(stage: Path) -> Path:
+    """The folder of the current version; where there is none, of what a run left that had nothing to publish."""
+    current, unpublished = stage / "current", stage / UNPUBLISHED
+    if current.exists():
+        return current.resolve()
+    return unpublished if unpublished.is_dir() else stage
 
 
 def seen(data: bytes) -> Seen:

@@ -15,9 +15,13 @@ from bimode.config import Recipe
 from bimode.curate_config import SourceConfig
 from bimode.recipe import build_recipe
 from bimode.versions import VersionedDir
+from data_curation.publishing.report import Facts
+from data_curation.publishing.story import tell
 from data_curation.sampling.rollouts import read_cache
 from data_curation.sources.families import family_of
+from data_curation.store import write_found
 from pipelines import curate
+from tests.data_curation.flow import candidate_files, decided
 
 OPEN = [
     {"q": "Describe the picture for somebody who cannot see it.", "a": "A strip with a few digits that someone wrote by hand."},
@@ -69,6 +73,22 @@ def attempts(folder: Path) -> list[tuple[str, str, int]]:
 def replies(folder: Path) -> list[tuple[str, int, int]]:
     parts = sorted((folder / "cache" / "judge").rglob("*.parquet"))
     return [(r["id"], r["round"], r["number"]) for part in parts for r in pq.read_table(part).to_pylist()]
+
+
+def test_what_a_run_without_anything_to_publish_has_rejected_can_be_looked_into(tmp_path: Path) -> None:
+    """Nothing that a reader sees changes: there is no version, and `bimode explain` tells the rows all the same."""
+    stage = VersionedDir(tmp_path, "curate")
+    stage.begin()
+    store = decided(candidate_files(tmp_path / "candidates"), stage.work / ".scratch")
+    rows = store.table(["file", "row", "id"], "true", "file, row").to_pylist()
+    none = (row | {"reason": "no_trace"} for row in rows)
+    store.apply(write_found([("reason", pa.string())], none, stage.work / ".scratch" / "none.parquet"))
+    told = curate.leave_rejects(store, stage, Facts())
+    assert str(stage.path / "unpublished") in told and not stage.work.exists()
+    story = tell(tmp_path, rows[0]["id"])
+    assert (story.version, story.rows[0].reason, story.history) == ("unpublished", "no_trace", {})
+    assert sorted(path.name for path in (stage.path / "unpublished").iterdir()) == ["rejects", "report.html", "tags"]
+    assert sorted(path.name for path in stage.path.iterdir()) == ["unpublished", "versions"]
 
 
 @pytest.mark.ray

@@ -24,7 +24,7 @@ ARROW_FILE = b"ARROW1"  # the magic of Arrow's file format; without it the file 
 
 
 def split_parquet(file: SourceFile) -> list[FilePart]:
-    """Row groups in parts of `ROWS_PER_PART` rows or a little more; a file that cannot be read is one part, which says so."""
+    """Row groups in parts of `ROWS_PER_PART` rows or a little more; a file that cannot be read, or has none, is one part."""
     try:
         with open_file(file) as source:
             sizes = _group_sizes(pq.ParquetFile(source))
@@ -36,7 +36,7 @@ def split_parquet(file: SourceFile) -> list[FilePart]:
         if rows >= ROWS_PER_PART or group == len(sizes) - 1:
             parts.append(FilePart(file, "parquet", start, group + 1))
             start, rows = group + 1, 0
-    return parts
+    return parts or [FilePart(file, "parquet", 0, None)]
 
 
 def read_parquet(part: FilePart) -> Read:
