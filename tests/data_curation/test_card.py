@@ -142,9 +142,12 @@ def test_shards_are_described_by_their_digest(tmp_path: Path) -> None:
 
 
 def test_mlcroissant_validates_and_reads_every_row(curated: Curated) -> None:
+    """By the way that docs/formats.md names: beside it, `DIR/curate/data` is a link, and mlcroissant's search follows none."""
     import mlcroissant
 
-    data = mlcroissant.Dataset(jsonld=curated.version / "croissant.json")
+    documented = "curate/current/croissant.json"
+    assert f"`{documented}`" in (REPO / "docs" / "formats.md").read_text()
+    data = mlcroissant.Dataset(jsonld=curated.run / documented)
     assert data.metadata.issues.errors == set()
     records = list(data.records("train"))
     assert len(records) == curated.published.rows["train"]
