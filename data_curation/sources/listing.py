@@ -17,8 +17,8 @@ from bimode.curate_config import SourceConfig
 from bimode.errors import ConfigError, keyed
 from bimode.rundir import read_json, write_atomic
 from data_curation.sources.files import SourceFile, content_digest, list_files
-from data_curation.sources.layouts import NO_COLUMN
-from data_curation.sources.readers import FilePart, columns_of, split_file
+from data_curation.sources.layouts import NO_COLUMN, has_column, shown
+from data_curation.sources.readers import FilePart, columns_of, read_records, split_file
 from data_curation.sources.refusal import Refusal
 from data_curation.sources.shards import FileShard
 
@@ -69,21 +69,35 @@ def check_layouts(sources: Sequence[SourceConfig], file: Path) -> None:
     for at, source in enumerate(sources):
         files = [each for each in listed if each.source == at][:PEEKED_FILES]
         parts = [part for each in files for part in each.parts(source)[:1]]
-        if detail := _lacks(source, parts):
+        if detail := _unmapped(source, parts) or _lacks(source, parts):
             names = next(filter(None, map(columns_of, parts)), ["no column at all"])
             key = "columns" if source.columns else "layout"
             fix = f"{detail} in the first records of {files[0].name}, which have {', '.join(names)}"
             raise ConfigError(f"curate.sources.{at}.{key}", source.columns or source.layout, fix)
 
 
+def _unmapped(source: SourceConfig, parts: Sequence[FilePart]) -> str:
+    """The mapped columns that none of the first records has; those that need not be in every record too: the user named them."""
+    missing, seen = list(dict.fromkeys(source.columns.values())) if source.layout == "columns" else [], False
+    for record in (record for part in parts if missing for _, record in islice(read_records(part), PEEKED)):
+        if isinstance(record, dict):
+            seen, missing = True, [column for column in missing if not has_column(record, column)]
+        if not missing:
+            return ""
+    return ", ".join(f"{NO_COLUMN} {shown(column)}" for column in missing) if seen else ""
+
+
 def _lacks(source: SourceConfig, parts: Sequence[FilePart]) -> str:
-    """What the first record lacks where all that are looked at lack a column; "" where one does not."""
+    """What the first record that lacks a column lacks; "" where none does, or one record is sound.
+
+    Records that are refused for anything else say nothing of the columns.
+    """
     detail = ""
     for part in parts:
         for sample in islice(FileShard(source, part, "").samples(), PEEKED):
-            if not isinstance(sample, Refusal) or not sample.detail.startswith(NO_COLUMN):
+            if not isinstance(sample, Refusal):
                 return ""
-            detail = detail or sample.detail
+            detail = detail or (sample.detail if sample.detail.startswith(NO_COLUMN) else "")
     return detail
 
 

@@ -53,3 +53,25 @@ def test_records_that_differ_broken_ones_and_files_without_any_are_no_mistake_of
     (tmp_path / "empty.jsonl").write_text("")
     pq.write_table(pa.table({"x": pa.array([], pa.string())}), tmp_path / "none.parquet")
     check(tmp_path, source(mixed), *(source(tmp_path / name) for name in ("broken.jsonl", "empty.jsonl", "none.parquet")))
+
+
+def test_an_optional_column_that_no_record_has_is_told_too(tmp_path: Path) -> None:
+    """Else its traces would be missed and its ids replaced without a word."""
+    file = lines(tmp_path / "a.jsonl", {"q": "1 + 1 ?", "a": "2", "cot": "one and one", "uid": 3, "of": {"kind": "sum"}})
+    columns = {"question": "q", "answer": "a", "trace": "reasoning", "id": "id", "task": "of.kind"}
+    with pytest.raises(ConfigError, match=r"no column 'reasoning', no column 'id' in .*, which have q, a, cot, uid, of$"):
+        check(tmp_path, source(file, columns=columns))
+    check(tmp_path, source(file, columns=columns | {"trace": "cot", "id": "uid"}))
+    sparse = lines(tmp_path / "b.jsonl", *[{"q": "1 + 1 ?", "a": "2"}] * 30, {"q": "2 + 2 ?", "a": "4", "cot": "two and two"})
+    check(tmp_path, source(sparse, columns={"question": "q", "answer": "a", "trace": "cot"}))
+
+
+def test_a_record_that_is_refused_for_something_else_does_not_make_a_mapping_right(tmp_path: Path) -> None:
+    rows = [{"query": None, "label": "1", "photo": b""}, *({"query": "1 + 1 ?", "label": "2", "photo": b""} for _ in range(9))]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    mapped = {"question": "query", "answer": "label", "images": "image"}
+    with pytest.raises(ConfigError, match=r"no column 'image' in .*, which have query, label, photo"):
+        check(tmp_path, source(tmp_path / "a.parquet", columns=mapped))
+    file = lines(tmp_path / "b.jsonl", {"question": 1, "answer": "#### 1"}, {"problem": "1 + 1 ?", "answer": "#### 2"})
+    with pytest.raises(ConfigError, match=r"layout = gsm8k: no column 'question'"):
+        check(tmp_path, source(file, layout="gsm8k", columns={}))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from bimode.curate_config import Layout, SourceConfig
 from bimode.records import Sample
 from data_curation.sources.files import ReadImage, image_reader
-from data_curation.sources.layouts.cells import BAD, NO_COLUMN, Refused
+from data_curation.sources.layouts.cells import BAD, NO_COLUMN, Refused, has_column, shown
 from data_curation.sources.layouts.columns import columns
 from data_curation.sources.layouts.draft import Draft, finish, source_name
 from data_curation.sources.layouts.sets import ai2d, chartqa, gsm8k, mathvista, scienceqa
@@ -18,7 +18,7 @@ from data_curation.sources.layouts.turns import chat, llava
 from data_curation.sources.readers import FilePart, Record, read_records, reference
 from data_curation.sources.refusal import Refusal
 
-__all__ = ["NO_COLUMN", "read_samples", "source_name", "to_sample"]
+__all__ = ["NO_COLUMN", "has_column", "read_samples", "shown", "source_name", "to_sample"]
 
 LAYOUTS: dict[Layout, Callable[[Record, SourceConfig, ReadImage], Draft]] = {
     "columns": columns,

@@ -39,6 +39,15 @@ def cell(record: Record, column: str) -> object:
     return value
 
 
+def has_column(record: Record, column: str) -> bool:
+    """Whether `cell` finds it; it may be null."""
+    try:
+        cell(record, column)
+    except Refused:
+        return False
+    return True
+
+
 def text(value: object, column: str) -> str:
     """A string that can be written as UTF-8, without blanks around it."""
     if not isinstance(value, str):
