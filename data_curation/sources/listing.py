@@ -17,7 +17,7 @@ from bimode.curate_config import SourceConfig
 from bimode.errors import ConfigError, keyed
 from bimode.rundir import read_json, write_atomic
 from data_curation.sources.files import SourceFile, content_digest, list_files
-from data_curation.sources.layouts import NO_COLUMN, has_column, shown
+from data_curation.sources.layouts import NO_COLUMN, has_column, shown, source_name
 from data_curation.sources.readers import FilePart, columns_of, read_records, split_file
 from data_curation.sources.refusal import Refusal
 from data_curation.sources.shards import FileShard
@@ -44,6 +44,7 @@ def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
 
     `file` keeps its bytes, and so its digest, as long as no file of any source has other content or another place.
     """
+    _check_names(sources)
     stats_file = file.with_name("stats.json")
     known: dict[str, Any] = read_json(stats_file) or {}
     stats, listed = {}, []
@@ -61,6 +62,16 @@ def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
     if not file.is_file() or file.read_text() != text:
         write_atomic(file, text)
     return file
+
+
+def _check_names(sources: Sequence[SourceConfig]) -> None:
+    """Ids begin with the name of their source, so two of one name would take each other's rows for their own."""
+    first: dict[str, int] = {}
+    for at, source in enumerate(sources):
+        name = source_name(source) if source.path else ""
+        if name and first.setdefault(name, at) != at:
+            fix = f"is the name of curate.sources.{first[name]} too, so that ids would be the same; give each a `name`"
+            raise ConfigError(f"curate.sources.{at}.name", name, fix)
 
 
 def check_layouts(sources: Sequence[SourceConfig], file: Path) -> None:

@@ -75,3 +75,15 @@ def test_a_record_that_is_refused_for_something_else_does_not_make_a_mapping_rig
     file = lines(tmp_path / "b.jsonl", {"question": 1, "answer": "#### 1"}, {"problem": "1 + 1 ?", "answer": "#### 2"})
     with pytest.raises(ConfigError, match=r"layout = gsm8k: no column 'question'"):
         check(tmp_path, source(file, layout="gsm8k", columns={}))
+
+
+def test_two_sources_of_one_name_are_told_apart_or_refused(tmp_path: Path) -> None:
+    """By default a name is the last part of the path, and ids begin with it; it is said before a file is looked for."""
+    one, two = source(tmp_path / "a" / "train.jsonl"), source(tmp_path / "b" / "train.jsonl")
+    family = SourceConfig(family="digits", name="train")
+    with pytest.raises(ConfigError, match=r"^curate.sources.2.name = train: .*curate.sources.1 .*give each a `name`$"):
+        check(tmp_path, family, one, two)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        lines(tmp_path / folder / "train.jsonl", {"q": "1 + 1 ?", "a": "2"})
+    check(tmp_path, one, source(tmp_path / "b" / "train.jsonl", name="b"))
