@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +72,10 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again, whatever else has changed."""
-    from data_curation.publishing.alerts import starving
+    from data_curation.publishing.alerts import alerts, starving, warn_about_sources
     from data_curation.publishing.publish import publish
     from data_curation.publishing.published import UNPUBLISHED
-    from data_curation.publishing.report import Facts, read_costs, read_versions, render, warn_about_share
+    from data_curation.publishing.report import Facts, read_costs, read_versions, render
     from data_curation.repeats.decide import decide, write_index
     from data_curation.sources.ingest import ingest
     from data_curation.store import Store
@@ -102,11 +102,11 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         packages=package_versions(),
     )  # fmt: skip
     if why := starving(store, splits):
+        facts = warned(facts, warn_about_sources(store, curate))
         raise StarvedError(f"{why}; {leave_rejects(store, stage, facts)}")
     published = publish(store, curate, splits, stage.work)
     write_index(store, stage.work / "index.parquet", recipe.name)
-    if warning := warn_about_share(published):
-        say(warning)
+    facts = warned(facts, alerts(store, published, curate))
     write_atomic(stage.work / "report.html", render(store, published, facts))
     counts = asdict(published) | asdict(decided) | {"reasoning_share": published.reasoning_share}
     store.close()
@@ -114,6 +114,15 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     say(published.summary())
     names = ("data", "tags", "rejects", "index.parquet", "README.md", "croissant.json", "report.html")
     return StageResult(outputs=names, counts=counts)
+
+
+def warned(facts: Facts, lines: Sequence[str]) -> Facts:
+    """Says `lines`, and has them stand on the page too."""
+    from pipelines.progress import say
+
+    for line in lines:
+        say(line)
+    return replace(facts, warnings=tuple(lines))
 
 
 def leave_rejects(store: Store, stage: StageDir, facts: Facts) -> str:

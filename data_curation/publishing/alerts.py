@@ -1,12 +1,16 @@
-"""What a curation says loudly: why a split is left empty. Each is a line that counts the reasons and says what to do."""
+"""What a curation says loudly: a split or a source that is left empty, tags that are nearly all the same, questions that went for
+want of reasoning. Each is a line that counts and says what to do, on the console and on the page."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from bimode.curate_config import CurateConfig
 from bimode.dataset import SPLITS
-from data_curation.publishing.published import by_reason
+from data_curation.publishing.published import Published, by_reason
+from data_curation.publishing.samples import quoted
+from data_curation.sources.layouts import source_name
 
 if TYPE_CHECKING:
     from data_curation.store import Store
@@ -20,18 +24,77 @@ FIXES = {  # of reasons that a key of the recipe changes
 }
 
 
+def alerts(store: Store, published: Published, config: CurateConfig) -> tuple[str, ...]:
+    """All warnings of a curation that left something in every split."""
+    lines = (warn_about_share(published, config), warn_about_traces(published, config), *warn_about_sources(store, config))
+    return tuple(filter(None, lines))
+
+
+def warn_about_share(published: Published, config: CurateConfig) -> str:
+    """One loud line if the reasoning share is outside 20-60 %, else an empty string (R-4B's own is 34 %)."""
+    share = published.reasoning_share
+    if share is None or 0.2 <= share <= 0.6:
+        return ""
+    drawn, too = any(source.family for source in config.sources), "easier" if share > 0.5 else "harder"
+    fix = "change curate.level_weights" if drawn else f"add {too} questions"
+    if drawn and any(source.path for source in config.sources):
+        fix += f", which is for families alone, or add {too} questions to the files"
+    tags = ", ".join(f"{published.tags.get(mode, 0):,} {mode}" for mode in ("thinking", "either", "non_thinking"))
+    return (
+        f"WARNING: {share:.0%} of the tagged train questions that are kept are reasoning ({tags}), outside 20-60 %: {fix}, "
+        "or check that the tagging model can answer at all, and within curate.rollouts.max_tokens"
+    )
+
+
+def warn_about_traces(published: Published, config: CurateConfig) -> str:
+    """One line if questions whose tag asks for reasoning went because there is none: the share of what is kept hides them."""
+    lost = published.rejects.get("no_trace", 0)
+    if not lost:
+        return ""
+    fix = TEACHER
+    if config.traces.model:
+        fix = "curate.traces.model wrote none that can be shown: raise curate.traces.samples or max_tokens, or name another model"
+    return f"WARNING: {lost:,} train questions are tagged as reasoning and went as no_trace, with none to show: {fix}"
+
+
+def warn_about_sources(store: Store, config: CurateConfig) -> list[str]:
+    """A line for each source of which nothing is kept, with its reasons and an example of the most frequent one."""
+    counts: dict[str, dict[str, int]] = {
+        source_name(source): {} for source in config.sources if source.path and source.split != "check"
+    }
+    for (source, reason), n in store.counts(["source", "reason"]).items():
+        counts.setdefault(source or "", {})[reason] = n
+    return [_lost(store, source, lost) for source, lost in counts.items() if "" not in lost]
+
+
 def starving(store: Store, splits: Iterable[str]) -> str:
     """What became of the rows of those of `splits` that have none left; "" where all have some."""
     alive, wanted = store.counts(["split"], "reason = ''"), set(splits)
     return "; ".join(_starved(store, split) for split in SPLITS if split in wanted and not alive.get(split))
 
 
+def _lost(store: Store, source: str, lost: dict[str, int]) -> str:
+    if not lost:
+        return f"WARNING: source {source} holds no record"
+    told = _told(store, f"coalesce(source, '') = {quoted(source)}", lost)
+    return f"WARNING: no row of source {source or '(unknown)'} is kept: {told}"
+
+
 def _starved(store: Store, split: str) -> str:
-    """One split that is empty, with one of its rows, so that what all of them lack can be seen."""
     lost = store.counts(["reason"], f"split = '{split}'")
     if not lost:
         return f"no {split} question is left: its sources hold no record"
-    [first] = store.table(["source_refs", "reason", "detail"], f"split = '{split}'", "file, row", 1).to_pylist()
-    example = ": ".join(filter(None, (", ".join(first["source_refs"]), first["reason"], first["detail"])))
-    fix = FIXES.get(max(lost, key=lambda reason: lost[reason]), "")
-    return f"no {split} question is left: {by_reason(lost)}, e.g. {example}{fix and f'; {fix}'}"
+    told, fix = _told(store, f"split = '{split}'", lost), FIXES.get(_most(lost), "")
+    return f"no {split} question is left: {told}{fix and f'; {fix}'}"
+
+
+def _most(lost: dict[str, int]) -> str:
+    return max(lost, key=lambda reason: lost[reason])
+
+
+def _told(store: Store, where: str, lost: dict[str, int]) -> str:
+    """The reasons, with a row of the most frequent one, so that what all of them lack can be seen."""
+    named = f"{where} AND reason = {quoted(_most(lost))}"
+    [row] = store.table(["source_refs", "reason", "detail"], named, "file, row", 1).to_pylist()
+    example = ": ".join(filter(None, (", ".join(row["source_refs"]), row["reason"], row["detail"])))
+    return f"{by_reason(lost)}, e.g. {example}"

@@ -63,6 +63,7 @@ class Facts:
     costs: tuple[Cost, ...] = ()
     versions: tuple[Version, ...] = ()
     packages: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def read_costs(cache: Path) -> tuple[Cost, ...]:
@@ -90,17 +91,6 @@ def read_versions(stage: Path) -> tuple[Version, ...]:
     return tuple(found)
 
 
-def warn_about_share(published: Published) -> str:
-    """One loud line if the reasoning share is outside 20-60 %, else an empty string (R-4B's own is 34 %)."""
-    share = published.reasoning_share
-    if share is None or 0.2 <= share <= 0.6:
-        return ""
-    return (
-        f"WARNING: {share:.0%} of the tagged train questions are reasoning, outside 20-60 %: "
-        "change curate.level_weights, or check that the tagging model can answer at all"
-    )
-
-
 def render(store: Store, published: Published, facts: Facts = Facts()) -> str:
     """The page as HTML."""
     environment = Environment(
@@ -111,7 +101,7 @@ def render(store: Store, published: Published, facts: Facts = Facts()) -> str:
     train = f"{IN} AND split = 'train'"
     models = store.counts(["rollout_params_hash", "rollout_model"], TAGGED)
     return environment.get_template("report.jinja").render(
-        facts=facts, published=published, warning=warn_about_share(published), steps=funnel(store.counts(["reason"])),
+        facts=facts, published=published, steps=funnel(store.counts(["reason"])),
         reasons=REASONS, questions=store.counts(["split"], IN), sources=source_counts(store), modes=MODES, rules=RULES,
         tag_lines=tag_lines(store), by_rule=store.counts(["mode", "tag_rule"], TAGGED), rates=pass_rates(store),
         untagged=store.counts(["mode_reason"], train).get("untagged", 0), most_lines=MOST_LINES,

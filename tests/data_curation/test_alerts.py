@@ -1,4 +1,4 @@
-"""What a curation says loudly: which split is empty and why."""
+"""What a curation says loudly: what is true in each case, and what to do."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from bimode.curate_config import CurateConfig, SourceConfig
 from bimode.mix_config import MixConfig
+from bimode.trace_config import TraceConfig
 from data_curation.mix import leave_out
-from data_curation.publishing.alerts import starving
+from data_curation.publishing.alerts import alerts, starving, warn_about_share, warn_about_sources, warn_about_traces
+from data_curation.publishing.published import Published
 from data_curation.store import Store, write_found
-from tests.data_curation.flow import candidate_files, decided
+from tests.data_curation.flow import CONFIG, candidate_files, decided
 
 SPLITS = ("train", "rl", "eval")
+FILES = CurateConfig(sources=(SourceConfig(path="a/mine.jsonl", columns={"question": "q", "answer": "a"}),))
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +55,42 @@ def test_where_no_train_question_is_left_no_share_of_the_mix_is_to_blame(files: 
     found, lines = leave_out(store, MixConfig(), 0, 0.0, tmp_path / "mix.parquet")
     store.apply(found)
     assert lines == () and store.counts(["reason"], "split = 'train'") == {"no_trace": 12}
+
+
+@pytest.mark.parametrize(("thinking", "loud"), [(1, True), (2, False), (6, False), (7, True)])
+def test_a_degenerate_reasoning_share_is_said_loudly(thinking: int, loud: bool) -> None:
+    published = Published({"train": 10}, {}, {"thinking": thinking, "non_thinking": 10 - thinking}, {})
+    assert bool(warn_about_share(published, CONFIG)) is loud
+
+
+def test_the_fix_of_a_share_is_one_that_the_sources_have() -> None:
+    """No key of the recipe decides how hard the questions of a file are."""
+    high, low = (Published({}, {}, tags, {}) for tags in ({"thinking": 9, "either": 1}, {"thinking": 1, "non_thinking": 9}))
+    assert "change curate.level_weights, or check" in warn_about_share(high, CONFIG)
+    line = warn_about_share(high, FILES)
+    assert (
+        "90% of the tagged" in line and "(9 thinking, 1 either, 0 non_thinking)" in line and ": add easier questions, or" in line
+    )
+    assert "level_weights" not in line and "add harder questions" in warn_about_share(low, FILES)
+    both = FILES.model_copy(update={"sources": (*FILES.sources, *CONFIG.sources)})
+    assert "level_weights, which is for families alone, or add easier questions to the files" in warn_about_share(high, both)
+
+
+def test_questions_that_went_for_want_of_reasoning_are_told_with_what_gives_some() -> None:
+    published = Published({}, {"no_trace": 1_200}, {}, {})
+    assert "1,200 train questions" in warn_about_traces(published, FILES)
+    assert "name curate.traces.model" in warn_about_traces(published, FILES)
+    taught = FILES.model_copy(update={"traces": TraceConfig(model="base")})
+    assert "raise curate.traces.samples" in warn_about_traces(published, taught)
+    assert warn_about_traces(Published({}, {"duplicate": 3}, {}, {}), FILES) == ""
+
+
+def test_a_source_of_which_nothing_is_kept_is_told_with_its_reasons(files: list[Path], tmp_path: Path) -> None:
+    digits = "scikit-learn/load_digits"
+    store = rejected(files, tmp_path, ["bad_record", "duplicate"], f"source = '{digits}'")
+    [empty, lost] = warn_about_sources(store, FILES)
+    assert empty == "WARNING: source mine holds no record"
+    assert lost.startswith(f"WARNING: no row of source {digits} is kept: ") and ", 1 bad_record, e.g. " in lost
+    assert ": duplicate" in lost, "the example is of the most frequent reason"
+    assert alerts(store, Published({}, {}, {}, {}), CONFIG) == (lost,)
+    assert warn_about_sources(decided(files, tmp_path / "all"), CONFIG) == []

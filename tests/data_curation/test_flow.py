@@ -15,8 +15,8 @@ from bimode.errors import ConfigError, StarvedError
 from data_curation import store as module
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, training_rows
+from data_curation.publishing.alerts import warn_about_share
 from data_curation.publishing.publish import GROUP_ROWS, publish, write_shards
-from data_curation.publishing.report import warn_about_share
 from data_curation.sources.ingest import candidates
 from data_curation.sources.listing import file_shards, list_sources
 from data_curation.sources.shards import plan_draws
@@ -151,7 +151,7 @@ def test_a_degenerate_share_is_said_loudly(tmp_path: Path) -> None:
     store = decided(candidate_files(tmp_path / "c"), tmp_path / "s")
     none_right = tagged(store, tmp_path / "s", {"easy": 0, "mid": 0, "hard": 0})
     (tmp_path / "out").mkdir()
-    assert "100%" in warn_about_share(publish(none_right, CONFIG, SPLITS, tmp_path / "out"))
+    assert "100%" in warn_about_share(publish(none_right, CONFIG, SPLITS, tmp_path / "out"), CONFIG)
 
 
 def test_files_do_not_depend_on_how_the_rows_arrive(tmp_path: Path) -> None:

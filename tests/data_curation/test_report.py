@@ -29,7 +29,6 @@ from data_curation.publishing.report import (
     read_versions,
     render,
     tag_lines,
-    warn_about_share,
 )
 from data_curation.publishing.samples import SIDE, Picture, pick, picture
 from data_curation.publishing.wording import short
@@ -161,15 +160,9 @@ def test_costs_and_versions_are_read_off_the_run(curated: Curated, tmp_path: Pat
     assert read_costs(tmp_path) == () and read_versions(tmp_path) == ()
 
 
-@pytest.mark.parametrize(("thinking", "loud"), [(1, True), (2, False), (6, False), (7, True)])
-def test_a_degenerate_reasoning_share_is_said_loudly(curated: Curated, thinking: int, loud: bool) -> None:
-    published = Published(curated.published.rows, {}, {"thinking": thinking, "non_thinking": 10 - thinking}, {})
-    assert bool(warn_about_share(published)) is loud
-
-
-def test_the_warning_stands_at_the_top_of_the_page(html: str, curated: Curated) -> None:
-    published = Published(curated.published.rows, {}, {"thinking": 9, "non_thinking": 1}, {})
-    assert 'role="alert">WARNING: 90%' in render(curated.store, published) and 'role="alert"' not in html
+def test_warnings_stand_at_the_top_of_the_page(html: str, curated: Curated) -> None:
+    page = render(curated.store, curated.published, Facts(warnings=("WARNING: 90% <b>", "WARNING: two")))
+    assert page.count('role="alert">WARNING: ') == 2 and "90% &lt;b&gt;" in page and 'role="alert"' not in html
 
 
 @pytest.mark.parametrize(
