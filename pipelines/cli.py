@@ -36,6 +36,7 @@ ADDRESS_HELP = (
 )
 CHAOS_HELP = "a fault drill: kill-rollout, stall-rollout, corrupt-weights, slow-sync, kill-learner or kill-driver"
 EVALUATE_HELP = "TOML file, or the directory of a run: by its own recipe; or give --model and --data, or all"
+ID_HELP = "of a question or a row, as its source has it, its beginning, or a source reference"
 NAME_HELP = "of the model, and of its application on a cluster; by default the directory's, of RUN/bpo/model it is bpo"
 LENGTH_HELP = "tokens of prompt and response together, for which the engine needs memory; 0: all that the model's config allows"
 NOTHING: list[str] = []
@@ -213,7 +214,7 @@ def _evaluate_model(recipe: Path | None, model: Path, data: Path, out: str, over
 @app.command()
 def explain(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="run directory of a run that has curated")],
-    wanted: Annotated[str, typer.Argument(metavar="ID", help="of a question or a row, its beginning, or a source reference")],
+    wanted: Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)],
 ) -> None:
     """The whole story of one row, kept or rejected: source, reason, tag with its evidence, attempts."""
     from pipelines.explain import explain_run

@@ -49,7 +49,7 @@ def print_section(console: Console, title: str, body: RenderableType) -> None:
 def grid(lines: Iterable[tuple[str, str]]) -> Table:
     """Names on the left, texts that wrap on the right."""
     table = Table.grid(padding=(0, 2))
-    table.add_column(width=14, style="dim")
+    table.add_column(min_width=14, no_wrap=True, style="dim")
     table.add_column(overflow="fold")
     for name, text in lines:
         table.add_row(Text(name), Text(text))
@@ -134,13 +134,12 @@ def tag(story: Story) -> Fields:
         return
     row = evidence.row
     yield "mode", f"{row['mode']}, by {row['mode_reason']}, confidence {row['mode_conf']:.3f}"
-    yield "rule", f"{row['tag_rule']}: {RULES.get(row['tag_rule'], '')}"
-    if evidence.corrected is not None and evidence.interval:
+    yield "rule", row["tag_rule"] and f"{row['tag_rule']}: {RULES.get(row['tag_rule'], '')}"
+    if evidence.corrected is not None:
         yield "right", f"direct {row['n_pass_direct']}/{row['n_rollouts']}, thinking {row['n_pass_think']}/{row['n_rollouts']}"
-        low, high = evidence.interval
-        level = f" ({evidence.confidence:.0%} interval)" if evidence.confidence else ""
-        corrected = f"{evidence.corrected:.2f} corrected for guessing at {row['guess_rate']:.3f}"
-        yield "direct rate", f"{corrected}: {low:.2f} to {high:.2f}{level}"
+        low_high = ": {:.2f} to {:.2f}".format(*evidence.interval) if evidence.interval else ""
+        level = f" ({evidence.confidence:.0%} interval)" if evidence.interval and evidence.confidence else ""
+        yield "direct rate", f"{evidence.corrected:.2f} corrected for guessing at {row['guess_rate']:.3f}{low_high}{level}"
     yield "model", f"{row['rollout_model']}, settings {row['rollout_params_hash']}"
 
 

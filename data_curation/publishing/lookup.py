@@ -54,16 +54,17 @@ class Lookup:
         names = {row[0] for row in self._db.execute(f"SELECT name FROM parquet_schema({listed})").fetchall()}
         reason = "coalesce(reason, '')" if "reason" in names else "''"
         self._db.execute(
-            f"CREATE VIEW rows AS SELECT id, {QUESTION} AS question_id, source_refs, dup_group, {reason} AS reason, filename, "
-            f"file_row_number FROM read_parquet({listed}, union_by_name = true, filename = true, file_row_number = true)"
+            f"CREATE VIEW rows AS SELECT id, {QUESTION} AS question_id, source, source_refs, dup_group, {reason} AS reason, "
+            f"filename, file_row_number FROM read_parquet({listed}, union_by_name = true, filename = true, file_row_number = true)"
         )
 
     def find(self, wanted: str) -> str:
-        """The question that an id, a written row's id, a source reference, or the beginning of an id means.
+        """The question that an id, a written row's id, the id in its source, a source reference, or the beginning of an id means.
 
         Raises ConfigError where it is none or several.
         """
-        for condition in ("id = $1 OR question_id = $1", "list_contains(source_refs, $1)", "starts_with(id, $1)"):
+        own = "question_id = source || '-' || $1"
+        for condition in ("id = $1 OR question_id = $1", own, "list_contains(source_refs, $1)", "starts_with(id, $1)"):
             query = f"SELECT DISTINCT question_id FROM rows WHERE {condition} ORDER BY question_id"
             found = [row[0] for row in self._db.execute(query, [wanted]).fetchall()]
             if len(found) == 1:

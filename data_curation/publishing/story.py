@@ -37,7 +37,7 @@ class Seen:
 class Evidence:
     """What a tag rests on. Rates are of direct answers; the interval is of the corrected one, None where nothing was measured."""
 
-    row: Row  # of tags.parquet
+    row: Row  # of tags.parquet; of a rejected row its own columns, without the rule's line and interval
     corrected: float | None
     interval: tuple[float, float] | None
     confidence: float | None
@@ -93,7 +93,7 @@ def tell(run: Path, wanted: str) -> Story:
     lookup = Lookup(folder)
     question = lookup.find(wanted)
     rows = lookup.rows(question)
-    first, evidence = rows[0], _evidence(folder, question)
+    first, evidence = rows[0], _evidence(folder, question, rows)
     images = read_candidates(folder / first.file, [first.at], ["images"])["images"][0].as_py() or []
     named = next((stored.row["detail"] for stored in rows if stored.reason), "")
     return Story(
@@ -130,17 +130,21 @@ def _history(run: Path, question: str) -> dict[str, str]:
     return {folder.name: Lookup(folder).state(question) for folder in folders if (folder / "manifest.json").is_file()}
 
 
-def _evidence(folder: Path, question: str) -> Evidence | None:
+def _evidence(folder: Path, question: str, rows: Iterable[Stored]) -> Evidence | None:
+    """What was measured, also of a row that was rejected after its tag: tags.parquet has only those that are kept."""
     with duckdb.connect() as db:
         found = fetch(db, "SELECT * FROM read_parquet($1) WHERE id = $2", str(folder / "tags" / "tags.parquet"), question)
-    if not found:
+    bare = {"tag_rule": "", "tag_low": None, "tag_high": None}
+    own = [bare | stored.row for stored in rows if stored.row["mode_reason"] not in (None, "", "untagged")]
+    row = next(iter([*found, *own]), None)
+    if row is None:
         return None
-    row = found[0]
     if not row["n_rollouts"]:
         return Evidence(row, None, None, None)
     recipe: Mapping[str, Any] = (read_json(folder / "manifest.json") or {}).get("config", {}).get("curate", {})
     corrected = correct_for_guessing(row["n_pass_direct"] / row["n_rollouts"], row["guess_rate"])
-    return Evidence(row, corrected, (row["tag_low"], row["tag_high"]), recipe.get("tag", {}).get("confidence"))
+    interval = None if row["tag_low"] is None else (row["tag_low"], row["tag_high"])
+    return Evidence(row, corrected, interval, recipe.get("tag", {}).get("confidence"))
 
 
 def _attempts(cache: Path, question: str, rows: Iterable[Stored], evidence: Evidence | None) -> tuple[Attempt, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bimode.curate_config import CurateConfig, RolloutSampling, SourceConfig
@@ -131,6 +132,19 @@ def write_bpo(folder: Path) -> None:
             for mode, reward, tokens in (("thinking", 1.0, 20), ("non_thinking", 1.0, 4), ("non_thinking", 0.0, 6))
         ]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"step-{step:05d}.parquet")
+
+
+def reject(run: Path, question: str, **changes: Any) -> None:
+    """Takes a kept question out of the published version, as if it had been rejected after its tag."""
+    version = run / "curate" / "versions" / "0001"
+    rejects, tagged = next((version / "rejects").glob("*.parquet")), version / "tags" / "tags.parquet"
+    data = next((version / "data").glob("train-*.parquet"))
+    rows, old, kept = pq.read_table(data).to_pylist(), pq.read_table(rejects), pq.read_table(tagged)
+    [row] = [row for row in rows if row["parent_ids"] == [question]]
+    out = [row | {"id": question, "parent_ids": [], "format": "", "detail": ""} | changes]
+    pq.write_table(pa.concat_tables([old, pa.Table.from_pylist(out, schema=old.schema)]), rejects)
+    pq.write_table(pa.Table.from_pylist([each for each in rows if each != row], schema=pq.read_schema(data)), data)
+    pq.write_table(kept.filter(pc.field("id") != question), tagged)
 
 
 def _overlay(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -12,7 +12,7 @@ from bimode.errors import ConfigError
 from data_curation.publishing.story import Seen, Story, Trained, seen, tell
 
 sys.path.insert(0, str(Path(__file__).parent))
-from curated_run import BROKEN, DIGITS, HASH, OTHER_HASH, Curated, curate
+from curated_run import BROKEN, DIGITS, HASH, OTHER_HASH, Curated, curate, reject
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,17 @@ def test_attempts_that_the_tag_rests_on_are_told_from_others(curated: Curated) -
     assert (other.params_hash, other.verdict) == (OTHER_HASH, "no room")
     poor = tell(curated.run, DIGITS.format(4)).attempts
     assert [attempt.verdict for attempt in poor if attempt.mode == "non_thinking"] == ["wrong"] * 8
+
+
+def test_what_a_row_was_rejected_after_is_told_with_its_evidence(curated: Curated, tmp_path: Path) -> None:
+    """tags.parquet has kept rows only: the counts of a row that went as no_trace stand in the row itself."""
+    run = Path(shutil.copytree(curated.run, tmp_path / "run", symlinks=True))
+    reject(run, DIGITS.format(4), reason="no_trace", source="digits-train-0")
+    story = tell(run, "4")  # its id in its source
+    assert (story.id, story.rows[0].reason) == (DIGITS.format(4), "no_trace")
+    assert story.evidence is not None and story.evidence.row["n_rollouts"] == 8
+    assert (story.evidence.corrected, story.evidence.interval) == (0.0, None)
+    assert sum(attempt.counted for attempt in story.attempts) == 16
 
 
 def test_bpo_counts_draws_and_means_by_mode(curated: Curated) -> None:

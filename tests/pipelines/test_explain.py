@@ -14,7 +14,7 @@ import pytest
 from pipelines.cli import exit_code
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_curation"))
-from curated_run import DIGITS, HASH, Curated, curate
+from curated_run import DIGITS, HASH, Curated, curate, reject
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,20 @@ def test_a_rejected_row_is_told_with_its_reason(
     assert "that row digits-eval-0-0 (eval, kept):" in text and "nothing was measured" in text
     text = told(curated, DIGITS.format(1), capsys, monkeypatch)
     assert "digits-train-0-2 (train, rejected, near_duplicate):" in text
+
+
+def test_a_row_that_was_rejected_after_its_tag_is_told_with_its_counts(
+    curated: Curated, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(curated.run, tmp_path / "run", symlinks=True))
+    reject(run, DIGITS.format(4), reason="inconsistent_trace")
+    text = told(replace(curated, run=run), DIGITS.format(4), capsys, monkeypatch)
+    for part in (
+        "rejected inconsistent_trace a trace that", "mode thinking, by pass_rate", "right direct 0/8, thinking 8/8",
+        "direct rate 0.00 corrected for guessing at 0.043 model tiny-base", f"rollouts of {HASH}, which the tag rests on",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "nothing was measured" not in text and "rule" not in text.split("tag mode")[1].split("model")[0]
 
 
 def test_a_row_of_the_same_id_is_told_apart(
