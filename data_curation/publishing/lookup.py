@@ -53,9 +53,10 @@ class Lookup:
         listed = sql_list(file for name in ("data", "rejects") for file in sorted((folder / name).glob("*.parquet")))
         names = {row[0] for row in self._db.execute(f"SELECT name FROM parquet_schema({listed})").fetchall()}
         reason = "coalesce(reason, '')" if "reason" in names else "''"
+        own = f"id, {QUESTION} AS question_id, source, source_refs, dup_group, {reason} AS reason"
         self._db.execute(
-            f"CREATE VIEW rows AS SELECT id, {QUESTION} AS question_id, source, source_refs, dup_group, {reason} AS reason, "
-            f"filename, file_row_number FROM read_parquet({listed}, union_by_name = true, filename = true, file_row_number = true)"
+            f"CREATE VIEW rows AS SELECT {own}, filename, file_row_number "
+            f"FROM read_parquet({listed}, union_by_name = true, filename = true, file_row_number = true)"
         )
 
     def find(self, wanted: str) -> str:

@@ -38,6 +38,7 @@ BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "
 MAGIC = re.compile(r"[*\[]")
 SECRET = re.compile(r"//[^/@]*@")  # user and password of a URI
 BLOCK = 1 << 20  # bytes
+GOOGLE, GOOGLE_TRIES_S = ("gs://", "gcs://"), 30  # pyarrow's own limit is a quarter of an hour, without a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def list_files(path: str, reader: str) -> list[SourceFile]:
     try:
         files, is_file = _listing(path)
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ConfigError(KEY, public(path), f"cannot be reached: {_first_line(error)}") from None
+        known = "; write s3://, gs:// or a path of this machine" if "Unrecognized filesystem" in str(error) else ""
+        raise ConfigError(KEY, public(path), f"cannot be reached: {_first_line(error)}{known}") from None
     if is_file and (reader != "auto" or reader_of(files[0].name)):
         return files
     kinds = sorted({reader_of(file.name) for file in files} - {""})
@@ -131,9 +133,16 @@ def is_remote(uri: str) -> bool:
     return "://" in uri
 
 
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Where a path or a URI is, and its path there. Raises OSError, ValueError or pa.ArrowException."""
+    if uri.startswith(GOOGLE) and "retry_limit_seconds=" not in uri:
+        uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={GOOGLE_TRIES_S}"
+    return fs.FileSystem.from_uri(uri)
+
+
 def open_file(file: SourceFile) -> BinaryIO:
     """`file` for reading, with random access. Raises OSError, ValueError or pa.ArrowException; of a bucket also StorageError."""
-    where, path = fs.FileSystem.from_uri(file.uri)
+    where, path = filesystem(file.uri)
     if not is_remote(file.uri):
         return cast(BinaryIO, where.open_input_file(path))
     with answering(file.uri):
@@ -159,7 +168,7 @@ def image_reader(file: SourceFile) -> ReadImage:
     StorageError), and ValueError for a path that leaves the source's root or points into the network. Of what is larger than an
     image may be it returns only as much as validation needs to see that.
     """
-    where, path = fs.FileSystem.from_uri(file.uri)
+    where, path = filesystem(file.uri)
     root, folder = path.removesuffix(file.name), posixpath.dirname(path)
 
     def read(name: str) -> bytes:
@@ -188,7 +197,7 @@ def _listing(path: str) -> tuple[list[SourceFile], bool]:
         base, pattern = base[:cut], base[cut + 1 :].split("/")
     else:
         base, pattern = base.rstrip("/"), ["**"]
-    where, root = fs.FileSystem.from_uri((base or "/") + query)
+    where, root = filesystem((base or "/") + query)
     info = where.get_file_info(root)
     if info.type == fs.FileType.File:
         name = posixpath.basename(root)

@@ -54,7 +54,8 @@ def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
         for found in files:
             stat = [found.size, found.modified_ns]
             entry = known.get(found.uri)
-            digest = entry[2] if entry and entry[:2] == stat else content_digest(found)
+            with keyed(f"curate.sources.{at}.path"):
+                digest = entry[2] if entry and entry[:2] == stat else content_digest(found)
             stats[found.uri] = [*stat, digest]
             listed.append(asdict(Listed(at, found.uri, found.name, digest)))
     write_atomic(stats_file, json.dumps(stats))

@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.errors import ConfigError, StorageError
-from data_curation.sources.files import RemoteFile, SourceFile, content_digest, image_reader, list_files, open_file
+from data_curation.sources.files import RemoteFile, SourceFile, content_digest, filesystem, image_reader, list_files, open_file
 from data_curation.sources.readers import FilePart, read_records, split_file
 from data_curation.sources.refusal import Refusal
 from data_curation.validate import MAX_IMAGE_BYTES
@@ -96,13 +97,26 @@ def test_a_path_without_rows_is_said_in_one_line(tmp_path: Path) -> None:
         (tmp_path / "*.parquet", "auto", "nothing there for any reader"),
         (tmp_path, "webdataset", r"nothing there for reader webdataset \(.tar, .tar.gz, .tgz\); 1 file"),
         (tmp_path / "notes.txt", "auto", "1 file.s. of another name: set `reader`"),
-        ("s4://key:secret@bucket/x", "auto", "s4://bucket/x: cannot be reached: Unrecognized filesystem type"),
+        (
+            "s4://key:secret@bucket/x",
+            "auto",
+            "s4://bucket/x: cannot be reached: Unrecognized filesystem type.*; write s3://, gs:// or a path",
+        ),
         ("file://elsewhere/x", "auto", "cannot be reached"),
     ):
         with pytest.raises(ConfigError, match=said) as caught:
             list_files(str(path), reader)
         assert "secret" not in str(caught.value)
         assert caught.value.key == "curate.sources.path" and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "seconds"),
+    [("gs://anonymous@b/x", 30), ("gcs://anonymous@b/x?scheme=https", 30), ("gs://anonymous@b/x?retry_limit_seconds=7", 7)],
+)
+def test_googles_storage_is_not_waited_for_a_quarter_of_an_hour(uri: str, seconds: int) -> None:
+    where, path = filesystem(uri)
+    assert path == "b/x" and where.__reduce__()[1][0]["retry_time_limit"] == timedelta(seconds=seconds)
 
 
 def test_a_uri_gives_uris_that_open(tmp_path: Path) -> None:

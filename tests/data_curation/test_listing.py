@@ -11,6 +11,8 @@ import pytest
 
 from bimode.curate_config import SourceConfig
 from bimode.errors import ConfigError
+from data_curation.sources import listing
+from data_curation.sources.files import SourceFile
 from data_curation.sources.listing import check_layouts, list_sources
 
 
@@ -87,3 +89,17 @@ def test_two_sources_of_one_name_are_told_apart_or_refused(tmp_path: Path) -> No
         (tmp_path / folder).mkdir()
         lines(tmp_path / folder / "train.jsonl", {"q": "1 + 1 ?", "a": "2"})
     check(tmp_path, one, source(tmp_path / "b" / "train.jsonl", name="b"))
+
+
+def test_a_file_that_cannot_be_read_is_told_with_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may read all, so it is the digest that fails."""
+
+    def refuse(file: SourceFile) -> str:
+        raise ConfigError("curate.sources.path", file.uri, "cannot be read: no permission")
+
+    good = lines(tmp_path / "good.jsonl", {"q": "1 + 1 ?", "a": "2"})
+    check(tmp_path, source(good))
+    bad = lines(tmp_path / "bad.jsonl", {"q": "1 + 1 ?", "a": "2"})
+    monkeypatch.setattr(listing, "content_digest", refuse)
+    with pytest.raises(ConfigError, match=r"^curate.sources.1.path = .*bad.jsonl: cannot be read"):
+        check(tmp_path, source(good), source(bad))
