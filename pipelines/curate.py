@@ -81,13 +81,13 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from data_curation.store import Store
     from data_curation.tags.crossfit import leave_out_folds
     from pipelines.harness import package_versions
-    from pipelines.progress import say, track
+    from pipelines.progress import kept_first, say, track
 
     curate, cache, scratch = recipe.curate, stage.run / "cache", stage.work / ".scratch"
     shards, splits = shards_of(recipe, inputs), splits_of(recipe)
     shutil.rmtree(stage.path / UNPUBLISHED, ignore_errors=True)  # of an earlier run
     with track("curate: read", total=len(shards), unit="shard") as bar:
-        files = ingest(shards, curate, cache / "candidates", bar.advance)
+        files = ingest(shards, curate, cache / "candidates", kept_first(bar))
     store, decisions = Store(files, scratch), scratch / "decisions.parquet"
     decided = decide(files, indexes(curate.dedup.against), curate.dedup, decisions)
     store.apply(decisions)
@@ -181,7 +181,7 @@ def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scra
     with track("curate: rollouts", total=total, unit="rollout") as bar:
         for tagger, rows in zip(taggers, crossfit.deal(chosen, seen)[0], strict=True):
             wanted = rows.num_rows * len(MODES) * curate.rollouts.n
-            advance = until_loaded(bar.advance, wanted, f"curate: loading {tagger.name} into {engines}")
+            advance = until_loaded(bar, wanted, f"curate: loading {tagger.name} into {engines}")
             sampled.append(Sampled(tagger, rows, sample_rollouts(store, rows, tagger, cache / "rollouts", advance)))
     store.apply(tag_rows(store, sampled, known, curate, scratch / "tags.parquet"))
     ask_judge(recipe, store, inputs, cache, scratch, scratch.parent / "tags")
@@ -197,7 +197,7 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
     """
     from data_curation.tags import judge
     from pipelines import curate_models
-    from pipelines.progress import counted, say, track, until_loaded
+    from pipelines.progress import counted, kept_first, say, track, until_loaded
 
     store.apply(judge.set_aside(store, "judge" in inputs, scratch / "set-aside.parquet"))
     if "judge" not in inputs:
@@ -206,13 +206,13 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
     chosen, known = judge.choose_open(store), judge.choose_tagged(store, who.config.calibration_rows)
     with track("curate: judge", total=chosen.num_rows + known.num_rows, unit="question") as bar:
         engines = counted(who.config.concurrency, "engine")
-        advance = until_loaded(bar.advance, chosen.num_rows, f"curate: loading {who.name} into {engines}")
+        advance = until_loaded(bar, chosen.num_rows, f"curate: loading {who.name} into {engines}")
         verdicts = list(judge.sample_verdicts(store.files, chosen, who, replies, advance))
         store.apply(judge.tag_open(verdicts, who, scratch / "verdicts.parquet"))
         judge.publish_verdicts(verdicts, tags)
         if warning := judge.unparsed_warning(verdicts):
             say(warning)
-        say(judge.compared(store, judge.sample_verdicts(store.files, known, who, replies, bar.advance)))
+        say(judge.compared(store, judge.sample_verdicts(store.files, known, who, replies, kept_first(bar))))
 
 
 def write_traces(recipe: Recipe, store: Store, model: Path, cache: Path, scratch: Path) -> None:
@@ -225,7 +225,7 @@ def write_traces(recipe: Recipe, store: Store, model: Path, cache: Path, scratch
     chosen = generate.choose_rows(store, recipe.curate, teacher.config)
     with track("curate: traces", total=chosen.num_rows, unit="row") as bar:
         engines = counted(teacher.config.concurrency, "engine")
-        advance = until_loaded(bar.advance, chosen.num_rows, f"curate: loading {teacher.name} into {engines}")
+        advance = until_loaded(bar, chosen.num_rows, f"curate: loading {teacher.name} into {engines}")
         written = generate.sample_traces(store.files, chosen, teacher, cache / "traces", advance)
         store.apply(generate.write_traces(outcomes.counted(written), teacher.name, scratch / "traces.parquet"))
     say(f"curate: {outcomes}")

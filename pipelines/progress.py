@@ -21,9 +21,9 @@ def counted(n: int, unit: str) -> str:
     return f"{n} {unit}" if n == 1 else f"{n} {unit}s"
 
 
-def until_loaded(advance: Callable[[int], None], total: int, text: str) -> Callable[[int], None]:
-    """`advance` for what counts kept units first: says `text` if some of `total` are missing, since a model loads now."""
-    calls = 0
+def until_loaded(bar: Bar, total: int, text: str) -> Callable[[int], None]:
+    """Advances `bar` for what counts kept units first: says `text` if some of `total` are missing, since a model loads now."""
+    advance, calls = kept_first(bar), 0
 
     def counting(units: int) -> None:
         nonlocal calls
@@ -35,11 +35,31 @@ def until_loaded(advance: Callable[[int], None], total: int, text: str) -> Calla
     return counting
 
 
+def kept_first(bar: Bar) -> Callable[[int], None]:
+    """Advances `bar` for what counts first the units that were there before it began."""
+    calls = 0
+
+    def counting(units: int) -> None:
+        nonlocal calls
+        calls += 1
+        (bar.kept if calls == 1 else bar.advance)(units)
+
+    return counting
+
+
+def new_and_kept(new: int, kept: int) -> str:
+    """E.g. ``80 new, 3,392 kept from before``; "" where all are new, which goes without saying."""
+    return f"{new:,} new, {kept:,} kept from before" if kept else ""
+
+
 class Bar(Protocol):
     """What `track` gives: call `advance` once for each unit of work that is done."""
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Counts `units` more; `note` replaces the text at the end of the line."""
+
+    def kept(self, units: int) -> None:
+        """Counts `units` that were there before: part of the total, but not of the rate."""
 
 
 @contextmanager
@@ -64,7 +84,7 @@ class PlainBar:
 
     def __init__(self, name: str, total: int, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
-        self.done, self.note = 0, ""
+        self.done, self.were_there, self.note = 0, 0, ""
         self.said: tuple[int, str] | None = None
         self.started = self.shown = time.monotonic()
 
@@ -74,6 +94,11 @@ class PlainBar:
         if time.monotonic() - self.shown >= PLAIN_EVERY_S:
             self._show()
 
+    def kept(self, units: int) -> None:
+        """Counts what was there before."""
+        self.were_there += units
+        self.advance(units)
+
     def finish(self) -> None:
         """The last line, with the rate over the whole time; none where it is there already."""
         if self.said != (self.done, self.note):
@@ -82,9 +107,10 @@ class PlainBar:
     def _show(self) -> None:
         self.shown, self.said = time.monotonic(), (self.done, self.note)
         seconds = max(self.shown - self.started, 1e-6)
-        note = f"  {self.note}" if self.note else ""
-        rate = f"{self.done / seconds:.1f} {self.unit}/s"
-        say(f"{self.name}: {self.done}/{self.total} {self.unit}  {seconds:.0f} s  {rate}{note}")
+        new = self.done - self.were_there
+        notes = "".join(f"  {note}" for note in (new_and_kept(new, self.were_there), self.note) if note)
+        rate = f"{new / seconds:.1f} {self.unit}/s"
+        say(f"{self.name}: {self.done}/{self.total} {self.unit}  {seconds:.0f} s  {rate}{notes}")
 
 
 @contextmanager
@@ -101,10 +127,17 @@ def _rich_bar(name: str, total: int, unit: str) -> Iterator[Bar]:
             return Text("" if speed is None else f"{speed:.1f} {unit}/s")
 
     class RichBar:
+        done = were_there = 0
+
         def advance(self, units: int = 1, note: str = "") -> None:
-            if note:
-                progress.update(task, note=note)
+            self.done += units
+            if told := note or new_and_kept(self.done - self.were_there, self.were_there):
+                progress.update(task, note=told)
             progress.advance(task, units)
+
+        def kept(self, units: int) -> None:
+            self.were_there += units
+            self.advance(units)
 
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeElapsedColumn(),

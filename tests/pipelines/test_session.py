@@ -20,7 +20,7 @@ from bimode.recipe import build_recipe
 from bimode.rundir import StageDir
 from pipelines import harness
 from pipelines.harness import Session, _run_one
-from pipelines.progress import counted, until_loaded
+from pipelines.progress import PlainBar, counted, kept_first, track, until_loaded
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import Running, command
@@ -97,12 +97,30 @@ def test_a_wait_is_said_once_before_it_begins(capsys: pytest.CaptureFixture[str]
     with Session(ClusterConfig()) as session:
         session.ensure("bpo")
     assert capsys.readouterr().err == "bpo: joining the Ray cluster\n"
-    counts: list[int] = []
+    bar = PlainBar("curate", 20, "row")
     for kept in (3, 10):  # of 10: an engine is loaded only where something is missing
-        advance = until_loaded(counts.append, 10, f"loading {counted(2, 'engine')}")
+        advance = until_loaded(bar, 10, f"loading {counted(2, 'engine')}")
         advance(kept)
         advance(0)
-    assert capsys.readouterr().err == "loading 2 engines\n" and counts == [3, 0, 10, 0] and counted(1, "engine") == "1 engine"
+    assert capsys.readouterr().err == "loading 2 engines\n" and counted(1, "engine") == "1 engine"
+    assert (bar.done, bar.were_there) == (13, 13)
+
+
+def test_what_was_there_before_is_told_from_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
+    """And is in no rate: a second run over 3,472 attempts that makes 80 of them has not made 3,472."""
+    with track("curate: rollouts", 3472, "rollout") as bar:
+        advance = until_loaded(bar, 3472, "loading")
+        for units in (3392, 64, 16):
+            advance(units)
+        assert isinstance(bar, PlainBar)
+        bar.started -= 40
+    [_, line] = capsys.readouterr().err.splitlines()
+    assert line == "curate: rollouts: 3472/3472 rollout  40 s  2.0 rollout/s  80 new, 3,392 kept from before"
+    with track("curate: read", 2, "shard") as bar:
+        advance = kept_first(bar)
+        advance(0)
+        advance(2)
+    assert "new" not in capsys.readouterr().err
 
 
 @pytest.mark.ray
