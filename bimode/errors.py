@@ -42,7 +42,9 @@ def one_of(key: str, value: str, known: Sequence[str]) -> str:
 
 
 class BusyError(BimodeError, RuntimeError):
-    """A run directory in which another run is at work."""
+    """A run directory in which another run is at work: nothing has failed, and a later try may find it free."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class StorageError(BimodeError, RuntimeError):

@@ -60,8 +60,10 @@ def test_a_second_run_in_a_directory_is_refused_and_a_killed_one_holds_nothing(t
     hold += "with exclusive(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout and other.stdout.readline() == b"in\n"
-    with pytest.raises(BusyError, match=f"another run is at work there .process {other.pid} on"), exclusive(tmp_path):
+    busy = f"another run is at work there .process {other.pid} on"
+    with pytest.raises(BusyError, match=busy) as caught, exclusive(tmp_path):
         raise AssertionError("two runs in one directory")
+    assert caught.value.exit_code == 75, "whoever watches a schedule tells it from a failure"
     assert is_at_work(tmp_path)
     other.kill()
     other.wait()
