@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -37,7 +38,8 @@ def keyed(key: str) -> Iterator[None]:
 def one_of(key: str, value: str, known: Sequence[str]) -> str:
     """`value`, which the user gave as `key`. Raises ConfigError unless it is `known`."""
     if value not in known:
-        raise ConfigError(key, value, f"use one of {', '.join(known)}")
+        near = difflib.get_close_matches(value, known, n=1)
+        raise ConfigError(key, value, f"use one of {', '.join(known)}{f'; did you mean {near[0]}?' if near else ''}")
     return value
 
 

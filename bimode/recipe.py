@@ -109,6 +109,9 @@ def _fix(problem: Any, path: list[str]) -> str:
             return f"is text; write {json.dumps(str(value))}" if is_number else "is text"
         case "missing" if path[-1].isdecimal():
             return "the list lacks this entry"
+        case "missing":
+            where = f"in [{'.'.join(path[:-1])}]" if path[:-1] else "at the top of the recipe"
+            return f'must be given; write {path[-1]} = "..." {where}'
         case "too_long":
             return "the list has too many entries"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":

@@ -104,7 +104,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     if why := starving(store, splits):
         facts = warned(facts, warn_about_sources(store, curate))
         raise StarvedError(f"{why}; {leave_rejects(store, stage, facts)}")
-    published = publish(store, curate, splits, stage.work)
+    published = publish(store, curate, splits, stage.work, recipe.name)
     write_index(store, stage.work / "index.parquet", recipe.name)
     facts = warned(facts, alerts(store, published, curate))
     write_atomic(stage.work / "report.html", render(store, published, facts))

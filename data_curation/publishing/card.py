@@ -18,7 +18,7 @@ from bimode.modes import Mode
 from bimode.verify import OPEN
 from data_curation.publishing.funnel import SourceCount, funnel, source_counts
 from data_curation.publishing.published import Published
-from data_curation.publishing.wording import COLUMNS, RULES
+from data_curation.publishing.wording import COLUMNS, RULES, short
 from data_curation.store import Store
 from data_curation.validate import REASONS
 
@@ -56,14 +56,14 @@ LIMITS = (
 )
 
 
-def card(store: Store, published: Published, config: CurateConfig, folder: Path) -> str:
-    """README.md of the data in `folder`."""
+def card(store: Store, published: Published, config: CurateConfig, folder: Path, name: str) -> str:
+    """README.md of the data in `folder`, called `name`."""
     sources = source_counts(store)
     origins = [(source.source or "(unreadable)", source.license, source.read, source.kept) for source in sources]
     pictured = bool(store.counts(["image_sha256 <> ''"], "reason = ''").get(True))
     summary = _summary(published, pictured, OPEN in store.counts(["verifier"], "reason = ''"))
     parts = [
-        _front_matter(published, licenses_of(sources), pictured), "# Bi-mode data", summary, "## Splits",
+        _front_matter(published, licenses_of(sources), pictured, name), f"# {short(name, 100)}", summary, "## Splits",
         _table(("split", "rows"), published.rows.items()), _formats(published), "## How to load", LOAD, "## How rows were chosen",
         _chosen(store), "## Tags", _tags(store, published, config), "## Traces", _traces(folder), "## Sources and licences",
         _table(("source", "licence", "rows read", "kept"), origins),
@@ -78,12 +78,12 @@ def licenses_of(sources: Iterable[SourceCount]) -> list[str]:
     return sorted({source.license for source in sources if source.kept})
 
 
-def _front_matter(published: Published, licences: Sequence[str], pictured: bool) -> str:
+def _front_matter(published: Published, licences: Sequence[str], pictured: bool, name: str) -> str:
     total = sum(published.rows.values())
     one = licences[0].lower() if len(licences) == 1 else ""
     tasks = ["visual-question-answering", "question-answering"] if pictured else ["question-answering"]
     size = next((name for bound, name in SIZES if total < bound), "n>10M")
-    lines = ["---", f"license: {one if one in HUB_LICENSES else 'other'}"]
+    lines = ["---", f"pretty_name: {json.dumps(name)}", f"license: {one if one in HUB_LICENSES else 'other'}"]
     if one not in HUB_LICENSES:
         lines.append(f"license_name: {json.dumps(' and '.join(licences))}")
     lines += ["task_categories:", *(f"- {task}" for task in tasks), "size_categories:", f"- {size}"]

@@ -59,15 +59,15 @@ def data_files(folder: Path) -> list[DataFile]:
     return found
 
 
-def croissant(published: Published, files: Sequence[DataFile], licenses: Sequence[str]) -> str:
-    """croissant.json as text; equal data gives equal bytes."""
+def croissant(published: Published, files: Sequence[DataFile], licenses: Sequence[str], name: str) -> str:
+    """croissant.json of data called `name`, as text; equal data gives equal bytes."""
     total = ", ".join(f"{n} {split}" for split, n in published.rows.items())
     return json.dumps(
         {
             "@context": CONTEXT,
             "@type": "sc:Dataset",
             "conformsTo": "http://mlcommons.org/croissant/1.0",
-            "name": "bi-mode-data",
+            "name": name,
             "description": f"Questions with checkable answers, tagged by whether thinking pays: {total} rows.",
             "license": list(licenses),
             "distribution": [*map(_file_object, files), *map(_file_set, published.rows)],

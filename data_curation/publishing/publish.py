@@ -41,8 +41,8 @@ IN = "reason = ''"
 TAGGED = f"{IN} AND mode_reason <> 'untagged'"
 
 
-def publish(store: Store, config: CurateConfig, splits: Iterable[str], out: Path) -> Published:
-    """Writes data/, tags/, rejects/ and README.md below `out` and returns the counts.
+def publish(store: Store, config: CurateConfig, splits: Iterable[str], out: Path, name: str) -> Published:
+    """Writes data/, tags/, rejects/, README.md and croissant.json, both for data called `name`, below `out`; returns the counts.
 
     Raises StarvedError if one of `splits`, those that the sources feed, would be empty.
     """
@@ -55,8 +55,8 @@ def publish(store: Store, config: CurateConfig, splits: Iterable[str], out: Path
         tables = (stamped(table, ops) for table in _split_tables(store, config, split, formats))
         rows[split] = write_shards(tables, SCHEMA, out / "data", split)
     published = replace(write_rejects(store, out), rows=rows, formats=dict(sorted(formats.items())))
-    (out / "README.md").write_text(card(store, published, config, out))
-    (out / "croissant.json").write_text(croissant(published, data_files(out), licenses_of(source_counts(store))))
+    (out / "README.md").write_text(card(store, published, config, out, name))
+    (out / "croissant.json").write_text(croissant(published, data_files(out), licenses_of(source_counts(store)), name))
     return published
 
 

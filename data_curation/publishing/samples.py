@@ -16,8 +16,8 @@ from data_curation.validate import MAX_PIXELS, UNDECODABLE
 
 SIDE = 240  # pixels of a picture on the page, at most
 COLUMNS = (
-    "file", "row", "id", "split", "task", "level", "source", "question", "answer", "trace", "mode", "mode_reason", "tag_rule",
-    "n_rollouts", "n_pass_direct", "n_pass_think", "reason", "detail",
+    "file", "row", "id", "split", "task", "level", "source", "source_refs", "question", "answer", "trace", "mode", "mode_reason",
+    "tag_rule", "n_rollouts", "n_pass_direct", "n_pass_think", "reason", "detail",
 )  # fmt: skip
 
 

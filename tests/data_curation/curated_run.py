@@ -70,7 +70,7 @@ def curate(run: Path) -> Curated:
     store.apply(_overlay(run / "tags.parquet", tags(store, run / "cache" / "rollouts")))
     version = run / "curate" / "versions" / "0001"
     version.mkdir(parents=True)
-    published = publish(store, CONFIG, ("train", "rl", "eval"), version)
+    published = publish(store, CONFIG, ("train", "rl", "eval"), version, "demo")
     manifest = {
         "config": {"curate": CONFIG.model_dump(mode="json")},
         "counts": asdict(published),

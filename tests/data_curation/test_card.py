@@ -78,7 +78,7 @@ def test_card_counts_are_those_of_the_rows(curated: Curated) -> None:
         "| after tags and traces | 9 | 1 |", "| oracle | 2 |", "5 by pass rates of `tiny-base`",
     ):  # fmt: skip
         assert line in card
-    assert "20% of them are tagged as reasoning" in card
+    assert "20% of them are tagged as reasoning" in card and "\n# demo\n" in card
 
 
 def test_every_column_and_rule_is_explained() -> None:
@@ -90,7 +90,8 @@ def test_every_column_and_rule_is_explained() -> None:
 def test_a_licence_of_one_source_is_the_hubs_own(tmp_path: Path, curated: Curated) -> None:
     from data_curation.publishing.card import _front_matter
 
-    header = yaml.safe_load(_front_matter(curated.published, ["Apache-2.0"], False).replace("---", ""))
+    header = yaml.safe_load(_front_matter(curated.published, ["Apache-2.0"], False, "a: b").replace("---", ""))
+    assert header["pretty_name"] == "a: b"
     assert header["license"] == "apache-2.0" and "license_name" not in header
     assert header["task_categories"] == ["question-answering"]
 
@@ -136,7 +137,8 @@ def test_shards_are_described_by_their_digest(tmp_path: Path) -> None:
     (tmp_path / "data" / "rl-00000-of-00001.parquet").write_bytes(b"abc")
     [file] = data_files(tmp_path)
     assert file == DataFile("data/rl-00000-of-00001.parquet", 3, hashlib.sha256(b"abc").hexdigest())
-    found = json.loads(croissant(Published({"rl": 1}, {}, {}, {}), [file], ["MIT"]))
+    found = json.loads(croissant(Published({"rl": 1}, {}, {}, {}), [file], ["MIT"], "mine"))
+    assert found["name"] == "mine"
     assert [entry["@id"] for entry in found["distribution"]] == [file.path, "shards-rl"]
     assert [field["name"] for field in found["recordSet"][0]["field"]] == SCHEMA.names
 

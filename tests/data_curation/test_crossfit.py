@@ -43,7 +43,7 @@ def published(files: list[Path], run: Path, name: str, digest: str) -> Path:
     """A version of the three families in `run`; every train question is written in both formats."""
     scratch = run / "scratch" / name
     store = tagged(decided(files, scratch), scratch)
-    publish(store, CONFIG.model_copy(update={"paired_share": 1.0}), ("train", "rl", "eval"), version(run, name, digest))
+    publish(store, CONFIG.model_copy(update={"paired_share": 1.0}), ("train", "rl", "eval"), version(run, name, digest), name)
     return run / "curate" / "versions" / name
 
 

@@ -71,7 +71,7 @@ def test_paired_share_one_gives_every_row_both_formats(tmp_path: Path) -> None:
 def test_rows_beyond_tag_rows_are_rejected_not_guessed(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"tag_rows": 5})
     store = tagged(decided(candidate_files(tmp_path / "c"), tmp_path / "s"), tmp_path / "s", config=config)
-    published = publish(store, config, SPLITS, tmp_path / "out")
+    published = publish(store, config, SPLITS, tmp_path / "out", "flow")
     assert published.rejects == {"untagged": 7}
     assert sum(published.tags.values()) == 5
 
@@ -84,7 +84,7 @@ def test_a_row_in_both_formats_needs_no_tag_and_is_the_last_to_get_one(tmp_path:
     assert 2 < len(unpaired) < 10
     config = half.model_copy(update={"tag_rows": len(unpaired) - 1})
     assert set(choose_rows(objective_rows(store), config.tag_rows)["id"].to_pylist()) < unpaired
-    published = publish(tagged(store, tmp_path / "s", config=config), config, SPLITS, tmp_path / "out")
+    published = publish(tagged(store, tmp_path / "s", config=config), config, SPLITS, tmp_path / "out", "flow")
     assert published.rejects == {"untagged": 1}
     assert sum(published.tags.values()) == len(unpaired) - 1
 
@@ -112,7 +112,7 @@ def test_equal_work_gives_equal_bytes_that_datasets_decodes(tmp_path: Path) -> N
         scratch = tmp_path / f"s{name}"
         store = tagged(decided(candidate_files(tmp_path / f"c{name}"), scratch), scratch)
         (tmp_path / name).mkdir()
-        published = publish(store, CONFIG, SPLITS, tmp_path / name)
+        published = publish(store, CONFIG, SPLITS, tmp_path / name, "flow")
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
     assert files and all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
     data = datasets.load_dataset(str(tmp_path / "a"), cache_dir=str(tmp_path / "cache"))
@@ -143,7 +143,7 @@ def test_a_split_that_would_be_empty_ends_the_run(tmp_path: Path) -> None:
     out = [("reason", pa.string())]
     store.apply(write_found(out, (row | {"reason": "image_broken"} for row in rows), tmp_path / "s" / "bad.parquet"))
     with pytest.raises(StarvedError, match=r"no rl question is left: 6 image_broken, e\.g\. .+: image_broken$"):
-        publish(store, CONFIG, SPLITS, tmp_path / "out")
+        publish(store, CONFIG, SPLITS, tmp_path / "out", "flow")
     assert not (tmp_path / "out").exists()
 
 
@@ -151,7 +151,7 @@ def test_a_degenerate_share_is_said_loudly(tmp_path: Path) -> None:
     store = decided(candidate_files(tmp_path / "c"), tmp_path / "s")
     none_right = tagged(store, tmp_path / "s", {"easy": 0, "mid": 0, "hard": 0})
     (tmp_path / "out").mkdir()
-    assert "100%" in warn_about_share(publish(none_right, CONFIG, SPLITS, tmp_path / "out"), CONFIG)
+    assert "100%" in warn_about_share(publish(none_right, CONFIG, SPLITS, tmp_path / "out", "flow"), CONFIG)
 
 
 def test_files_do_not_depend_on_how_the_rows_arrive(tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_every_reason_has_its_sentence_and_a_sample(html: str, curated: Curated)
     for reason in curated.published.rejects:
         assert f"<h3><code>{reason}</code>" in rejected and code(REASONS[reason]) in rejected
     assert BROKEN in rejected and "image: cannot be decoded" in rejected
+    assert re.search(r"<small>refused-\w+ · train · bad\.jsonl#17</small>", rejected), "an id of ours alone finds no record"
 
 
 def test_a_repeat_is_shown_beside_the_row_that_it_repeats(curated: Curated) -> None:

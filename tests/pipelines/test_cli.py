@@ -76,6 +76,7 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
         (("serve", "--model", "absent"), "--model = absent: no such directory"),
         (("serve", "--model", "absent", "--host", "203.0.113.1"), "--host = 203.0.113.1: no address of this machine"),
         (("submit", "{recipe}", "--out", "/x", "--stage", "report"), "--stage = report: use one of run, curate"),
+        (("submit", "{recipe}", "--out", "/x", "--stage", "curat"), "anneal, bpo, evaluate; did you mean curate?"),
         (("submit", "{recipe}", "--out", "relative", "--address", "http://127.0.0.1:1"), "the job sees only"),
         (
             ("submit", "pipelines/recipes/tiny.toml", "--out", "/x", "--address", "myhead:8265"),
@@ -142,9 +143,11 @@ def test_impossible_values_name_their_key_and_the_way_out(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_misspelt_key_is_told_before_the_one_that_it_leaves_missing() -> None:
+def test_a_misspelt_key_is_told_before_the_one_that_it_leaves_missing_and_that_with_what_to_write() -> None:
     with pytest.raises(ConfigError, match="nmae = x: unknown key; did you mean name"):
         build_recipe({"nmae": "x"})
+    with pytest.raises(ConfigError, match=r'^name = \(missing\): must be given; write name = "\.\.\." at the top of the recipe$'):
+        build_recipe({})
 
 
 def test_an_entry_of_a_list_can_be_set() -> None:
