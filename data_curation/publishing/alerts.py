@@ -54,7 +54,9 @@ def warn_about_traces(published: Published, config: CurateConfig) -> str:
     fix = TEACHER
     if config.traces.model:
         fix = "curate.traces.model wrote none that can be shown: raise curate.traces.samples or max_tokens, or name another model"
-    return f"WARNING: {lost:,} train questions are tagged as reasoning and went as no_trace, with none to show: {fix}"
+    return (
+        f"WARNING: no_trace took {lost:,} of the train questions that are tagged as reasoning, since there is none to show: {fix}"
+    )
 
 
 def warn_about_sources(store: Store, config: CurateConfig) -> list[str]:

@@ -78,7 +78,7 @@ def test_the_fix_of_a_share_is_one_that_the_sources_have() -> None:
 
 def test_questions_that_went_for_want_of_reasoning_are_told_with_what_gives_some() -> None:
     published = Published({}, {"no_trace": 1_200}, {}, {})
-    assert "1,200 train questions" in warn_about_traces(published, FILES)
+    assert "no_trace took 1,200 of" in warn_about_traces(published, FILES)
     assert "name curate.traces.model" in warn_about_traces(published, FILES)
     taught = FILES.model_copy(update={"traces": TraceConfig(model="base")})
     assert "raise curate.traces.samples" in warn_about_traces(published, taught)
