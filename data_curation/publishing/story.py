@@ -6,7 +6,7 @@ Only narrow columns of the files are read, and the images of the one row that is
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,11 +87,13 @@ class Story:
 
 def tell(run: Path, wanted: str) -> Story:
     """The story of `wanted` in the current version of the run in `run`. Raises ConfigError where there is none."""
-    folder = _version(run / "curate")
-    if not any(file for name in ("data", "rejects") for file in (folder / name).glob("*.parquet")):
+    folders = [
+        folder for folder in _folders(run / "curate") if any(folder.glob("data/*.parquet")) or any(folder.glob("rejects/*"))
+    ]
+    if not folders:
         raise ConfigError("DIR", run, "has no curate/data; name the run directory of a run that has curated")
-    lookup = Lookup(folder)
-    question = lookup.find(wanted)
+    lookup, question = _find(folders, wanted)
+    folder = lookup.folder
     rows = lookup.rows(question)
     first, evidence = rows[0], _evidence(folder, question, rows)
     images = read_candidates(folder / first.file, [first.at], ["images"])["images"][0].as_py() or []
@@ -105,12 +107,21 @@ def tell(run: Path, wanted: str) -> Story:
     )  # fmt: skip
 
 
-def _version(stage: Path) -> Path:
-    """The folder of the current version; where there is none, of what a run left that had nothing to publish."""
-    current, unpublished = stage / "current", stage / UNPUBLISHED
-    if current.exists():
-        return current.resolve()
-    return unpublished if unpublished.is_dir() else stage
+def _folders(stage: Path) -> tuple[Path, Path]:
+    """The current version, then what the last run left if it had nothing to publish; they need not be there."""
+    current = stage / "current"
+    return current.resolve() if current.exists() else stage, stage / UNPUBLISHED
+
+
+def _find(folders: Sequence[Path], wanted: str) -> tuple[Lookup, str]:
+    """Where the question is, and its id. Raises ConfigError, with what there is in the first of `folders`."""
+    problems = []
+    for lookup in map(Lookup, folders):
+        try:
+            return lookup, lookup.find(wanted)
+        except ConfigError as problem:
+            problems.append(problem)
+    raise problems[0]
 
 
 def seen(data: bytes) -> Seen:
@@ -125,9 +136,11 @@ def seen(data: bytes) -> Seen:
 
 
 def _history(run: Path, question: str) -> dict[str, str]:
-    """What became of the question in each version that is there; empty for a run of an older layout."""
+    """What became of the question in each version that is there, and in a last run without one; empty for an older layout."""
     folders = sorted((run / "curate" / "versions").glob("[0-9]*"))
-    return {folder.name: Lookup(folder).state(question) for folder in folders if (folder / "manifest.json").is_file()}
+    whole = [folder for folder in folders if (folder / "manifest.json").is_file()]
+    last = run / "curate" / UNPUBLISHED
+    return {folder.name: Lookup(folder).state(question) for folder in (*whole, *([last] if last.is_dir() else ()))}
 
 
 def _evidence(folder: Path, question: str, rows: Iterable[Stored]) -> Evidence | None:

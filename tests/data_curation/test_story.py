@@ -141,6 +141,20 @@ def test_versions_that_are_still_there_say_what_became_of_it(curated: Curated, t
     assert tell(run, DIGITS.format(1)).history == {"0001": "duplicate", "0002": "duplicate"}
 
 
+def test_a_last_run_that_published_nothing_is_told_behind_the_current_version(curated: Curated, tmp_path: Path) -> None:
+    run, other = (Path(shutil.copytree(curated.run, tmp_path / name, symlinks=True)) for name in ("run", "other"))
+    reject(other, DIGITS.format(4), reason="no_trace", id="new-1", source="new")
+    left = shutil.ignore_patterns("data", "*.json", "README.md")
+    shutil.copytree(other / "curate" / "versions" / "0001", run / "curate" / "unpublished", ignore=left)
+    assert (tell(run, "new-1").version, tell(run, "new-1").history) == (
+        "unpublished",
+        {"0001": "absent", "unpublished": "no_trace"},
+    )
+    story = tell(run, DIGITS.format(1))
+    assert (story.version, story.history) == ("0001", {"0001": "duplicate", "unpublished": "duplicate"})
+    assert "no such row; near it are digits-train-0-4" in message(run, "digit-train-0-4"), "of what readers see"
+
+
 def test_a_run_of_the_layout_before_versions_is_told_too(curated: Curated, tmp_path: Path) -> None:
     shutil.copytree(curated.version, tmp_path / "curate")
     story = tell(tmp_path, DIGITS.format(4))

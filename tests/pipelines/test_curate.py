@@ -86,7 +86,7 @@ def test_what_a_run_without_anything_to_publish_has_rejected_can_be_looked_into(
     told = curate.leave_rejects(store, stage, Facts())
     assert str(stage.path / "unpublished") in told and not stage.work.exists()
     story = tell(tmp_path, rows[0]["id"])
-    assert (story.version, story.rows[0].reason, story.history) == ("unpublished", "no_trace", {})
+    assert (story.version, story.rows[0].reason, story.history) == ("unpublished", "no_trace", {"unpublished": "no_trace"})
     assert sorted(path.name for path in (stage.path / "unpublished").iterdir()) == ["rejects", "report.html", "tags"]
     assert sorted(path.name for path in stage.path.iterdir()) == ["unpublished", "versions"]
 
