@@ -103,7 +103,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     )  # fmt: skip
     if why := starving(store, splits):
         facts = warned(facts, warn_about_sources(store, curate))
-        raise StarvedError(f"{why}; {leave_rejects(store, stage, facts)}")
+        page = replace(facts, warnings=(f"Nothing was published: {why}", *facts.warnings))
+        raise StarvedError(f"{why}; {leave_rejects(store, stage, page)}")
     published = publish(store, curate, splits, stage.work, recipe.name)
     write_index(store, stage.work / "index.parquet", recipe.name)
     facts = warned(facts, alerts(store, published, curate))
