@@ -15,7 +15,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from vllm.model_executor.model_loader.reload import layerwise
 
-from actors.host_memory import keep_freed
+from actors.host_memory import keep_freed, map_large_tensors
 
 ALIGNMENT = 64  # bytes, as torch gives
 PACKED = "cpu_linear"  # vLLM's name for what a layer multiplies by: a closure over its packed weights
@@ -56,11 +56,13 @@ class CpuReload:
     """Around one reload of `model`: made before vLLM's begins, `end`ed after it; in between nothing may be generated."""
 
     def __init__(self, model: torch.nn.Module) -> None:
+        map_large_tensors(True)  # the scratch goes back to the system, and leaves no hole among what is packed
+        self._scratch = Scratch(max(map(_needed, model.modules())))
+        map_large_tensors(False)
         keep_freed(True)
         for module in model.modules():
             if PACKED in vars(module):
                 setattr(module, PACKED, None)
-        self._scratch = Scratch(max(map(_needed, model.modules())))
         layerwise.materialize_layer = self._materialize
 
     def _materialize(self, layer: torch.nn.Module, info: Any) -> None:

@@ -69,10 +69,10 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
-        repack_tied_heads(self.model)
         if self._in_place is not None:
             self._in_place.end()
             self._in_place = None
+        repack_tied_heads(self.model)
 
     def shutdown(self) -> None:
         """Holds nothing."""
