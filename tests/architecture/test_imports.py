@@ -50,16 +50,15 @@ def test_bimode_loads_no_ray_vllm_or_deepspeed() -> None:
     assert loaded_by(modules_of("bimode"), ("ray", "vllm", "deepspeed")) == {}
 
 
-def test_pipelines_load_no_engine() -> None:
-    """Every module of the package imports on a head node without vLLM, DeepSpeed or a GPU."""
-    assert loaded_by(modules_of("pipelines"), ("vllm", "deepspeed")) == {}
-
-
-def test_commands_load_no_torch() -> None:
-    """What `python -m pipelines.X` imports before its work starts: torch would cost every command seconds."""
-    runnable = [m for m in modules_of("pipelines") if '__name__ == "__main__"' in source(m)]
+def test_commands_load_no_torch_and_pipelines_no_engine() -> None:
+    """What `python -m pipelines.X` imports before its work starts: torch would cost every command seconds. Every other module of
+    the package imports on a head node without vLLM, DeepSpeed or a GPU."""
+    modules = modules_of("pipelines")
+    runnable = [m for m in modules if '__name__ == "__main__"' in source(m)]
     assert "pipelines.run" in runnable
-    assert loaded_by(runnable, ("torch", "transformers")) == {}
+    found = loaded_by([*runnable, *(m for m in modules if m not in runnable)], HEAVY)
+    assert not set(found) & set(runnable)
+    assert not {"vllm", "deepspeed"} & {name for loaded in found.values() for name in loaded}
 
 
 def test_the_watch_sees_what_is_loaded() -> None:
