@@ -19,6 +19,7 @@ from actors.host_memory import keep_freed, map_large_tensors
 
 ALIGNMENT = 64  # bytes, as torch gives
 PACKED = "cpu_linear"  # vLLM's name for what a layer multiplies by: a closure over its packed weights
+MATERIALIZE = layerwise.materialize_layer
 
 
 class Scratch(TorchFunctionMode):
@@ -80,9 +81,6 @@ class CpuReload:
         layerwise.materialize_layer = MATERIALIZE
         del self._scratch
         keep_freed(False)
-
-
-MATERIALIZE = layerwise.materialize_layer
 
 
 def _needed(layer: torch.nn.Module) -> int:
