@@ -95,7 +95,8 @@ def make_app() -> FastAPI:
     """Ray's application; what it or vLLM refuses is said once."""
     app = init()
     app.add_exception_handler(OpenAIHTTPException, _say)
-    app.add_exception_handler(HTTPException, _say_where)
+    for status in (404, 405):
+        app.add_exception_handler(status, _say_where)
     return app
 
 

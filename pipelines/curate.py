@@ -72,7 +72,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again, whatever else has changed."""
-    from data_curation.publishing.alerts import alerts, starving, warn_about_sources
+    from data_curation.publishing.alerts import alerts, warn_about_sources
     from data_curation.publishing.publish import publish
     from data_curation.publishing.published import UNPUBLISHED
     from data_curation.publishing.report import Facts, read_costs, read_versions, render
@@ -84,7 +84,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from pipelines.progress import kept_first, say, track
 
     curate, cache, scratch = recipe.curate, stage.run / "cache", stage.work / ".scratch"
-    shards, splits = shards_of(recipe, inputs), splits_of(recipe)
+    shards = shards_of(recipe, inputs)
     shutil.rmtree(stage.path / UNPUBLISHED, ignore_errors=True)  # of an earlier run
     with track("curate: read", total=len(shards), unit="shard") as bar:
         files = ingest(shards, curate, cache / "candidates", kept_first(bar))
@@ -101,11 +101,12 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         eval_items=decided.items, eval_too_short=short, costs=read_costs(cache), versions=read_versions(stage.path),
         packages=package_versions(),
     )  # fmt: skip
-    if why := starving(store, splits):
+    try:
+        published = publish(store, curate, splits_of(recipe), stage.work, recipe.name)
+    except StarvedError as why:
         facts = warned(facts, warn_about_sources(store, curate))
         page = replace(facts, warnings=(f"Nothing was published: {why}", *facts.warnings))
-        raise StarvedError(f"{why}; {leave_rejects(store, stage, page)}")
-    published = publish(store, curate, splits, stage.work, recipe.name)
+        raise StarvedError(f"{why}; {leave_rejects(store, stage, page)}") from None
     write_index(store, stage.work / "index.parquet", recipe.name)
     facts = warned(facts, alerts(store, published, curate))
     write_atomic(stage.work / "report.html", render(store, published, facts))
@@ -141,8 +142,10 @@ def leave_rejects(store: Store, stage: StageDir, facts: Facts) -> str:
 
 def splits_of(recipe: Recipe) -> set[str]:
     """The splits that the sources feed."""
+    from bimode.dataset import SPLITS
+
     sources, drawn = recipe.curate.sources, any(source.family for source in recipe.curate.sources)
-    return {source.split for source in sources if source.path} | ({"train", "rl", "eval"} if drawn else set())
+    return {source.split for source in sources if source.path} | set(SPLITS if drawn else ())
 
 
 def shards_of(recipe: Recipe, inputs: dict[str, Path]) -> list[Shard]:
