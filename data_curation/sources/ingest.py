@@ -24,6 +24,7 @@ from data_curation.repeats.fingerprints import answer_key, content_key, question
 from data_curation.sampling.rollouts import content_of
 from data_curation.sources.refusal import Refusal
 from data_curation.sources.shards import Shard, shard_key
+from data_curation.tasks import run_tasks
 from data_curation.traces.checks import is_replaceable
 from data_curation.validate import Checked, check_rows
 
@@ -53,7 +54,6 @@ def ingest(shards: Sequence[Shard], config: CurateConfig, folder: Path, on_done:
 
 def _run(missing: Sequence[tuple[Shard, Path]], config: CurateConfig) -> Iterator[int]:
     """Says how many shards are finished, as they finish."""
-    import ray
 
     def make(batch: pa.Table) -> pa.Table:
         asked = [missing[at] for at in batch["at"].to_pylist()]
@@ -61,9 +61,8 @@ def _run(missing: Sequence[tuple[Shard, Path]], config: CurateConfig) -> Iterato
         return pa.table({"rows": pa.array(rows, pa.int64())})
 
     processes = 1 + sum(shard.size for shard, _ in missing) // ROWS_PER_PROCESS
-    tasks = ray.data.from_items([{"at": at} for at in range(len(missing))], override_num_blocks=len(missing))
-    made = tasks.map_batches(make, batch_format="pyarrow", compute=ray.data.TaskPoolStrategy(size=min(processes, len(missing))))
-    for part in made.iter_batches(batch_size=None, batch_format="pyarrow"):
+    tasks = [pa.table({"at": [at]}) for at in range(len(missing))]
+    for part in run_tasks(tasks, make, min(processes, len(missing))):
         yield part.num_rows
 
 

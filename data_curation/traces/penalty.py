@@ -12,6 +12,7 @@ from bimode.dataset import Row
 from bimode.trace_config import TraceConfig
 from bimode.trace_quality import integration_score, min_max, pixels, repetition_penalty, sharpness, text_score, vision_scores
 from data_curation.sampling.pool import with_candidates
+from data_curation.tasks import run_tasks
 
 ROWS_PER_TASK = 256
 RAW_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.float64()) for name in ("sharpness", "pixels", "text", "integration"))])
@@ -33,14 +34,10 @@ def raw_scores(files: Sequence[Path], rows: Sequence[Row]) -> pa.Table:
 
 def score_rows(files: Sequence[Path], chosen: pa.Table) -> pa.Table:
     """`raw_scores` of all of `chosen`, in one Ray Data job."""
-    import ray
-
     places = chosen.select(["file", "row"]).sort_by([("file", "ascending"), ("row", "ascending")])
     blocks = [places.slice(at, ROWS_PER_TASK) for at in range(0, places.num_rows, ROWS_PER_TASK)]
-    scored = ray.data.from_arrow(blocks).map_batches(
-        lambda batch: raw_scores(files, batch.to_pylist()), batch_format="pyarrow", batch_size=None
-    )
-    return pa.concat_tables(part.cast(RAW_SCHEMA) for part in scored.iter_batches(batch_size=None, batch_format="pyarrow"))
+    scored = run_tasks(blocks, lambda batch: raw_scores(files, batch.to_pylist()))
+    return pa.concat_tables(part.cast(RAW_SCHEMA) for part in scored)
 
 
 def penalties_of(raw: pa.Table, config: TraceConfig, necessity: Mapping[str, float]) -> dict[str, float]:
