@@ -91,7 +91,8 @@ class BpoConfig(Section):
     sync_timeout_s: float = Field(
         120.0,
         gt=0.0,
-        description="a worker that takes longer for a phase of a weight update is replaced (`actors/weight_sync.py`)",
+        description="a worker that gets no further in a weight update for so long is replaced (`actors/weight_sync.py`); with "
+        "`nccl` and `ipc`, whose update is one call, everybody starts again (`learner_restarts`)",
     )
     learner_restarts: int = Field(
         3, ge=0, description="times that a learner group which has died is started again from the last sealed checkpoint"
