@@ -53,4 +53,6 @@ def publish(path: Path, keep: int | None = None) -> None:
     partial_path(path).rename(path)
     if keep is not None:
         for old in checkpoints(path.parent)[:-keep]:
-            shutil.rmtree(old.rename(partial_path(old)))  # one that is half gone is no checkpoint
+            old.rename(partial_path(old))  # one that is half gone is no checkpoint
+        for gone in path.parent.glob(partial_path(Path("step-*")).name):  # also what a kill has left of one before
+            shutil.rmtree(gone)
