@@ -197,6 +197,7 @@ class Rollouts:
             is_idle = not member.calls and not self._leases[member] and self.sync.of(member) is None
             if is_idle or not member.has_answered:
                 self.fleet.dismiss(member)
+                self._leases.pop(member, None)
                 self.say(f"{member.name} leaves: {len(self.fleet.members)} rollout workers")
 
     def _send(self, member: Member, wanted: int) -> None:
