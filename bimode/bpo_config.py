@@ -141,6 +141,9 @@ class BpoConfig(Section):
         if self.rollout_workers_max and self.sync != "object_store":
             fix = f"sync = {self.sync} fixes who is there when the run starts; take object_store, or leave it out"
             raise ConfigError("rollout_workers_max", self.rollout_workers_max, fix)
+        if 0 < self.rollout_workers_max < self.rollout_workers:
+            fix = f"is less than bpo.rollout_workers = {self.rollout_workers}, with which the run starts; raise it, or lower that"
+            raise ConfigError("rollout_workers_max", self.rollout_workers_max, fix)
         return self
 
     @model_validator(mode="after")
