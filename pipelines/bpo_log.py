@@ -23,7 +23,7 @@ from bimode.desk import Drawn
 from bimode.ledger import Ledger, read
 from bimode.modes import Mode, decides_direct
 from bimode.records import Completion, RolloutGroup
-from bimode.rundir import write_atomic
+from bimode.rundir import to_disk, write_atomic
 from pipelines.progress import say
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class RunLog:
             return
         path = checkpoint_path(self.path / "checkpoints", self.done)
         graph.learner.save(path)
+        to_disk(*map(self._rollouts, range(self.sealed, self.done)), self.path / "rollouts", self.metrics, self.path)
         ledger.seal(self.done, inventory(path))
         self.sealed = self.done
 
@@ -104,11 +105,14 @@ class RunLog:
             say(f"bpo: ALARM at step {alarm.step}, {alarm.mode.value} mode: {alarm.says}")
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        _write_rollouts(self.path / "rollouts" / f"step-{step:05d}.parquet", drawn)
+        _write_rollouts(self._rollouts(step), drawn)
         self.tokens += sum(c.num_tokens for g in groups for c in g.completions)
         self.done = step + 1
         rates = " ".join(f"{level} {rate:.2f}" for level, rate in decision.items())
         return f"reward {line['reward']:.2f}, think {rates}"
+
+    def _rollouts(self, step: int) -> Path:
+        return self.path / "rollouts" / f"step-{step:05d}.parquet"
 
     def counts(self) -> dict[str, Any]:
         """For the manifest; read off what was written, so that an interrupted run counts all of its steps."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
-from bimode.checkpoints import checkpoint_path, inventory
+from bimode.checkpoints import checkpoint_path, inventory, partial_path, publish
 from bimode.desk import Drawn
 from bimode.ledger import Ledger
 from bimode.modes import Mode
@@ -64,6 +65,38 @@ def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.Captur
     again.step(6, [DRAWN], LEARNT)
     assert json.loads(again.metrics.read_text().splitlines()[6])["alarms"] == []
     assert capsys.readouterr().err == ""
+
+
+class Saving(Restored):
+    """A graph that saves as the learner does."""
+
+    def save(self, path: Path) -> None:
+        (partial_path(path) / "deepspeed").mkdir(parents=True)
+        (partial_path(path) / "deepspeed" / "rank0.pt").write_text("weights")
+        publish(path, 2)
+
+
+def test_what_a_seal_counts_is_on_disk_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the seal may outlive what it sealed, when the power fails: the run could go on from no checkpoint, nor be proven."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    log, ledger = RunLog(tmp_path, 0.15), Ledger(tmp_path / "ledger")
+    log.step(0, [DRAWN], LEARNT)
+    log.checkpoint(Saving(), ledger)  # type: ignore[arg-type]
+    weights = ["rank0.pt", "deepspeed", ".partial-step-000001", "checkpoints"]
+    logged = ["metrics.jsonl", "step-00000.parquet", "rollouts", tmp_path.name]
+    assert {*weights, *logged} == {*synced[:-1]} and synced[-1] == "moves.jsonl"
+    assert synced.index("rank0.pt") < synced.index("checkpoints"), "a folder is not named before it is whole"
+    log.step(1, [DRAWN], LEARNT)
+    synced.clear()
+    log.checkpoint(Saving(), ledger)  # type: ignore[arg-type]
+    assert "step-00001.parquet" in synced and "step-00000.parquet" not in synced
 
 
 def test_a_checkpoint_that_was_not_sealed_is_taken_back(tmp_path: Path) -> None:
