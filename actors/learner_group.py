@@ -102,10 +102,6 @@ class LearnerRank:
         """`Learner.save_model`."""
         self.learner.save_model(path)
 
-    def node_id(self) -> str:
-        """Ray node of this rank."""
-        return str(ray.get_runtime_context().get_node_id())
-
 
 @dataclass(frozen=True, slots=True)
 class Export:
@@ -220,10 +216,6 @@ class LearnerGroup:
         """Writes a plain Hugging Face directory."""
         self.ready()
         _get([actor.save_model.remote(path) for actor in self.ranks])
-
-    def nodes(self) -> list[str]:
-        """Ray node id of each rank."""
-        return list(_get([actor.node_id.remote() for actor in self.ranks]))
 
     def close(self) -> None:
         """Ends the ranks."""
