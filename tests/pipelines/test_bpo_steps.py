@@ -184,7 +184,7 @@ def test_the_learner_divides_by_the_batchs_denominator() -> None:
 def test_a_line_of_metrics_counts_what_was_dropped(tmp_path: Path) -> None:
     graph = ScriptedGraph({"a": 0, "b": 1})
     drawn = collect(graph, prompts("ab"), config("bpo", prompts_per_step=1, resample=3), {}, seed=5)
-    RunLog(tmp_path, 0.15).step(0, drawn.drawn, {"dropped": drawn.dropped})
+    RunLog(tmp_path, lambda step: 0.15).step(0, drawn.drawn, {"dropped": drawn.dropped})
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["dropped"] == 1
 
 
