@@ -169,10 +169,6 @@ class RolloutFleet:
         for member in self.members:
             member.version, member.has_answered = version, True
 
-    def nodes(self) -> list[str]:
-        """Ray node id of each worker."""
-        return list(ray.get([worker.node_id.remote() for worker in self.workers]))
-
     def close(self) -> None:
         """Ends the workers."""
         for worker in self.workers:

@@ -31,15 +31,15 @@ class StorePublisher:
 
 
 class TransferPublisher:
-    """`sync = "nccl"` or `"ipc"`: the ranks push to the workers' GPUs. Connects on construction."""
+    """`sync = "nccl"` or `"ipc"`: the ranks push to the workers' GPUs, in `deadline_s` at most. Connects on construction."""
 
-    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, sync: str) -> None:
-        self.fleet, self.learner = fleet, learner
+    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, sync: str, deadline_s: float) -> None:
+        self.fleet, self.learner, self.deadline_s = fleet, learner, deadline_s
         learner.open_senders(fleet.workers, sync)
 
     def publish(self, version: int) -> None:
         """The learner's weights become policy `version` of every worker."""
-        self.learner.send(version)
+        self.learner.send(version, self.deadline_s)
         self.fleet.expect(version)
 
 
@@ -84,6 +84,7 @@ def build_graph(
     rollout_options: Mapping[str, Any],
     learner_options: Mapping[str, Any],
     sync: str,
+    sync_timeout_s: float,
     total_steps: int,
     with_reference: bool,
     seed: int,
@@ -103,4 +104,4 @@ def build_graph(
     )
     if sync == "object_store":
         return Graph(fleet, group, StorePublisher(fleet))
-    return Graph(fleet, group, TransferPublisher(fleet, group, sync))
+    return Graph(fleet, group, TransferPublisher(fleet, group, sync, sync_timeout_s))

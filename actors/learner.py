@@ -202,7 +202,7 @@ class Learner:
             images = (buffer.getvalue(),)
         return TrainingSample(
             prompt_ids=self.codec.encode_prompt("", images), token_ids_T=(self.codec.eos_id,), loss_mask_T=(0.0,),
-            advantages_T=(0.0,), behavior_logprobs_T=(math.nan,), images=images, mode=Mode.AUTO, origin="", version=0,
+            advantages_T=(0.0,), behavior_logprobs_T=(math.nan,), images=images, mode=Mode.AUTO, origin="", versions_T=(0,),
         )  # fmt: skip
 
     def _checkpoint_names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

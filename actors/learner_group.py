@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 
 from actors.learner import Learner, StepInfo
 from actors.lost import GONE, could_not_start
@@ -101,10 +101,6 @@ class LearnerRank:
     def save_model(self, path: Path) -> None:
         """`Learner.save_model`."""
         self.learner.save_model(path)
-
-    def node_id(self) -> str:
-        """Ray node of this rank."""
-        return str(ray.get_runtime_context().get_node_id())
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +192,16 @@ class LearnerGroup:
         address = _get(self.ranks[0].free_address.remote())
         _get([actor.open_sender.remote(workers, sync, address) for actor in self.ranks])
 
-    def send(self, version: int) -> None:
-        """Pushes the weights to the workers of `open_senders`, which are at `version` when it returns."""
-        _get([actor.send.remote(version) for actor in self.ranks])
+    def send(self, version: int, deadline_s: float) -> None:
+        """Pushes the weights to the workers of `open_senders`, which are at `version` when it returns.
+
+        Raises LearnerLostError after `deadline_s`: a collective whose other side is gone or silent never ends.
+        """
+        try:
+            _get([actor.send.remote(version) for actor in self.ranks], deadline_s)
+        except GetTimeoutError:
+            late = f"the weights of version {version} are not with every worker after {deadline_s:.0f} s"
+            raise LearnerLostError(late) from None
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint; every rank its share."""
@@ -214,10 +217,6 @@ class LearnerGroup:
         self.ready()
         _get([actor.save_model.remote(path) for actor in self.ranks])
 
-    def nodes(self) -> list[str]:
-        """Ray node id of each rank."""
-        return list(_get([actor.node_id.remote() for actor in self.ranks]))
-
     def close(self) -> None:
         """Ends the ranks."""
         for actor in self.ranks:
@@ -225,13 +224,15 @@ class LearnerGroup:
         self.ranks = []
 
 
-def _get(refs: Any) -> Any:
+def _get(refs: Any, timeout_s: float | None = None) -> Any:
     """`ray.get`. Raises LearnerLostError if a rank has died; one that could not start raises what stopped it."""
     try:
-        return ray.get(refs)
+        return ray.get(refs, timeout=timeout_s)
     except GONE as error:
         if could_not_start(error):
             raise
+        if isinstance(error, RayTaskError) and isinstance(error, RayActorError):  # what a rank, which lives, was told
+            raise LearnerLostError("a rollout worker died while a rank of the learner group sent it weights") from error
         raise LearnerLostError("a rank of the learner group died") from error
     except RayTaskError:  # perhaps of a survivor, whose collective ended with the rank that died
         for ref in ray.wait(refs, num_returns=len(refs), timeout=SURVIVED_BY_S)[0] if isinstance(refs, list) else ():

@@ -55,12 +55,6 @@ class RolloutWorker:
         """The policy version that is live; 0 is the model in the directory."""
         return self._version
 
-    def node_id(self) -> str:
-        """The Ray node that this process runs on."""
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
-
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """`begin` and `advance` until it is done, on a worker with nothing else under way."""
         self.begin(0, requests)
@@ -198,10 +192,6 @@ class RolloutWorker:
         self._version = version
         self.reset_caches()
         return version
-
-    def close(self) -> None:
-        """Shuts the engine down; the worker is unusable afterwards."""
-        self._engine.close()
 
     def _forced(self, request: GenerationRequest) -> tuple[int, ...]:
         forced = self.codec.tokens.trigger(request.mode)[1:]

@@ -197,6 +197,7 @@ class Rollouts:
             is_idle = not member.calls and not self._leases[member] and self.sync.of(member) is None
             if is_idle or not member.has_answered:
                 self.fleet.dismiss(member)
+                self._leases.pop(member, None)
                 self.say(f"{member.name} leaves: {len(self.fleet.members)} rollout workers")
 
     def _send(self, member: Member, wanted: int) -> None:
@@ -257,9 +258,10 @@ class Rollouts:
             self._damaged = 0
 
     def _book_idle(self) -> None:
-        """Time since the last round, for each worker that had nothing to do."""
+        """Time since the last round, for each worker without anything to do; one stopped by new weights is booked apart."""
         now = time.monotonic()
-        idle = [m for m in self.fleet.members if not m.calls and m.has_answered and not self._leases[m]]
+        free = [m for m in self.fleet.members if not m.calls and m.has_answered and self.sync.may_generate(m)]
+        idle = [m for m in free if not self._leases[m]]
         spent = sum(now - max(member.since, self._booked) for member in idle)
         self._waits += Waits(rollouts=spent) if self._learner_waits else Waits(full=spent)
         self._booked = now

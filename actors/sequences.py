@@ -84,7 +84,7 @@ def to_samples(batch: pa.Table) -> list[TrainingSample]:
             images=tuple(row["images"]),
             mode=Mode.THINKING if row["format"] == Mode.THINKING else Mode.NON_THINKING,
             origin=row["id"],
-            version=0,
+            versions_T=(0,) * len(row["token_ids"]),
         )
         for row in batch.to_pylist()
     ]

@@ -6,7 +6,6 @@ host arrays reach its worker without a copy.
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -111,11 +110,6 @@ class VllmEngine:
         """One step of the engine: keys of prompts all of whose samples have ended in it, with the samples."""
         return [(out.request_id, [_sample(o) for o in out.outputs]) for out in self._step()]
 
-    @property
-    def num_under_way(self) -> int:
-        """Samples that have been begun and have not ended."""
-        return int(self._llm.llm_engine.get_num_unfinished_requests())
-
     def score(self, prompts: Sequence[EnginePrompt]) -> list[tuple[float, ...]]:
         """Log-probability of each expanded id of each prompt given those before it; NaN for the first."""
         from vllm import SamplingParams
@@ -186,15 +180,6 @@ class VllmEngine:
     def reset_encoder_cache(self) -> None:
         """So were the image embeddings."""
         self._llm.llm_engine.reset_encoder_cache()
-
-    def close(self) -> None:
-        """Frees the engine and its process group."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        self._llm.llm_engine.engine_core.shutdown()
-        del self._llm
-        gc.collect()
-        cleanup_dist_env_and_memory()
 
 
 def _sample(output: Any) -> EngineSample:

@@ -105,9 +105,6 @@ class WeightSender:
         self._client.version = version
         self._engine.send_weights()
 
-    def close(self) -> None:
-        self._engine.shutdown()
-
 
 def _init_info(sync: str, rank: int, address: str, port: int, world_size: int) -> TrainerInitInfo:
     if sync == "nccl":

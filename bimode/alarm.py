@@ -34,7 +34,7 @@ class Thresholds:
     window: int = 5
     share: float = 0.9  # of sampled decisions on each level, mean over the window; greedy decoding makes all of 0.94
     share_of_a_step: float = 0.75  # of each step: one that still chooses is no collapse
-    margin: float = 0.15  # thinking is worth it above this difference in accuracy: the run's `bpo.margin`
+    margin: float = 0.15  # thinking is worth it above this difference in accuracy: `bpo.margin` at the step
     fall: float = 0.2
     entropy: float = 0.01
     mass: float = 0.1  # of the first token's probability

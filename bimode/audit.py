@@ -78,14 +78,16 @@ def _updates(ledger: Reading, folder: Path, last: int, groups_per_step: int) -> 
 
 def _checkpoints(ledger: Reading, folder: Path) -> list[str]:
     """Those that are kept are what was sealed."""
-    return [
-        f"{path.name} has changed since its seal" for path in checkpoints(folder / "checkpoints") if _has_changed(ledger, path)
-    ]
+    changed = [path for path in checkpoints(folder / "checkpoints") if _has_changed(ledger, path)]
+    return [f"{path.name} has changed since its seal" for path in changed if path.is_dir()]  # a live run removes old ones
 
 
 def _has_changed(ledger: Reading, path: Path) -> bool:
     sealed = {seal["seal"]: seal["checkpoint"] for seal in ledger.seals}
-    return step_of(path) in sealed and inventory(path) != sealed[step_of(path)]
+    try:
+        return step_of(path) in sealed and inventory(path) != sealed[step_of(path)]
+    except FileNotFoundError:  # while it was looked at
+        return True
 
 
 def check_checkpoint(ledger: Reading, path: Path) -> None:

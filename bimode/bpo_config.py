@@ -91,7 +91,8 @@ class BpoConfig(Section):
     sync_timeout_s: float = Field(
         120.0,
         gt=0.0,
-        description="a worker that takes longer for a phase of a weight update is replaced (`actors/weight_sync.py`)",
+        description="a worker that gets no further in a weight update for so long is replaced (`actors/weight_sync.py`); with "
+        "`nccl` and `ipc`, whose update is one call, everybody starts again (`learner_restarts`)",
     )
     learner_restarts: int = Field(
         3, ge=0, description="times that a learner group which has died is started again from the last sealed checkpoint"
@@ -139,6 +140,9 @@ class BpoConfig(Section):
             raise ConfigError("max_staleness", self.max_staleness, fix)
         if self.rollout_workers_max and self.sync != "object_store":
             fix = f"sync = {self.sync} fixes who is there when the run starts; take object_store, or leave it out"
+            raise ConfigError("rollout_workers_max", self.rollout_workers_max, fix)
+        if 0 < self.rollout_workers_max < self.rollout_workers:
+            fix = f"is less than bpo.rollout_workers = {self.rollout_workers}, with which the run starts; raise it, or lower that"
             raise ConfigError("rollout_workers_max", self.rollout_workers_max, fix)
         return self
 

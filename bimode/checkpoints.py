@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-from bimode.rundir import digest_json
+from bimode.rundir import digest_json, to_disk
 
 NAME = re.compile(r"step-(\d+)")
 
@@ -47,10 +47,16 @@ def partial_path(path: Path) -> Path:
 
 
 def publish(path: Path, keep: int | None = None) -> None:
-    """Renames the finished partial folder to `path`; with `keep`, removes all but the newest `keep` checkpoints beside it."""
+    """Renames the finished partial folder to `path`, which is then on disk; with `keep`, removes all but the newest `keep`
+    checkpoints beside it."""
+    partial = partial_path(path)
+    to_disk(*partial.rglob("*"), partial)
     if path.exists():
         shutil.rmtree(path)
-    partial_path(path).rename(path)
+    partial.rename(path)
+    to_disk(path.parent)
     if keep is not None:
         for old in checkpoints(path.parent)[:-keep]:
-            shutil.rmtree(old.rename(partial_path(old)))  # one that is half gone is no checkpoint
+            old.rename(partial_path(old))  # one that is half gone is no checkpoint
+        for gone in path.parent.glob(partial_path(Path("step-*")).name):  # also what a kill has left of one before
+            shutil.rmtree(gone)

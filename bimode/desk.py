@@ -106,6 +106,10 @@ class Desk:
         """The groups of update `version`, ordered by ticket; None while there are not enough."""
         if not self.max_staleness and (self.granted or self._queue):
             return None
+        for held in (self._fresh, self._ready):  # first: of what is too old, `keep` is not asked
+            for ticket in [t for t, drawn in held.items() if version - drawn.oldest > self.max_staleness]:
+                self.ledger.move([ticket], State.STALE, why=f"from version {held.pop(ticket).oldest}, now {version}")
+                self.stale += 1
         for ticket in sorted(self._fresh):
             drawn = self._fresh.pop(ticket)
             if self.filtered < self.may_filter and not self.keep(drawn.group, version):
@@ -113,9 +117,6 @@ class Desk:
                 self.filtered += 1
             else:
                 self._ready[ticket] = drawn
-        for ticket in [t for t, drawn in self._ready.items() if version - drawn.oldest > self.max_staleness]:
-            self.ledger.move([ticket], State.STALE, why=f"from version {self._ready.pop(ticket).oldest}, now {version}")
-            self.stale += 1
         chosen = sorted(self._ready)[: self.groups_per_step]
         return [self._ready[ticket] for ticket in chosen] if len(chosen) == self.groups_per_step else None
 

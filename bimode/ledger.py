@@ -14,6 +14,7 @@ seal of its checkpoint, as the weights are cut back there, and what was under wa
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -88,6 +89,7 @@ class Ledger:
         self.path = folder / FILE
         self.books = Books()
         self._file = self.path.open("ab", buffering=0)  # a whole line or none reaches the system, also when killed
+        self._failure: OSError | None = None
         self._hasher = hashlib.blake2b(digest_size=16)
         self._lock = Lock()
 
@@ -120,8 +122,16 @@ class Ledger:
             os.fsync(self._file.fileno())
 
     def _write(self, line: dict[str, Any]) -> None:
+        """Nothing may follow a line that is torn or missing, as on a full disk: whoever writes after it hears of it too."""
+        if self._failure is not None:
+            raise self._failure
         data = json.dumps(line).encode() + b"\n"
-        self._file.write(data)
+        try:
+            if self._file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        except OSError as error:
+            self._failure = error
+            raise
         self._hasher.update(data)
 
 

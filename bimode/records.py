@@ -83,7 +83,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
-    """All completions of one prompt drawn under one policy version, with their rewards in the same order.
+    """All completions of one prompt, under versions at most `bpo.max_staleness` apart, with their rewards in the same order.
 
     `reference_reward` is the mean reward of the starting policy in auto mode, for an algorithm that compares with it.
     """
@@ -118,7 +118,7 @@ class TrainingSample:
     images: tuple[bytes, ...]
     mode: Mode
     origin: str  # id of the row it came from
-    version: int  # policy version of the newest token; 0 for SFT
+    versions_T: tuple[int, ...]  # policy version that drew each token; 0 for SFT
     level: str = ""  # of the question, for metrics; SFT leaves it empty
 
 

@@ -59,6 +59,16 @@ def write_atomic(path: Path, text: str) -> None:
     Path(name).replace(path)
 
 
+def to_disk(*paths: Path) -> None:
+    """Waits until files, or the names in folders (not what is in those), are where a power failure cannot undo them."""
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def read_json(path: Path) -> Any:
     """The JSON value in `path`, or None where there is no such file."""
     return json.loads(path.read_text()) if path.is_file() else None
@@ -68,7 +78,8 @@ def read_json(path: Path) -> Any:
 class StageDir:
     """One stage's folder in a run directory.
 
-    Inputs are named paths, e.g. ``{"data": DIR/curate/data, "model": DIR/anneal/model}``; outputs are paths inside the folder.
+    Inputs are named paths, e.g. ``{"data": DIR/curate/data, "model": DIR/anneal/model}``, whose digests are taken once, before
+    the stage reads them; outputs are paths inside the folder.
     """
 
     run: Path
@@ -91,12 +102,12 @@ class StageDir:
         """Before the stage works: what is there is no finished work any more."""
         self.manifest.unlink(missing_ok=True)
 
-    def is_current(self, config: Any, inputs: Mapping[str, Path]) -> bool:
-        """True if the manifest's config, inputs and outputs are those on disk now."""
+    def is_current(self, config: Any, inputs: Mapping[str, str]) -> bool:
+        """True if the manifest's config and `inputs` (digests) are these, and its outputs those on disk now."""
         if not self.manifest.is_file():
             return False
         entry = json.loads(self.manifest.read_text())
-        if entry["config_digest"] != digest_json(config) or entry["inputs"] != self.input_digests(inputs):
+        if entry["config_digest"] != digest_json(config) or entry["inputs"] != inputs:
             return False
         return all(
             (self.path / name).exists() and digest_path(self.path / name) == digest for name, digest in entry["outputs"].items()
@@ -128,14 +139,14 @@ class StageDir:
         return self.path.rename(free)
 
     def seal(
-        self, config: Any, inputs: Mapping[str, Path], outputs: tuple[str, ...], counts: Mapping[str, Any], started: float
+        self, config: Any, inputs: Mapping[str, str], outputs: tuple[str, ...], counts: Mapping[str, Any], started: float
     ) -> None:
-        """Writes the manifest: the last act of a stage that succeeded."""
+        """Writes the manifest: the last act of a stage that succeeded. `inputs` are the digests of what it began from."""
         entry = {
             "stage": self.stage,
             "config": config,
             "config_digest": digest_json(config),
-            "inputs": self.input_digests(inputs),
+            "inputs": dict(inputs),
             "outputs": {name: digest_path(self.work / name) for name in outputs},
             "counts": dict(counts),
             "started": started,

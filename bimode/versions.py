@@ -84,7 +84,7 @@ class VersionedDir(StageDir):
                 shutil.rmtree(version)
 
     def seal(
-        self, config: Any, inputs: Mapping[str, Path], outputs: tuple[str, ...], counts: Mapping[str, Any], started: float
+        self, config: Any, inputs: Mapping[str, str], outputs: tuple[str, ...], counts: Mapping[str, Any], started: float
     ) -> None:
         """Writes the manifest into the new version and makes it the current one."""
         StageDir.seal(self, config, inputs, outputs, counts, started)

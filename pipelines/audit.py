@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bimode.errors import ConfigError
-from bimode.rundir import read_json
+from bimode.rundir import digest_path, read_json
 from pipelines.which_recipe import kept
 
 
@@ -36,12 +36,14 @@ def audit_run(run: Path) -> int:
 
 
 def _data_order(run: Path, seed: int) -> Callable[[int], str] | None:
-    """Id of the n-th question, where the run's own data is still there."""
+    """Id of the n-th question, where the data that the run draws from is still there: curation may have published since."""
     from bimode.dataset import read_rows
     from bimode.order import item_of
 
-    data = run / "curate" / "data"
-    if not data.is_dir():
+    digest = (read_json(run / "bpo" / "claim.json") or {}).get("inputs", {}).get("data")
+    there = [run / "curate" / "data", *sorted(run.glob("curate/versions/*/data"))]
+    data = next((folder for folder in there if folder.is_dir() and digest_path(folder) == digest), None)
+    if data is None:
         return None
     ids = sorted(row["id"] for row in read_rows(data, "rl", ["id"]))
     return lambda ticket: ids[item_of(ticket, len(ids), seed)]

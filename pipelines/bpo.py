@@ -81,7 +81,8 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
     from pipelines.bpo_steps import credit, open_graph, open_rollouts, rollout_room, update
     from pipelines.progress import counted, say, track
 
-    bpo, log, ledger = recipe.bpo, RunLog(stage.path, recipe.bpo.margin), Ledger(stage.path / "ledger")
+    bpo = recipe.bpo
+    log, ledger = RunLog(stage.path, lambda step: bpo.at(step).margin), Ledger(stage.path / "ledger")
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
     say(f"bpo: loading {counted(bpo.rollout_workers, 'rollout worker')} and the learner")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bimode.alarm import Thresholds, Watch, view_of
+from bimode.alarm import Alarm, Thresholds, Watch, view_of
 from bimode.audit import check_checkpoint
 from bimode.checkpoints import checkpoint_path, checkpoints, inventory, latest, step_of
 from bimode.credit.expected import expected_auto
@@ -23,7 +23,7 @@ from bimode.desk import Drawn
 from bimode.ledger import Ledger, read
 from bimode.modes import Mode, decides_direct
 from bimode.records import Completion, RolloutGroup
-from bimode.rundir import write_atomic
+from bimode.rundir import to_disk, write_atomic
 from pipelines.progress import say
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ if TYPE_CHECKING:
 class RunLog:
     """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from.
 
-    `margin`: what thinking has to be better by, to the alarms as to the credit.
+    `margin`: what thinking has to be better by at a step, to the alarms as to the credit.
     """
 
-    def __init__(self, path: Path, margin: float) -> None:
-        self.path = path
+    def __init__(self, path: Path, margin: Callable[[int], float]) -> None:
+        self.path, self.margin = path, margin
         self.metrics = path / "metrics.jsonl"
         self.started = time.monotonic()
         self.tokens = 0  # drawn so far, those before an interruption too
         self.done = self.sealed = 0  # steps, and those behind the last sealed checkpoint
-        self.watch = Watch(Thresholds(margin=margin))
+        self.watch = Watch()
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
     def resume(self, graph: Graph, ledger: Ledger) -> int:
@@ -64,7 +64,7 @@ class RunLog:
         lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
         write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
         for line in lines[:step]:
-            self.watch.see(view_of(json.loads(line)))  # what rang before is in the lines already
+            self._look_at(json.loads(line))  # what rang before is in the lines already
         for part in sorted((self.path / "rollouts").glob("step-*.parquet"))[step:]:
             part.unlink()
         self.tokens = self.counts()["tokens"] if step else 0
@@ -81,6 +81,7 @@ class RunLog:
             return
         path = checkpoint_path(self.path / "checkpoints", self.done)
         graph.learner.save(path)
+        to_disk(*map(self._rollouts, range(self.sealed, self.done)), self.path / "rollouts", self.metrics, self.path)
         ledger.seal(self.done, inventory(path))
         self.sealed = self.done
 
@@ -98,17 +99,24 @@ class RunLog:
             "seconds": round(time.monotonic() - self.started, 2),
             **summarize(groups).to_json(),
         }
-        alarms = self.watch.see(view_of(line))
+        alarms = self._look_at(line)
         line["alarms"] = [asdict(alarm) for alarm in alarms]
         for alarm in alarms:
             say(f"bpo: ALARM at step {alarm.step}, {alarm.mode.value} mode: {alarm.says}")
         with self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        _write_rollouts(self.path / "rollouts" / f"step-{step:05d}.parquet", drawn)
+        _write_rollouts(self._rollouts(step), drawn)
         self.tokens += sum(c.num_tokens for g in groups for c in g.completions)
         self.done = step + 1
         rates = " ".join(f"{level} {rate:.2f}" for level, rate in decision.items())
         return f"reward {line['reward']:.2f}, think {rates}"
+
+    def _look_at(self, line: Mapping[str, Any]) -> list[Alarm]:
+        self.watch.limits = Thresholds(margin=self.margin(line["step"]))
+        return self.watch.see(view_of(line))
+
+    def _rollouts(self, step: int) -> Path:
+        return self.path / "rollouts" / f"step-{step:05d}.parquet"
 
     def counts(self) -> dict[str, Any]:
         """For the manifest; read off what was written, so that an interrupted run counts all of its steps."""

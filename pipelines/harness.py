@@ -123,7 +123,7 @@ def package_versions() -> dict[str, str]:
 def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[str, Path], session: Session) -> None:
     name, config = stage.stage, module.config(recipe)
     digests = stage.input_digests(inputs)
-    if stage.is_current(config, inputs):
+    if stage.is_current(config, digests):
         say(f"{name}: unchanged, skipped ({stage.path})")
         return
     if hasattr(module, "check"):
@@ -133,12 +133,12 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
     describe_run(recipe, stage.run)
     if found := stage.claim({"config": digest_json(config), "inputs": digests}):
         say(found)
-    if not stage.is_current(config, inputs):  # it is where work that was put aside came back whole
+    if not stage.is_current(config, digests):  # it is where work that was put aside came back whole
         stage.begin()
         say(f"{name}: started")
         started = time.time()
         result = module.execute(recipe, stage, inputs)
-        stage.seal(config, inputs, result.outputs, result.counts, started)
+        stage.seal(config, digests, result.outputs, result.counts, started)
         say(f"{name}: done in {time.time() - started:.0f} s ({stage.path})")
     sealed = read_json(stage.manifest)
     entry = {"config": sealed["config_digest"], **{key: sealed[key] for key in ("inputs", "counts", "seconds")}}

@@ -28,7 +28,7 @@ def supervised(codec: Codec, count: int, *, images: bool = True, first: int = 0)
                 images=pictures,
                 mode=mode,
                 origin=source.id,
-                version=0,
+                versions_T=(0,) * len(tokens),
             )
         )
     return samples

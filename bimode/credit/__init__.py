@@ -102,6 +102,6 @@ def _sample(group: RolloutGroup, completion: Completion, credit: TokenCredit, le
         images=group.prompt.images,
         mode=completion.mode,
         origin=group.prompt.id,
-        version=max(completion.versions_T),
+        versions_T=completion.versions_T,
         level=group.prompt.level,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
-from actors.learner_group import _get
+from actors.learner_group import LearnerGroup, _get
 from bimode.errors import DivergedError, LearnerLostError
 
 pytestmark = pytest.mark.ray
@@ -32,6 +32,16 @@ class Rank:
 
     def diverge(self) -> None:
         raise DivergedError("loss is nan")
+
+    def send(self, version: int) -> None:
+        """As a collective waits whose other side says nothing."""
+        time.sleep(600)
+
+    def ask(self, worker: Any) -> int:
+        """As a rank that sends weights asks a rollout worker for its part."""
+        import ray
+
+        return int(ray.get(worker.fine.remote()))
 
     def run_out_of_memory(self) -> None:
         """As Ray says it of a process that its memory monitor has ended."""
@@ -64,6 +74,20 @@ def test_a_rank_that_memory_ran_out_for_is_lost_too(ranks: list[Any]) -> None:
     for wanted in (ranks[0].run_out_of_memory.remote(), [ranks[1].fine.remote(), ranks[0].run_out_of_memory.remote()]):
         with pytest.raises(LearnerLostError):
             _get(wanted)
+
+
+def test_a_worker_that_dies_under_a_rank_that_sends_is_told_from_a_rank(ray_local: Any, ranks: list[Any]) -> None:
+    """With nccl and ipc the ranks speak to the workers: who died is another, and the group lives."""
+    ray_local.kill(ranks[2])
+    with pytest.raises(LearnerLostError, match="a rollout worker died while a rank of the learner group sent it weights"):
+        _get([ranks[0].ask.remote(ranks[2]), ranks[1].fine.remote()])
+
+
+def test_weights_that_are_sent_to_a_worker_that_says_nothing_are_late(ranks: list[Any]) -> None:
+    group = object.__new__(LearnerGroup)
+    group.ranks = ranks
+    with pytest.raises(LearnerLostError, match="the weights of version 3 are not with every worker after 1 s"):
+        group.send(3, 1.0)
 
 
 def test_what_a_rank_raises_surfaces_as_it_is_where_all_live(ranks: list[Any]) -> None:

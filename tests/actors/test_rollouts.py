@@ -211,7 +211,7 @@ def test_workers_join_and_leave_a_live_loop(fleet: Any, loop: Any, tmp_path: Pat
             assert ended.lost == 0 and ended.waits.total > ended.waits.learner > 0
             fleet.version = version + 1
         rollouts.turn()
-    assert len(fleet.members) == 1
+    assert len(fleet.members) == 1 and set(rollouts._leases) <= set(fleet.members), "nothing holds who has left"
     assert said == [
         "rollout-2 joins: 3 rollout workers",
         "rollout-1 leaves: 2 rollout workers",

@@ -69,7 +69,7 @@ def gap(model: Any, codec: Codec, asked: Prompt, drawn: Sequence[Completion]) ->
         TrainingSample(
             prompt_ids=c.prompt_ids, token_ids_T=c.token_ids_T, loss_mask_T=(1.0,) * c.num_tokens,
             advantages_T=(1.0,) * c.num_tokens, behavior_logprobs_T=c.logprobs_T, images=asked.images, mode=c.mode,
-            origin=c.prompt_id, version=0,
+            origin=c.prompt_id, versions_T=c.versions_T,
         )
         for c in drawn
     ]  # fmt: skip

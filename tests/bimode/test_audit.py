@@ -104,6 +104,22 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], says: s
     assert audit(tmp_path, GROUPS, id_of).problems == (says,)
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_checkpoint_that_a_live_run_removes_meanwhile_is_no_damage(
+    tmp_path: Path, is_named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is renamed and then removed: before its files are named they are none, after it they are not there."""
+    write_run(tmp_path)
+
+    def removed(path: Path) -> str:
+        files = list(path.rglob("*"))
+        shutil.rmtree(path)
+        return str([file.stat().st_size for file in files]) if is_named else inventory(path)
+
+    monkeypatch.setattr("bimode.audit.inventory", removed)
+    assert audit(tmp_path, GROUPS, id_of).problems == ()
+
+
 def test_another_order_or_batch_than_the_recipes_is_named(tmp_path: Path) -> None:
     write_run(tmp_path)
     problems = audit(tmp_path, 3, lambda ticket: f"q{ticket % 3}" if ticket else "q7").problems

@@ -89,6 +89,7 @@ def test_listing_the_names_imports_none_of_them() -> None:
         (("bpo.algorithm=hgpo", "bpo.self_routed=0.1"), "bpo.self_routed = 0.1: bpo.algorithm = hgpo has no rollouts of both"),
         (("bpo.max_staleness=1", "bpo.sync=nccl"), "bpo.max_staleness = 1: sync = nccl moves weights while nothing is under way"),
         (("bpo.rollout_workers_max=4", "bpo.sync=nccl"), "bpo.rollout_workers_max = 4: sync = nccl fixes who is there"),
+        (("bpo.rollout_workers=4", "bpo.rollout_workers_max=2"), "bpo.rollout_workers_max = 2: is less than .* = 4, with which"),
         (("bpo.max_staleness=1", "bpo.self_routed_final=0.5"), "bpo.self_routed_final = 0.5: .*max_staleness = 0$"),
         (("bpo.algorithm=bpo", "bpo.self_routed_final=1"), "bpo.self_routed_final = 1.0: .*leave it out$"),
         (("bpo.algorithm=adaptthink", "bpo.importance=truncated"), "bpo.importance = truncated: .*; use behavior, or another"),

@@ -38,6 +38,9 @@ def test_a_checkpoint_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: 
             monkeypatch.setattr("shutil.rmtree", lambda path: None)  # killed before it
         publish(checkpoint_path(tmp_path, step), 2)
     assert [step_of(path) for path in checkpoints(tmp_path)] == [2, 3]
+    monkeypatch.undo()
+    publish(write(tmp_path, 4), 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000004"], "nor does its rest stay for ever"
 
 
 def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:

@@ -127,8 +127,8 @@ def test_which_tokens_get_a_gradient(algorithm: str, decision: str) -> None:
 
 def test_samples_carry_what_the_records_hold() -> None:
     (first, *_) = assign([paired([1, 0], [0, 0])], config()).samples
-    assert (first.prompt_ids, first.images, first.mode, first.origin, first.version) == (
-        (1, 2), (b"png",), Mode.THINKING, "q", 3,
+    assert (first.prompt_ids, first.images, first.mode, first.origin, first.versions_T) == (
+        (1, 2), (b"png",), Mode.THINKING, "q", (3,) * 5,
     )  # fmt: skip
     assert first.behavior_logprobs_T[1:] == (-0.5,) * 4
 

@@ -22,7 +22,7 @@ def sample_of(
 ) -> TrainingSample:
     return TrainingSample(
         prompt_ids=(1, 2), token_ids_T=tokens, loss_mask_T=weights, advantages_T=(advantage,) * len(tokens),
-        behavior_logprobs_T=logprobs, images=(), mode=Mode.NON_THINKING, origin="q", version=3,
+        behavior_logprobs_T=logprobs, images=(), mode=Mode.NON_THINKING, origin="q", versions_T=(3,) * len(tokens),
     )  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def test_equal_responses_become_one_with_their_weights_added() -> None:
         {"origin": "other"},
         {"mode": Mode.AUTO},
         {"prompt_ids": (1, 3)},
-        {"version": 4},
+        {"versions_T": (3, 2, 3)},  # weights landed while it was drawn: its ratio is another
     ],
 )
 def test_what_differs_stays_apart(change: dict[str, object]) -> None:

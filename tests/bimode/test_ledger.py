@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,26 @@ def test_a_resumed_run_is_cut_back_to_its_seal(tmp_path: Path) -> None:
     ledger.move([2], P, id="again")
     ledger.seal(2, "c")
     assert [s["seal"] for s in read(tmp_path / FILE).seals] == [1, 2]
+
+
+@pytest.mark.parametrize("room", [20, 0])
+def test_nothing_follows_a_line_that_the_disk_had_no_room_for(tmp_path: Path, room: int) -> None:
+    """The rollouts' thread finds the disk full, and the learner's goes on to the next seal: what it closed could not be read."""
+    ledger = written(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (ledger.path.stat().st_size + room, hard))
+    try:
+        with pytest.raises(OSError, match=r"(No space|too large)"):
+            ledger.move([5], P, id="q")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    later: list[Callable[[], None]] = [lambda: ledger.move([4], G), lambda: ledger.seal(2, "c")]
+    for write in later:
+        with pytest.raises(OSError, match=r"(No space|too large)"):
+            write()
+    assert read(tmp_path / FILE).torn == room
+    again = Ledger(tmp_path)
+    assert again.resume(1) > 0 and again.books.drawn == 2
 
 
 def test_what_was_under_way_at_a_seal_is_pending_again(tmp_path: Path) -> None:

@@ -183,7 +183,8 @@ def test_a_saved_model_does_not_name_the_attention_it_was_trained_with(tmp_path:
 
 
 def bare(prompt: int, length: int) -> TrainingSample:
-    return TrainingSample((prompt,) * 10, (1,) * length, (1.0,) * length, (1.0,) * length, (0.0,) * length, (), Mode.AUTO, "q", 0)
+    ones_T, zeros_T = (1.0,) * length, (0.0,) * length
+    return TrainingSample((prompt,) * 10, (1,) * length, ones_T, ones_T, zeros_T, (), Mode.AUTO, "q", (0,) * length)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 30)), max_size=40), st.integers(15, 60))

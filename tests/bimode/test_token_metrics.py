@@ -17,7 +17,7 @@ from bimode.token_metrics import DENOMINATORS, decision_values, label_of, means_
 
 def sample(mode: Mode, level: str, mask: tuple[float, ...], advantage: float) -> TrainingSample:
     n = len(mask)
-    return TrainingSample((1, 2), tuple(range(n)), mask, (advantage,) * n, (math.nan,) * n, (), mode, "", 1, level)
+    return TrainingSample((1, 2), tuple(range(n)), mask, (advantage,) * n, (math.nan,) * n, (), mode, "", (1,) * n, level)
 
 
 SAMPLES = (

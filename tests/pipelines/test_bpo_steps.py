@@ -20,7 +20,7 @@ import pytest
 from bimode.bpo_config import BpoConfig
 from bimode.config import Recipe
 from bimode.credit.summary import summarize
-from bimode.desk import Drawn
+from bimode.desk import Drawn, Lease
 from bimode.ledger import Ledger
 from bimode.losses import policy_loss
 from bimode.modes import Mode
@@ -113,6 +113,26 @@ def test_no_more_give_way_than_the_rounds_allow() -> None:
     assert [g.prompt.id for g in drawn.groups] == ["b", "e", "f"] and drawn.dropped == 3
 
 
+def test_a_group_that_spans_more_versions_than_may_be_is_dropped_and_ends_no_run(tmp_path: Path) -> None:
+    """Credit refuses such a group: it must not be asked whether there is any before the group is found to be too old."""
+    bpo = BpoConfig(prompts_per_step=1, group_size=1, max_staleness=1, resample=1)
+    prompt = paired([1], [1]).prompt
+    desk = open_desk(bpo, lambda ticket: prompt, Ledger(tmp_path))
+
+    def answer(lease: Lease | None, first: int, last: int) -> None:
+        assert lease is not None
+        both = [completion(mode, 3) for mode in (Mode.THINKING, Mode.NON_THINKING)]
+        spans = tuple(replace(c, versions_T=(first,) * (c.num_tokens - 1) + (last,)) for c in both)
+        desk.deliver(lease, [Drawn(ticket, RolloutGroup(prompt, spans, (1.0, 0.0)), ()) for ticket in lease.tickets])
+
+    slow = desk.grant("slow", 0, 0)
+    for version in (0, 1):
+        answer(desk.grant("a", version, version), version, version)
+        desk.trained(desk.batch(version) or [], version)
+    answer(slow, 0, 2)
+    assert desk.batch(2) is None and (desk.stale, desk.filtered) == (1, 0)
+
+
 def test_a_group_that_only_length_tells_apart_stays() -> None:
     """All right, 3 tokens of 4 at most: the direct trigger is a token more, so the price of length teaches R-4B's joint group."""
     graph = ScriptedGraph({"a": 2, "b": 1})
@@ -164,7 +184,7 @@ def test_the_learner_divides_by_the_batchs_denominator() -> None:
 def test_a_line_of_metrics_counts_what_was_dropped(tmp_path: Path) -> None:
     graph = ScriptedGraph({"a": 0, "b": 1})
     drawn = collect(graph, prompts("ab"), config("bpo", prompts_per_step=1, resample=3), {}, seed=5)
-    RunLog(tmp_path, 0.15).step(0, drawn.drawn, {"dropped": drawn.dropped})
+    RunLog(tmp_path, lambda step: 0.15).step(0, drawn.drawn, {"dropped": drawn.dropped})
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["dropped"] == 1
 
 

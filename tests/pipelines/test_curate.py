@@ -57,10 +57,11 @@ def run(recipe: Recipe, folder: Path) -> dict[str, Any]:
     stage = VersionedDir(folder, "curate")
     inputs = curate.inputs(recipe, folder)
     curate.check(recipe, inputs)
+    digests = stage.input_digests(inputs)
     stage.begin()
     result = curate.execute(recipe, stage, inputs)
-    stage.seal(curate.config(recipe), inputs, result.outputs, result.counts, time.time())
-    assert stage.is_current(curate.config(recipe), curate.inputs(recipe, folder))
+    stage.seal(curate.config(recipe), digests, result.outputs, result.counts, time.time())
+    assert stage.is_current(curate.config(recipe), stage.input_digests(curate.inputs(recipe, folder)))
     manifest: dict[str, Any] = json.loads(stage.manifest.read_text())
     return manifest
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bimode.checkpoints import checkpoint_path, inventory
+from bimode.checkpoints import checkpoint_path, inventory, partial_path, publish
 from bimode.desk import Drawn
 from bimode.ledger import Ledger
 from bimode.modes import Mode
@@ -32,6 +34,11 @@ DRAWN = Drawn(0, group(), tuple(PROBES))
 LEARNT = {"loss": 0.5, "kl": 0.1, "learner": {"thinking": {"easy": {"kl": 0.1, "decision_entropy": 0.3}}}}
 
 
+def margin(step: int) -> float:
+    """Of a recipe without `bpo.margin_final`."""
+    return 0.15
+
+
 class Restored:
     """A graph that goes on from a checkpoint."""
 
@@ -46,7 +53,7 @@ class Restored:
 
 
 def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log = RunLog(tmp_path, 0.15)
+    log = RunLog(tmp_path, margin)
     for step in range(6):
         log.step(step, [DRAWN], LEARNT)
     lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
@@ -59,16 +66,58 @@ def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.Captur
 
     checkpoint_path(tmp_path / "checkpoints", 6).mkdir(parents=True)
     Ledger(tmp_path / "ledger").seal(6, inventory(checkpoint_path(tmp_path / "checkpoints", 6)))
-    again = RunLog(tmp_path, 0.15)
+    again = RunLog(tmp_path, margin)
     assert again.resume(Restored(), Ledger(tmp_path / "ledger")) == 6  # type: ignore[arg-type]
     again.step(6, [DRAWN], LEARNT)
     assert json.loads(again.metrics.read_text().splitlines()[6])["alarms"] == []
     assert capsys.readouterr().err == ""
 
 
+def test_alarms_go_by_the_margin_of_their_step(tmp_path: Path) -> None:
+    """Thinking is right more often by 1: enough at first, and too little at the end, as for the credit."""
+    only_thinking = replace(DRAWN, group=replace(DRAWN.group, rewards_G=(1.0, 0.0)))
+    log = RunLog(tmp_path, lambda step: 0.5 if step < 6 else 1.5)
+    for step in range(7):
+        log.step(step, [only_thinking], LEARNT)
+    lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
+    assert [[alarm["kind"] for alarm in line["alarms"]] for line in lines] == [[], [], [], [], [], [], ["choice"]]
+
+
+class Saving(Restored):
+    """A graph that saves as the learner does."""
+
+    def save(self, path: Path) -> None:
+        (partial_path(path) / "deepspeed").mkdir(parents=True)
+        (partial_path(path) / "deepspeed" / "rank0.pt").write_text("weights")
+        publish(path, 2)
+
+
+def test_what_a_seal_counts_is_on_disk_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the seal may outlive what it sealed, when the power fails: the run could go on from no checkpoint, nor be proven."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    log, ledger = RunLog(tmp_path, margin), Ledger(tmp_path / "ledger")
+    log.step(0, [DRAWN], LEARNT)
+    log.checkpoint(Saving(), ledger)  # type: ignore[arg-type]
+    weights = ["rank0.pt", "deepspeed", ".partial-step-000001", "checkpoints"]
+    logged = ["metrics.jsonl", "step-00000.parquet", "rollouts", tmp_path.name]
+    assert {*weights, *logged} == {*synced[:-1]} and synced[-1] == "moves.jsonl"
+    assert synced.index("rank0.pt") < synced.index("checkpoints"), "a folder is not named before it is whole"
+    log.step(1, [DRAWN], LEARNT)
+    synced.clear()
+    log.checkpoint(Saving(), ledger)  # type: ignore[arg-type]
+    assert "step-00001.parquet" in synced and "step-00000.parquet" not in synced
+
+
 def test_a_checkpoint_that_was_not_sealed_is_taken_back(tmp_path: Path) -> None:
     """Killed between the two: the run goes on from the checkpoint before, as its ledger does."""
-    log, ledger, graph = RunLog(tmp_path, 0.15), Ledger(tmp_path / "ledger"), Restored()
+    log, ledger, graph = RunLog(tmp_path, margin), Ledger(tmp_path / "ledger"), Restored()
     for step in range(4):
         log.step(step, [DRAWN], LEARNT)
     for step in (2, 4):

@@ -14,10 +14,10 @@ from types import ModuleType
 import psutil
 import pytest
 
-from bimode.config import ClusterConfig
+from bimode.config import ClusterConfig, Recipe
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe
-from bimode.rundir import StageDir
+from bimode.rundir import StageDir, StageResult
 from pipelines import harness
 from pipelines.harness import Session, _run_one
 from pipelines.progress import PlainBar, counted, kept_first, track, until_loaded
@@ -67,6 +67,32 @@ def test_what_is_refused_leaves_sealed_work_in_its_place(tmp_path: Path, refuses
         _run_one(module, stage, build_recipe({"name": "t"}), {}, Refused(ClusterConfig()))
     assert stage.is_current({"config": "old"}, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
+
+
+class Ready(Session):
+    """Ray, as far as a stage without actors needs it."""
+
+    def ensure(self, stage: str) -> None:
+        """It is there."""
+
+
+def test_a_stage_is_sealed_with_what_it_began_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data that is published elsewhere while a stage reads the data before is not what the stage has read."""
+    monkeypatch.setattr(harness, "node_resources", list)
+    data, made = tmp_path / "data.txt", list[str]()
+    data.write_text("old")
+
+    def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
+        made.append(inputs["data"].read_text())
+        data.write_text("new")
+        (stage.path / "out.txt").write_text(made[-1])
+        return StageResult(outputs=("out.txt",), counts={})
+
+    module = ModuleType("toy")
+    module.config, module.execute = lambda recipe: {}, execute  # type: ignore[attr-defined]
+    for _ in range(3):
+        _run_one(module, StageDir(tmp_path / "run", "toy"), build_recipe({"name": "t"}), {"data": data}, Ready(ClusterConfig()))
+    assert made == ["old", "new"] and (tmp_path / "run" / "toy" / "out.txt").read_text() == "new"
 
 
 def test_replaced_work_comes_back_with_its_recipe(tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""Who waits for whom, without Ray: a worker that new weights have stopped has not been left without work as well."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors.fleet import Member
+from actors.rollouts import Patience, Rollouts
+from actors.weight_sync import Phase, WeightStream
+from bimode.trace import Trace
+
+
+class Exporting:
+    """A learner whose next bucket of weights takes its time."""
+
+    num_buckets = 2
+
+    def export(self, version: int, index: int) -> Any:
+        return SimpleNamespace(missing=lambda: [index])
+
+
+@pytest.mark.parametrize(("phase", "is_idle"), [(Phase.PREPARE, True), (Phase.TRANSFER, False)])
+def test_a_worker_that_waits_for_the_rest_of_the_weights_is_stopped_and_not_idle(
+    phase: Phase, is_idle: bool, tmp_path: Path
+) -> None:
+    member = Member("rollout-0", actor=None, has_answered=True)
+    fleet: Any = SimpleNamespace(members=[member], version=1)
+    learner: Any = Exporting()
+    loop = Rollouts(
+        fleet, learner, SimpleNamespace(max_staleness=1), lambda lease: [], lambda lease, completions: [],  # type: ignore[arg-type]
+        patience=Patience(60.0, 60.0), wanted=lambda: 1, say=print, trace=Trace(tmp_path / "trace.json"),
+    )  # fmt: skip
+    stream = WeightStream(learner, 1, [member], lambda *_: None)
+    stream.takers[member].phase = phase
+    loop.sync.streams.append(stream)
+    loop._learner_waits = True
+    loop._book_idle()
+    before = loop._waits.rollouts
+    time.sleep(0.05)
+    loop._book_idle()
+    assert (loop._waits.rollouts - before >= 0.05) is is_idle and (loop._waits.rollouts > before) is is_idle

@@ -1,0 +1,64 @@
+"""`bimode audit` compares with the data that the run drew from, also where curation has published since."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bimode.ledger import Ledger, State
+from bimode.order import item_of
+from bimode.rundir import digest_path
+from pipelines.audit import audit_run
+
+OLD = ["q0", "q1", "q2", "q3"]
+
+
+def publish(run: Path, version: str, ids: list[str]) -> Path:
+    """A version of curated data, which becomes the current one."""
+    data = run / "curate" / "versions" / version / "data"
+    data.mkdir(parents=True)
+    pq.write_table(pa.table({"id": ids}), data / "rl-00000-of-00001.parquet")
+    link = run / "curate" / "data"
+    link.unlink(missing_ok=True)
+    link.symlink_to(data)
+    return data
+
+
+def drawn_from(run: Path, drawn: list[str]) -> Path:
+    """A run whose BPO has drawn `drawn`, one after the other, from the first version of the data."""
+    (run / "bpo").mkdir()
+    (run / "manifest.json").write_text(json.dumps({"recipe": {"bpo": {"prompts_per_step": 1}, "seed": 0}}))
+    claim = {"config": "", "inputs": {"data": digest_path(run / "curate" / "data"), "model": ""}}
+    (run / "bpo" / "claim.json").write_text(json.dumps(claim))
+    ledger = Ledger(run / "bpo" / "ledger")
+    for ticket, name in enumerate(drawn):
+        ledger.move([ticket], State.PENDING, id=name)
+    return run
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_data_that_was_published_since_is_not_what_the_run_drew_from(
+    tmp_path: Path, is_kept: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = publish(tmp_path, "0001", OLD)
+    run = drawn_from(tmp_path, [OLD[item_of(ticket, len(OLD), 0)] for ticket in range(4)])
+    assert audit_run(run) == 0 and "not at hand" not in capsys.readouterr().out
+    publish(tmp_path, "0002", ["new", *OLD])
+    if not is_kept:
+        next(old.iterdir()).unlink()
+    assert audit_run(run) == 0
+    assert ("not at hand" in capsys.readouterr().out) is not is_kept
+
+
+def test_another_question_than_the_datas_is_found_in_the_version_that_was_drawn_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(tmp_path, "0001", OLD)
+    run = drawn_from(tmp_path, ["other"])
+    publish(tmp_path, "0002", ["other"])
+    assert audit_run(run) == 1
+    assert "ticket 0 is other" in capsys.readouterr().out
