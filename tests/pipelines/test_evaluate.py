@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,9 @@ def test_results_survive_the_disk(tmp_path: Path) -> None:
     items = verdicts(samples(3), ("hard",))
     write_results(tmp_path / "bpo.jsonl", items)
     assert read_results(tmp_path / "bpo.jsonl") == items
+    odd = replace(items[0], question="one\u2028two\x85three\n")  # lines to `str.splitlines`, not to JSON
+    write_results(tmp_path / "odd.jsonl", [odd, items[1]])
+    assert read_results(tmp_path / "odd.jsonl") == [odd, items[1]]
 
 
 def test_h_acc_items_are_sampled_in_both_forced_modes_and_left_out_on_request() -> None:
