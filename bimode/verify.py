@@ -13,12 +13,14 @@ import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from bimode.errors import ConfigError
 from bimode.math_judge import MathJudge
 from bimode.modes import parse_response
 from bimode.records import Completion, Prompt
+from bimode.rundir import digest_json, digest_path
 
 MAX_CHARS = 2000  # of a judged answer: bounds what a symbolic parser can be made to do
 LEAD_IN = re.compile(r"answer[\s*]*(?:is|:)[\s*]*:?[\s*]*", re.IGNORECASE)
@@ -50,6 +52,12 @@ def is_correct(text: str, answer: str, verifier: str, verifier_args: str) -> boo
     if not response.closed or not response.answer or len(response.answer) > MAX_CHARS:
         return False
     return judge(response.answer, answer, json.loads(verifier_args))
+
+
+@cache
+def code_digest() -> str:
+    """Of the code that judges: a verdict that is kept holds as long as this does."""
+    return digest_json([digest_path(Path(__file__).with_name(f"{name}.py")) for name in ("verify", "math_judge", "modes")])
 
 
 def final_answer(text: str) -> str:

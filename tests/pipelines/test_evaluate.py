@@ -156,6 +156,15 @@ def test_a_response_that_was_cut_off_is_wrong_even_if_it_says_the_answer() -> No
     assert thought == Outcome(True, 3, True, f"\nlook\n</think>\n\n{prompt.answer}")
 
 
+def test_verdicts_of_other_code_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    recipe = validate({"name": "x"})
+    kept = evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data")
+    assert kept == evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data")
+    monkeypatch.setattr("bimode.verify.code_digest", lambda: "another verifier")
+    assert evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data") != kept
+
+
 class Page(HTMLParser):
     """What a page refers to and shows."""
 
