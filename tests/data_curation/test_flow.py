@@ -17,7 +17,7 @@ from data_curation import store as module
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, training_rows
 from data_curation.publishing.alerts import warn_about_share
-from data_curation.publishing.publish import GROUP_ROWS, publish, write_shards
+from data_curation.publishing.publish import GROUP_ROWS, lineage, publish, write_shards
 from data_curation.sampling.parts import write_part
 from data_curation.sampling.rollouts import ROLLOUT_SCHEMA, Rollout
 from data_curation.sources.ingest import candidates
@@ -155,7 +155,19 @@ def test_equal_work_gives_equal_bytes_that_datasets_decodes(tmp_path: Path) -> N
     assert len(tags) == 12
     assert {t["tag_rule"] for t in tags if t["mode"] == "thinking"} == {"direct_poor"}
     assert all(0 <= t["tag_low"] <= t["tag_high"] <= 1 for t in tags)
-    assert [op["op"] for op in data["train"][0]["ops"]] == ["read", "check", "dedup", "tag", "format"]
+    assert [op["op"] for op in data["train"][0]["ops"]] == [
+        "read", "check", "dedup", "fold", "tag", "trace", "mix", "format",
+    ]  # fmt: skip
+
+
+def test_lineage_changes_with_whatever_decides_a_row_and_with_nothing_else() -> None:
+    def changed(section: str, **keys: object) -> set[str]:
+        section_now = getattr(CONFIG, section).model_copy(update=keys)
+        now = lineage(CONFIG.model_copy(update={section: section_now}))
+        return {new["op"] for new, old in zip(now, lineage(CONFIG), strict=True) if new != old}
+
+    assert changed("rollouts", concurrency=4) == changed("judge", concurrency=4) == changed("traces", concurrency=4) == set()
+    assert (changed("judge", votes=9), changed("traces", samples=9), changed("mix", rows=5)) == ({"tag"}, {"trace"}, {"mix"})
 
 
 def test_a_row_without_a_trace_is_not_taught_as_reasoning(tmp_path: Path) -> None:
