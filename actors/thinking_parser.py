@@ -27,10 +27,20 @@ SHORT = TEMPLATE_WORDS[Mode.NON_THINKING]
 def split(text: str, answered: bool) -> tuple[str, str]:
     """(reasoning, content) of a response so far; `answered` if the prompt has closed the block.
 
-    White space around the tags belongs to neither. Both parts only ever grow with `text`, so streams send differences.
+    White space around the tags belongs to neither.
     """
     trace, close, answer = ("", THINK_CLOSE, text) if answered else text.partition(THINK_CLOSE)
     return trace.strip(), answer.lstrip() if close else ""
+
+
+def split_so_far(text: str, answered: bool) -> tuple[str, str]:
+    """The same of a response that may go on: what its end has of a closing tag waits for the rest, since the tag may be spelled
+    out in several tokens. So both parts only ever grow with `text`, and streams send differences.
+    """
+    if not answered and THINK_CLOSE not in text:
+        begun = next((n for n in range(len(THINK_CLOSE) - 1, 0, -1) if text.endswith(THINK_CLOSE[:n])), 0)
+        text = text[: len(text) - begun]
+    return split(text, answered)
 
 
 class ThinkingParser(ReasoningParser):
@@ -58,7 +68,7 @@ class ThinkingParser(ReasoningParser):
     ) -> DeltaMessage | None:
         """What both parts have gained since `previous_text`; None while that is nothing."""
         self.streams = True
-        old, new = split(previous_text, self.answered), split(current_text, self.answered)
+        old, new = split_so_far(previous_text, self.answered), split_so_far(current_text, self.answered)
         reasoning, content = new[0][len(old[0]) :], new[1][len(old[1]) :]
         return DeltaMessage(reasoning=reasoning or None, content=content or None) if reasoning or content else None
 

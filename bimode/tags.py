@@ -12,7 +12,7 @@ provided that the model can think at all (`can_think`): a base that was only eve
 forced trace, and then the direct counts alone decide, as they do in R-4B.
 
 With the defaults (n = 8, confidence 0.9, direct_ok 0.75, direct_poor 0.5) and g = 1/23 (guess rate of the built-in image
-families), by k of 8 direct attempts right, thinking counts left out:
+families' hard questions), by k of 8 direct attempts right, thinking counts left out:
 
     k                 0     1     2     3     4     5     6     7     8
     corrected rate  0.00  0.09  0.22  0.35  0.48  0.61  0.74  0.87  1.00

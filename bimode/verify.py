@@ -3,7 +3,7 @@ r"""The one judge of answers: tags, rewards and evaluation all call `is_right`, 
 Typed and small, because a maths verifier cannot compare words (math-verify calls "circle" and "circle" different).
 What is judged is the answer after ``</think>``: a response whose think block never closes is wrong. Number-like types
 take the last ``\boxed{...}``, else what follows the last "answer is" / "answer:", else the whole text, which must then
-be nothing but the number: a list of guesses never passes.
+be nothing but the number, in plain text, in bold (``**5**``) or as a formula (``$5$``): a list of guesses never passes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from bimode.errors import ConfigError
 from bimode.math_judge import MathJudge
 from bimode.modes import parse_response
 from bimode.records import Completion, Prompt
+from bimode.rundir import digest_json, digest_path
 
 MAX_CHARS = 2000  # of a judged answer: bounds what a symbolic parser can be made to do
-LEAD_IN = re.compile(r"answer\s*(?:is|:)\s*:?\s*", re.IGNORECASE)
-INT = re.compile(r"[+-]?\d+")
-NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?|[+-]?\d+/\d+")
+LEAD_IN = re.compile(r"answer[\s*]*(?:is|:)[\s*]*:?[\s*]*", re.IGNORECASE)
+MINUS = "\u2212"  # as typesetters and models write it
+INT = re.compile(rf"[+{MINUS}-]?\d+")
+NUMBER = re.compile(rf"[+{MINUS}-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{{1,3}})?|[+{MINUS}-]?\d+/\d+")
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
+TEXT = re.compile(r"\\(?:text|textbf|mathrm)\{([^{}]*)\}")
+AROUND = "*$ \t\n\r"  # what an answer may be set in
 OPTION = re.compile(r"\(([A-Za-z])\)|([A-Za-z])(?:[.):]|$)")
 
 
@@ -49,6 +54,12 @@ def is_correct(text: str, answer: str, verifier: str, verifier_args: str) -> boo
     return judge(response.answer, answer, json.loads(verifier_args))
 
 
+@cache
+def code_digest() -> str:
+    """Of the code that judges: a verdict that is kept holds as long as this does."""
+    return digest_json([digest_path(Path(__file__).with_name(f"{name}.py")) for name in ("verify", "math_judge", "modes")])
+
+
 def final_answer(text: str) -> str:
     r"""The part of a free-form answer that states it: last ``\boxed{}``, else after the last "answer is", else all."""
     start = text.rfind(r"\boxed{")
@@ -58,9 +69,9 @@ def final_answer(text: str) -> str:
         for at in range(begin, len(text)):
             depth += {"{": 1, "}": -1}.get(text[at], 0)
             if depth == 0:
-                return text[begin:at].strip()
+                return TEXT.sub(r"\1", text[begin:at]).strip()
     *_, last = LEAD_IN.split(text)
-    return last.strip().rstrip(".").strip()
+    return last.lstrip(AROUND).rstrip(f"{AROUND}.")
 
 
 def _exact(text: str, answer: str, args: Mapping[str, Any]) -> bool:
@@ -68,8 +79,8 @@ def _exact(text: str, answer: str, args: Mapping[str, Any]) -> bool:
 
 
 def _int(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    stated = THOUSANDS.sub("", final_answer(text))
-    return INT.fullmatch(stated) is not None and int(stated) == int(answer)
+    stated = plain_number(final_answer(text))
+    return INT.fullmatch(stated) is not None and int(stated) == int(plain_number(answer))
 
 
 def _number(text: str, answer: str, args: Mapping[str, Any]) -> bool:
@@ -80,9 +91,14 @@ def _number(text: str, answer: str, args: Mapping[str, Any]) -> bool:
     return abs(stated - gold) <= tolerance
 
 
+def plain_number(text: str) -> str:
+    """`text` with its numbers as Python reads them: without separators of thousands, and with ``-`` for a minus."""
+    return THOUSANDS.sub("", text).replace(MINUS, "-")
+
+
 def _as_number(text: str) -> Fraction | None:
     """Exact, so that 0.1 + 0.2 is no surprise; None for what is no number."""
-    plain = THOUSANDS.sub("", text)
+    plain = plain_number(text)
     if NUMBER.fullmatch(plain) is None:
         return None
     try:
@@ -93,11 +109,15 @@ def _as_number(text: str) -> Fraction | None:
 
 def _choice(text: str, answer: str, args: Mapping[str, Any]) -> bool:
     """A letter ("B", "(b)", "B. the cat") or a word ("yes", "circle"); case and end punctuation do not matter."""
-    gold, stated = answer.strip().strip("().").casefold(), final_answer(text)
-    if len(gold) == 1 and gold.isalpha():
+    gold, stated = _word(answer), final_answer(text)
+    if len(gold) == 1 and gold.isascii() and gold.isalpha():
         option = OPTION.match(stated)
         return option is not None and (option[1] or option[2]).casefold() == gold
-    return " ".join(stated.casefold().split()).strip("().!") == gold
+    return _word(stated) == gold
+
+
+def _word(text: str) -> str:
+    return " ".join(text.casefold().split()).strip("().!")
 
 
 def _open(text: str, answer: str, args: Mapping[str, Any]) -> bool:

@@ -3,7 +3,8 @@
     base, anneal, bpo -> responses -> verdicts -> report.json, *.png, report.html
 
 Where h_acc is wanted, some items are also sampled in both forced modes. Verdicts are kept in the run's `cache/` by model,
-questions and settings: an evaluation which was stopped goes on with the next model, and no model is asked the same twice.
+questions, settings and the verifiers' code: an evaluation which was stopped goes on with the next model, and no model is asked
+the same twice.
 
     python -m pipelines.evaluate pipelines/recipes/tiny.toml --out runs/demo
 """
@@ -102,8 +103,7 @@ def evaluate_models(
     (role,) = plan("evaluate", recipe)
     settings = recipe.evaluate
     requests = make_requests(prompts, settings, recipe.seed)
-    keys = {name: digest_json([config(recipe), data_digest, digest_path(path)]) for name, path in models.items()}
-    kept = {name: stage.run / "cache" / "verdicts" / f"{key}.jsonl" for name, key in keys.items()}
+    kept = {name: verdict_file(recipe, stage.run, path, data_digest) for name, path in models.items()}
     if asked := [name for name in models if not kept[name].is_file()]:
         say(f"evaluate: loading {asked[0]} into {counted(settings.workers, 'engine')}")
     found: dict[str, list[ItemResult]] = {}
@@ -120,6 +120,14 @@ def evaluate_models(
             found[name] = read_results(kept[name])
             write_results(stage.path / "results" / f"{name}.jsonl", found[name])
     return found
+
+
+def verdict_file(recipe: Recipe, run: Path, model: Path, data_digest: str) -> Path:
+    """Where the verdicts on `model` are kept, by all that they depend on, the code that judges too."""
+    from bimode.verify import code_digest
+
+    key = digest_json([config(recipe), data_digest, digest_path(model), code_digest()])
+    return run / "cache" / "verdicts" / f"{key}.jsonl"
 
 
 def _prepared(path: Path, root: Path, seed: int) -> Path:

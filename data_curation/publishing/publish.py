@@ -91,19 +91,22 @@ def stamped(table: pa.Table, ops: Sequence[dict[str, str]]) -> pa.Table:
 
 
 def lineage(config: CurateConfig) -> list[dict[str, str]]:
-    """What was done to every row, in order, each with the digest of the settings that decided it."""
-    settings = config.model_dump(mode="json")
+    """What was done to every row, in order, each with the digest of the settings that decided it; how fast is not among them."""
+    settings = config.model_dump(mode="json", exclude={name: {"concurrency"} for name in ("rollouts", "judge", "traces")})
     used = {
         "read": ("sources", "source_split", "level_weights", "train", "rl", "eval"),
         "check": ("filter",),
         "dedup": ("dedup",),
-        "tag": ("tag", "rollouts", "tag_rows"),
+        "fold": ("fold",),
+        "tag": ("tag", "rollouts", "tag_rows", "judge"),
+        "trace": ("traces",),
+        "mix": ("mix",),
         "format": ("formats", "paired_share"),
     }
     return [
         {"op": op, "version": "1", "config_hash": digest_json({key: settings[key] for key in keys})}
         for op, keys in used.items()
-        if op != "tag" or config.tags
+        if op not in ("tag", "trace", "mix") or config.tags
     ]
 
 

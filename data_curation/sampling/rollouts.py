@@ -6,7 +6,7 @@
     interrupted   at most the batch that each engine was working on is sampled again
 
 An attempt is known by (row id, its content, mode, number), and a cache folder by what decides the model's words (weights
-and sampling). One Ray Data job over a pool of engines.
+and sampling) and what is right (the verifiers' code). One Ray Data job over a pool of engines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bimode.dataset import Row, row_prompt
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.rundir import digest_json
-from bimode.verify import is_right
+from bimode.verify import code_digest, is_right
 from data_curation.sampling.parts import compact, parts_of, write_part
 from data_curation.sampling.pool import ROWS_PER_BATCH, answer, run_pool, with_candidates
 from data_curation.store import Store
@@ -49,9 +49,9 @@ class Tagger:
 
     @property
     def params_hash(self) -> str:
-        """Digest of all that decides what is sampled; not of how many, how fast or where."""
+        """Digest of all that decides what is sampled and what is right; not of how many, how fast or where."""
         sampling = {"temperature": self.sampling.temperature, "max_tokens": self.sampling.max_tokens}
-        return digest_json([self.digest, sampling, self.dtype, self.max_model_len, self.seed])
+        return digest_json([self.digest, sampling, self.dtype, self.max_model_len, self.seed, code_digest()])
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bimode.curate_config import CurateConfig
 from bimode.dataset import Row
@@ -19,7 +19,7 @@ from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, share_of
 from data_curation.sampling.parts import parts_of
 from data_curation.sampling.rollouts import Tagger
-from data_curation.store import Store, write_found
+from data_curation.store import MEMORY, Store, write_found
 
 TAG_COLUMNS = (
     "mode", "mode_reason", "mode_conf", "tag_rule", "tag_low", "tag_high", "n_rollouts", "n_pass_direct", "n_pass_think",
@@ -32,6 +32,14 @@ UNTAGGED: Row = dict.fromkeys(TAG_COLUMNS) | {
 }  # fmt: skip
 ALIVE_TRAIN = "split = 'train' AND reason = ''"
 OBJECTIVE = f"{ALIVE_TRAIN} AND verifier <> '{OPEN}'"  # a verifier can say whether an attempt is right
+PASSES = """
+    SELECT id, count(*) FILTER (passed AND mode = $3), count(*) FILTER (passed AND mode = $4), count(*) FILTER (error = ''),
+        max(error)
+    FROM (
+        SELECT DISTINCT ON (id, mode, attempt) r.* FROM read_parquet($1) r JOIN chosen USING (id, content) WHERE attempt < $2
+        ORDER BY id, mode, attempt, error <> '', text
+    ) GROUP BY id
+"""
 NARROW = ("file", "row", "id", "content", "content_key", "guess_rate")
 
 
@@ -44,9 +52,9 @@ class Sampled:
     folder: Path
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Passes:
-    """Counts of one row's attempts."""
+    """Counts of one row's attempts: right ones in either mode, and all that were made. `error` is of one that was not."""
 
     direct: int = 0
     think: int = 0
@@ -84,24 +92,17 @@ def warn_about_attempts(chosen: pa.Table, config: CurateConfig) -> str:
 
 
 def count_passes(cache: Path, chosen: pa.Table, n: int) -> dict[str, Passes]:
-    """Of each row of `chosen`, by id: its right attempts among the first `n` of each mode. An error counts where no retry did."""
-    contents = dict(zip(chosen["id"].to_pylist(), chosen["content"].to_pylist(), strict=True))
-    passes = {name: Passes() for name in contents}
-    seen: set[tuple[str, str, int]] = set()
-    for part in parts_of(cache):
-        for row in pq.read_table(part, columns=["id", "content", "mode", "attempt", "passed", "error"]).to_pylist():
-            key = row["id"], row["mode"], row["attempt"]
-            if contents.get(row["id"]) != row["content"] or row["attempt"] >= n or key in seen:
-                continue
-            of_row = passes[row["id"]]
-            if row["error"]:
-                of_row.error = row["error"]
-                continue
-            seen.add(key)
-            of_row.tried += 1
-            of_row.direct += row["passed"] and row["mode"] == Mode.NON_THINKING
-            of_row.think += row["passed"] and row["mode"] == Mode.THINKING
-    return passes
+    """Of each row of `chosen`, by id: its right attempts among the first `n` of each mode. An error counts where no retry did.
+
+    Of one attempt that was made twice (an engine died between writing and saying so) the first by text counts, as in `compact`.
+    """
+    found = dict.fromkeys(chosen["id"].to_pylist(), Passes())
+    if parts := [str(part) for part in parts_of(cache)]:
+        with duckdb.connect(config={"memory_limit": MEMORY}) as db:
+            db.register("chosen", chosen)
+            rows = db.execute(PASSES, [parts, n, Mode.NON_THINKING.value, Mode.THINKING.value]).fetchall()
+        found |= {name: Passes(*counts) for name, *counts in rows}
+    return found
 
 
 def tag_rows(store: Store, sampled: Sequence[Sampled], known: pa.Table, config: CurateConfig, out: Path) -> Path:
@@ -127,8 +128,9 @@ def _found(store: Store, sampled: Sequence[Sampled], known: pa.Table, config: Cu
 def _tags(sampled: Sampled, config: CurateConfig) -> Iterator[Row]:
     tagger, rows = sampled.tagger, sampled.chosen.to_pylist()
     n, passes = tagger.sampling.n, count_passes(sampled.folder, sampled.chosen, tagger.sampling.n)
-    guess = sum(row["guess_rate"] for row in rows) / max(len(rows), 1)
-    thinks = can_think(sum(each.think for each in passes.values()), n * len(rows), guess, config.tag.confidence)
+    tried = [row for row in rows if passes[row["id"]].tried == 2 * n]
+    guess = sum(row["guess_rate"] for row in tried) / max(len(tried), 1)
+    thinks = can_think(sum(passes[row["id"]].think for row in tried), n * len(tried), guess, config.tag.confidence)
     for row in rows:
         place, of_row = {"file": row["file"], "row": row["row"]}, passes[row["id"]]
         if of_row.tried < 2 * n:

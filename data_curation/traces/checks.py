@@ -14,7 +14,7 @@ from bimode.dataset import Row
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER
 from bimode.trace_config import TraceConfig
-from bimode.verify import LEAD_IN, NUMBER, OPEN, OPTION, THOUSANDS, final_answer, is_correct
+from bimode.verify import LEAD_IN, NUMBER, OPEN, OPTION, final_answer, is_correct, plain_number
 from data_curation.filters import repetition
 from data_curation.traces.steps import wrong_step
 
@@ -68,7 +68,7 @@ def _loop(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
 
 def _inconsistent(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
     answer, verifier, args = row["answer"].strip(), row["verifier"], row["verifier_args"]
-    if NUMBER.fullmatch(THOUSANDS.sub("", answer)):
+    if NUMBER.fullmatch(plain_number(answer)):
         stated = stated_number(trace)
         if not stated:
             return INCONSISTENT, f"states no number, the answer is {answer}"
@@ -91,7 +91,7 @@ def _comparable(stated: str, answer: str) -> bool:
 def stated_number(trace: str) -> str:
     r"""The number that a trace comes to: in ``\boxed{}`` or after "answer is", else in the last sentence with a number: what
     follows its last ``=`` or "so" at once, else its last number. A small number may be a word there. Empty if there is none."""
-    text = THOUSANDS.sub("", ANNOTATION.sub("", trace))
+    text = plain_number(ANNOTATION.sub("", trace))
     if (r"\boxed{" in text or LEAD_IN.search(text)) and (found := NUMBERS.search(final_answer(text))):
         return found[0]
     for sentence in reversed(SENTENCE.split(text)):

@@ -26,7 +26,7 @@ from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_json
 from bimode.trace_config import TraceConfig
-from bimode.verify import OPEN, is_right
+from bimode.verify import OPEN, code_digest, is_right
 from data_curation.formats import is_paired
 from data_curation.sampling.replies import Reply, ask, missing_rows, read_replies
 from data_curation.store import Store, write_found
@@ -70,7 +70,7 @@ class Teacher:
         """The weights of the penalty count; a row's own penalty, which moves with the other rows, does not: replies tell it."""
         c = self.config
         sampling = [c.temperature, c.max_tokens, *((c.alpha, c.beta, c.gamma) if c.penalised else ())]
-        return digest_json([self.digest, sampling, self.dtype, self.max_model_len, self.seed])
+        return digest_json([self.digest, sampling, self.dtype, self.max_model_len, self.seed, code_digest()])
 
     def missing(self, sound: int) -> int:
         return 0 if sound else self.config.samples

@@ -11,6 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 from bimode.verify import THOUSANDS
@@ -20,7 +21,8 @@ BY_FRACTION = re.compile(r"\u00f7 ?(\d+/\d+)")  # 14 divided by 1/2 is 28
 SPELLINGS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "$": None, "\u20ac": None, "\u00a3": None})
 TIMES = re.compile(r"(?<=[\d)]) ?[xX\u00b7] ?(?=[\d(])")
 TOKEN = re.compile(
-    r"(?P<num>\d{1,18}(?:\.\d{1,9})?%?|\.\d{1,9}%?)|(?P<op>[-+*/])|(?P<par>[()])|(?P<eq>(?<![=!<>])=(?!=))|(?P<word>\w+|\S)"
+    r"(?P<commas>\d[\d.]*(?:,\d[\d.]*)+%?)"  # 1,5 is two numbers, or one and a half
+    r"|(?P<num>\d{1,18}(?:\.\d{1,9})?%?|\.\d{1,9}%?)|(?P<op>[-+*/])|(?P<par>[()])|(?P<eq>(?<![=!<>])=(?!=))|(?P<word>\w+|\S)"
 )
 SIDE = ("num", "op", "par")
 PARENTHESES = {"(": 1, ")": -1}
@@ -154,7 +156,11 @@ def _is_rounded(value: Fraction, shown: str) -> bool:
 
 
 def _value(side: Sequence[Token]) -> Fraction | None:
-    """The value of a side, exactly; None if it has none."""
+    """The value of a side, exactly; None if it has none, and where `100 - 20%` may mean 20 % of the 100."""
+    if any(one.text in ("+", "-") and two.text.endswith("%") for one, two in pairwise(side)) and not all(
+        token.text.endswith("%") for token in side if token.kind == "num"
+    ):
+        return None
     spelled = (f"({token.text[:-1]}/100)" if token.text.endswith("%") else token.text for token in side)
     try:
         return _evaluate(ast.parse(" ".join(spelled), mode="eval").body)

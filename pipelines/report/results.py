@@ -19,7 +19,8 @@ def write_results(path: Path, items: Sequence[ItemResult]) -> None:
 
 def read_results(path: Path) -> list[ItemResult]:
     """The inverse of `write_results`."""
-    return [_item(json.loads(line)) for line in path.read_text().splitlines()]
+    with path.open() as lines:  # a text may hold U+2028, which ends a line for `splitlines` alone
+        return [_item(json.loads(line)) for line in lines]
 
 
 def _item(row: dict) -> ItemResult:

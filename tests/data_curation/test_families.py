@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bimode.codec import decode_image
-from data_curation.sources.families import FAMILIES, canvas
+from data_curation.sources.families import FAMILIES, arithmetic, canvas, charts, digits
 from data_curation.sources.families.arithmetic import arithmetic_trace
 from data_curation.sources.families.charts import SPLIT_DATASETS, chart_trace, ninth, series
 from data_curation.sources.families.digits import SPLIT_SHARES, glyph_indices, strip_trace
@@ -62,9 +62,19 @@ def test_bar_heights_are_ranks_within_the_series() -> None:
     assert ninth(np.ones(5), 0) == 5
 
 
+@pytest.mark.parametrize("weights", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
 @pytest.mark.parametrize("name", IMAGE_FAMILIES)
-def test_a_blind_answer_is_right_about_as_often_as_stated(name: str) -> None:
-    hard = [FAMILIES[name](i, "train", 0, (0, 0, 1)) for i in range(1500)]
-    answers = [s.answer for s in hard]
+def test_a_blind_answer_is_right_as_often_as_stated(name: str, weights: tuple[float, float, float]) -> None:
+    made = [FAMILIES[name](i, "train", 0, weights) for i in range(1500)]
+    answers = [s.answer for s in made]
     best = max(answers.count(a) for a in set(answers)) / len(answers)
-    assert best < 2 * hard[0].guess_rate
+    assert best == pytest.approx(
+        made[0].guess_rate, abs=0.025
+    )  # 3 standard errors, and a height is not quite as likely as another
+
+
+def test_guess_rates_by_hand() -> None:
+    """One digit is one of ten; of 00 to 99 five have remainder 0; of 81 products seven are 12 (as 3 x 4, 2 x 6, 5 x 7, 9 x 9)."""
+    assert digits.guess_rate("easy") == pytest.approx(0.1) and digits.guess_rate("mid") == pytest.approx(0.05)
+    assert charts.guess_rate("mid") == pytest.approx(7 / 81)
+    assert charts.guess_rate("easy") == arithmetic.guess_rate("easy") == pytest.approx(1 / 9)

@@ -12,16 +12,19 @@ import pytest
 from bimode.curate_config import SourceConfig
 from bimode.dataset import read_prompts
 from bimode.errors import ConfigError, StarvedError
+from bimode.modes import Mode
 from data_curation import store as module
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, training_rows
 from data_curation.publishing.alerts import warn_about_share
-from data_curation.publishing.publish import GROUP_ROWS, publish, write_shards
+from data_curation.publishing.publish import GROUP_ROWS, lineage, publish, write_shards
+from data_curation.sampling.parts import write_part
+from data_curation.sampling.rollouts import ROLLOUT_SCHEMA, Rollout
 from data_curation.sources.ingest import candidates
 from data_curation.sources.listing import file_shards, list_sources
 from data_curation.sources.shards import plan_draws
 from data_curation.store import Store, write_found
-from data_curation.tags.tagging import choose_rows, objective_rows
+from data_curation.tags.tagging import Passes, choose_rows, count_passes, objective_rows
 from tests.data_curation.flow import CONFIG, SOURCES, candidate_files, decided, rows_of, tagged
 
 SPLITS = ("train", "rl", "eval")
@@ -105,6 +108,36 @@ def test_an_attempt_that_failed_rejects_its_row_with_the_engines_words(tmp_path:
     }
 
 
+def test_rows_that_the_engine_refused_do_not_say_that_the_model_cannot_think(tmp_path: Path) -> None:
+    store = decided(candidate_files(tmp_path / "c"), tmp_path / "s")
+    first, second, *refused = objective_rows(store)["id"].to_pylist()
+
+    def change(rollout: Rollout) -> Rollout:
+        failed = "no room" if rollout.id in refused else ""
+        thought = rollout.id == first and rollout.mode == Mode.THINKING and rollout.attempt < 2
+        return replace(rollout, passed=thought, error=failed)
+
+    tagged(store, tmp_path / "s", change=change)
+    found = {row["id"]: row for row in rows_of(store, "split = 'train'")}
+    assert all(found[name]["reason"] == "rollout_failed" for name in refused) and len(refused) == 10
+    # 2 of 8 thinking attempts are more than luck, 2 of 48 would not be; a model that can think and did not manage is no teacher
+    assert (found[first]["tag_rule"], found[second]["tag_rule"]) == ("direct_poor", "thinking_no_better")
+
+
+def test_an_attempt_that_was_made_twice_counts_once_whichever_part_is_read_first(tmp_path: Path) -> None:
+    chosen = pa.table({"id": ["a", "b"], "content": ["c", "c"]})
+    right, wrong = Rollout("a", "c", "thinking", 0, True, 5, "x", ""), Rollout("a", "c", "thinking", 0, False, 5, "y", "")
+    others = [replace(right, content="old"), replace(right, attempt=2), replace(wrong, attempt=1, error="no room")]
+    for parts in ([right], [wrong, *others]), ([wrong], [right, *others]):
+        folder = tmp_path / parts[0][0].text
+        for at, rollouts in enumerate(parts):
+            write_part(tmp_path / "new", rollouts, ROLLOUT_SCHEMA)
+            [made] = (tmp_path / "new").iterdir()
+            folder.mkdir(exist_ok=True)
+            made.rename(folder / f"part-{at}.parquet")
+        assert count_passes(folder, chosen, 2) == {"a": Passes(think=1, tried=1, error="no room"), "b": Passes()}
+
+
 def test_equal_work_gives_equal_bytes_that_datasets_decodes(tmp_path: Path) -> None:
     import datasets
 
@@ -122,7 +155,19 @@ def test_equal_work_gives_equal_bytes_that_datasets_decodes(tmp_path: Path) -> N
     assert len(tags) == 12
     assert {t["tag_rule"] for t in tags if t["mode"] == "thinking"} == {"direct_poor"}
     assert all(0 <= t["tag_low"] <= t["tag_high"] <= 1 for t in tags)
-    assert [op["op"] for op in data["train"][0]["ops"]] == ["read", "check", "dedup", "tag", "format"]
+    assert [op["op"] for op in data["train"][0]["ops"]] == [
+        "read", "check", "dedup", "fold", "tag", "trace", "mix", "format",
+    ]  # fmt: skip
+
+
+def test_lineage_changes_with_whatever_decides_a_row_and_with_nothing_else() -> None:
+    def changed(section: str, **keys: object) -> set[str]:
+        section_now = getattr(CONFIG, section).model_copy(update=keys)
+        now = lineage(CONFIG.model_copy(update={section: section_now}))
+        return {new["op"] for new, old in zip(now, lineage(CONFIG), strict=True) if new != old}
+
+    assert changed("rollouts", concurrency=4) == changed("judge", concurrency=4) == changed("traces", concurrency=4) == set()
+    assert (changed("judge", votes=9), changed("traces", samples=9), changed("mix", rows=5)) == ({"tag"}, {"trace"}, {"mix"})
 
 
 def test_a_row_without_a_trace_is_not_taught_as_reasoning(tmp_path: Path) -> None:

@@ -187,6 +187,13 @@ def test_a_json_list_is_read_item_by_item(tmp_path: Path) -> None:
     assert read(write(path, b" [ ]")) == []
 
 
+@pytest.mark.parametrize("between", [b"\n", b" " * (lines.BLOCK + 9)])
+def test_a_second_list_in_a_file_is_not_lost_without_a_word(tmp_path: Path, between: bytes) -> None:
+    *kept, (_, last) = read(write(tmp_path / "a.json", b'[{"q": 1}]' + between + b'[{"q": 2}]'))
+    assert kept == [(0, {"q": 1})] and isinstance(last, Refusal) and "something follows the list" in last.detail
+    assert read(write(tmp_path / "a.json", b'[{"q": 1}]' + between)) == kept
+
+
 @pytest.mark.parametrize(
     ("content", "rows"),
     [(b'[{"q": 1}, {"q": 2}', 2), (b'[{"q": 1}, {"q": oops}, {"q": 3}]', 1), (b'[{"q": 1}, {"q": "\xff"}]', 0), (b"[", 0)],
@@ -222,6 +229,11 @@ def test_a_broken_record_of_a_tar_is_refused_by_itself(tmp_path: Path, monkeypat
     found = read(write(tmp_path / "a.tar", tar_bytes(members)))
     assert [getattr(record, "reason", "") for _, record in found] == ["bad_record"] * 6 + [""]
     assert [row for row, _ in found] == list(range(7))
+
+
+def test_archives_one_behind_another_are_read_to_the_end(tmp_path: Path) -> None:
+    both = tar_bytes([("0.txt", b"a")]) + tar_bytes([("1.txt", b"b")])  # cat 0.tar 1.tar
+    assert [record["txt"] for _, record in read(write(tmp_path / "a.tar", both)) if isinstance(record, dict)] == ["a", "b"]
 
 
 def test_a_tar_that_breaks_off_keeps_the_records_before(tmp_path: Path) -> None:

@@ -56,13 +56,16 @@ def tagger(model: Path, digest: str, n: int = 2) -> Tagger:
     return Tagger(opened, "tiny", digest, "float32", 128, RolloutSampling(n=n, max_tokens=6), 0, {"num_cpus": 1.0})
 
 
-def test_what_decides_the_words_decides_the_cache_and_nothing_else(file: Path) -> None:
+def test_what_decides_the_words_decides_the_cache_and_nothing_else(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = tagger(Path("m"), "digest")
     assert replace(one, sampling=one.sampling.model_copy(update={"n": 8, "concurrency": 4})).params_hash == one.params_hash
     assert replace(one, sampling=one.sampling.model_copy(update={"max_tokens": 7})).params_hash != one.params_hash
     assert replace(one, digest="other").params_hash != one.params_hash and replace(one, seed=1).params_hash != one.params_hash
     row: Row = pq.read_table(file).to_pylist()[0]
     assert content_of(row | {"answer": "x"}) != content_of(row) == content_of(row | {"mode": "thinking"}) == row["content"]
+    before = one.params_hash
+    monkeypatch.setattr(module, "code_digest", lambda: "another verifier")
+    assert one.params_hash != before, "what passed under other code may be wrong now"
 
 
 def test_parts_are_read_back_put_together_and_failed_attempts_are_retried(

@@ -41,9 +41,9 @@ def test_a_tag_is_told_with_its_evidence(curated: Curated) -> None:
 
 
 def test_rate_is_corrected_for_guessing(curated: Curated) -> None:
-    """6 of 8: (0.75 - 1/23) / (22/23) = 65/88."""
+    """6 of 8 at a guess rate of 1/20, of two digits: (0.75 - 1/20) / (19/20) = 14/19."""
     evidence = tell(curated.run, DIGITS.format(6)).evidence
-    assert evidence is not None and evidence.corrected == pytest.approx(65 / 88)
+    assert evidence is not None and evidence.corrected == pytest.approx(14 / 19)
 
 
 def test_each_row_that_it_was_written_as_is_there(curated: Curated) -> None:

@@ -46,7 +46,8 @@ def test_each_reason_and_its_neighbour(trace: str, expected: str) -> None:
         ("There are 12 dogs; so seven in all", "7"), ("3 cats.\nso five animals", "5"), ("x = 1,200", "1200"),
         ("7.50 euros", "7.50"), ("so of the 12 dogs 7 are brown", "7"), ("4 + 4 = 8, so 7", "7"),
         ("so 3 + 4 = $7 in 2 bags", "7"),
-        ("it is -3", "-3"), ("5-3", "3"), ("= -3", "-3"), ("3/4 of it", "3/4"), ("the 7th of 9, the 3rd", "9"), ("12kg", "12"),
+        ("it is -3", "-3"), ("= \u22123", "-3"), ("3 \u2212 8 = \u22125.", "-5"),
+        ("5-3", "3"), ("= -3", "-3"), ("3/4 of it", "3/4"), ("the 7th of 9, the 3rd", "9"), ("12kg", "12"),
         ("nothing", ""), ("Sold 48/2 = <<48/2=24>>24 clips", "24"), ("\n#### 72", "72"), ("v2", ""), ("17%", "17"),
     ],
 )  # fmt: skip

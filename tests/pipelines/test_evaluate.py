@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,9 @@ def test_results_survive_the_disk(tmp_path: Path) -> None:
     items = verdicts(samples(3), ("hard",))
     write_results(tmp_path / "bpo.jsonl", items)
     assert read_results(tmp_path / "bpo.jsonl") == items
+    odd = replace(items[0], question="one\u2028two\x85three\n")  # lines to `str.splitlines`, not to JSON
+    write_results(tmp_path / "odd.jsonl", [odd, items[1]])
+    assert read_results(tmp_path / "odd.jsonl") == [odd, items[1]]
 
 
 def test_h_acc_items_are_sampled_in_both_forced_modes_and_left_out_on_request() -> None:
@@ -150,6 +154,15 @@ def test_a_response_that_was_cut_off_is_wrong_even_if_it_says_the_answer() -> No
     assert not evaluate.judge(prompt, completion(prompt, text, finished=False)).correct
     thought = evaluate.judge(prompt, completion(prompt, f"\nlook\n</think>\n\n{prompt.answer}", finished=True))
     assert thought == Outcome(True, 3, True, f"\nlook\n</think>\n\n{prompt.answer}")
+
+
+def test_verdicts_of_other_code_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    recipe = validate({"name": "x"})
+    kept = evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data")
+    assert kept == evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data")
+    monkeypatch.setattr("bimode.verify.code_digest", lambda: "another verifier")
+    assert evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data") != kept
 
 
 class Page(HTMLParser):

@@ -48,6 +48,25 @@ def test_whole_and_streamed_agree(mode: str, text: str, reasoning: str | None, c
     assert stream(parser, ids, tokenizer) == (reasoning, content)
 
 
+def test_a_tag_that_is_spelled_out_is_no_part_of_the_reasoning(tiny_llava: Path) -> None:
+    """A model may write the tag as ordinary text, which comes in pieces."""
+    from actors.thinking_parser import ThinkingParser
+
+    parser = ThinkingParser(Codec(tiny_llava).tokenizer, chat_template_kwargs={"thinking_mode": "long"})
+    for pieces, wanted in (
+        (("3 < 4", "</", "thi", "nk", ">", "\n\n", "4"), ("3 < 4", "4")),
+        (("3 <", "/", " 4", "</think>4"), ("3 </ 4", "4")),
+        (("3", "</th", "ink>", "</think>"), ("3", "</think>")),
+    ):
+        said, text = ["", ""], ""
+        for piece in pieces:
+            delta = parser.extract_reasoning_streaming(text, text + piece, piece, [], [], [])
+            text += piece
+            if delta is not None:
+                said = [said[0] + (delta.reasoning or ""), said[1] + (delta.content or "")]
+        assert tuple(said) == parser.extract_reasoning(text, None) == wanted
+
+
 def test_tags_of_earlier_turns_do_not_count_and_reasoning_tokens_are_counted(tiny_llava: Path) -> None:
     from actors.thinking_parser import ThinkingParser
 

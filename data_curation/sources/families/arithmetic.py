@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 from bimode.records import Sample
 from data_curation.sources.families import canvas
@@ -25,6 +26,13 @@ def arithmetic_trace(digits: list[int], operators: list[str]) -> tuple[str, int]
     return f"look : {len(digits)} terms : {' '.join(shown)} ; then {' '.join(steps)} ; so {value}", value
 
 
+@cache
+def guess_rate(level: str) -> float:
+    """How often the best blind answer is right."""
+    digits = range(1, 10)
+    return canvas.best_blind(level, digits, lambda _, value: [of(value, d) for of in OPERATIONS.values() for d in digits])
+
+
 def expression(index: int, split: str, seed: int, weights: tuple[float, float, float]) -> Sample:
     """Sample `index` of the family in `split`; up to nine glyphs run over two lines of the canvas."""
     rng = canvas.rng_of("arithmetic", split, seed, index)
@@ -43,7 +51,7 @@ def expression(index: int, split: str, seed: int, weights: tuple[float, float, f
     return Sample(
         id=f"arithmetic-{split}-{seed}-{index}", question=str(rng.choice(QUESTIONS)),
         images=(canvas.to_png(image, rng),), answer=str(value), trace=trace, transcription=f"{count} terms : {shown}",
-        verifier="exact", verifier_args="{}", guess_rate=1 / canvas.MODULUS, task="arithmetic", domain="expression",
+        verifier="exact", verifier_args="{}", guess_rate=guess_rate(level), task="arithmetic", domain="expression",
         level=level, difficulty=json.dumps({"operands": count}), split=split, source="scikit-learn/load_digits",
         source_license="CC-BY-4.0", source_refs=tuple(refs),
     )  # fmt: skip

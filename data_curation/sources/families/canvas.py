@@ -6,6 +6,7 @@ One size for all, so that neither the width of an image nor the wording of a que
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 SIDE = 40
 CELL = 8
 GRID = SIDE // CELL
-MODULUS = 23  # a prime, so that products never collapse and a blind answer is right one time in 23
+MODULUS = 23  # a prime, so that products never collapse; a blind answer to many operands is right one time in 23
 # Operands by level. One is a matter of looking and two of one step, which a tiny model learns to do in its head; four and five
 # it has to carry. Three lies between: directly right on some families half the time, on questions that nobody can name
 # beforehand, so a choice of mode could not be judged there.
@@ -39,6 +40,24 @@ def draw_operands(rng: np.random.Generator, weights: tuple[float, float, float])
     """Draws a level by `weights` (easy, mid, hard) and the number of operands inside it."""
     level = str(rng.choice(list(LEVELS), p=np.asarray(weights) / sum(weights)))
     return level, int(rng.choice(LEVELS[level]))
+
+
+def best_blind(level: str, first: Sequence[int], following: Callable[[int, int], Sequence[int]]) -> float:
+    """How often the best blind answer is right at `level`: the largest share that one result has, modulo 23.
+
+    All of `first` are equally likely as the first operand, and all of `following(k, value)` as the result of step k from `value`.
+    """
+    best = np.zeros(MODULUS)
+    for count in LEVELS[level]:
+        share = np.bincount(first, minlength=MODULUS) / len(first)
+        for k in range(count - 1):
+            reached = np.zeros(MODULUS)
+            for value in range(MODULUS):
+                results = np.array(following(k, value)) % MODULUS
+                np.add.at(reached, results, share[value] / len(results))
+            share = reached
+        best += share / len(LEVELS[level])
+    return float(best.max())
 
 
 @cache

@@ -63,6 +63,13 @@ def chart_trace(ticks: list[int]) -> tuple[str, int]:
     return f"look : {len(ticks)} bars : {' '.join(map(str, ticks))} ; then {' '.join(steps)} ; so {value}", value
 
 
+@cache
+def guess_rate(level: str) -> float:
+    """How often the best blind answer is right; all heights are equally likely."""
+    ticks = range(1, TICKS + 1)
+    return canvas.best_blind(level, ticks, lambda k, value: [value + tick if k % 2 else value * tick for tick in ticks])
+
+
 def bar_chart(index: int, split: str, seed: int, weights: tuple[float, float, float]) -> Sample:
     """Sample `index` of the family in `split`."""
     rng = canvas.rng_of("charts", split, seed, index)
@@ -80,7 +87,7 @@ def bar_chart(index: int, split: str, seed: int, weights: tuple[float, float, fl
     return Sample(
         id=f"charts-{split}-{seed}-{index}", question=str(rng.choice(QUESTIONS)), images=(canvas.to_png(image, rng),),
         answer=str(value), trace=trace, transcription=f"{count} bars : {' '.join(map(str, ticks))}", verifier="exact",
-        verifier_args="{}", guess_rate=1 / canvas.MODULUS, task="charts", domain="chart", level=level,
+        verifier_args="{}", guess_rate=guess_rate(level), task="charts", domain="chart", level=level,
         difficulty=json.dumps(knobs), split=split, source="vega-datasets", source_license="MIT",
         source_refs=tuple(f"{ref}/{int(r)}" for r in rows),
     )  # fmt: skip

@@ -75,6 +75,12 @@ def strip_trace(digits: list[int]) -> tuple[str, int]:
     return f"{read} then {' '.join(steps)} ; so {value}", value
 
 
+@cache
+def guess_rate(level: str) -> float:
+    """How often the best blind answer is right."""
+    return canvas.best_blind(level, range(10), lambda _, value: range(10 * value, 10 * value + 10))
+
+
 def digit_strip(index: int, split: str, seed: int, weights: tuple[float, float, float]) -> Sample:
     """Sample `index` of the family in `split`."""
     rng = canvas.rng_of("digits", split, seed, index)
@@ -89,7 +95,7 @@ def digit_strip(index: int, split: str, seed: int, weights: tuple[float, float, 
     return Sample(
         id=f"digits-{split}-{seed}-{index}", question=str(rng.choice(QUESTIONS)), images=(canvas.to_png(image, rng),),
         answer=str(value), trace=trace, transcription=f"{count} digits : {' '.join(map(str, digits))}",
-        verifier="exact", verifier_args="{}", guess_rate=1 / canvas.MODULUS, task="digits", domain="strip", level=level,
+        verifier="exact", verifier_args="{}", guess_rate=guess_rate(level), task="digits", domain="strip", level=level,
         difficulty=json.dumps({"operands": count}), split=split, source="scikit-learn/load_digits",
         source_license="CC-BY-4.0", source_refs=tuple(refs),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bimode.curate_config import SourceConfig
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER, Sample
-from bimode.verify import INT, OPEN, THOUSANDS, is_correct
+from bimode.verify import INT, OPEN, is_correct, plain_number
 from data_curation.sources.layouts.cells import BAD, LETTERS, Refused
 from data_curation.validate import MAX_TEXT
 
@@ -86,7 +86,7 @@ def _without_markers(draft: Draft) -> str:
 
 def _judge(draft: Draft, source: SourceConfig) -> tuple[str, str, str]:
     """(verifier, answer in the form it compares with, its arguments)."""
-    answer, plain = draft.answer, THOUSANDS.sub("", draft.answer)
+    answer, plain = draft.answer, plain_number(draft.answer)
     is_int = len(plain) <= MAX_DIGITS and INT.fullmatch(plain) is not None
     verifier = str(source.verifier)
     if verifier == "auto":

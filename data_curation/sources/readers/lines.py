@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, BinaryIO
 
 from data_curation.sources.files import BLOCK
@@ -61,7 +62,9 @@ def _lines(source: BinaryIO) -> Iterator[bytes | None]:
 
 
 def _list_items(source: BinaryIO) -> Iterator[Any]:
-    """The items of a JSON list. Raises ValueError where one is broken: behind it nothing says where the next one starts."""
+    """The items of a JSON list. Raises ValueError where one is broken, behind which nothing says where the next one starts, and
+    where something follows the list, such as another one.
+    """
     reader, decoder = io.TextIOWrapper(source, encoding="utf-8-sig"), json.JSONDecoder()
     text = reader.read(BLOCK)
     at = text.index("[") + 1
@@ -69,6 +72,8 @@ def _list_items(source: BinaryIO) -> Iterator[Any]:
         while text[at : at + 1] in (*BLANK, ","):
             at += 1
         if text[at : at + 1] == "]":
+            if text[at + 1 :].strip(BLANK) or any(more.strip(BLANK) for more in iter(partial(reader.read, BLOCK), "")):
+                raise ValueError("something follows the list")
             return
         try:
             value, end = decoder.raw_decode(text, at)

@@ -59,7 +59,8 @@ def read_webdataset(part: FilePart) -> Read:
     """A record a group: the fields of its `.json`, texts and images under their endings, all images also as `images`."""
     with (
         open_plain(part.file) as source,
-        tarfile.open(fileobj=source, mode="r|", tarinfo=Header, encoding="utf-8", errors="replace") as archive,
+        # zeros end an archive; another one may follow (`cat a.tar b.tar`), and the records of a hole would be gone without a word
+        tarfile.open(fileobj=source, mode="r|", tarinfo=Header, ignore_zeros=True, encoding="utf-8", errors="replace") as archive,
     ):
         for row, group in enumerate(_groups(archive)):
             try:
