@@ -58,7 +58,7 @@ def filter_trace(question: str, answer: str, trace: str, config: FilterConfig) -
     if len(trace) > config.max_trace:
         return "long_trace", f"{len(trace)} characters"
     if says_nothing(trace, question, answer):
-        return "empty_trace", ascii(trace[:80])[1:-1]
+        return "empty_trace", ascii(trace[:80])[1:81]
     if config.max_repetition and (share := repetition(trace)) > config.max_repetition:
         return "repetition", f"{share:.2f} of the trace"
     return "", ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bimode.curate_config import FilterConfig, SourceConfig
@@ -151,6 +151,7 @@ def test_what_a_family_draws_passes() -> None:
 
 @settings(max_examples=60)
 @given(st.text(max_size=300), st.text(max_size=50), st.text(max_size=300), st.integers(1, 40))
+@example("", "", "\U0001d555" * 80, 1)  # each ten characters in ASCII, in the detail
 def test_no_text_stops_it(question: str, answer: str, trace: str, times: int) -> None:
     reason(question, answer, trace)
     share = repetition(trace * times)
