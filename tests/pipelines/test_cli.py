@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from ray.exceptions import RayTaskError
 
 from bimode.codec import Codec
@@ -344,7 +345,10 @@ def test_ray_task_error_unwraps_to_its_cause(tmp_path: Path) -> None:
     assert line.startswith("bpo: loss is nan (") and "the same command continues" in line
     starved = as_user_error("curate", tmp_path, wrapped(StarvedError("no rows")))
     assert isinstance(starved, StarvedError) and "the same command" not in str(starved), "it would end in the same way"
-    assert "no space left on the disk" in str(as_user_error("anneal", tmp_path, wrapped(OSError(errno.ENOSPC, "full"))))
+    with pytest.raises(RuntimeError) as torchs:
+        torch.save(torch.zeros(300_000), "/dev/full")
+    for full in (OSError(errno.ENOSPC, "full"), OSError(errno.EDQUOT, "quota"), torchs.value):
+        assert "no space left on the disk" in str(as_user_error("anneal", tmp_path, wrapped(full)))
     config = as_user_error("bpo", tmp_path, wrapped(ConfigError("a.b", 3, "use 4")))
     assert str(config) == "a.b = 3: use 4" and config.exit_code == 2
     assert not (tmp_path / "error.log").exists()
