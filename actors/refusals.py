@@ -6,12 +6,15 @@ says everything three times; vLLM drops what a chat template does not know witho
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
 from aiohttp import ClientError
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from PIL.Image import DecompressionBombError, Image
+from ray.exceptions import RayTaskError
 from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException  # no public module has these two
 from ray.llm._internal.serve.core.ingress.ingress import init
 from ray.serve.llm.ingress import OpenAiIngress
@@ -46,6 +49,13 @@ def check_keys(given: Collection[str], known: Collection[str]) -> None:
     if wrong := ", ".join(key for key in given if key not in known):
         message = f"chat_template_kwargs = {wrong}: no such key; use {', '.join(known)}"
         raise Refused(400, "BadRequestError", "chat_template_kwargs", message)
+
+
+def check_place(given: Collection[str], known: Collection[str]) -> None:
+    """Raises Refused if a key of the template is among those `given` beside `messages`, where vLLM would ignore it."""
+    for key in known:
+        if key in given:
+            raise Refused(400, "BadRequestError", key, f'{key}: belongs in chat_template_kwargs, as {{"{key}": ...}}')
 
 
 def template_keys(template: str) -> list[str]:
@@ -86,7 +96,8 @@ class ThinkingIngress(OpenAiIngress):
         return str(await super()._get_model_id(model))
 
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
-        """Ray's, of a request whose `chat_template_kwargs` the template knows."""
+        """Ray's, of a request whose `chat_template_kwargs` the template knows, and stand in their place."""
+        check_place(body.model_extra or {}, self.known_keys)
         check_keys(body.chat_template_kwargs or {}, self.known_keys)
         return await super().chat(body, request)
 
@@ -95,6 +106,8 @@ def make_app() -> FastAPI:
     """Ray's application; what it or vLLM refuses is said once."""
     app = init()
     app.add_exception_handler(OpenAIHTTPException, _say)
+    app.add_exception_handler(RequestValidationError, _say_invalid)
+    app.add_exception_handler(RayTaskError, _say_failed)
     for status in (404, 405):
         app.add_exception_handler(status, _say_where)
     return app
@@ -103,6 +116,26 @@ def make_app() -> FastAPI:
 async def _say(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OpenAIHTTPException)
     return _body(error.message, error.type, getattr(error, "param", None), error.status_code)
+
+
+async def _say_invalid(request: Request, error: Exception) -> JSONResponse:
+    """A body that is no request. Ray's own sends all of it back, and fails at one that came without a content type."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    if isinstance(first.get("input"), bytes):
+        return _body(f"{where}: send it with the header Content-Type: application/json", "BadRequestError", where, 400)
+    return _body(f"{where}: {first['msg']}", "BadRequestError", where, 400)
+
+
+async def _say_failed(request: Request, error: Exception) -> JSONResponse:
+    """What the engine raised, for which Ray would send its stack, with the paths of this machine."""
+    assert isinstance(error, RayTaskError)
+    cause = error.cause
+    status = 400 if isinstance(cause, VLLMClientError) else int(getattr(cause, "status_code", 500))
+    line = next(iter(str(cause).strip().splitlines()), "")
+    logging.getLogger("ray.serve").error("request failed", exc_info=error)
+    return _body(f"{type(cause).__name__}: {line}", type(cause).__name__, None, status)
 
 
 async def _say_where(request: Request, error: Exception) -> JSONResponse:

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ModelKind = Literal["text", "image_text"]
+OF_A_RUN = ("model", "bpo/model", "anneal/model")  # of a stage's directory; of a run's, the last first
 
 
 def model_kind(path: Path) -> ModelKind:
     """Reads config.json of a Hugging Face directory. Raises ConfigError for anything but the two kinds."""
     if not (path / "config.json").is_file():
         lacks = "no config.json there" if path.is_dir() else "no such directory"
-        raise ConfigError("model", path, f"{lacks}; give a Hugging Face model directory")
+        raise ConfigError("model", path, f"{lacks}; {_instead(path)}")
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -44,6 +45,14 @@ def model_kind(path: Path) -> ModelKind:
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return "text"
     raise ConfigError("model", path, f"model_type {config.model_type} is neither text nor image-text")
+
+
+def _instead(path: Path) -> str:
+    """What to give instead of `path`, which is no model: that of the stage or of the run that it is, or that has not ended."""
+    near = next((path / inside for inside in OF_A_RUN if (path / inside / "config.json").is_file()), None)
+    if path.name == "model" and (path.parent / "claim.json").is_file():
+        return f"{path.parent.name} has not ended; its own command continues it"
+    return f"did you mean {near}?" if near else "give a Hugging Face model directory"
 
 
 def load_model(path: Path, dtype: Any) -> Any:
@@ -79,10 +88,11 @@ class Codec:
 
         Raises ConfigError if its files are missing, and for images that are written in another way than ours.
         """
+        is_pictured = self.kind == "image_text"  # asked before an import of seconds: what is no model is refused at once
         from transformers import AutoProcessor, AutoTokenizer
 
         loader, files = AutoTokenizer, "tokenizer.json and tokenizer_config.json"
-        if self.kind == "image_text":
+        if is_pictured:
             loader, files = AutoProcessor, f"{files} and processor_config.json (or preprocessor_config.json)"
         try:
             found = loader.from_pretrained(self.path, local_files_only=True)
@@ -91,7 +101,7 @@ class Codec:
         tokenizer = getattr(found, "tokenizer", found)
         if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_ids):  # without files it may be made empty
             raise ConfigError("model", self.path, f"no tokenizer or processor there that transformers can read; add {files}")
-        if self.kind == "image_text" and (token := getattr(found, "image_token", IMAGE_MARKER)) != IMAGE_MARKER:
+        if is_pictured and (token := getattr(found, "image_token", IMAGE_MARKER)) != IMAGE_MARKER:
             fix = f"its processor writes an image as {token}; only those that write {IMAGE_MARKER}, as LLaVA's, are known here"
             raise ConfigError("model", self.path, fix)
         return found

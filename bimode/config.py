@@ -144,3 +144,10 @@ class Recipe(Section):
                 fix = f"must be below model.max_model_len = {self.model.max_model_len}, which holds the prompt too"
                 raise ConfigError(key, tokens, fix)
         return self
+
+    @model_validator(mode="after")
+    def _gpus_hold_what_moves_between_them(self) -> Recipe:
+        if self.bpo.sync != "object_store" and not (self.cluster.rollout_gpus and self.cluster.learner_gpus):
+            fix = "moves weights between GPUs; use object_store, or set cluster.rollout_gpus and cluster.learner_gpus"
+            raise ConfigError("bpo.sync", self.bpo.sync, fix)
+        return self

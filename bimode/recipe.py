@@ -86,8 +86,11 @@ def _fix(problem: Any, path: list[str]) -> str:
     section = ".".join(part for part in path if not part.isdecimal())
     match problem["type"]:
         case "extra_forbidden":
-            near = difflib.get_close_matches(path[-1], _known(path[:-1]), n=1)
-            return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known here: {', '.join(_known(path[:-1]))}"
+            *outer, name = path
+            known = _known(outer)
+            deeper = [".".join([*outer, part, name]) for part in known if name in _known([*outer, part])]
+            near = difflib.get_close_matches(name, known, n=1) + deeper
+            return f"unknown key; did you mean {' or '.join(near)}?" if near else f"unknown key; known here: {', '.join(known)}"
         case "literal_error":
             expected = problem["ctx"]["expected"]
             near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -69,9 +70,14 @@ def to_disk(*paths: Path) -> None:
             os.close(handle)
 
 
-def read_json(path: Path) -> Any:
-    """The JSON value in `path`, or None where there is no such file."""
-    return json.loads(path.read_text()) if path.is_file() else None
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in `path`, or None where there is no such file. Raises ConfigError where it holds anything else."""
+    if not path.is_file():
+        return None
+    with suppress(ValueError):
+        if isinstance(found := json.loads(path.read_text()), dict):
+            return found
+    raise ConfigError(path.name, path, "is damaged, half copied, or not ours; copy it again, or take it away")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +110,8 @@ class StageDir:
 
     def is_current(self, config: Any, inputs: Mapping[str, str]) -> bool:
         """True if the manifest's config and `inputs` (digests) are these, and its outputs those on disk now."""
-        if not self.manifest.is_file():
+        if (entry := read_json(self.manifest)) is None:
             return False
-        entry = json.loads(self.manifest.read_text())
         if entry["config_digest"] != digest_json(config) or entry["inputs"] != inputs:
             return False
         return all(
@@ -158,7 +163,8 @@ class StageDir:
         """Digest of each input. Raises ConfigError for one that is not there."""
         for key, path in inputs.items():
             if not path.exists():
-                raise ConfigError(f"{self.stage}.{key}", path, "no such path; run the stage that makes it first")
+                maker = path.relative_to(self.run).parts[0] if path.is_relative_to(self.run) else "the stage that makes it"
+                raise ConfigError(f"{self.stage}.{key}", path, f"no such path; run {maker} first")
         return {key: digest_path(path) for key, path in inputs.items()}
 
 
@@ -178,7 +184,7 @@ def made_by(model: Path) -> Made | None:
         manifest = read_json(folder / "manifest.json")
     except (OSError, ValueError):  # somebody else's file of that name
         return None
-    if not isinstance(manifest, dict) or model.resolve().name not in manifest.get("outputs", ()):
+    if manifest is None or model.resolve().name not in manifest.get("outputs", ()):
         return None
     stage = str(manifest.get("stage"))
     if folder.name == stage:
@@ -198,6 +204,6 @@ class StageResult:
 def update_run_manifest(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Reads DIR/manifest.json (or an empty one), lets `change` edit it, writes it back atomically."""
     path = run / "manifest.json"
-    manifest: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"stages": {}}
+    manifest = read_json(path) or {"stages": {}}
     change(manifest)
     write_atomic(path, json.dumps(manifest, indent=1, default=str))

@@ -73,7 +73,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     """A connected Ray; on the way out nothing that this call started is left running.
 
     Inside a job, or with RAY_ADDRESS set, it is that cluster, with the code as working directory. Otherwise it is a
-    local instance with `num_cpus` logical CPUs, which offers the custom resources that the recipe names.
+    local instance with `num_cpus` logical CPUs, which offers the custom resources that the recipe names. SIGTERM is Ctrl-C.
     """
     import ray
 
@@ -91,6 +91,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         runtime_env={"env_vars": worker_environment(config) | {"PYTHONPATH": _python_path()}},
     )
     ours = [child for child in _children() if child not in before]
+    _terminate_as_interrupt()
     try:
         yield
     finally:
@@ -143,6 +144,7 @@ def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
     if not in_job():
         runtime_env |= {"working_dir": str(ROOT), "excludes": list(NOT_SHIPPED)}
     ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
+    _terminate_as_interrupt()
     try:
         _unpack_everywhere(ray)
         yield
@@ -176,18 +178,25 @@ def _python_path() -> str:
     return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
 
 
+def _terminate_as_interrupt() -> None:
+    """SIGTERM as Ctrl-C: `ray.init` set it to print a stack and to kill Ray under a driver that still needs it."""
+    with suppress(ValueError):  # not the main thread: signals do not come here
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Keeps a second Ctrl-C from cutting the shutdown short."""
+    """Keeps a second Ctrl-C or SIGTERM from cutting the shutdown short."""
     try:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread: signals do not come here
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _children(process: Any = None, *, recursive: bool = False) -> list[Any]:

@@ -89,7 +89,7 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
     with open_graph(recipe, inputs["model"], room) as graph, track("bpo", total=bpo.steps, unit="step") as bar:
         references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
         start = log.resume(graph, ledger)
-        bar.advance(start)
+        bar.kept(start)
         with open_rollouts(recipe, graph, prompts, references, ledger, stage.path) as rollouts, drill.on(graph):
             for step in range(start, bpo.steps):
                 if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:

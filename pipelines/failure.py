@@ -11,6 +11,7 @@ from pathlib import Path
 from bimode.errors import BimodeError, ConfigError, StarvedError
 
 GO_ON = "the same command continues"
+FULL_DISK = ("no space left on device", "disk quota exceeded", "] . unexpected pos")  # the last is all that torch.save says
 
 
 class StageFailed(BimodeError):
@@ -58,8 +59,9 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """ENOSPC, also where a library kept only its text."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "no space left on device" in str(error).lower()
+    """ENOSPC or a quota's end, also where a library kept only its text, or no more than where its writing broke off."""
+    text = str(error).lower()
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(words in text for words in FULL_DISK)
 
 
 def _kept(run: Path) -> str:

@@ -42,7 +42,9 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
         _port_is_free(host, port)
     codec = servable(model)
     _length_fits(model, max_model_len)
+    say(f"serve: {'joining the Ray cluster' if is_shared else 'starting Ray'}")
     with connect(config):
+        _has_gpus(gpus)
         from ray import serve
 
         from actors.serving import build_app
@@ -52,7 +54,7 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
         if is_shared:
             _has_room(name, host, port)
         path = f"/{name}" if is_shared else ""
-        say(f"serve: loading {model}")
+        say(f"serve: loading {model}{'' if gpus else ', which takes a minute or more on a CPU'}")
         serve.start(http_options={"host": host, "port": port})
         try:
             template = codec.tokenizer.chat_template
@@ -100,6 +102,15 @@ def _length_fits(model: Path, max_model_len: int) -> None:
     most = config.get("text_config", config).get("max_position_embeddings")
     if most and max_model_len > most:
         raise ConfigError("--max-model-len", max_model_len, f"the model's config allows {most} tokens; use at most so many")
+
+
+def _has_gpus(gpus: int) -> None:
+    """Serve would wait for them for ever."""
+    from cluster.placement import node_resources
+
+    there = sum(node.get("GPU", 0.0) for node in node_resources())
+    if gpus > there:
+        raise ConfigError("--gpus", gpus, f"Ray sees {there:g} here; use at most so many, 0 serves on the CPU")
 
 
 def _is_a_name(name: str) -> None:

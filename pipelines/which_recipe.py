@@ -28,8 +28,8 @@ def refuse_bare_name(path: Path | None) -> Path | None:
 
 def kept(run: Path) -> dict[str, Any] | None:
     """The recipe that something has worked by in the directory `run`."""
-    recipe: dict[str, Any] | None = (read_json(run / "manifest.json") or {}).get("recipe")
-    return recipe
+    recipe = (read_json(run / "manifest.json") or {}).get("recipe")
+    return recipe if isinstance(recipe, dict) else None  # many tools write a file of that name
 
 
 def recipe_and_run(recipe: Path | None, out: str | None) -> tuple[Path, str]:
@@ -39,6 +39,8 @@ def recipe_and_run(recipe: Path | None, out: str | None) -> tuple[Path, str]:
             raise ConfigError("RECIPE", "(missing)", "give a recipe or a run's directory, or --model and --data, or all three")
         return Path(out), out
     if out is None and kept(recipe) is None:
+        if not recipe.is_file():
+            raise ConfigError("RECIPE", recipe, "is neither a recipe nor a run's directory: it has no manifest.json with one")
         raise ConfigError("--out", "(missing)", "name a run directory")
     return recipe, str(recipe) if out is None else out
 

@@ -68,6 +68,12 @@ class Running:
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(timeout)
 
+    def terminate(self, timeout: float = 60.0) -> int:
+        """SIGTERM to the command alone, as systemd, Kubernetes and `kill` send it; the exit code."""
+        self.note_tree()
+        self.process.terminate()
+        return self.process.wait(timeout)
+
     def left(self) -> list[psutil.Process]:
         """Descendants that still run."""
         return [p for p in self.tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

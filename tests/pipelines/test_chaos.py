@@ -108,6 +108,7 @@ def test_a_killed_driver_and_a_killed_learner_change_nothing(
     with Running((*words, *(word for key in drill for word in ("--set", key))), tmp_path / "again.log") as again:
         assert again.process.wait(300) == 0, again.log.read_text()[-3000:]
     said = (tmp_path / "again.log").read_text()
+    assert "kept from before" in said, "or the rate would be that of steps which nobody has just done"
     assert "chaos: kill-learner" in said and "starting again from the last sealed checkpoint (2 restarts left)" in said
     check_closed(run)
     assert weights(run) == whole.result()

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from ray.exceptions import RayTaskError
 
 from bimode.codec import Codec
@@ -65,6 +66,7 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
         (("evaluate", "--out", "x", "--model", "m"), "--data = (missing): --model and --data belong together"),
         (("evaluate", "--out", "x"), "RECIPE = (missing): give a recipe or a run's directory, or --model and --data"),
         (("evaluate", "{recipe}"), "--out = (missing): name a run directory"),
+        (("evaluate", "pipelines"), "RECIPE = pipelines: is neither a recipe nor a run's directory"),
         (("evaluate", "--model", "m", "--data", "d"), "--out = (missing): name a run directory"),
         (("evaluate", "--out", "x", "--model", "absent", "--data", "absent"), "--model = absent: no such directory"),
         (("bpo", "{recipe}", "--out", "x", "--chaos", "foo"), "--chaos = foo: use one of kill-rollout, stall-rollout"),
@@ -132,6 +134,9 @@ def test_mistakes_are_one_line_and_code_2(
         ("name=3", 'name = 3: is text; write "3"'),
         ("curate.fold=[2, 2]", "curate.fold = [2, 2]: which, counted from 0, and of how many; write e.g. [0, 2]"),
         ("nmae=x", "nmae = x: unknown key; did you mean name?"),
+        ("bpo.lr=1e-4", "bpo.lr = 0.0001: unknown key; did you mean bpo.optim.lr?"),
+        ("steps=2", "steps = 2: unknown key; did you mean stages or anneal.steps or bpo.steps?"),
+        ("bpo.sync=nccl", "bpo.sync = nccl: moves weights between GPUs; use object_store, or set cluster.rollout_gpus and"),
     ],
 )
 def test_impossible_values_name_their_key_and_the_way_out(
@@ -289,7 +294,7 @@ def test_missing_input_names_the_stage_to_run(
     run = tmp_path / "run"
     for is_there in (False, True):
         code, line = said(capsys, "anneal", str(recipe), "--out", str(run), "--set", f"model.base={tiny_llava}")
-        assert code == 2 and line.startswith(f"error: anneal.data = {run}/curate/data: no such path")
+        assert code == 2 and line.startswith(f"error: anneal.data = {run}/curate/data: no such path; run curate first")
         assert run.exists() is is_there, "what is refused leaves nothing behind, and what was there stays"
         run.mkdir(exist_ok=True)
     assert "recipe" not in json.loads((run / "manifest.json").read_text()), "nothing has worked here by this recipe"
@@ -340,7 +345,10 @@ def test_ray_task_error_unwraps_to_its_cause(tmp_path: Path) -> None:
     assert line.startswith("bpo: loss is nan (") and "the same command continues" in line
     starved = as_user_error("curate", tmp_path, wrapped(StarvedError("no rows")))
     assert isinstance(starved, StarvedError) and "the same command" not in str(starved), "it would end in the same way"
-    assert "no space left on the disk" in str(as_user_error("anneal", tmp_path, wrapped(OSError(errno.ENOSPC, "full"))))
+    with pytest.raises(RuntimeError) as torchs:
+        torch.save(torch.zeros(300_000), "/dev/full")
+    for full in (OSError(errno.ENOSPC, "full"), OSError(errno.EDQUOT, "quota"), torchs.value):
+        assert "no space left on the disk" in str(as_user_error("anneal", tmp_path, wrapped(full)))
     config = as_user_error("bpo", tmp_path, wrapped(ConfigError("a.b", 3, "use 4")))
     assert str(config) == "a.b = 3: use 4" and config.exit_code == 2
     assert not (tmp_path / "error.log").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from bimode.errors import ConfigError
-from pipelines.serve import _has_room, _is_a_name, _length_fits
+from bimode.rundir import write_atomic
+from cluster import placement
+from pipelines.serve import _has_gpus, _has_room, _is_a_name, _length_fits, servable
 
 
 @pytest.fixture()
@@ -66,3 +69,33 @@ def test_a_name_can_stand_in_a_url(name: str) -> None:
     with pytest.raises(ConfigError, match="letters, digits, dots"):
         _is_a_name(name)
     _is_a_name("R-4B.v1_2")
+
+
+def test_gpus_that_no_node_has_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "node_resources", lambda: [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}, {"GPU": 1.0}])
+    _has_gpus(0)
+    _has_gpus(2)
+    with pytest.raises(ConfigError, match="--gpus = 3: Ray sees 2 here; use at most so many, 0 serves"):
+        _has_gpus(3)
+
+
+def test_what_is_no_model_is_refused_at_once_and_shown_the_one_that_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory of a run, of a stage, and the model of a stage that was interrupted, before an import of many seconds."""
+    monkeypatch.setitem(sys.modules, "transformers", None)  # whoever imports it now fails
+    for stage in ("anneal", "bpo"):
+        write_atomic(tmp_path / stage / "claim.json", "{}")
+    write_atomic(tmp_path / "anneal" / "model" / "config.json", "{}")
+    says = {
+        ".": f"did you mean {tmp_path}/anneal/model[?]",
+        "anneal": f"did you mean {tmp_path}/anneal/model[?]",
+        "bpo": "give a Hugging Face model directory",
+        "bpo/model": "bpo has not ended; its own command continues it",
+    }
+    for path, fix in says.items():
+        with pytest.raises(ConfigError, match=f"^--model = {tmp_path / path}: no .*; {fix}$"):
+            servable(tmp_path / path)
+    write_atomic(tmp_path / "bpo" / "model" / "config.json", "{}")
+    with pytest.raises(ConfigError, match=f"did you mean {tmp_path}/bpo/model[?]"):
+        servable(tmp_path)

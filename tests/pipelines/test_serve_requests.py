@@ -7,12 +7,16 @@ import base64
 import io
 import json
 import random
+from typing import Any
 
 import pytest
 from fastapi import Request
 from PIL import Image
+from ray.exceptions import RayTaskError
+from ray.serve.llm.openai_api_models import ChatCompletionRequest
+from vllm.exceptions import VLLMValidationError
 
-from actors.refusals import ImageReader, Refused, check_keys, check_served, make_app, template_keys, unreadable
+from actors.refusals import ImageReader, Refused, check_keys, check_place, check_served, make_app, template_keys, unreadable
 from bimode.template import CHAT_TEMPLATE
 from tests.ports import free_ports
 
@@ -73,8 +77,6 @@ def test_a_template_of_others_has_its_own_keys() -> None:
     ids=range(8),
 )
 def test_an_image_that_cannot_be_read_is_the_clients_mistake(url: str, reason: str) -> None:
-    from vllm.exceptions import VLLMValidationError
-
     with pytest.raises(VLLMValidationError) as refused:
         read(url)
     line = str(refused.value)
@@ -83,8 +85,6 @@ def test_an_image_that_cannot_be_read_is_the_clients_mistake(url: str, reason: s
 
 
 def test_so_is_a_host_that_does_not_answer() -> None:
-    from vllm.exceptions import VLLMValidationError
-
     [port] = free_ports(1)
     with pytest.raises(VLLMValidationError, match=f"image http://127.0.0.1:{port}/x.png: Cannot connect to host 127.0.0.1"):
         read(f"http://127.0.0.1:{port}/x.png")
@@ -95,8 +95,6 @@ def test_so_is_a_host_that_does_not_answer() -> None:
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
 def test_whatever_bytes_are_wrong_it_is_an_image_or_a_refusal(form: str) -> None:
     """Pillow raises five kinds of errors; one that is not foreseen would be a 500 with a stack again."""
-    from vllm.exceptions import VLLMValidationError
-
     rng, whole, refused = random.Random(0), picture(form), 0
     assert read(data_url(whole)).media.size == (60, 60)
     for _ in range(300):
@@ -135,3 +133,52 @@ def test_an_address_that_there_is_not_is_answered_in_the_same_shape(method: str,
     said = json.loads(answer.text)["error"]
     assert (answer.status_code, said["code"]) == (status, status)
     assert said["message"].startswith(f"{method} {path}: ") and "POST /v1/chat/completions" in said["message"]
+
+
+def answered(raised: Exception | None, **sent: Any) -> tuple[int, dict[str, Any]]:
+    """Status and error of a POST to an endpoint that takes a chat request and raises `raised`."""
+    from fastapi.testclient import TestClient
+
+    app = make_app()
+
+    @app.post("/v1/chat/completions")
+    async def chat(body: ChatCompletionRequest) -> None:
+        if raised:
+            raise raised
+
+    answer = TestClient(app, raise_server_exceptions=False).post("/v1/chat/completions", **sent)
+    return answer.status_code, json.loads(answer.text)["error"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        ({"content": b'{"model": "m"}'}, "body: send it with the header Content-Type: application/json"),
+        ({"json": {"model": "m", "x": "image" * 9999}}, "body.messages: Field required"),
+        ({"content": b'{"model": ', "headers": {"Content-Type": "application/json"}}, "body.10: JSON decode error"),
+    ],
+)
+def test_a_body_that_is_no_request_is_the_clients_mistake_and_not_sent_back(sent: dict[str, Any], says: str) -> None:
+    """`curl -d` sends another content type than JSON, of which Ray made a 500."""
+    status, error = answered(None, **sent)
+    assert status == 400 and error == {"message": says, "type": "BadRequestError", "param": says.partition(":")[0], "code": 400}
+
+
+@pytest.mark.parametrize(("cause", "status"), [(ValueError("no grammar\nmore"), 500), (VLLMValidationError("no grammar"), 400)])
+def test_what_the_engine_raises_is_one_line_without_a_stack(cause: Exception, status: int) -> None:
+    stack = 'ray::ServeReplica\n  File "/srv/secret/engine.py", line 1\n'
+    raised = RayTaskError("chat", stack, cause).as_instanceof_cause()
+    code, error = answered(raised, json={"model": "m", "messages": []})
+    name = type(cause).__name__
+    assert code == status and error == {"message": f"{name}: no grammar", "type": name, "param": None, "code": status}
+
+
+def test_a_key_of_the_template_beside_the_messages_is_told_where_it_belongs() -> None:
+    """vLLM would ignore it, and the model would choose where it was told to think."""
+    known = template_keys(CHAT_TEMPLATE)
+    check_place({"top_k": 3}, known)
+    with pytest.raises(Refused) as refused:
+        check_place({"thinking_mode": "long"}, known)
+    assert refused.value.message == 'thinking_mode: belongs in chat_template_kwargs, as {"thinking_mode": ...}'
+    body = ChatCompletionRequest(model="m", messages=[], thinking_mode="long")
+    assert "thinking_mode" in (body.model_extra or {}), "as vLLM keeps it"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -179,15 +180,17 @@ def test_starved_worker_is_one_line_and_its_work_is_kept(recipe: str, tmp_path: 
 
 
 @pytest.mark.ray
-def test_ctrl_c_leaves_no_process_and_goes_on(recipe: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", [Running.interrupt, Running.terminate])
+def test_ctrl_c_and_sigterm_leave_no_process_and_go_on(recipe: str, tmp_path: Path, end: Callable[[Running], int]) -> None:
     run = tmp_path / "run"
     started = run / "toy" / "started"
     with Running((TOY, "sleep", recipe, "--out", str(run)), tmp_path / "log") as running:
         running.wait_until(lambda: started.is_file() and started.read_text() != "", timeout=90)
-        assert running.interrupt() == 130
+        assert end(running) == 130
         assert any(p.pid == int(started.read_text()) for p in running.tree), "the stage's own child was not seen"
         assert running.left() == []
         assert not psutil.pid_exists(int(started.read_text()))
-    assert "error: interrupted" in (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert said.endswith("error: interrupted: nothing is left running; the same command continues\n") and "***" not in said
     again = command(TOY, "ok", recipe, "--out", str(run))
     assert again.returncode == 0 and "going on from unfinished work" in again.stderr

@@ -1,4 +1,4 @@
-"""Which recipe a command means: a bare name is met with the way to the recipes, a run is evaluated by its own."""
+"""Which recipe a command means: a bare name is met with the way to the recipes, a run is evaluated by its own, unless damaged."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pipelines.harness import base_directory
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import REPO
+
+SMOKE = REPO / "pipelines" / "recipes" / "smoke.toml"
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,19 @@ def test_a_run_is_evaluated_by_its_own_recipe(
     assert run == tmp_path and loaded.evaluate.modes == ("auto",)
     assert loaded.model_copy(update={"evaluate": made.evaluate}) == made
     assert f"by the recipe in {tmp_path}/manifest.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", '{"recipe": {', "[1]"])
+@pytest.mark.parametrize("words", [("audit", "{run}"), ("evaluate", "{run}"), ("bpo", str(SMOKE), "--out", "{run}")])
+def test_a_manifest_that_is_damaged_or_of_others_is_named(
+    text: str, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a copy of a run that broke off; to say that the same command continues would be wrong."""
+    (tmp_path / "bpo" / "ledger").mkdir(parents=True)
+    (tmp_path / "anneal" / "model").mkdir(parents=True)
+    (tmp_path / "curate" / "data").mkdir(parents=True)
+    spoilt = tmp_path / ("bpo" if words[0] == "bpo" else ".") / "manifest.json"
+    spoilt.write_text(text)
+    assert exit_code([word.format(run=tmp_path) for word in words]) == 2
+    assert capsys.readouterr().err.startswith(f"error: manifest.json = {spoilt}: is damaged, half copied")
+    assert spoilt.read_text() == text
