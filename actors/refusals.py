@@ -10,7 +10,6 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
-from aiohttp import ClientError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from PIL.Image import DecompressionBombError, Image
@@ -26,8 +25,8 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decides what it drops
 
 GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
-# SyntaxError is Pillow's for a PNG that breaks off in its middle; RuntimeError is vLLM's for file: and for other than base64
-UNREADABLE = (ClientError, OSError, ValueError, RuntimeError, SyntaxError, DecompressionBombError, VLLMClientError)
+# SyntaxError is Pillow's for a PNG that breaks off in its middle; RuntimeError is vLLM's for other than base64
+UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, DecompressionBombError, VLLMClientError)
 
 
 class Refused(OpenAIHTTPException):
@@ -72,10 +71,12 @@ def unreadable(url: str, error: BaseException) -> str:
 
 @MEDIA_CONNECTOR_REGISTRY.register("http")  # vLLM's default, which it replaces wherever this module is imported
 class ImageReader(MediaConnector):
-    """vLLM's own takes a host that cannot be reached, and half of what a file can be broken by, for a fault of the server."""
+    """vLLM's own takes half of what a file can be broken by for a fault of the server, and fetches from wherever it can reach."""
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Image:
         """The image; raises VLLMValidationError, of which vLLM makes a 400, for whatever is wrong with it."""
+        if image_url[:5].lower() != "data:":
+            raise VLLMValidationError(unreadable(image_url, ValueError("this server fetches nothing")))
         try:
             return await super().fetch_image_async(image_url, image_mode=image_mode)
         except UNREADABLE as error:

@@ -140,7 +140,8 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
         result = module.execute(recipe, stage, inputs)
         stage.seal(config, digests, result.outputs, result.counts, started)
         say(f"{name}: done in {time.time() - started:.0f} s ({stage.path})")
-    sealed = read_json(stage.manifest) or {}
+    sealed = read_json(stage.manifest)
+    assert sealed is not None
     entry = {"config": sealed["config_digest"], **{key: sealed[key] for key in ("inputs", "counts", "seconds")}}
     update_run_manifest(stage.run, lambda manifest: manifest["stages"].update({name: entry}))
 

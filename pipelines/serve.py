@@ -44,7 +44,8 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
     _length_fits(model, max_model_len)
     say(f"serve: {'joining the Ray cluster' if is_shared else 'starting Ray'}")
     with connect(config):
-        _has_gpus(gpus)
+        if not is_shared:  # a cluster may grow
+            _has_gpus(gpus)
         from ray import serve
 
         from actors.serving import build_app
