@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bimode.tags import wilson
+from bimode.statistics import wilson
 
 WORDS = ("thinking", "non_thinking")
 

@@ -7,19 +7,19 @@ and all rounds are one matrix product. Quantities resampled in one call share th
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-Z95 = 1.959963984540054
 MAX_UNDEFINED_SHARE = 0.05  # of the rounds; beyond it a ratio has no honest interval
 _BLOCK_COUNTS = 4_000_000  # item counts held at once
 
 
-def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
-    """Score interval of a binomial share (Wilson 1927). No trials: the whole unit interval.
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided score interval of a binomial share (Wilson 1927). No trials: the whole unit interval.
 
     Example: ``wilson(4, 8) == (0.2152..., 0.7847...)``.
     """
@@ -27,6 +27,7 @@ def wilson(successes: int, trials: int, z: float = Z95) -> tuple[float, float]:
         raise ValueError(f"{successes} successes in {trials} trials")
     if trials == 0:
         return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share, spread = successes / trials, z * z / trials
     centre = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / trials + spread / (4 * trials)) / (1 + spread)

@@ -34,6 +34,7 @@ from statistics import NormalDist
 from typing import Literal
 
 from bimode.curate_config import TagConfig
+from bimode.statistics import wilson
 
 TagMode = Literal["thinking", "non_thinking", "either"]
 
@@ -49,17 +50,6 @@ class Tag:
     reason: str  # direct_good | direct_poor | direct_unclear | thinking_no_better | r4b_all_failed | r4b_some_passed
     confidence: float  # one-sided score test behind the tag; `either`: 1 minus that of the nearer side
     interval: tuple[float, float]  # of the guess-corrected direct rate
-
-
-def wilson(k: int, n: int, confidence: float) -> tuple[float, float]:
-    """Wilson's two-sided interval of a rate after `k` of `n` (Wilson 1927); n = 0 gives (0, 1)."""
-    if n == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    p, shrink = k / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / shrink
-    half = z * sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def correct_for_guessing(rate: float, guess_rate: float) -> float:

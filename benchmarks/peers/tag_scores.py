@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from bimode.calibration import choose_threshold
 from bimode.curate_config import TagConfig
 from bimode.modes import THINK_CLOSE
-from bimode.tags import assign_tag, can_think, correct_for_guessing, wilson
+from bimode.statistics import wilson
+from bimode.tags import assign_tag, can_think, correct_for_guessing
 from bimode.verify import is_correct
 
 CLASSES = ("thinking", "non_thinking", "either")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode.calibration import Judged, calibrate, choose_threshold, describe
-from bimode.tags import wilson
+from bimode.statistics import wilson
 
 T, N = "thinking", "non_thinking"
 

@@ -17,6 +17,12 @@ def test_wilson_of_four_in_eight_is_what_the_formula_gives_by_hand() -> None:
     assert high == pytest.approx(0.7848, abs=1e-4)
 
 
+def test_wilson_of_another_confidence_by_hand() -> None:
+    # z = 1.6449, n = 8: k = 8 gives 8 / (8 + z^2); k = 4 gives 1/2 -+ z sqrt(1/32 + z^2/256) / (1 + z^2/8)
+    assert wilson(8, 8, 0.9) == (pytest.approx(0.7473, abs=1e-4), 1.0)
+    assert wilson(4, 8, 0.9) == (pytest.approx(0.2486, abs=1e-4), pytest.approx(0.7514, abs=1e-4))
+
+
 def test_wilson_keeps_the_ends_inside() -> None:
     assert wilson(0, 8)[0] == 0.0
     assert wilson(8, 8)[1] == 1.0

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bimode.curate_config import TagConfig
-from bimode.tags import assign_tag, can_think, correct_for_guessing, enough_attempts, wilson
+from bimode.tags import assign_tag, can_think, correct_for_guessing, enough_attempts
 
 DEFAULT, R4B = TagConfig(), TagConfig(rule="r4b")
 BLIND = 1 / 23
@@ -17,13 +16,6 @@ guesses = st.floats(0.0, 0.6)
 
 def mode(k: int, think: int = 0, *, n: int = 8, guess: float = BLIND, thinks: bool = False, config: TagConfig = DEFAULT) -> str:
     return assign_tag(k, think, n, guess, thinks, config).mode
-
-
-def test_wilson_by_hand() -> None:
-    # z = 1.6449, n = 8: k = 8 gives 8 / (8 + z^2); k = 4 gives 1/2 -+ z sqrt(1/32 + z^2/256) / (1 + z^2/8)
-    assert wilson(8, 8, 0.9) == (pytest.approx(0.7473, abs=1e-4), 1.0)
-    assert wilson(4, 8, 0.9) == (pytest.approx(0.2486, abs=1e-4), pytest.approx(0.7514, abs=1e-4))
-    assert wilson(0, 0, 0.9) == (0.0, 1.0)
 
 
 def test_guessing_by_hand() -> None:
