@@ -88,7 +88,7 @@ class RolloutWorker:
                     n=r.n,
                     temperature=r.temperature,
                     max_tokens=r.max_tokens - len(forced),
-                    seed=_stream(r),
+                    seed=_stream(r) + r.first,
                     stop_id=self._stop_id,
                     banned_ids=self.codec.placeholder_ids,
                     repetition_penalty=r.repetition_penalty,

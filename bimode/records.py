@@ -126,6 +126,7 @@ class TrainingSample:
 class GenerationRequest:
     """`n` completions of one prompt in one mode. `temperature` 0 is greedy; equal seeds give equal samples.
 
+    `first`: the number of the first of them, so that two requests, of 0 to 3 and of 4 to 7, draw what one of 0 to 7 does.
     `repetition_penalty`: above 1, tokens that stand in the prompt or the response already become less likely (vLLM's).
     `choices`: the response is one of these texts and nothing else; empty: anything.
     """
@@ -138,3 +139,4 @@ class GenerationRequest:
     seed: int
     repetition_penalty: float = 1.0
     choices: tuple[str, ...] = ()
+    first: int = 0

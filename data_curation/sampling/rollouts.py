@@ -150,8 +150,8 @@ class Sampler:
     def _request(self, row: Row, mode: Mode, missing: Sequence[int]) -> GenerationRequest:
         sampling = self.tagger.sampling
         forced = len(self.worker.codec.tokens.trigger(mode)) - 1
-        seed = int(digest_json([self.tagger.seed, row["id"], mode.value, missing[0]])[:7], 16)
-        return GenerationRequest(row_prompt(row), mode, len(missing), sampling.temperature, sampling.max_tokens + forced, seed)
+        seed, tokens = int(digest_json([self.tagger.seed, row["id"], mode.value, 0])[:7], 16), sampling.max_tokens + forced
+        return GenerationRequest(row_prompt(row), mode, len(missing), sampling.temperature, tokens, seed, first=missing[0])
 
 
 def blanks(row: Row, mode: Mode, missing: Sequence[int]) -> list[Rollout]:

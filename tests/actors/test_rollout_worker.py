@@ -110,6 +110,8 @@ def test_equal_seeds_give_equal_samples(ray_local: Any, rollout_actor: Any) -> N
     assert set(draw(seed=2)).isdisjoint(first)
     assert len(set(first)) == 4
     assert draw(seed=1, temperature=0.0) == draw(seed=2, temperature=0.0)  # greedy
+    later = replace(request(PROMPTS[0], Mode.AUTO, n=2, seed=1), first=2)
+    assert [c.token_ids_T for c in ray_local.get(rollout_actor.generate.remote([later]))] == first[2:]
 
 
 @pytest.mark.ray

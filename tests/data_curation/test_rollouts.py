@@ -99,20 +99,21 @@ class Echo:
                 versions_T=(0,), text=f"{r.prompt.id} {r.mode} {k}", finished=True, worker="echo",
             )
             for r in requests
-            for k in range(r.n)
+            for k in range(r.first, r.first + r.n)
         ]  # fmt: skip
 
 
 def test_only_what_is_missing_is_asked_for_and_answers_find_their_attempts(file: Path, tmp_path: Path) -> None:
     first, second, refused, _ = (row["id"] for row in pq.read_table(file).to_pylist())
-    missing = {0: [[0, 1], [0]], 1: [[], [0, 1]], 2: [[0, 1], [0, 1]]}
+    missing = {0: [[0, 1], [2]], 1: [[], [0, 1]], 2: [[0, 1], [0, 1]]}
     wanted = pa.Table.from_pylist([{"file": 0, "row": row, "missing": each} for row, each in missing.items()])
     sampler = Sampler([file], replace(tagger(Path("m"), "digest"), open_worker=Echo), tmp_path)
     assert sampler(wanted)["attempts"].to_pylist() == [3 + 2 + 4]
     [part] = tmp_path.glob("part-*.parquet")
     found = pq.read_table(part).to_pylist()
     said = {(r["id"], r["mode"], r["attempt"]): r["text"] or r["error"] for r in found}
-    assert len(said) == len(found) == 9 and (first, "thinking", 1) not in said
+    assert len(said) == len(found) == 9 and (first, "thinking", 0) not in said
+    assert said[first, "thinking", 2] == f"{first} thinking 2"  # as if all three had been asked for at once
     assert said[first, "non_thinking", 1] == f"{first} non_thinking 1" and said[second, "thinking", 1] == f"{second} thinking 1"
     assert {text for (name, _, _), text in said.items() if name == refused} == {"too long"}
 
