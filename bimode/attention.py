@@ -72,5 +72,8 @@ def use_spans(model: Any) -> None:
     if not model._supports_attention_backend:
         fix = "has an attention of its own, which packed sequences cannot be told to; take a model that transformers lets choose"
         raise ConfigError("model.base", type(model).__name__, fix)
+    if any(hasattr(module, "get_rope_index") for module in model.modules()):
+        fix = "gives a token of an image several positions (M-RoPE), and a packed line has one for each; take another model"
+        raise ConfigError("model.base", type(model).__name__, fix)
     AttentionInterface.register(NAME, attend)
     model.config.get_text_config()._attn_implementation = NAME

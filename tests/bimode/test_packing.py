@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen3Config, Qwen3ForCausalLM
 
 from bimode.attention import NAME, Spans, attend
 from bimode.base import prepare_base
@@ -173,6 +173,23 @@ def test_an_attention_that_is_not_computed_here_is_refused() -> None:
     x = torch.zeros(1, 1, 2, 4)
     with pytest.raises(ConfigError, match="sinks"):
         attend(model, x, x, x, None, spans=Spans((2,), (2,), torch.arange(2)), scaling=1.0, s_aux=torch.zeros(1))
+
+
+def test_a_model_with_several_positions_a_token_is_refused() -> None:
+    """It would be trained on other positions than it generates with."""
+    sizes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    vision = {"depth": 1, "embed_dim": 16, "num_heads": 2, "hidden_size": 16}
+    model = Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(text_config=sizes | {"vocab_size": 32, "num_key_value_heads": 1}, vision_config=vision)
+    )
+    with pytest.raises(ConfigError, match="M-RoPE"):
+        Policy(model)
 
 
 def test_a_saved_model_does_not_name_the_attention_it_was_trained_with(tmp_path: Path) -> None:
