@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from bimode.checkpoints import checkpoint_path, checkpoints, latest, partial_path, publish, step_of
+from bimode.rundir import to_disk
 
 
 def write(root: Path, step: int, text: str = "x") -> Path:
@@ -52,3 +54,9 @@ def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
 def test_a_foreign_name_is_refused() -> None:
     with pytest.raises(ValueError, match="no checkpoint"):
         step_of(Path("model"))
+
+
+def test_what_a_file_system_cannot_make_sure_of_ends_no_run() -> None:
+    with pytest.raises(OSError, match="Invalid argument"), Path("/dev/null").open() as device:
+        os.fsync(device.fileno())  # what some mounted buckets say of folders
+    to_disk(Path("/dev/null"))
