@@ -124,9 +124,9 @@ async def _say_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
-    if isinstance(first.get("input"), bytes):
-        return _body(f"{where}: send it with the header Content-Type: application/json", "BadRequestError", where, 400)
-    return _body(f"{where}: {first['msg']}", "BadRequestError", where, 400)
+    is_untyped = isinstance(first.get("input"), bytes)
+    says = "send it with the header Content-Type: application/json" if is_untyped else first["msg"]
+    return _body(f"{where}: {says}", "BadRequestError", where, 400)
 
 
 async def _say_failed(request: Request, error: Exception) -> JSONResponse:

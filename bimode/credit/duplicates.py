@@ -1,8 +1,8 @@
 """Equal responses of a prompt are learnt from once, with their weights added up: the same loss from fewer tokens.
 
 Direct answers are short, so most of the g rollouts of a question say the same ("B", "7"), and so do those of a sure policy that
-thinks. A token that one version drew in two equal responses has one log-probability, hence one ratio; where its advantage A is
-the same too,
+thinks. A token that one version drew in two equal responses has one log-probability, hence one ratio; where its advantage A
+is the same too,
 
     w1 l(rho, A) + w2 l(rho, A) = (w1 + w2) l(rho, A)
 
