@@ -35,6 +35,7 @@ class Member:
     name: str
     actor: Any
     version: int = 0
+    machine: str | None = None  # where it runs; None before it has said so
     calls: deque[Call] = field(default_factory=deque)
     has_answered: bool = False  # an engine that is still loading has not
     since: float = field(default_factory=time.monotonic)
