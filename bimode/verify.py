@@ -34,6 +34,7 @@ TEXT = re.compile(r"\\(?:text|textbf|mathrm)\{([^{}]*)\}")
 AROUND = "*$ \t\n\r"  # what an answer may be set in
 PERCENT = re.compile(r"\s*(?:\\?%|per ?cent)$", re.IGNORECASE)
 OPTION = re.compile(r"\(([A-Za-z])\)|([A-Za-z])(?:[.):]|$)")
+SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
 OTHER_OPTION = re.compile(  # behind the first: in brackets, or beside it, where "a cat" and "I think" name none
     r"(?<!\w)\(([A-Za-z])\)|^\W*(?:or\b|and\b|[,;/&+|])\W*([A-HJ-Z]\b(?! [a-z])|[A-Za-z](?=[.):,;]|\W*$))"
 )
@@ -126,12 +127,13 @@ def _choice(text: str, answer: str, args: Mapping[str, Any]) -> bool:
     """A letter ("B", "(b)", "B. the cat") or a word ("yes", "circle"); case and end punctuation do not matter.
 
     An answer that names another letter as well is none: in brackets anywhere ("(A) is wrong, (B)"), or beside the first
-    ("A) or B").
+    ("A) or B"). Where it was announced ("The answer is (B). (A) is ..."), what stands in sentences behind it is no answer.
     """
     gold, stated = _word(answer), final_answer(text)
     if len(gold) == 1 and gold.isascii() and gold.isalpha():
         option = OPTION.match(stated)
-        others = OTHER_OPTION.finditer(stated[option.end() :]) if option else ()
+        behind = stated[option.end() :] if option else ""
+        others = OTHER_OPTION.finditer(SENTENCE_END.split(behind, 1)[0] if LEAD_IN.search(text) else behind)
         named = [(match[1] or match[2]).casefold() for match in (option, *others) if match]
         return bool(named) and set(named) == {gold}
     return _word(stated) == gold

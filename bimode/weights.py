@@ -18,7 +18,8 @@ WINDOW = 2  # buckets that are in memory at a time, where they are copies
 
 @dataclass(frozen=True, slots=True)
 class WeightBucket:
-    """Named full-precision host tensors: a part of one policy version, or all of it (numpy, zero-copy in the object store).
+    """Named host tensors: a part of one policy version, or all of it (as `bimode.shared_memory.as_array` has them,
+    zero-copy in the object store).
 
     `checksum` is that of the arrays where they were made: who receives them checks it (`is_whole`). `lent` are the places of the
     arrays, instead of them, where the sender's memory can be read (`arrived`).

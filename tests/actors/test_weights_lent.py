@@ -183,7 +183,7 @@ def test_weights_whose_learner_is_gone_are_not_trusted() -> None:
     from benchmarks.peers.simulated import PromptWorker
 
     worker = PromptWorker("w", Path(), max_model_len=128, dtype="float32", seed=0, sync="object_store")
-    nowhere = SharedArray(f"/proc/{os.getpid()}/fd/9999", 8, 0, (2,), (1,))
+    nowhere = SharedArray(f"/proc/{os.getpid()}/fd/9999", 8, 0, (2,), (1,), "<f4")
     for verb in (worker.expect, worker.receive):
         with pytest.raises(CorruptWeightsError, match="version 3 cannot be read"):
             verb(WeightBucket(3, ("w",), (), 0, (nowhere,)))

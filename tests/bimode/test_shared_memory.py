@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from bimode import shared_memory
-from bimode.shared_memory import SharedArray, machine, mapped, share
+from bimode.shared_memory import SharedArray, as_array, machine, mapped, share
 from bimode.weights import WeightBucket
 
 READ = """
 import sys
 from bimode.shared_memory import SharedArray, mapped
-(array,) = mapped([SharedArray(sys.argv[1], int(sys.argv[2]), 0, (2, 3), (3, 1))])
+(array,) = mapped([SharedArray(sys.argv[1], int(sys.argv[2]), 0, (2, 3), (3, 1), '<f4')])
 print(array.tolist(), flush=True)
 input()
 print(array[1].tolist(), array.flags.writeable, "torch" in sys.modules)
@@ -52,11 +52,12 @@ def test_parameters_stay_what_they_are() -> None:
     cut = [torch.nn.Parameter(flat[:4].view(2, 2)), torch.nn.Parameter(flat[4:])]
     alone = [torch.nn.Parameter(torch.full((3,), 2.0)), torch.nn.Parameter(torch.tensor(5.0))]
     turned = torch.arange(6.0).view(2, 3).t()
-    tensors = [*cut, *alone, turned]
-    before = [t.detach().clone() for t in tensors]
+    half = torch.tensor([1.5, -2.0, 3.0], dtype=torch.bfloat16)
+    tensors = [*cut, *alone, turned, half]
+    before = [as_array(t.detach().clone()) for t in tensors]
     assert share(tensors) and share(tensors)
     found = mapped([place(t) for t in tensors])
-    assert all(np.array_equal(f, b.numpy()) for f, b in zip(found, before, strict=True))
+    assert all(np.array_equal(f, b) for f, b in zip(found, before, strict=True))
     assert place(alone[0]).path == place(alone[1]).path, "one open file for all that lie alone"
     flat += 1
     torch.optim.SGD(alone, lr=1.0).step()
@@ -69,7 +70,7 @@ def test_parameters_stay_what_they_are() -> None:
 @pytest.mark.parametrize(
     "why",
     [
-        lambda patch: [torch.ones(2, dtype=torch.bfloat16)],
+        lambda patch: [torch.ones(2, dtype=torch.float16)],
         lambda patch: [torch.ones(2, device="meta")],
         lambda patch: patch.setattr(shared_memory, "SHM", Path("/nowhere")) or [torch.ones(2)],
         lambda patch: patch.setattr(shared_memory, "KEPT_FREE", 1.0) or [torch.ones(2)],
@@ -99,7 +100,7 @@ def test_a_bucket_that_is_lent_says_where_it_lies_and_nothing_else() -> None:
 
 def test_who_lent_it_is_gone() -> None:
     with pytest.raises(OSError, match="9999"):
-        mapped([SharedArray(f"/proc/{os.getpid()}/fd/9999", 8, 0, (2,), (1,))])
+        mapped([SharedArray(f"/proc/{os.getpid()}/fd/9999", 8, 0, (2,), (1,), "<f4")])
 
 
 def test_processes_of_one_machine_agree_on_its_name() -> None:

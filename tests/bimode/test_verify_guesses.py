@@ -23,6 +23,7 @@ def test_who_names_two_letters_has_named_none(stated: str, answer: str) -> None:
     "stated",
     [
         "The answer is B. A is wrong", "B. A cat", "(B), a cat", "(B), I think", "B. Vitamin C.", "(B) the cat(s)", "B: plan A",
+        "The answer is (B). (A) is a plant, and (C) is none.", "Answer: B) the cat\n(A) is wrong",
         "(B) or, in words, (b)", "(B) and nothing else", "A or B? The answer is B.", r"\boxed{A}, no: \boxed{B}", "(B) orange",
     ],
 )  # fmt: skip
