@@ -54,8 +54,8 @@ def joins_cluster() -> bool:
 def output_directory(out: str) -> Path:
     """`--out` as an absolute path.
 
-    Raises ConfigError for an empty one, for a relative path inside a job (it would vanish with the job's unpacked copy)
-    and for a URI that is not `file://`.
+    Raises ConfigError for an empty one, for a relative path inside a job (it would vanish with the job's unpacked copy),
+    a backslash, and for a URI that is not `file://`.
     """
     scheme, separator, rest = out.partition("://")
     if separator and scheme != "file":
@@ -63,6 +63,8 @@ def output_directory(out: str) -> Path:
     if not (rest if separator else out).strip():
         raise ConfigError("--out", repr(out), "it is empty; name a directory")
     path = Path(rest if separator else out)
+    if "\\" in str(path.absolute()):
+        raise ConfigError("--out", path.absolute(), "DuckDB would take the backslash for a slash; name another directory")
     if in_job() and not path.is_absolute():
         raise ConfigError("--out", out, "inside a job it must be absolute: a relative one vanishes with the job")
     return path.absolute()

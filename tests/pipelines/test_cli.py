@@ -72,6 +72,7 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
         (("bpo", "{recipe}", "--out", "x", "--chaos", "foo"), "--chaos = foo: use one of kill-rollout, stall-rollout"),
         (("evaluate", "{recipe}", "--out", "x", "--modes", "auto,foo"), "--modes = foo: use one of auto, thinking, non_th"),
         (("run", "{recipe}", "--out", ""), "--out = '': it is empty"),
+        (("run", "{recipe}", "--out", "a\\b"), "a\\b: DuckDB would take the backslash for a slash"),
         (("run", "{recipe}", "--out", "x" * 300), "cannot be made (File name too long)"),
         (("run", "pipelines", "--out", "x"), "recipe = pipelines: cannot be read: Is a directory"),
         (("run", "README.md/x", "--out", "x"), "recipe = README.md/x: cannot be read: Not a directory"),
