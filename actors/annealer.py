@@ -118,15 +118,22 @@ def train_step(learner: Learner, batch: Any, formats: tuple[str, ...]) -> tuple[
     return dict(zip(keys, parallel.all_sum([sums.get(key, 0.0) for key in keys]), strict=True)), info
 
 
+def resume_log(job: AnnealJob) -> int:
+    """The step that the run goes on from; lines of metrics.jsonl after it are dropped."""
+    done = latest(job.checkpoints)
+    step = step_of(done) if done else 0
+    lines = job.metrics.read_text().splitlines() if job.metrics.is_file() else []
+    write_atomic(job.metrics, "".join(f"{line}\n" for line in lines[:step]))
+    return step
+
+
 class MetricsLog:
-    """metrics.jsonl: one line a step; lines after the checkpoint that the run goes on from are dropped."""
+    """metrics.jsonl: one line a step, from the checkpoint on that the run goes on from."""
 
     def __init__(self, job: AnnealJob) -> None:
         self.path = job.metrics
         self.phases = phase_of_steps(job.config.strategy, job.config.steps)
-        done = latest(job.checkpoints)
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        write_atomic(self.path, "".join(f"{line}\n" for line in lines[: step_of(done) if done else 0]))
+        resume_log(job)
         self.at = time.monotonic()
 
     def write(self, sums: dict[str, float], info: StepInfo) -> None:

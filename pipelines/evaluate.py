@@ -109,11 +109,11 @@ def evaluate_models(
     found: dict[str, list[ItemResult]] = {}
     with (
         Evaluator(recipe.model, workers=settings.workers, options=role.options(), seed=recipe.seed) as evaluator,
-        track("evaluate", total=len(models) * len(requests), unit="requests") as bar,
+        track("evaluate", total=len(models) * len(requests), unit="request") as bar,
     ):
         for name, path in models.items():
             if kept[name].is_file():
-                bar.advance(len(requests), f"{name} kept")
+                bar.kept(len(requests))
             else:
                 evaluator.open(_prepared(path, stage.path / "prepared" / name, recipe.seed))
                 write_results(kept[name], ask(evaluator, prompts, requests, partial(bar.advance, note=name)))
