@@ -38,7 +38,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """There are rows to train on. Raises ConfigError."""
     from bimode.dataset import split_files
 
-    with keyed("anneal.data"):
+    with keyed("--out"):
         split_files(inputs["data"], "train")
 
 

@@ -204,7 +204,7 @@ def _evaluate_model(recipe: Path | None, model: Path, data: Path, out: str, over
     told = (*overrides, 'stages=["evaluate"]', f"model.base={model.absolute()}")
     loaded = load(recipe, told, seed) if recipe else build_recipe({"name": name_of(model)}, told, seed)
     prepare_process(loaded.cluster)  # before transformers is imported: it reads the environment
-    check(loaded, {"data": data.absolute(), "model": model.absolute()}, prefix="--")
+    check(loaded, {"data": data.absolute(), "model": model.absolute()}, flagged=True)
     if recipe is None:
         most = f"evaluate.max_tokens = {loaded.evaluate.max_tokens}, model.max_model_len = {loaded.model.max_model_len}"
         say(f"evaluate: without a recipe: {most}; name a RECIPE too, or --set them")

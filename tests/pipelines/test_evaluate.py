@@ -270,6 +270,18 @@ def test_models_that_meet_in_a_point_are_all_seen_and_no_text_covers_another(nam
         assert axes.get_window_extent().width > 0.55 * figure.bbox.width, "the legend leaves room for the picture"
 
 
+@pytest.mark.parametrize("steps", [1, 2, 300])
+def test_steps_are_whole_numbers_and_a_single_one_is_seen(steps: int) -> None:
+    """A reward that stays at 0 is drawn at the foot of 0 to 1, not between -0.04 and 0.04."""
+    made = [{"step": step, "reward": 0.0, "decision": {"easy": 0.5}} for step in range(steps)]
+    for draw in (plots._rewards, plots._decisions):
+        with plots._canvas("t", None) as (figure, axes):
+            draw(axes, made)
+            figure.canvas.draw()
+            assert all(float(at).is_integer() for at in axes.get_xticks()) and axes.get_ylim() == (-0.03, 1.04)
+            assert (steps > 1) or any(line.get_marker() == "o" for line in axes.lines)
+
+
 def test_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
     made = samples(4)
     results = {"bpo": verdicts(made, ("hard",))}
