@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 PLAIN_EVERY_S = 5.0
+SLOW_S = 1.0
 LEAST_S = 0.5  # over which a rate says something
 
 
 def say(text: str) -> None:
     """One line for the user, on stderr, so that stdout stays free for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def if_slow(text: str, after: float = SLOW_S) -> Iterator[None]:
+    """Says `text` if the block takes long: imports and digests are seconds, or nothing."""
+    timer = threading.Timer(after, say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def counted(n: int, unit: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,7 +23,7 @@ from bimode.recipe import build_recipe
 from bimode.rundir import StageDir, StageResult
 from pipelines import anneal, harness
 from pipelines.harness import Session, _run_one
-from pipelines.progress import PlainBar, counted, kept_first, rate, track, until_loaded
+from pipelines.progress import PlainBar, counted, if_slow, kept_first, rate, track, until_loaded
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import Running, command
@@ -155,6 +156,15 @@ def test_what_was_there_before_is_told_from_what_is_new(
         advance(0)
         advance(2)
     assert "new" not in capsys.readouterr().err
+
+
+def test_what_takes_long_is_announced_and_what_does_not_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seven seconds of imports look like a program that hangs; a stage that is skipped needs no more than its own line."""
+    with if_slow("quick", after=30.0):
+        pass
+    with if_slow("slow", after=0.01):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "slow\n"
 
 
 def test_a_slow_rate_is_seconds_a_unit() -> None:
