@@ -42,6 +42,7 @@ def draw(results: Results, report: Mapping[str, Any], metrics: Path | None, fold
     if complete:
         last = list(complete)[-1]
         figures["accuracy_tokens"] = lambda axes: _accuracy_tokens(axes, complete, report)
+    if any(item.level in LEVELS for items in complete.values() for item in items):
         figures["think_rate"] = lambda axes: _think_rate(axes, complete)
         figures["crossover"] = lambda axes: _crossover(axes, complete[last], last)
     steps = read_metrics(metrics)
@@ -174,7 +175,7 @@ def _rewards(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _decisions(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
-    for level, color in LEVEL_COLORS.items():
+    for level, color in (LEVEL_COLORS | {ALL_LEVELS: INK}).items():
         _curve(axes, steps, _value_at("decision", level), Look(level, color))
     axes.set(xlabel="BPO step", ylabel="share of first tokens that think", ylim=(-0.03, 1.04))
     axes.legend(**ABOVE)
