@@ -7,12 +7,11 @@ produces checkpoints, metrics.jsonl and a Hugging Face directory.
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +23,9 @@ from bimode.config import AnnealConfig
 from bimode.losses import sft_loss
 from bimode.rundir import write_atomic
 from bimode.strategies import formats_of, phase_of_steps, plan_steps
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,18 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
             name="ray_train", storage_path=str(job.checkpoints.absolute()), failure_config=FailureConfig(max_failures=0)
         ),
     )
-    interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit()
-    finally:
-        signal.signal(signal.SIGINT, interrupt)  # Ray Train leaves its own behind, deaf to Ctrl-C once training is over
+    run_to_end(trainer)
     counts = dict(sorted(Counter(row.format for row in table.rows).items()))
     return {"steps": config.steps, "sequences": config.steps * config.batch_size, "rows": counts}
+
+
+def run_to_end(trainer: TorchTrainer) -> None:
+    """`trainer.fit()`, where Ctrl-C is a KeyboardInterrupt as elsewhere.
+
+    Ray Train would answer it with a handler of its own, which ends the process without a word, and which it leaves behind.
+    """
+    trainer._register_sigint_handler = lambda controller: None
+    trainer.fit()
 
 
 def train_worker(config: dict[str, Any]) -> None:

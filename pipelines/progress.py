@@ -125,8 +125,8 @@ class PlainBar:
         self.advance(units)
 
     def finish(self) -> None:
-        """The last line, with the rate since the first unit; none where it is there already."""
-        if self.said != (self.done, self.note):
+        """The last line, with the rate since the first unit; none where it is there already, or where there was nothing to do."""
+        if self.total and self.said != (self.done, self.note):
             self._show()
 
     def _show(self) -> None:

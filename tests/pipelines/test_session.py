@@ -156,6 +156,9 @@ def test_what_was_there_before_is_told_from_what_is_new(
         advance(0)
         advance(2)
     assert "new" not in capsys.readouterr().err
+    with track("curate: rollouts", 0, "rollout"):
+        pass
+    assert capsys.readouterr().err == "", "0/0 says nothing"
 
 
 def test_what_takes_long_is_announced_and_what_does_not_is_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,10 +222,14 @@ def test_starved_worker_is_one_line_and_its_work_is_kept(recipe: str, tmp_path: 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("end", [Running.interrupt, Running.terminate])
-def test_ctrl_c_and_sigterm_leave_no_process_and_go_on(recipe: str, tmp_path: Path, end: Callable[[Running], int]) -> None:
+@pytest.mark.parametrize("kind", ["sleep", "train"])
+def test_ctrl_c_and_sigterm_leave_no_process_and_go_on(
+    recipe: str, tmp_path: Path, end: Callable[[Running], int], kind: str
+) -> None:
+    """Under Ray Train too, whose own answer to Ctrl-C is to exit with 1 and to say nothing."""
     run = tmp_path / "run"
     started = run / "toy" / "started"
-    with Running((TOY, "sleep", recipe, "--out", str(run)), tmp_path / "log") as running:
+    with Running((TOY, kind, recipe, "--out", str(run)), tmp_path / "log") as running:
         running.wait_until(lambda: started.is_file() and started.read_text() != "", timeout=90)
         assert end(running) == 130
         assert any(p.pid == int(started.read_text()) for p in running.tree), "the stage's own child was not seen"
