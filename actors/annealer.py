@@ -7,12 +7,11 @@ produces checkpoints, metrics.jsonl and a Hugging Face directory.
 from __future__ import annotations
 
 import json
-import signal
 import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +23,9 @@ from bimode.config import AnnealConfig
 from bimode.losses import sft_loss
 from bimode.rundir import write_atomic
 from bimode.strategies import formats_of, phase_of_steps, plan_steps
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +71,18 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
             name="ray_train", storage_path=str(job.checkpoints.absolute()), failure_config=FailureConfig(max_failures=0)
         ),
     )
-    interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit()
-    finally:
-        signal.signal(signal.SIGINT, interrupt)  # Ray Train leaves its own behind, deaf to Ctrl-C once training is over
+    run_to_end(trainer)
     counts = dict(sorted(Counter(row.format for row in table.rows).items()))
     return {"steps": config.steps, "sequences": config.steps * config.batch_size, "rows": counts}
+
+
+def run_to_end(trainer: TorchTrainer) -> None:
+    """`trainer.fit()`, where Ctrl-C is a KeyboardInterrupt as elsewhere.
+
+    Ray Train would answer it with a handler of its own, which ends the process without a word, and which it leaves behind.
+    """
+    trainer._register_sigint_handler = lambda controller: None
+    trainer.fit()
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -118,15 +125,22 @@ def train_step(learner: Learner, batch: Any, formats: tuple[str, ...]) -> tuple[
     return dict(zip(keys, parallel.all_sum([sums.get(key, 0.0) for key in keys]), strict=True)), info
 
 
+def resume_log(job: AnnealJob) -> int:
+    """The step that the run goes on from; lines of metrics.jsonl after it are dropped."""
+    done = latest(job.checkpoints)
+    step = step_of(done) if done else 0
+    lines = job.metrics.read_text().splitlines() if job.metrics.is_file() else []
+    write_atomic(job.metrics, "".join(f"{line}\n" for line in lines[:step]))
+    return step
+
+
 class MetricsLog:
-    """metrics.jsonl: one line a step; lines after the checkpoint that the run goes on from are dropped."""
+    """metrics.jsonl: one line a step, from the checkpoint on that the run goes on from."""
 
     def __init__(self, job: AnnealJob) -> None:
         self.path = job.metrics
         self.phases = phase_of_steps(job.config.strategy, job.config.steps)
-        done = latest(job.checkpoints)
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        write_atomic(self.path, "".join(f"{line}\n" for line in lines[: step_of(done) if done else 0]))
+        resume_log(job)
         self.at = time.monotonic()
 
     def write(self, sums: dict[str, float], info: StepInfo) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from bimode.codec import Codec
 from bimode.dataset import question_of
@@ -61,10 +62,12 @@ class Tokenize:
 
 def read_sequences(data: Path, model_dir: Path, mask_empty_think: bool) -> ray.data.MaterializedDataset:
     """The train rows of a curated folder, tokenised, in the object store. Raises StarvedError if there are none."""
-    files = [str(path) for path in sorted(data.glob("train-*.parquet"))]
+    files = sorted(path.name for path in data.glob("train-*.parquet"))
     if not files:
         raise StarvedError(f"{data} holds no train-*.parquet: nothing to anneal on")
-    rows = ray.data.read_parquet(files).select_columns(list(COLUMNS))
+    # Names in a folder that Ray does not look at: it would take `a?b` in a path for a query, and `format=x` for a column.
+    folder = SubTreeFileSystem(str(data.absolute()), LocalFileSystem())
+    rows = ray.data.read_parquet(files, filesystem=folder, partitioning=None).select_columns(list(COLUMNS))
     # Actors, not tasks: a process that tokenises first imports for seconds, so there are never more of them than files.
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(files))
     return rows.map_batches(

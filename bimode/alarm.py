@@ -103,7 +103,8 @@ class Watch:
             worst = min if mode is Mode.THINKING else max  # the level on which the other mode has most to say for it
             level = worst(gains, key=lambda name: gains[name])
             if (gains[level] > self.limits.margin) is (mode is Mode.NON_THINKING):
-                gain = f"on {level} thinking is right more often by {gains[level]:+.2f}"
+                where = "" if level == ALL_LEVELS else f"on {level} "
+                gain = f"{where}thinking is right more often by {gains[level]:+.2f}"
                 yield Alarm(step, "choice", mode, f"auto mode {does} on every level, though {gain}")
 
     def _gains(self) -> dict[str, float]:

@@ -25,10 +25,12 @@ class ChatCodec(Codec):
         """The chat prompt, images before the question. Raises ConfigError for a model without a template, and for images that a
         text model is given."""
         if num_images and self.kind == "text":
-            raise ConfigError("model", self.path, "a text model was given a question with images; set images = false")
+            raise ConfigError(
+                "curate.judge.images", "true", f"{self.path} is a text model, and the question has images; set images = false"
+            )
         speaker = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
         if speaker.chat_template is None:
-            raise ConfigError("model", self.path, "has no chat template; a judge is asked in its own")
+            raise ConfigError("curate.judge.model", self.path, "has no chat template; a judge is asked in its own")
         parts = [*([{"type": "image"}] * num_images), {"type": "text", "text": question}]
         turn = {"role": "user", "content": parts if num_images else question}
         return str(speaker.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))

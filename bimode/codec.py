@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, check_name
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
 from bimode.records import IMAGE_MARKER
 
@@ -30,6 +30,7 @@ def model_kind(path: Path) -> ModelKind:
     if not (path / "config.json").is_file():
         lacks = "no config.json there" if path.is_dir() else "no such directory"
         raise ConfigError("model", path, f"{lacks}; {_instead(path)}")
+    check_name("model", path.absolute())
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING,

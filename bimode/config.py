@@ -16,6 +16,7 @@ from bimode.curate_config import CurateConfig
 from bimode.errors import ConfigError
 from bimode.sections import LearnerConfig, OptimConfig, Positive, Section
 
+FORCED = 2  # tokens after <think> that make a response direct (`bimode.modes`)
 Stage = Literal["curate", "anneal", "bpo", "evaluate"]
 Level = Literal["easy", "mid", "hard"]
 
@@ -142,6 +143,10 @@ class Recipe(Section):
             "bpo.max_tokens": self.bpo.max_tokens,
             "evaluate.max_tokens": self.evaluate.max_tokens,
         }
+        for key in ("bpo.max_tokens", "evaluate.max_tokens"):
+            if limits[key] <= FORCED:
+                fix = f"must be more than {FORCED}, which forcing a mode takes of it"
+                raise ConfigError(key, limits[key], fix)
         for key, tokens in limits.items():
             if tokens >= self.model.max_model_len:
                 fix = f"must be below model.max_model_len = {self.model.max_model_len}, which holds the prompt too"

@@ -60,6 +60,11 @@ class SourceConfig(Section):
         unknown = sorted(self.columns.keys() - OUR_COLUMNS)
         if unknown:
             raise ConfigError("columns", ", ".join(unknown), f"on the left stands one of {', '.join(sorted(OUR_COLUMNS))}")
+        if self.columns and (self.family or self.layout != "columns"):
+            by = f"family {self.family}" if self.family else f'layout "{self.layout}", which has its own'
+            raise ConfigError(
+                "columns", ", ".join(self.columns), f'are not read by {by}; leave them out, or take layout "columns"'
+            )
         missing = [name for name in ("question", "answer") if name not in self.columns]
         if self.path and self.layout == "columns" and missing:
             shown = ", ".join(self.columns) or "(none)"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+
+PATTERN = "*?[]\\"
 
 
 class BimodeError(Exception):
@@ -33,6 +36,21 @@ def keyed(key: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(key, error.value, error.fix) from None
+
+
+@contextmanager
+def under(section: str) -> Iterator[None]:
+    """A ConfigError of the block has a key of `section`, e.g. `tasks` of `curate.sources.1`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{section}.{error.key}", error.value, error.fix) from None
+
+
+def check_name(key: str, path: Path) -> None:
+    """Raises ConfigError for a directory in whose name vLLM would see a pattern, and read others with it or nothing at all."""
+    if found := sorted(set(str(path)) & set(PATTERN)):
+        raise ConfigError(key, path, f"has {' '.join(found)} in it, which vLLM takes for a pattern; name or rename a directory")
 
 
 def one_of(key: str, value: str, known: Sequence[str]) -> str:

@@ -172,10 +172,11 @@ class StageDir:
 
     def input_digests(self, inputs: Mapping[str, Path]) -> dict[str, str]:
         """Digest of each input. Raises ConfigError for one that is not there."""
-        for key, path in inputs.items():
+        for path in inputs.values():
             if not path.exists():
-                maker = path.relative_to(self.run).parts[0] if path.is_relative_to(self.run) else "the stage that makes it"
-                raise ConfigError(f"{self.stage}.{key}", path, f"no such path; run {maker} first")
+                where = path.relative_to(self.run) if path.is_relative_to(self.run) else path
+                fix = f"has no {where}, which {self.stage} needs; run {where.parts[0]} first"
+                raise ConfigError("--out", self.run, fix)
         return {key: digest_path(path) for key, path in inputs.items()}
 
 

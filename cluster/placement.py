@@ -102,7 +102,9 @@ def check(stage: str, roles: Sequence[Role], nodes: Sequence[Mapping[str, float]
             fix = f"no node offers it; start one with ray start --resources '{{\"{role.resource}\": 1}}'"
             raise ConfigError(f"cluster.{role.name}_resource", role.resource, fix)
     if homeless := _homeless(roles, nodes):
-        raise ConfigError(f"cluster.{homeless.name}_cpus/_gpus", _sum(roles), _fix(stage, homeless, nodes))
+        raise ConfigError(
+            f"cluster.{homeless.name}_{'gpus' if homeless.gpus else 'cpus'}", _sum(roles), _fix(stage, homeless, nodes)
+        )
 
 
 def most_rollouts(recipe: Recipe, nodes: Sequence[Mapping[str, float]]) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bimode.config import ClusterConfig
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, check_name
 from cluster.environment import worker_env
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,8 +54,8 @@ def joins_cluster() -> bool:
 def output_directory(out: str) -> Path:
     """`--out` as an absolute path.
 
-    Raises ConfigError for an empty one, for a relative path inside a job (it would vanish with the job's unpacked copy)
-    and for a URI that is not `file://`.
+    Raises ConfigError for an empty one, for a relative path inside a job (it would vanish with the job's unpacked copy),
+    for a URI that is not `file://`, and as `check_name` does.
     """
     scheme, separator, rest = out.partition("://")
     if separator and scheme != "file":
@@ -63,6 +63,7 @@ def output_directory(out: str) -> Path:
     if not (rest if separator else out).strip():
         raise ConfigError("--out", repr(out), "it is empty; name a directory")
     path = Path(rest if separator else out)
+    check_name("--out", path.absolute())
     if in_job() and not path.is_absolute():
         raise ConfigError("--out", out, "inside a job it must be absolute: a relative one vanishes with the job")
     return path.absolute()

@@ -25,13 +25,21 @@ from cluster.session import HTTP, NOT_SHIPPED, ROOT
 
 DASHBOARDS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # of the environment; Ray's client prefers them to what it is told
 LAST_STATUS_S = 15.0
+LAST_CHARS = 20_000  # of a log that are remembered
 UNKNOWN = 130  # exit code: how the job ends is not known
 TAGS = re.compile(r"(?s)<style.*?</style>|<[^>]+>")  # of the page that a proxy answers with
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 
 
 class JobFailed(BimodeError):
-    """A job that ended without success; its log was followed."""
+    """A job that ended without success; its log was followed. Exits as the job did."""
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        super().__init__(text, exit_code)
+        self.text, self.exit_code = text, exit_code
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +96,9 @@ def submit_and_follow(submission: Submission, address: str) -> int:
         client = _client(url)
         job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     print(f"job {job} on {url}: {entrypoint}", file=sys.stderr, flush=True)
+    printed: list[str] = []
     try:
-        asyncio.run(_follow(client, job))
+        asyncio.run(_follow(client, job, printed))
     except KeyboardInterrupt:
         return _leave(url, job)
     except (RuntimeError, OSError) as error:  # the connection to the log is gone; the job may be as it was
@@ -101,8 +110,10 @@ def submit_and_follow(submission: Submission, address: str) -> int:
     if not status.is_terminal():
         return _leave(url, job)
     if status is not JobStatus.SUCCEEDED:
-        last = (info.message or "").strip().splitlines() or ["no message"]
-        raise JobFailed(f"job {job} {status.value.lower()}: {last[-1]} (ray job logs --address {url} {job})")
+        [*_, last] = (info.message or "").strip().splitlines() or ["no message"]
+        code = info.driver_exit_code or 1
+        why = f"exit code {code}, as its log above says" if last in "".join(printed) else last
+        raise JobFailed(f"job {job} {status.value.lower()}: {why} (ray job logs --address {url} {job})", code)
     return 0
 
 
@@ -148,6 +159,8 @@ def _client(url: str) -> Any:
         os.environ.update(named)
 
 
-async def _follow(client: Any, job: str) -> None:
+async def _follow(client: Any, job: str, printed: list[str]) -> None:
+    """Prints the log as it grows; `printed` gets the end of it, which says why a job failed."""
     async for lines in client.tail_job_logs(job):
         print(lines, end="", flush=True)
+        printed[:] = ["".join([*printed, lines])[-LAST_CHARS:]]

@@ -18,9 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_curation.candidates import CANDIDATE_SCHEMA
+from data_curation.parquet_sql import parquet, text
 
 MEMORY = "256MB"  # of a DuckDB; a sort of more than that goes over the disk
 KEY = (("file", pa.int32()), ("row", pa.int64()))  # of a candidate: which file, and which row in it
+NUMBERED = ("filename = true", "file_row_number = true")  # columns that DuckDB adds
 READ_ROWS = 256
 PART_BYTES = 64 << 20  # of candidate files, whose rows are sorted at once
 FOUND_ROWS = 10_000
@@ -42,7 +44,7 @@ class Store:
         self._db.executemany("INSERT INTO names VALUES (?, ?)", [[at, str(path)] for at, path in enumerate(files)])
         self._view(
             "SELECT names.file, file_row_number AS row, c.* EXCLUDE (filename, file_row_number) "
-            f"FROM read_parquet({sql_list(files)}, filename = true, file_row_number = true) c JOIN names USING (filename) "
+            f"FROM {parquet(files, *NUMBERED)} c JOIN names USING (filename) "
             "WHERE split <> 'check'"
         )
 
@@ -50,8 +52,7 @@ class Store:
         """From now on the columns of `found` replace the table's, in the rows that it has."""
         columns = [name for name in pq.read_schema(found).names if name not in dict(KEY)]
         new = ", ".join(f"CASE WHEN o.file IS NULL THEN t.{name} ELSE o.{name} END AS {name}" for name in columns)
-        source = f"read_parquet({sql_list([found])})"
-        self._view(f"SELECT t.* REPLACE ({new}) FROM {self._name} t LEFT JOIN {source} o USING (file, row)")
+        self._view(f"SELECT t.* REPLACE ({new}) FROM {self._name} t LEFT JOIN {parquet([found])} o USING (file, row)")
 
     def table(self, columns: Sequence[str], where: str = "true", order: str = "id, file, row", most: int = 0) -> pa.Table:
         """Some columns of the rows that fulfil an SQL condition, in memory; only the first `most`, if that is given."""
@@ -81,12 +82,12 @@ class Store:
         with tempfile.TemporaryDirectory(prefix=".ranges-", dir=self._scratch) as folder:
             self._db.execute(
                 f"COPY (SELECT {some}, len(list_filter($1::VARCHAR[], lambda bound: bound <= id)) AS part FROM {self._name} "
-                f"WHERE {where}) TO '{folder}' (FORMAT parquet, PARTITION_BY (part), OVERWRITE_OR_IGNORE)",
+                f"WHERE {where}) TO {text(folder)} (FORMAT parquet, PARTITION_BY (part), OVERWRITE_OR_IGNORE)",
                 [bounds],
             )
             for part in range(len(bounds) + 1):
                 if (place := Path(folder) / f"part={part}").is_dir():
-                    yield f"SELECT {some} FROM read_parquet({sql_list(sorted(place.iterdir()))})"
+                    yield f"SELECT {some} FROM {parquet(sorted(place.iterdir()))}"
 
     def counts(self, by: Sequence[str], where: str = "true") -> dict[Any, int]:
         """Rows by the values of `by`: a value where it is one column, else a tuple; in order."""
@@ -134,8 +135,3 @@ def batched(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mappi
     left = iter(rows)
     while some := list(islice(left, size)):
         yield some
-
-
-def sql_list(paths: Iterable[Path]) -> str:
-    """`paths` as a list of texts in SQL."""
-    return "[" + ", ".join("'" + str(path).replace("'", "''") + "'" for path in paths) + "]"

@@ -38,34 +38,34 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """There are rows to train on. Raises ConfigError."""
     from bimode.dataset import split_files
 
-    with keyed("anneal.data"):
+    with keyed("--out"):
         split_files(inputs["data"], "train")
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """One Ray Train `fit`, from the newest checkpoint where there is one."""
-    from actors.annealer import AnnealJob, fit
+    from actors.annealer import AnnealJob, fit, resume_log
     from cluster.placement import plan
     from pipelines.progress import counted, say
 
     [role] = plan("anneal", recipe)
     job = AnnealJob(inputs["model"].absolute(), stage.path.absolute(), recipe.anneal, recipe.model.dtype, recipe.seed)
     say(f"anneal: starting {counted(recipe.anneal.learner.workers, 'worker')} with the model and the data")
-    with followed(job.metrics, recipe.anneal.steps):
+    with followed(job.metrics, recipe.anneal.steps, resume_log(job)):
         counts = fit(job, inputs["data"], role.needs)
     return StageResult(outputs=("model", "metrics.jsonl"), counts=counts)
 
 
 @contextmanager
-def followed(metrics: Path, steps: int) -> Iterator[None]:
-    """Shows the lines that the workers append to `metrics` as progress, while the block runs."""
+def followed(metrics: Path, steps: int, start: int = 0) -> Iterator[None]:
+    """Shows the lines that the workers append to `metrics`, which has `start` already, as progress, while the block runs."""
     from pipelines.progress import track
 
     done = threading.Event()
     with track("anneal", total=steps, unit="step") as bar:
 
         def follow() -> None:
-            shown, finished = 0, False
+            shown, finished = start, False
             while not finished:
                 finished = done.wait(POLL_S)
                 lines = metrics.read_text().split("\n")[:-1] if metrics.is_file() else []  # whole lines only
@@ -74,6 +74,7 @@ def followed(metrics: Path, steps: int) -> Iterator[None]:
                     bar.advance(len(lines) - shown, f"loss {last['loss']:.3f}, {last['tokens_per_s']:.0f} tokens/s")
                     shown = len(lines)
 
+        bar.kept(start)
         thread = threading.Thread(target=follow, daemon=True)
         thread.start()
         try:

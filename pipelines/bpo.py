@@ -44,7 +44,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """There are prompts to draw. Raises ConfigError."""
     from bimode.dataset import split_files
 
-    with keyed("bpo.data"):
+    with keyed("--out"):
         split_files(inputs["data"], "rl")
 
 

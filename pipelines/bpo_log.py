@@ -18,13 +18,14 @@ from bimode.alarm import Alarm, Thresholds, Watch, view_of
 from bimode.audit import check_checkpoint
 from bimode.checkpoints import checkpoint_path, checkpoints, inventory, latest, step_of
 from bimode.credit.expected import expected_auto
-from bimode.credit.summary import summarize
+from bimode.credit.summary import ALL_LEVELS, summarize
 from bimode.desk import Drawn
 from bimode.ledger import Ledger, read
 from bimode.modes import Mode, decides_direct
 from bimode.records import Completion, RolloutGroup
 from bimode.rundir import to_disk, write_atomic
 from pipelines.progress import say
+from pipelines.report.numbers import LEVELS
 
 if TYPE_CHECKING:
     from actors.graph import Graph
@@ -128,13 +129,16 @@ class RunLog:
 
 
 def think_rates(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) -> dict[str, float]:
-    """Share of thinking decisions by level, from the probes or, where the rollouts were auto, from those."""
+    """Share of thinking decisions by level, from the probes or, where the rollouts were auto, from those. Of questions without
+    levels it is one share, of `all`, so that alarms see a collapse there too."""
     level = {g.prompt.id: g.prompt.level for g in groups}
     drawn = probes or [c for g in groups for c in g.of(Mode.AUTO)]
     rates: dict[str, list[float]] = {}
     for c in drawn:
         rates.setdefault(level[c.prompt_id], []).append(float(not decides_direct(c.text)))
-    return {name: _mean(rates[name]) for name in ("easy", "mid", "hard") if name in rates}
+    if drawn and not rates.keys() & set(LEVELS):
+        rates = {ALL_LEVELS: [rate for found in rates.values() for rate in found]}
+    return {name: _mean(rates[name]) for name in (*LEVELS, ALL_LEVELS) if name in rates}
 
 
 def _mean(values: Sequence[float]) -> float:

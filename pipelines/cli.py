@@ -195,7 +195,7 @@ def _evaluate_model(recipe: Path | None, model: Path, data: Path, out: str, over
     from cluster.session import output_directory, prepare_process
     from pipelines.evaluate import check, name_of
     from pipelines.harness import run_stages
-    from pipelines.progress import say
+    from pipelines.progress import if_slow, say
     from pipelines.which_recipe import load
 
     for key, path in (("--model", model), ("--data", data)):
@@ -204,7 +204,8 @@ def _evaluate_model(recipe: Path | None, model: Path, data: Path, out: str, over
     told = (*overrides, 'stages=["evaluate"]', f"model.base={model.absolute()}")
     loaded = load(recipe, told, seed) if recipe else build_recipe({"name": name_of(model)}, told, seed)
     prepare_process(loaded.cluster)  # before transformers is imported: it reads the environment
-    check(loaded, {"data": data.absolute(), "model": model.absolute()}, prefix="--")
+    with if_slow("evaluate: looking at the model and the data"):
+        check(loaded, {"data": data.absolute(), "model": model.absolute()}, flagged=True)
     if recipe is None:
         most = f"evaluate.max_tokens = {loaded.evaluate.max_tokens}, model.max_model_len = {loaded.model.max_model_len}"
         say(f"evaluate: without a recipe: {most}; name a RECIPE too, or --set them")

@@ -44,6 +44,7 @@ def config(recipe: Recipe) -> Any:
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The sources can be drawn from, and the tagging model can see what they show. Raises ConfigError."""
+    from bimode.chat_codec import ChatCodec
     from bimode.codec import Codec, model_kind
     from data_curation.filters import check_languages
     from data_curation.repeats.decide import check_indexes
@@ -57,17 +58,23 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
         check_layouts(recipe.curate.sources, inputs["sources"])
     check_languages(recipe.curate.filter.languages)
     check_indexes(indexes(recipe.curate.dedup.against))
-    pictured = [source.family for source in recipe.curate.sources if source.family and source.family not in TEXT_ONLY]
+    pictured = [at for at, source in enumerate(recipe.curate.sources) if source.family and source.family not in TEXT_ONLY]
     if not recipe.curate.tags:
         return
     tagger_lessons(recipe)
     for at in range(len(recipe.curate.rollouts.models)):
         with keyed(f"curate.rollouts.models.{at}"):
             _ = Codec(inputs[f"tagger-{at}"]).tokens  # refuses another kind of model, and one without think tags
+    if "judge" in inputs:
+        with keyed("curate.judge.model"):
+            _ = ChatCodec(inputs["judge"]).prompt_text("", 0)  # refuses what is no model, and one without a chat template
+    if "teacher" in inputs:
+        with keyed("curate.traces.model"):
+            _ = Codec(inputs["teacher"]).tokens
     for role, model in inputs.items():
         if pictured and role.startswith(("base", "tagger")) and model_kind(model) == "text":
             fix = f"asks about images, and {model} is a text model; use {' or '.join(TEXT_ONLY)}"
-            raise ConfigError("curate.sources.family", pictured[0], fix)
+            raise ConfigError(f"curate.sources.{pictured[0]}.family", recipe.curate.sources[pictured[0]].family, fix)
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:

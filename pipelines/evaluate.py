@@ -49,15 +49,15 @@ def config(recipe: Recipe) -> Any:
     }
 
 
-def check(recipe: Recipe, inputs: dict[str, Path], prefix: str = "evaluate.") -> None:
-    """There are questions, and every model can be asked. Raises ConfigError, whose key is `prefix` and the input's name."""
+def check(recipe: Recipe, inputs: dict[str, Path], flagged: bool = False) -> None:
+    """There are questions, and every model can be asked. Raises ConfigError, with the input's own flag if they are `flagged`."""
     from bimode.codec import Codec
     from bimode.dataset import split_files
 
-    with keyed(f"{prefix}data"):
+    with keyed("--data" if flagged else "--out"):
         split_files(inputs["data"], recipe.evaluate.split)
     for name, path in models_of(inputs).items():
-        with keyed(f"{prefix}{name}"):
+        with keyed("--model" if flagged else "model.base" if name == "base" else "--out"):
             _ = Codec(path).processor  # refuses another kind of model, and one without its tokenizer
 
 
@@ -116,11 +116,11 @@ def evaluate_models(
             patience_s=settings.worker_timeout_s,
             say=lambda line: say(f"evaluate: {line}"),
         ) as evaluator,
-        track("evaluate", total=len(models) * len(requests), unit="requests") as bar,
+        track("evaluate", total=len(models) * len(requests), unit="request") as bar,
     ):
         for name, path in models.items():
             if kept[name].is_file():
-                bar.advance(len(requests), f"{name} kept")
+                bar.kept(len(requests))
             else:
                 evaluator.open(_prepared(path, stage.path / "prepared" / name, recipe.seed))
                 write_results(kept[name], ask(evaluator, prompts, requests, partial(bar.advance, note=name)))

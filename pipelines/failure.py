@@ -11,6 +11,7 @@ from pathlib import Path
 from bimode.errors import BimodeError, ConfigError, StarvedError
 
 GO_ON = "the same command continues"
+IN_CREATION = "an error raised in its creation task"
 FULL_DISK = ("no space left on device", "disk quota exceeded", "] . unexpected pos")  # the last is all that torch.save says
 
 
@@ -31,8 +32,8 @@ def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
     """The one line for `error`. ConfigErrors stay as they are; others gain the stage and what is kept."""
     chain = list(causes(error))[::-1]  # a Ray task error is also an instance of its cause: the cause itself first
     for cause in chain:
-        if isinstance(cause, ConfigError):
-            return cause
+        if isinstance(cause, ConfigError):  # a learner does not know whose it is
+            return ConfigError(f"{stage}.{cause.key}", cause.value, cause.fix) if cause.key.startswith("learner.") else cause
         if isinstance(cause, BimodeError):
             go_on = "" if isinstance(cause, StarvedError) else f"; {GO_ON}"  # the same again would end in the same way
             return type(cause)(f"{stage}: {cause} ({_kept(run)}{go_on})")
@@ -44,8 +45,13 @@ def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
         log.write_text("".join(traceback.format_exception(error)))
         where = f"traceback in {log}; "
     cause = chain[0]
-    line = (str(cause).strip().splitlines() or [""])[0]
-    return StageFailed(f"{stage}: {type(cause).__name__}: {line} ({kept}; {where}{GO_ON})")
+    return StageFailed(f"{stage}: {_what(cause)} ({kept}; {where}{GO_ON})")
+
+
+def _what(cause: BaseException) -> str:
+    """Kind and first line of an error; of an actor that died in its making the last, where Ray has put what killed it."""
+    lines = str(cause).strip().splitlines() or [""]
+    return lines[-1].strip() if IN_CREATION in lines[0] and len(lines) > 1 else f"{type(cause).__name__}: {lines[0]}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

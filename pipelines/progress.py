@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 PLAIN_EVERY_S = 5.0
+SLOW_S = 1.0
+LEAST_S = 0.5  # over which a rate says something
 
 
 def say(text: str) -> None:
     """One line for the user, on stderr, so that stdout stays free for results."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def if_slow(text: str, after: float = SLOW_S) -> Iterator[None]:
+    """Says `text` if the block takes long: imports and digests are seconds, or nothing."""
+    timer = threading.Timer(after, say, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def counted(n: int, unit: str) -> str:
@@ -52,6 +67,13 @@ def new_and_kept(new: int, kept: int) -> str:
     return f"{new:,} new, {kept:,} kept from before" if kept else ""
 
 
+def rate(units: float, seconds: float, unit: str) -> str:
+    """E.g. ``5.1 rollout/s``, or ``12.5 s/step`` of what takes longer than a second; "" while too little is known."""
+    if units <= 0 or seconds < LEAST_S:
+        return ""
+    return f"{units / seconds:.1f} {unit}/s" if units >= seconds else f"{seconds / units:.1f} s/{unit}"
+
+
 class Bar(Protocol):
     """What `track` gives: call `advance` once for each unit of work that is done."""
 
@@ -85,12 +107,15 @@ class PlainBar:
     def __init__(self, name: str, total: int, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done, self.were_there, self.note = 0, 0, ""
+        self.first: tuple[float, int] | None = None  # when the first unit was there, for which models were loaded; how many then
         self.said: tuple[int, str] | None = None
         self.started = self.shown = time.monotonic()
 
     def advance(self, units: int = 1, note: str = "") -> None:
         """Counts, and prints if the last line is old."""
         self.done, self.note = self.done + units, note or self.note
+        if units and self.first is None and self.done > self.were_there:
+            self.first = (time.monotonic(), self.done - self.were_there)
         if time.monotonic() - self.shown >= PLAIN_EVERY_S:
             self._show()
 
@@ -100,17 +125,17 @@ class PlainBar:
         self.advance(units)
 
     def finish(self) -> None:
-        """The last line, with the rate over the whole time; none where it is there already."""
-        if self.said != (self.done, self.note):
+        """The last line, with the rate since the first unit; none where it is there already, or where there was nothing to do."""
+        if self.total and self.said != (self.done, self.note):
             self._show()
 
     def _show(self) -> None:
         self.shown, self.said = time.monotonic(), (self.done, self.note)
-        seconds = max(self.shown - self.started, 1e-6)
         new = self.done - self.were_there
-        notes = "".join(f"  {note}" for note in (new_and_kept(new, self.were_there), self.note) if note)
-        rate = f"{new / seconds:.1f} {self.unit}/s"
-        say(f"{self.name}: {self.done}/{self.total} {self.unit}  {seconds:.0f} s  {rate}{notes}")
+        since, already = self.first or (self.shown, new)
+        speed = rate(new - already, self.shown - since, self.unit)
+        notes = "".join(f"  {note}" for note in (speed, new_and_kept(new, self.were_there), self.note) if note)
+        say(f"{self.name}: {self.done}/{self.total} {self.unit}  {self.shown - self.started:.0f} s{notes}")
 
 
 @contextmanager
@@ -124,7 +149,7 @@ def _rich_bar(name: str, total: int, unit: str) -> Iterator[Bar]:
 
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:.1f} {unit}/s")
+            return Text("" if speed is None else rate(speed, 1.0, unit))
 
     class RichBar:
         done = were_there = 0

@@ -20,9 +20,11 @@ def refuse_bare_name(path: Path | None) -> Path | None:
     """`path` as it is. Raises ConfigError for a bare name that nothing here has, e.g. `tiny`: it says where the recipes are."""
     if path is None or path.parent != Path() or path.exists():
         return path
-    near = difflib.get_close_matches(path.stem, [file.stem for file in SHIPPED.glob("*.toml")], n=1)
     folder = os.path.relpath(SHIPPED)
-    nearest = f"; did you mean {folder}/{near[0]}.toml?" if near else ""
+    there = {file.stem: f"{folder}/{file.name}" for file in SHIPPED.glob("*.toml")}
+    there |= {file.stem: file.name for file in Path().glob("*.toml")}  # the user's own before ours
+    near = difflib.get_close_matches(path.stem, there, n=1)
+    nearest = f"; did you mean {there[near[0]]}?" if near else ""
     raise ConfigError("recipe", path, f"no such file; recipes are in {folder}/{nearest}")
 
 

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from bimode.dataset import Row, question_of
 from bimode.errors import ConfigError
-from data_curation.store import read_candidates, sql_list
+from data_curation.parquet_sql import parquet
+from data_curation.store import NUMBERED, read_candidates
 
 MOST_NAMED = 8  # ids in a message
 NOWHERE = "no such row, and none like it; ids stand in data/ and rejects/, and a reference, e.g. a.jsonl#6, will do as well"
@@ -50,13 +51,13 @@ class Lookup:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._db = duckdb.connect()
-        listed = sql_list(file for name in ("data", "rejects") for file in sorted((folder / name).glob("*.parquet")))
-        names = {row[0] for row in self._db.execute(f"SELECT name FROM parquet_schema({listed})").fetchall()}
+        files = [file for name in ("data", "rejects") for file in sorted((folder / name).glob("*.parquet"))]
+        names = {name for file in files for name in pq.read_schema(file).names}
         reason = "coalesce(reason, '')" if "reason" in names else "''"
         own = f"id, {QUESTION} AS question_id, source, source_refs, dup_group, {reason} AS reason"
         self._db.execute(
             f"CREATE VIEW rows AS SELECT {own}, filename, file_row_number "
-            f"FROM read_parquet({listed}, union_by_name = true, filename = true, file_row_number = true)"
+            f"FROM {parquet(files, 'union_by_name = true', *NUMBERED)}"
         )
 
     def find(self, wanted: str) -> str:

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from bimode.rundir import read_json
+from data_curation.parquet_sql import parquet
 from data_curation.publishing.funnel import funnel, source_counts
 from data_curation.publishing.publish import IN, TAGGED
 from data_curation.publishing.published import Published
@@ -68,16 +69,16 @@ class Facts:
 
 def read_costs(cache: Path) -> tuple[Cost, ...]:
     """What the caches below DIR/cache hold of model output, over all runs in DIR."""
-    parts = [str(part) for part in sorted(cache.glob("*/*/part-*.parquet"))]
+    parts = sorted(cache.glob("*/*/part-*.parquet"))
     if not parts:
         return ()
     query = (
         "SELECT split_part(filename, '/', -3) AS kind, split_part(filename, '/', -2) AS params_hash, count(*), "
-        "sum(num_tokens)::BIGINT, count(*) FILTER (error <> '') FROM read_parquet($1, filename = true, union_by_name = true) "
-        "GROUP BY ALL ORDER BY ALL"
+        "sum(num_tokens)::BIGINT, count(*) FILTER (error <> '') "
+        f"FROM {parquet(parts, 'filename = true', 'union_by_name = true')} GROUP BY ALL ORDER BY ALL"
     )
     with duckdb.connect() as db:
-        return tuple(Cost(*row) for row in db.execute(query, [parts]).fetchall())
+        return tuple(Cost(*row) for row in db.execute(query).fetchall())
 
 
 def read_versions(stage: Path) -> tuple[Version, ...]:

@@ -18,6 +18,7 @@ from bimode.dataset import Row
 from bimode.errors import ConfigError
 from bimode.rundir import read_json
 from bimode.tags import correct_for_guessing
+from data_curation.parquet_sql import parquet
 from data_curation.publishing.lookup import Lookup, Neighbour, Stored, fetch
 from data_curation.publishing.published import UNPUBLISHED
 from data_curation.sampling.rollouts import content_of
@@ -146,7 +147,7 @@ def _history(run: Path, question: str) -> dict[str, str]:
 def _evidence(folder: Path, question: str, rows: Iterable[Stored]) -> Evidence | None:
     """What was measured, also of a row that was rejected after its tag: tags.parquet has only those that are kept."""
     with duckdb.connect() as db:
-        found = fetch(db, "SELECT * FROM read_parquet($1) WHERE id = $2", str(folder / "tags" / "tags.parquet"), question)
+        found = fetch(db, f"SELECT * FROM {parquet([folder / 'tags' / 'tags.parquet'])} WHERE id = $1", question)
     bare = {"tag_rule": "", "tag_low": None, "tag_high": None}
     own = [bare | stored.row for stored in rows if stored.row["mode_reason"] not in (None, "", "untagged")]
     row = next(iter([*found, *own]), None)
@@ -162,12 +163,11 @@ def _evidence(folder: Path, question: str, rows: Iterable[Stored]) -> Evidence |
 
 def _attempts(cache: Path, question: str, rows: Iterable[Stored], evidence: Evidence | None) -> tuple[Attempt, ...]:
     """Every reply to the question in any cache: those that the tag rests on first."""
-    parts = [str(part) for part in sorted(cache.glob("*/*/part-*.parquet"))]
+    parts = sorted(cache.glob("*/*/part-*.parquet"))
     if not parts:
         return ()
     with duckdb.connect() as db:
-        query = "SELECT * FROM read_parquet($1, union_by_name = true, filename = true) WHERE id = $2"
-        found = fetch(db, query, parts, question)
+        found = fetch(db, f"SELECT * FROM {parquet(parts, 'union_by_name = true', 'filename = true')} WHERE id = $1", question)
     contents = {content_of(stored.row) for stored in rows}
     attempts = []
     for row in found:
@@ -187,12 +187,12 @@ def _attempts(cache: Path, question: str, rows: Iterable[Stored], evidence: Evid
 
 
 def _trained(rollouts: Path, question: str) -> tuple[Trained, ...]:
-    steps = [str(step) for step in sorted(rollouts.glob("step-*.parquet"))]
+    steps = sorted(rollouts.glob("step-*.parquet"))
     if not steps:
         return ()
     query = (
-        "SELECT mode, count(DISTINCT ticket), count(*), avg(reward), avg(tokens) FROM read_parquet($1, union_by_name = true) "
-        "WHERE prompt_id = $2 GROUP BY mode ORDER BY mode"
+        "SELECT mode, count(DISTINCT ticket), count(*), avg(reward), avg(tokens) "
+        f"FROM {parquet(steps, 'union_by_name = true')} WHERE prompt_id = $1 GROUP BY mode ORDER BY mode"
     )
     with duckdb.connect() as db:
-        return tuple(Trained(*row) for row in db.execute(query, [steps, question]).fetchall())
+        return tuple(Trained(*row) for row in db.execute(query, [question]).fetchall())

@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 
 from bimode.curate_config import DedupConfig
 from bimode.errors import ConfigError
+from data_curation.parquet_sql import on_disk, parquet
 from data_curation.repeats import rules
 from data_curation.repeats.fingerprints import HASH_HEX, THUMB_BYTES
 from data_curation.repeats.rules import CHECK, CLASS_BITS, EARLIER, EVAL, RL, TRAIN
-from data_curation.store import MEMORY, Store, sql_list
+from data_curation.store import MEMORY, NUMBERED, Store
 
 FILE_BITS = 20  # of a rank, above 36 for the row
 WRITE_ROWS = 20_000
@@ -116,8 +117,8 @@ def _database(scratch: Path, memory: str = MEMORY, threads: int = 2) -> Iterator
     """A database on disk that is gone afterwards."""
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".decide-", dir=scratch) as folder:
-        limits = {"memory_limit": memory, "threads": str(threads), "temp_directory": f"{folder}/spill"}
-        with duckdb.connect(f"{folder}/rows.duckdb", config={**limits, "preserve_insertion_order": "false"}) as db:
+        limits = {"memory_limit": memory, "threads": str(threads), "preserve_insertion_order": "false"}
+        with on_disk(Path(folder), limits) as db:
             yield db
 
 
@@ -148,7 +149,7 @@ def _load(db: duckdb.DuckDBPyConnection, shards: Sequence[Path], earlier: Sequen
             FROM (
                 SELECT *, {run} AS run, {class_} AS class, (length(image_phash) + 1) // {HASH_HEX + 1} AS count,
                     CASE WHEN octet_length(image_thumbs) = count * {THUMB_BYTES} THEN count ELSE 0 END AS num_images
-                FROM {_read(paths)} JOIN {table} USING (filename) {alive}
+                FROM {parquet(dict.fromkeys(paths), *NUMBERED)} JOIN {table} USING (filename) {alive}
             )
         """)
     db.execute("CREATE VIEW alive AS SELECT * FROM rows ANTI JOIN repeats USING (rank)")
@@ -213,10 +214,6 @@ def _name_files(db: duckdb.DuckDBPyConnection, table: str, paths: Sequence[Path]
     db.register("files", files)
     db.execute(f"CREATE TABLE {table} AS SELECT * FROM files")
     db.unregister("files")
-
-
-def _read(paths: Sequence[Path]) -> str:
-    return f"read_parquet({sql_list(dict.fromkeys(paths))}, filename = true, file_row_number = true)"
 
 
 def _write(db: duckdb.DuckDBPyConnection, query: str, schema: pa.Schema, out: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_curation.parquet_sql import cursor
 from data_curation.repeats.near_images import KeptPictures, Pictures, near_each
 from data_curation.repeats.near_texts import KeptTexts
 from data_curation.repeats.ngrams import EvaluationRuns, Question, numbers, share_subject, words
@@ -150,7 +151,7 @@ def same_ngrams(db: Database, n: int, radius: int) -> frozenset[str]:
         db.execute(f"SELECT r.rank, min(i.rank) {matched} WHERE r.image_sha256 = i.image_sha256 GROUP BY r.rank").fetchall()
     )
     for count in _image_counts(db) if radius else ():
-        reader = db.cursor().sql(
+        reader = cursor(db).sql(
             f"SELECT r.rank, i.rank AS hit, r.hashes, r.thumbs, i.hashes AS hashes_i, i.thumbs AS thumbs_i {matched} "
             f"WHERE r.num_images = {count} AND i.num_images = {count} ORDER BY ALL"
         )
@@ -164,7 +165,7 @@ def same_ngrams(db: Database, n: int, radius: int) -> frozenset[str]:
 
 def _groups(db: Database, keys: str, source: str, columns: str) -> Iterator[tuple[int, pa.RecordBatch]]:
     """`columns` of the rows of `source` that share `keys` with another, by group and rank, in pieces of one group."""
-    reader = db.cursor().sql(
+    reader = cursor(db).sql(
         f"SELECT grp, rank, {columns} FROM (SELECT rank, dense_rank() OVER (ORDER BY {keys}) AS grp FROM {source} "
         f"QUALIFY count(*) OVER (PARTITION BY {keys}) > 1) JOIN rows USING (rank) ORDER BY grp, rank"
     )
@@ -177,7 +178,7 @@ def _groups(db: Database, keys: str, source: str, columns: str) -> Iterator[tupl
 def _questions(db: Database, where: str) -> Iterator[list[Question]]:
     """What the rows that fulfil a condition ask, each question once."""
     query = f"SELECT question_key, arg_min(question, rank), count(*) FROM alive WHERE {where} GROUP BY question_key ORDER BY ALL"
-    rows = db.cursor().execute(query)
+    rows = cursor(db).execute(query)
     while piece := rows.fetchmany(READ_ROWS):
         yield [Question(*row) for row in piece]
 

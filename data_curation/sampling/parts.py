@@ -11,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_curation.parquet_sql import parquet
+
 MOST_PARTS = 64  # beyond which parts are put together
 
 
@@ -43,9 +45,9 @@ def compact(folder: Path, key: Sequence[str]) -> None:
     if len(parts) <= MOST_PARTS:
         return
     names = ", ".join(key)
-    query = f"SELECT DISTINCT ON ({names}) * FROM read_parquet($1) WHERE error = '' ORDER BY {names}, text"
+    query = f"SELECT DISTINCT ON ({names}) * FROM {parquet(parts)} WHERE error = '' ORDER BY {names}, text"
     schema = pq.read_schema(parts[0])
     with duckdb.connect() as db:
-        write_table(folder, db.sql(query, params=[[str(part) for part in parts]]).to_arrow_table().cast(schema))
+        write_table(folder, db.sql(query).to_arrow_table().cast(schema))
     for part in parts:
         part.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from bimode.dataset import Row
 from bimode.records import Completion, GenerationRequest
+from data_curation.parquet_sql import parquet
 from data_curation.sampling.parts import compact, parts_of, write_part
 from data_curation.sampling.pool import ROWS_PER_BATCH, answer, run_pool, with_candidates
 from data_curation.store import MEMORY, READ_ROWS
@@ -115,16 +116,16 @@ def read_replies(folder: Path, chosen: pa.Table) -> Iterator[tuple[Row, list[Rep
     """Each row of `chosen` with what `folder` holds of it, ordered by id, round and number. DuckDB joins, and spills to disk."""
     import duckdb
 
-    parts = [str(part) for part in parts_of(folder)]
+    parts = parts_of(folder)
     if not parts:
         yield from ((row, []) for row in chosen.sort_by("id").to_pylist())
         return
     columns = ", ".join(f"r.{name} AS r_{name}" for name in REPLY_SCHEMA.names)
-    drawn = f"SELECT DISTINCT ON ({', '.join(KEY)}) * FROM read_parquet($1) ORDER BY {', '.join(KEY)}, text"
+    drawn = f"SELECT DISTINCT ON ({', '.join(KEY)}) * FROM {parquet(parts)} ORDER BY {', '.join(KEY)}, text"
     query = f"SELECT c.*, {columns} FROM chosen c LEFT JOIN ({drawn}) r USING (id, content)"
     with duckdb.connect(config={"memory_limit": MEMORY}) as db:
         db.register("chosen", chosen)
-        reader = db.sql(f"{query} ORDER BY c.id, c.file, c.row, r.round, r.number", params=[parts]).to_arrow_reader(READ_ROWS)
+        reader = db.sql(f"{query} ORDER BY c.id, c.file, c.row, r.round, r.number").to_arrow_reader(READ_ROWS)
         rows = (row for batch in reader for row in batch.to_pylist())
         for _, group in groupby(rows, key=lambda row: (row["id"], row["file"], row["row"])):
             found = list(group)

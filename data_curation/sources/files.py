@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
@@ -79,7 +80,9 @@ def list_files(path: str, reader: str) -> list[SourceFile]:
         raise ConfigError(KEY, public(path), f"holds files for several readers; set `reader` to one of {', '.join(kinds)}")
     found = [file for file in files if _reads(kinds if reader == "auto" else [reader], file.name)]
     if not found:
+        seen = "" if "://" in path or Path(path).is_absolute() else f", seen from {Path.cwd()}"
         other = f"; {len(files)} file(s) of another name: set `reader`" if files else "; no such file or folder, or an empty one"
+        other += seen
         raise ConfigError(KEY, public(path), f"nothing there for {_readers(reader)}{other}")
     return sorted(found, key=lambda file: file.name)
 

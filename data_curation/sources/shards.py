@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from bimode.curate_config import CurateConfig, SourceConfig
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, under
 from bimode.records import Sample
 from bimode.rundir import digest_code, digest_json
 from data_curation.sources.families import family_of
@@ -109,8 +109,9 @@ def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:
     names = [name for source in sources for name in (source.tasks or (source.family,)) if name]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError("curate.sources", ", ".join(twice), "named twice; give one entry the sum of the weights")
-    for source in sources:
-        family_of(source)
+    for at, source in enumerate(config.sources):
+        with under(f"curate.sources.{at}"):
+            _ = family_of(source) if source.family else None
     total = sum(source.weight for source in sources)
     shards = []
     for split, count in (("train", config.train), ("rl", config.rl), ("eval", config.eval)) if sources else ():

@@ -17,6 +17,7 @@ from bimode.tags import assign_tag, can_think, enough_attempts
 from bimode.verify import OPEN
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, share_of
+from data_curation.parquet_sql import parquet
 from data_curation.sampling.parts import parts_of
 from data_curation.sampling.rollouts import Tagger
 from data_curation.store import MEMORY, Store, write_found
@@ -33,10 +34,10 @@ UNTAGGED: Row = dict.fromkeys(TAG_COLUMNS) | {
 ALIVE_TRAIN = "split = 'train' AND reason = ''"
 OBJECTIVE = f"{ALIVE_TRAIN} AND verifier <> '{OPEN}'"  # a verifier can say whether an attempt is right
 PASSES = """
-    SELECT id, count(*) FILTER (passed AND mode = $3), count(*) FILTER (passed AND mode = $4), count(*) FILTER (error = ''),
+    SELECT id, count(*) FILTER (passed AND mode = $2), count(*) FILTER (passed AND mode = $3), count(*) FILTER (error = ''),
         max(error)
     FROM (
-        SELECT DISTINCT ON (id, mode, attempt) r.* FROM read_parquet($1) r JOIN chosen USING (id, content) WHERE attempt < $2
+        SELECT DISTINCT ON (id, mode, attempt) r.* FROM {parts} r JOIN chosen USING (id, content) WHERE attempt < $1
         ORDER BY id, mode, attempt, error <> '', text
     ) GROUP BY id
 """
@@ -97,10 +98,10 @@ def count_passes(cache: Path, chosen: pa.Table, n: int) -> dict[str, Passes]:
     Of one attempt that was made twice (an engine died between writing and saying so) the first by text counts, as in `compact`.
     """
     found = dict.fromkeys(chosen["id"].to_pylist(), Passes())
-    if parts := [str(part) for part in parts_of(cache)]:
+    if parts := parts_of(cache):
         with duckdb.connect(config={"memory_limit": MEMORY}) as db:
             db.register("chosen", chosen)
-            rows = db.execute(PASSES, [parts, n, Mode.NON_THINKING.value, Mode.THINKING.value]).fetchall()
+            rows = db.execute(PASSES.format(parts=parquet(parts)), [n, Mode.NON_THINKING.value, Mode.THINKING.value]).fetchall()
         found |= {name: Passes(*counts) for name, *counts in rows}
     return found
 

@@ -115,15 +115,18 @@ def headline(report: Mapping[str, Any], results: Results) -> Headline:
         return Headline(name, (), (f"{name}: {'; '.join(parts)}.",))
     name = routed[-1]
     numbers, overall = report["models"][name]["routing"], report["models"][name]["overall"]
-    rates = think_rates(results[name])
-    easy, hard = rates.get("easy"), rates.get("hard")
+    where = _where(think_rates(results[name]), overall["auto"]["think_rate"])
     cards = (
-        (f"{percent(hard)} / {percent(easy)}", "thinks on hard / on easy questions", ""),
+        (
+            " / ".join(percent(rate) for rate, _ in where),
+            "thinks on " + " / on ".join(kind for _, kind in where) + " questions",
+            "",
+        ),
         (percent(numbers["gap_recovery"]), "of the thinking gain kept", _spread(numbers["gap_recovery_ci95"])),
         (percent(numbers["saving_recovery"]), "of an oracle's token saving", _spread(numbers["saving_recovery_ci95"])),
         (percent(numbers["tokens_vs_thinking"]), "of the tokens of always thinking", ""),
     )
-    sentences = [_routing_words(name, easy, hard, numbers), _accuracy_words(overall)]
+    sentences = [_routing_words(name, where, numbers), _accuracy_words(overall)]
     if len(routed) > 1:
         sentences.append(_before_words(routed[-2], results, report))
     return Headline(name, cards, tuple(s for s in sentences if s))
@@ -135,11 +138,25 @@ def think_rates(items: Sequence[ItemResult]) -> dict[str, float]:
     return {level: sum(found) / len(found) for level, found in by_level.items() if found}
 
 
-def _routing_words(name: str, easy: float | None, hard: float | None, numbers: Mapping[str, Any]) -> str:
-    where = f"{name} thinks on {percent(hard)} of the hard questions and {percent(easy)} of the easy ones"
+def _where(rates: Mapping[str, float], overall: float) -> list[tuple[float, str]]:
+    """Think rates on hard and easy questions, with whose they are; where one of the two is missing, that on all."""
+    ends = [(rates[level], level) for level in ("hard", "easy") if level in rates]
+    return ends if len(ends) > 1 else [(overall, "all")]
+
+
+def _of(where: Sequence[tuple[float, str]], noun: str = "") -> str:
+    """E.g. `90 % of the hard questions and 5 % of the easy ones`, or `40 % of all questions`."""
+    if len(where) == 1:
+        return f"{percent(where[0][0])} of all{noun or ' questions'}"
+    (hard, _), (easy, _) = where
+    return f"{percent(hard)} of the hard{noun} and {percent(easy)} of the easy ones"
+
+
+def _routing_words(name: str, where: Sequence[tuple[float, str]], numbers: Mapping[str, Any]) -> str:
+    thinks = f"{name} thinks on {_of(where, ' questions')}"
     if numbers["gap_recovery"] is None:
-        return f"{where}; its thinking mode gains too little over its direct answers to speak of a share of it."
-    return (f"{where}, and so keeps {percent(numbers['gap_recovery'])} of what thinking gains "
+        return f"{thinks}; its thinking mode gains too little over its direct answers to speak of a share of it."
+    return (f"{thinks}, and so keeps {percent(numbers['gap_recovery'])} of what thinking gains "
             f"at {percent(numbers['tokens_vs_thinking'])} of the tokens.")  # fmt: skip
 
 
@@ -152,8 +169,8 @@ def _accuracy_words(overall: Mapping[str, Any]) -> str:
 
 
 def _before_words(before: str, results: Results, report: Mapping[str, Any]) -> str:
-    rates, numbers = think_rates(results[before]), report["models"][before]["routing"]
-    shares = f"{percent(rates.get('hard'))} of the hard and {percent(rates.get('easy'))} of the easy ones"
+    numbers, overall = report["models"][before]["routing"], report["models"][before]["overall"]
+    shares = _of(_where(think_rates(results[before]), overall["auto"]["think_rate"]))
     words = f"The stage before, {before}, thought on {shares}"
     if numbers["gap_recovery"] is None:
         return words + "."

@@ -19,6 +19,8 @@ from pipelines.report.numbers import LEVELS, Results
 
 WIDE = (8.6, 3.9)  # inches
 ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 3}  # clear of every curve
+FLAT = 0.02  # of rewards, which would fill the picture with noise, or with rewards below 0
+DOTTED = 4  # points of a curve below which each is shown: a line through one is none
 INK = "#123457"  # stands for the page's own text colour in the SVG
 MODE_MARKERS = {Mode.NON_THINKING: "s", Mode.AUTO: "o", Mode.THINKING: "^"}
 MODE_COLORS = {Mode.NON_THINKING: "#2a9d8f", Mode.AUTO: "#3b6fe0", Mode.THINKING: "#e07a3b"}
@@ -40,6 +42,7 @@ def draw(results: Results, report: Mapping[str, Any], metrics: Path | None, fold
     if complete:
         last = list(complete)[-1]
         figures["accuracy_tokens"] = lambda axes: _accuracy_tokens(axes, complete, report)
+    if any(item.level in LEVELS for items in complete.values() for item in items):
         figures["think_rate"] = lambda axes: _think_rate(axes, complete)
         figures["crossover"] = lambda axes: _crossover(axes, complete[last], last)
     steps = read_metrics(metrics)
@@ -166,18 +169,20 @@ def _rewards(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
         look = Look(mode.value.replace("_", "-"), MODE_COLORS[mode])
         _curve(axes, steps, _value_at("modes", mode.value, ALL_LEVELS, "reward"), look)
     axes.set(xlabel="BPO step", ylabel="mean reward")
+    if axes.dataLim.height < FLAT:
+        axes.set_ylim(-0.03, 1.04)
     axes.legend(**ABOVE)
 
 
 def _decisions(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
-    for level, color in LEVEL_COLORS.items():
+    for level, color in (LEVEL_COLORS | {ALL_LEVELS: INK}).items():
         _curve(axes, steps, _value_at("decision", level), Look(level, color))
     axes.set(xlabel="BPO step", ylabel="share of first tokens that think", ylim=(-0.03, 1.04))
     axes.legend(**ABOVE)
 
 
 def _curve(axes: Any, steps: Sequence[Mapping[str, Any]], value: Callable[[Any], float | None], look: Look) -> None:
-    """The raw series, faint, under its running mean of five; steps that lack the value are left out."""
+    """The raw series, faint, under its running mean of five; steps that lack the value are left out, and few have dots."""
     points = [(step["step"], value(step)) for step in steps]
     kept = [(x, float(y)) for x, y in points if y is not None]
     if not kept:
@@ -185,7 +190,8 @@ def _curve(axes: Any, steps: Sequence[Mapping[str, Any]], value: Callable[[Any],
     xs, ys = zip(*kept, strict=True)
     smooth = [sum(ys[max(0, i - 4) : i + 1]) / len(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))]
     axes.plot(xs, ys, color=look.color, alpha=0.25, lw=1)
-    axes.plot(xs, smooth, color=look.color, label=look.label)
+    axes.plot(xs, smooth, marker=look.marker if len(xs) < DOTTED else "", color=look.color, label=look.label)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # there is no step 0.5
 
 
 @contextmanager

@@ -23,8 +23,9 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A curated folder: 12 questions in both formats, over two files."""
-    folder = tmp_path_factory.mktemp("curated")
+    """A curated folder: 12 questions in both formats, over two files. Neither a query nor a column is read out of its name."""
+    folder = tmp_path_factory.mktemp("curated") / "format=x a?b%20c"
+    folder.mkdir()
     rows = []
     for i in range(12):
         sample = FAMILIES[i % 3](i, "train", 0, (1, 1, 1))

@@ -3,8 +3,10 @@ while it is asked cannot be had in a test."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,17 +31,19 @@ class Client:
         return "job-1"
 
     async def tail_job_logs(self, job: str) -> AsyncIterator[str]:
-        yield "a line\n"
+        yield "a line\nerror: cur"
         if self.log is not None:
             raise self.log
+        yield "ate: why\n"
 
     def get_job_status(self, job: str) -> JobStatus:
         if isinstance(self.status, Exception):
             raise self.status
         return self.status
 
-    def get_job_info(self, job: str) -> None:
-        return None
+    def get_job_info(self, job: str) -> SimpleNamespace:
+        message = "Job entrypoint command failed with exit code 75, last available logs:\nsome line\nerror: curate: why"
+        return SimpleNamespace(message=message, driver_exit_code=75)
 
 
 @pytest.fixture
@@ -57,6 +61,15 @@ def test_a_job_that_is_left_has_not_succeeded(followed: Any, capsys: pytest.Capt
     assert followed(None, JobStatus.SUCCEEDED) == 0
     assert followed(KeyboardInterrupt(), JobStatus.RUNNING) == 130
     assert f"the job goes on: ray job logs --address {URL} -f job-1" in capsys.readouterr().err
+
+
+def test_a_failure_is_said_once_and_ends_as_the_job_did(followed: Any) -> None:
+    """The log that was followed says it; only where that broke off it is said again."""
+    with pytest.raises(JobFailed, match="job job-1 failed: exit code 75, as its log above says") as failed:
+        followed(None, JobStatus.FAILED)
+    assert failed.value.exit_code == 75 and pickle.loads(pickle.dumps(failed.value)).exit_code == 75
+    with pytest.raises(JobFailed, match="job job-1 stopped: error: curate: why"):
+        followed(RuntimeError("connection closed"), JobStatus.STOPPED)
 
 
 def test_a_head_that_is_gone_is_one_line(followed: Any) -> None:

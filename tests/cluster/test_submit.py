@@ -45,9 +45,10 @@ def submit(cluster: HandStarted, *words: str) -> subprocess.CompletedProcess[str
 def test_failed_job_is_one_line_and_a_code(cluster: HandStarted, tmp_path: Path) -> None:
     recipe = "pipelines/recipes/smoke.toml"
     failed = submit(cluster, recipe, "--out", str(tmp_path), "--stage", "bpo", "--set", "model.base=/absent")
-    assert failed.returncode == 1
-    assert failed.stderr.splitlines()[-1].startswith("error: job raysubmit_")
-    assert "error: " in failed.stdout, "the job's own line was not followed"
+    assert failed.returncode == 2, "the job's own code"
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("error: job raysubmit_") and "exit code 2, as its log above says" in last
+    assert failed.stdout.count("error: model.base = /absent") == 1, "the job's own line was not followed"
 
 
 @pytest.mark.slow

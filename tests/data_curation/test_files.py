@@ -95,6 +95,7 @@ def test_a_path_without_rows_is_said_in_one_line(tmp_path: Path) -> None:
         (tmp_path / "none", "auto", "nothing there for any reader"),
         (tmp_path / "only", "auto", "nothing there for any reader"),
         (tmp_path / "*.parquet", "auto", "nothing there for any reader"),
+        ("none", "auto", f"or an empty one, seen from {Path.cwd()}$"),
         (tmp_path, "webdataset", r"nothing there for reader webdataset \(.tar, .tar.gz, .tgz\); 1 file"),
         (tmp_path / "notes.txt", "auto", "1 file.s. of another name: set `reader`"),
         (

@@ -275,6 +275,39 @@ def test_models_that_meet_in_a_point_are_all_seen_and_no_text_covers_another(nam
         assert axes.get_window_extent().width > 0.55 * figure.bbox.width, "the legend leaves room for the picture"
 
 
+def test_questions_without_levels_have_neither_empty_pictures_nor_dashes_for_them(tmp_path: Path) -> None:
+    """As files of one's own are. Auto mode thinks on the hard ones, which nobody has named so."""
+    made = samples(30)
+    results = {
+        name: [replace(item, level="") for item in verdicts(made, thinks)]
+        for name, thinks in (("anneal", ()), ("bpo", ("hard",)))
+    }
+    report = made_report(results)
+    assert set(plots.draw(results, report, None, tmp_path)) == {"accuracy_tokens"}
+    assert not {"think_rate", "crossover"} & {file.stem for file in tmp_path.iterdir()}
+    told = page.headline(report, results)
+    rate = page.percent(report["models"]["bpo"]["overall"]["auto"]["think_rate"])
+    assert told.cards[0][:2] == (rate, "thinks on all questions")
+    assert f"bpo thinks on {rate} of all questions" in told.sentences[0]
+    assert "anneal, thought on 0 % of all questions" in told.sentences[-1]
+    unknown = [{"step": 0, "decision": {"all": 0.5}}]
+    with plots._canvas("t", None) as (_, axes):
+        plots._decisions(axes, unknown)
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["all"]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 300])
+def test_steps_are_whole_numbers_and_a_single_one_is_seen(steps: int) -> None:
+    """A reward that stays at 0 is drawn at the foot of 0 to 1, not between -0.04 and 0.04."""
+    made = [{"step": step, "reward": 0.0, "decision": {"easy": 0.5}} for step in range(steps)]
+    for draw in (plots._rewards, plots._decisions):
+        with plots._canvas("t", None) as (figure, axes):
+            draw(axes, made)
+            figure.canvas.draw()
+            assert all(float(at).is_integer() for at in axes.get_xticks()) and axes.get_ylim() == (-0.03, 1.04)
+            assert (steps > 1) or any(line.get_marker() == "o" for line in axes.lines)
+
+
 def test_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
     made = samples(4)
     results = {"bpo": verdicts(made, ("hard",))}

@@ -74,6 +74,16 @@ def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
+def test_a_choice_that_collapses_is_seen_on_questions_without_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files of one's own seldom have a level; the log once held no decision of theirs, and no alarm could ring."""
+    drawn = replace(DRAWN, group=replace(DRAWN.group, prompt=replace(DRAWN.group.prompt, level="")))
+    log = RunLog(tmp_path, margin)
+    assert [log.step(step, [drawn], LEARNT) for step in range(5)][-1] == "reward 1.00, think all 1.00"
+    lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
+    assert lines[0]["decision"] == {"all": 1.0} and [len(line["alarms"]) for line in lines] == [0, 0, 0, 0, 1]
+    assert "ALARM at step 4, thinking mode" in capsys.readouterr().err
+
+
 def test_alarms_go_by_the_margin_of_their_step(tmp_path: Path) -> None:
     """Thinking is right more often by 1: enough at first, and too little at the end, as for the credit."""
     only_thinking = replace(DRAWN, group=replace(DRAWN.group, rewards_G=(1.0, 0.0)))

@@ -6,7 +6,9 @@ Without Ray: what is sealed stays where it is until nothing can be refused any m
 from __future__ import annotations
 
 import json
+import re
 import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,13 +17,13 @@ from types import ModuleType
 import psutil
 import pytest
 
-from bimode.config import ClusterConfig, Recipe
+from bimode.config import AnnealConfig, ClusterConfig, Recipe
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe
 from bimode.rundir import StageDir, StageResult
-from pipelines import harness
+from pipelines import anneal, harness
 from pipelines.harness import Session, _run_one
-from pipelines.progress import PlainBar, counted, kept_first, track, until_loaded
+from pipelines.progress import PlainBar, counted, if_slow, kept_first, rate, track, until_loaded
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import Running, command
@@ -133,21 +135,60 @@ def test_a_wait_is_said_once_before_it_begins(capsys: pytest.CaptureFixture[str]
     assert (bar.done, bar.were_there) == (13, 13)
 
 
-def test_what_was_there_before_is_told_from_what_is_new(capsys: pytest.CaptureFixture[str]) -> None:
-    """And is in no rate: a second run over 3,472 attempts that makes 80 of them has not made 3,472."""
+def test_what_was_there_before_is_told_from_what_is_new(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it in a rate, and neither is the time in which models loaded: 16 in the 8 s after the first 64 are 2 a second."""
+    now = 1000.0
+    monkeypatch.setattr("pipelines.progress.time.monotonic", lambda: now)
     with track("curate: rollouts", 3472, "rollout") as bar:
         advance = until_loaded(bar, 3472, "loading")
-        for units in (3392, 64, 16):
+        for units, seconds in ((3392, 1.0), (64, 31.0), (16, 8.0)):
+            now += seconds
             advance(units)
-        assert isinstance(bar, PlainBar)
-        bar.started -= 40
-    [_, line] = capsys.readouterr().err.splitlines()
-    assert line == "curate: rollouts: 3472/3472 rollout  40 s  2.0 rollout/s  80 new, 3,392 kept from before"
+    [_, *lines] = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "curate: rollouts: 3456/3472 rollout  32 s  64 new, 3,392 kept from before",
+        "curate: rollouts: 3472/3472 rollout  40 s  2.0 rollout/s  80 new, 3,392 kept from before",
+    ]
     with track("curate: read", 2, "shard") as bar:
         advance = kept_first(bar)
         advance(0)
         advance(2)
     assert "new" not in capsys.readouterr().err
+    with track("curate: rollouts", 0, "rollout"):
+        pass
+    assert capsys.readouterr().err == "", "0/0 says nothing"
+
+
+def test_what_takes_long_is_announced_and_what_does_not_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seven seconds of imports look like a program that hangs; a stage that is skipped needs no more than its own line."""
+    with if_slow("quick", after=30.0):
+        pass
+    with if_slow("slow", after=0.01):
+        time.sleep(0.3)
+    assert capsys.readouterr().err == "slow\n"
+
+
+def test_a_slow_rate_is_seconds_a_unit() -> None:
+    """`0.0 step/s` says nothing, and neither does a rate over no time at all."""
+    assert [rate(2, 4, "step"), rate(8, 4, "step"), rate(1, 250, "step")] == ["2.0 s/step", "2.0 step/s", "250.0 s/step"]
+    assert [rate(0, 9, "step"), rate(3, 0.01, "shard")] == ["", ""]
+
+
+def test_annealing_that_goes_on_counts_the_steps_before_as_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A kill after step 3 goes on from the checkpoint of step 2: the third is done again, and the first two are in no rate."""
+    from actors.annealer import AnnealJob, resume_log
+
+    job = AnnealJob(tmp_path, tmp_path, AnnealConfig(), "float32", 0)
+    line = json.dumps({"loss": 1.5, "tokens_per_s": 10.0}) + "\n"
+    job.metrics.write_text(3 * line)
+    (job.checkpoints / "step-000002").mkdir(parents=True)
+    assert resume_log(job) == 2 and job.metrics.read_text() == 2 * line
+    with anneal.followed(job.metrics, steps=4, start=2), job.metrics.open("a") as file:
+        file.write(2 * line)
+    [said] = capsys.readouterr().err.splitlines()
+    assert re.sub(r"  \d+ s", "", said) == "anneal: 4/4 step  2 new, 2 kept from before  loss 1.500, 10 tokens/s"
 
 
 @pytest.mark.ray
@@ -181,10 +222,14 @@ def test_starved_worker_is_one_line_and_its_work_is_kept(recipe: str, tmp_path: 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("end", [Running.interrupt, Running.terminate])
-def test_ctrl_c_and_sigterm_leave_no_process_and_go_on(recipe: str, tmp_path: Path, end: Callable[[Running], int]) -> None:
+@pytest.mark.parametrize("kind", ["sleep", "train"])
+def test_ctrl_c_and_sigterm_leave_no_process_and_go_on(
+    recipe: str, tmp_path: Path, end: Callable[[Running], int], kind: str
+) -> None:
+    """Under Ray Train too, whose own answer to Ctrl-C is to exit with 1 and to say nothing."""
     run = tmp_path / "run"
     started = run / "toy" / "started"
-    with Running((TOY, "sleep", recipe, "--out", str(run)), tmp_path / "log") as running:
+    with Running((TOY, kind, recipe, "--out", str(run)), tmp_path / "log") as running:
         running.wait_until(lambda: started.is_file() and started.read_text() != "", timeout=90)
         assert end(running) == 130
         assert any(p.pid == int(started.read_text()) for p in running.tree), "the stage's own child was not seen"

@@ -37,6 +37,15 @@ def test_a_bare_name_is_told_where_the_recipes_are(
     assert capsys.readouterr().err == f"error: recipe = {words[1]}: {fix}\n"
 
 
+def test_a_recipe_of_ones_own_is_the_nearest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert exit_code(["run", "tiny.tomll", "--out", "x"]) == 2
+    assert capsys.readouterr().err.endswith("; did you mean tiny.toml?\n")
+
+
 def test_every_base_in_the_repository_that_a_recipe_names_is_there() -> None:
     """A shipped recipe runs as it stands, unless it says that the model is yours or another recipe's."""
     bases = {load_recipe(path).model.base for path in (REPO / "pipelines" / "recipes").glob("*.toml")}

@@ -6,6 +6,7 @@ python tests/pipelines/toy_stage.py KIND RECIPE --out DIR
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 import time
@@ -35,9 +36,27 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     import ray
 
     (stage.path / "partial.txt").write_text("half")
+    if KIND == "train":
+        train(stage.path)
     result = ray.get(ray.remote(work).options(name="toy").remote(KIND, stage.path))
     (stage.path / "out.txt").write_text(result)
     return StageResult(outputs=("out.txt",), counts={"rows": 1})
+
+
+def train(path: Path) -> None:
+    """A training run that waits; `started` names a process of it."""
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from actors.annealer import run_to_end
+
+    started = str(path / "started")
+    run_to_end(
+        TorchTrainer(
+            lambda config: (Path(started).write_text(str(os.getpid())), time.sleep(600)),
+            scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(storage_path=str(path.absolute())),
+        )
+    )  # fmt: skip
 
 
 def work(kind: str, path: Path) -> str:

@@ -68,12 +68,12 @@ def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
     """`tasks`, or chain_sum where none is named. Raises ConfigError for one that has no trace, or without reasoning-gym."""
     for name in tasks:
         if name not in TASKS:
-            raise ConfigError("curate.sources.tasks", name, f"no honest trace can be made for it; use {', '.join(TASKS)}")
+            raise ConfigError("tasks", name, f"no honest trace can be made for it; use {', '.join(TASKS)}")
     try:
         import_module("reasoning_gym")  # it, or what it needs, may have been left out at installation
     except ImportError:
         fix = "needs a C compiler at installation; install one and run make env again"
-        raise ConfigError("curate.sources.family", "reasoning_gym", fix) from None
+        raise ConfigError("family", "reasoning_gym", fix) from None
     return tasks or ("chain_sum",)
 
 
