@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.fleet import RolloutFleet
+import ray
+
+from actors import shares
+from actors.fleet import Member, RolloutFleet
 from bimode.codec import load_model
 from bimode.config import ModelConfig
 from bimode.records import Completion, GenerationRequest
@@ -22,16 +25,31 @@ MAX_SWAP_BYTES = 1 << 30
 
 
 class Evaluator:
-    """Answers requests with the model that was opened last. `options` are Ray's for one worker."""
+    """Answers requests with the model that was opened last. `options` are Ray's for one worker.
 
-    def __init__(self, model: ModelConfig, *, workers: int, options: Mapping[str, Any], seed: int) -> None:
+    A worker that dies, or is silent for `patience_s`, is replaced, of which `say` is told, and its share is asked again.
+    """
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        workers: int,
+        options: Mapping[str, Any],
+        seed: int,
+        patience_s: float,
+        say: Callable[[str], None],
+    ) -> None:
         self.model, self.num_workers, self.options, self.seed = model, workers, options, seed
+        self.patience_s, self.say = patience_s, say
         self._fleet: RolloutFleet | None = None
+        self._opened = Path()
         self._shape = ""
         self._version = 0
 
     def open(self, model_dir: Path) -> None:
         """Makes the model in `model_dir` the one that answers."""
+        self._opened = model_dir
         shape = shape_digest(model_dir)
         if self._fleet is not None and shape == self._shape and _weight_bytes(model_dir) <= MAX_SWAP_BYTES:
             self._version += 1
@@ -39,8 +57,9 @@ class Evaluator:
             return
         self.close()
         self._fleet = RolloutFleet(
-            model_dir, self.model, workers=self.num_workers, options=self.options, seed=self.seed, sync="object_store"
-        )
+            model_dir, self.model, workers=self.num_workers, options=self.options, seed=self.seed, sync="object_store",
+            patience_s=self.patience_s,
+        )  # fmt: skip
         self._shape, self._version = shape, 0
 
     def generate(
@@ -53,9 +72,17 @@ class Evaluator:
         size = CHUNK * self.num_workers
         for start in range(0, len(requests), size):
             chunk = requests[start : start + size]
-            completions += self._fleet.generate(chunk, self._version)
+            completions += shares.generate(self._fleet, chunk, self._version, self._replaced)
             on_done(len(chunk))
         return completions
+
+    def _replaced(self, member: Member, why: str) -> Member:
+        assert self._fleet is not None
+        successor = self._fleet.replace(member)
+        self.say(f"{member.name} {why}: {successor.name} takes its place and is asked the same")
+        if self._version:
+            successor.ask("load_weights", ray.put(weights_of(self._opened, self._version)))
+        return successor
 
     def close(self) -> None:
         """Ends the workers."""

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 
+from actors.lost import GONE, could_not_start
 from bimode.config import ModelConfig
 from bimode.errors import StaleWeightsError, WorkerLostError
-from bimode.records import Completion, GenerationRequest
 from bimode.weights import WeightBucket
+
+LOADING = 10  # times the patience for a worker that has not answered yet: its engine is loading
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Member:
     name: str
     actor: Any
     version: int = 0
+    machine: str | None = None  # where it runs; None before it has said so
     calls: deque[Call] = field(default_factory=deque)
     has_answered: bool = False  # an engine that is still loading has not
     since: float = field(default_factory=time.monotonic)
@@ -50,6 +54,13 @@ class Member:
         """Whether the oldest call is over, and has not been heard."""
         return bool(self.calls and ray.wait([self.calls[0].answer], timeout=0)[0])
 
+    def silence(self, patience_s: float) -> str:
+        """What to say of it if it has been at its oldest call for longer than it may; nothing if it has not."""
+        patience_s *= 1 if self.has_answered else LOADING
+        if not self.calls or time.monotonic() - self.since <= patience_s or self.has_more_to_say:
+            return ""
+        return f"has not answered {self.calls[0].verb} for {patience_s:.0f} s"
+
     def heard(self) -> float:
         """The oldest call is over; the seconds it took."""
         now = time.monotonic()
@@ -59,9 +70,10 @@ class Member:
 
 
 class RolloutFleet:
-    """Rollout workers: each can be asked alone (`Member.ask`, `hear`), and all of them by `generate` and `load_weights`.
+    """Rollout workers: each can be asked alone (`Member.ask`, `hear`), and all of them by `load_weights` and `expect`.
 
-    `options` are ray.remote options of one worker (num_cpus, num_gpus, resources); `worker` is the class they are made of.
+    `options` are ray.remote options of one worker (num_cpus, num_gpus, resources); `worker` is the class they are made of. While
+    no loop drives the fleet, none may be silent for `patience_s`, ten times as long while it loads.
     """
 
     def __init__(
@@ -74,6 +86,7 @@ class RolloutFleet:
         seed: int,
         sync: str,
         worker: type | None = None,
+        patience_s: float = 120.0,
     ) -> None:
         if worker is None:
             from actors.rollout_worker import RolloutWorker as worker
@@ -81,6 +94,7 @@ class RolloutFleet:
         self._remote = ray.remote(**options)(worker)
         self._args = (model_dir,)
         self._settings = {"max_model_len": model.max_model_len, "dtype": model.dtype, "seed": seed, "sync": sync}
+        self.patience_s = patience_s
         self._started = 0
         self.version = 0  # that every member should hold
         self.members = [self._start() for _ in range(workers)]
@@ -135,32 +149,33 @@ class RolloutFleet:
                 call = member.calls[0]
                 yield member, call, member.heard()
 
-    def generate(self, requests: Sequence[GenerationRequest], version: int) -> list[Completion]:
-        """Completions in the order of `requests`. Raises StaleWeightsError if any was drawn under another version."""
-        shares = [list(range(i, len(requests), len(self.workers))) for i in range(len(self.workers))]
-        answers = ray.get(
-            [worker.generate.remote([requests[i] for i in share]) for worker, share in zip(self.workers, shares, strict=True)]
-        )
-        by_request: dict[int, list[Completion]] = {}
-        for share, completions in zip(shares, answers, strict=True):
-            at = 0
-            for i in share:
-                by_request[i] = completions[at : at + requests[i].n]
-                at += requests[i].n
-        ordered = [c for i in range(len(requests)) for c in by_request[i]]
-        stale = {v for c in ordered for v in c.versions_T} - {version}
-        if stale:
-            raise StaleWeightsError(f"asked for policy version {version}, got tokens of {sorted(stale)}")
-        return ordered
-
     def load_weights(self, whole: WeightBucket) -> None:
-        """Puts all weights of a version into every worker. Raises StaleWeightsError if one is left behind."""
-        bucket = ray.put(whole)
-        self._agree(ray.get([worker.load_weights.remote(bucket) for worker in self.workers]), whole.version)
+        """Puts all weights of a version into every worker. Raises StaleWeightsError if one is left behind, and as `expect`."""
+        self._agree(self._ask_all("load_weights", ray.put(whole)), whole.version)
 
     def expect(self, version: int) -> None:
-        """Raises StaleWeightsError unless every worker is at `version`."""
-        self._agree(ray.get([worker.version.remote() for worker in self.workers]), version)
+        """Raises StaleWeightsError unless every worker is at `version`, and WorkerLostError for one that is gone or silent."""
+        self._agree(self._ask_all("version"), version)
+
+    def awaken(self) -> None:
+        """Waits until every engine has loaded. Raises WorkerLostError as `expect`."""
+        for member, version in zip(self.members, self._ask_all("version"), strict=True):
+            member.version, member.has_answered = version, True
+
+    def _ask_all(self, verb: str, *args: Any) -> list[Any]:
+        asked = [(member, getattr(member.actor, verb).remote(*args)) for member in self.members]
+        return [self._answer(member, verb, answer) for member, answer in asked]
+
+    def _answer(self, member: Member, verb: str, answer: Any) -> Any:
+        patience_s = self.patience_s * (1 if member.has_answered else LOADING)
+        try:
+            return ray.get(answer, timeout=patience_s)
+        except GetTimeoutError:
+            raise WorkerLostError(f"{member.name} has not answered {verb} for {patience_s:.0f} s") from None
+        except GONE as error:
+            if could_not_start(error):
+                raise
+            raise WorkerLostError(f"{member.name} died before it answered {verb}") from error
 
     def _agree(self, held: Sequence[int], version: int) -> None:
         if set(held) != {version}:

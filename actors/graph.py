@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from actors import shares
 from actors.fleet import RolloutFleet
 from actors.learner_group import LearnerGroup
+from actors.lost import GONE
 from actors.weight_sync import WeightSync
 from bimode.config import ModelConfig
+from bimode.errors import WorkerLostError
 from bimode.records import Completion, GenerationRequest
 from bimode.sections import LearnerConfig, OptimConfig
-
-CATCH_UP_S = 600.0  # for a phase of a weight update outside of the loop
 
 
 class StorePublisher:
@@ -46,17 +47,26 @@ class TransferPublisher:
 class Graph:
     """The fleet and the learner group of one run; the policy version that they agree on is `fleet.version`."""
 
-    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, publisher: StorePublisher | TransferPublisher) -> None:
-        self.fleet, self.learner, self._publisher = fleet, learner, publisher
+    def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, sync: str, sync_timeout_s: float) -> None:
+        self.fleet, self.learner, self.sync_timeout_s = fleet, learner, sync_timeout_s
+        self._publisher = (
+            StorePublisher(fleet) if sync == "object_store" else TransferPublisher(fleet, learner, sync, sync_timeout_s)
+        )
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Completions drawn under the current version, while no loop drives the fleet."""
         self.catch_up()
-        return self.fleet.generate(requests, self.fleet.version)
+        return shares.generate(self.fleet, requests, self.fleet.version)
 
     def catch_up(self) -> None:
-        """Waits until every worker holds the current version, while no loop drives the fleet."""
-        WeightSync(self.fleet, self.learner, CATCH_UP_S).catch_up()
+        """Waits until every worker holds the current version, while no loop drives the fleet. Raises WorkerLostError for one that
+        is gone or does not load, StaleWeightsError for one that gets no further for `sync_timeout_s`."""
+        self.fleet.awaken()
+        try:
+            WeightSync(self.fleet, self.learner, self.sync_timeout_s).catch_up()
+        except GONE as error:
+            self.fleet.awaken()  # says who
+            raise WorkerLostError(f"a rollout worker is gone that was to load version {self.fleet.version}") from error
 
     def publish(self, version: int) -> None:
         """Learner -> every worker: the weights after an update become policy `version`."""
@@ -84,13 +94,16 @@ def build_graph(
     rollout_options: Mapping[str, Any],
     learner_options: Mapping[str, Any],
     sync: str,
+    worker_timeout_s: float,
     sync_timeout_s: float,
     total_steps: int,
     with_reference: bool,
     seed: int,
 ) -> Graph:
     """Starts both sides at once (an engine takes seconds to load) and returns the graph at version 0."""
-    fleet = RolloutFleet(model_dir, model, workers=rollout_workers, options=rollout_options, seed=seed, sync=sync)
+    fleet = RolloutFleet(
+        model_dir, model, workers=rollout_workers, options=rollout_options, seed=seed, sync=sync, patience_s=worker_timeout_s
+    )
     group = LearnerGroup(
         dict(learner_options),
         learner.workers,
@@ -102,6 +115,4 @@ def build_graph(
         seed=seed,
         with_reference=with_reference,
     )
-    if sync == "object_store":
-        return Graph(fleet, group, StorePublisher(fleet))
-    return Graph(fleet, group, TransferPublisher(fleet, group, sync, sync_timeout_s))
+    return Graph(fleet, group, sync, sync_timeout_s)

@@ -32,6 +32,7 @@ from bimode.policy import Policy
 from bimode.records import TrainingSample
 from bimode.schedule import learning_rate
 from bimode.sections import LearnerConfig, OptimConfig
+from bimode.shared_memory import SharedArray, as_array, share
 from bimode.token_metrics import decision_values, token_sums
 from bimode.weights import WeightBucket, into_buckets
 
@@ -73,7 +74,7 @@ class Learner:
         self.model = load_model(model_dir, torch.float32 if learner.engine == "torch" else precision)
         if learner.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.buckets = into_buckets([(name, 4 * tensor.numel()) for name, tensor in named_tensors(self.model)])
+        self.buckets = into_buckets([(name, tensor.nbytes) for name, tensor in named_tensors(self.model)])
         policy = Policy(self.model, learner.head_chunk).train()
         self.engine = build_engine(policy, learner, optim, precision)
         self.reference: Reference | None = None
@@ -117,13 +118,20 @@ class Learner:
         self.step += 1
         return StepInfo(step=self.step, lr=lr, grad_norm=norm)
 
-    def export_bucket(self, version: int, index: int) -> WeightBucket:
-        """Part `index` of the weights (`buckets`) as float32 host arrays under the names of the model's checkpoint.
+    def lend(self) -> bool:
+        """Makes the weights readable in place by others on this machine, where that is possible; not collective."""
+        return share(tensor for _, tensor in named_tensors(self.model))
 
-        Good until the next update; without arrays on ranks other than 0.
+    def export_bucket(self, version: int, index: int, lend: bool = False) -> WeightBucket:
+        """Part `index` of the weights (`buckets`) as host arrays (`as_array`) under the names of the model's checkpoint.
+
+        Good until the next update; without arrays on ranks other than 0. `lend`: says where they lie, if `lend` has made that
+        possible, and a reader must be through before the next update.
         """
         weights = self._checkpoint_names(self.engine.weights(set(self.buckets[index])))
-        return WeightBucket.of(version, tuple(weights), [tensor.float().numpy() for tensor in weights.values()])
+        bucket = WeightBucket.of(version, tuple(weights), [as_array(tensor) for tensor in weights.values()])
+        places = [place for tensor in weights.values() if lend and (place := SharedArray.of(tensor)) is not None]
+        return bucket.lend(places) if places and len(places) == len(weights) else bucket
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint (`bimode.checkpoints.checkpoint_path`) that `restore` continues from exactly.

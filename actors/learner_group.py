@@ -24,10 +24,20 @@ from bimode.losses import LossFn
 from bimode.packing import share_prompts, split_evenly, tree_tokens
 from bimode.records import TrainingSample
 from bimode.sections import LearnerConfig, OptimConfig
+from bimode.shared_memory import machine
 from bimode.token_metrics import label_of
-from bimode.weights import WeightBucket
+from bimode.weights import WINDOW, WeightBucket
 
 SURVIVED_BY_S = 5.0  # until Ray has heard of the death that a survivor's error came of
+
+
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """How weights leave a learner: in how many parts, and where they can be read in place (`bimode.shared_memory.machine`; empty:
+    nowhere, since they are sharded, of another precision or on a GPU, or few enough to be copied)."""
+
+    num_buckets: int
+    lends_on: str
 
 
 class LearnerRank:
@@ -52,6 +62,9 @@ class LearnerRank:
         self.learner = Learner(
             model_dir, learner, optim, total_steps=total_steps, dtype=dtype, seed=seed, with_reference=with_reference
         )
+        num_buckets = len(self.learner.buckets)
+        can_lend = rank == 0 and num_buckets > WINDOW and self.learner.lend()  # now: later it would need room for two copies
+        self._outlet = Outlet(num_buckets, machine() if can_lend else "")
 
     def forward_backward(self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float) -> dict[str, float]:
         """`Learner.forward_backward` on this rank's share, with sums by mode and level."""
@@ -61,14 +74,14 @@ class LearnerRank:
         """`Learner.optim_step`."""
         return self.learner.optim_step()
 
-    def num_buckets(self) -> int:
-        """Parts that the weights are exported in."""
-        return len(self.learner.buckets)
+    def outlet(self) -> Outlet:
+        """How the weights leave."""
+        return self._outlet
 
     @ray.method(num_returns=2)
-    def export_bucket(self, version: int, index: int) -> tuple[int, WeightBucket]:
+    def export_bucket(self, version: int, index: int, lend: bool) -> tuple[int, WeightBucket]:
         """`Learner.export_bucket`, and its checksum, which is there when the bucket is."""
-        bucket = self.learner.export_bucket(version, index)
+        bucket = self.learner.export_bucket(version, index, lend)
         return bucket.checksum, bucket
 
     def free_address(self) -> str:
@@ -172,14 +185,15 @@ class LearnerGroup:
         return _get([actor.optim_step.remote() for actor in self.ranks])[0]
 
     @cached_property
-    def num_buckets(self) -> int:
-        """Parts that the weights are exported in."""
+    def outlet(self) -> Outlet:
+        """How the weights leave."""
         self.ready()
-        return int(_get(self.ranks[0].num_buckets.remote()))
+        return _get(self.ranks[0].outlet.remote())
 
-    def export(self, version: int, index: int) -> Export:
-        """Puts part `index` of the weights into the object store, from where the rollout workers read it; does not wait."""
-        answers = [actor.export_bucket.remote(version, index) for actor in self.ranks]  # collective: every rank takes part
+    def export(self, version: int, index: int, lend: bool = False) -> Export:
+        """Puts part `index` of the weights, or, if `lend`, only where it lies, into the object store, from where the rollout
+        workers read it; does not wait."""
+        answers = [actor.export_bucket.remote(version, index, lend) for actor in self.ranks]  # collective: every rank takes part
         return Export(answers[0][1], tuple(checksum for checksum, _ in answers))
 
     def checksum_of(self, export: Export) -> int:

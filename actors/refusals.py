@@ -6,6 +6,7 @@ says everything three times; vLLM drops what a chat template does not know witho
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection
 from typing import Any
@@ -14,18 +15,20 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from PIL.Image import DecompressionBombError, Image
 from ray.exceptions import RayTaskError
-from ray.llm._internal.serve.core.configs.openai_api_models import OpenAIHTTPException  # no public module has these two
+from ray.llm._internal.serve.core.configs.openai_api_models import ModelList, OpenAIHTTPException  # no public module has these
 from ray.llm._internal.serve.core.ingress.ingress import init
 from ray.serve.llm.ingress import OpenAiIngress
-from ray.serve.llm.openai_api_models import ChatCompletionRequest
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
-from vllm.exceptions import VLLMClientError, VLLMValidationError
+from vllm.exceptions import GenerationError, VLLMClientError, VLLMValidationError
 from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
 from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decides what it drops
 
+from actors.chat_request import ChatRequest
+
 GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
 # SyntaxError is Pillow's for a PNG that breaks off in its middle; RuntimeError is vLLM's for other than base64
+READY_S = 1.0  # for an engine that is there to say so
 UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, DecompressionBombError, VLLMClientError)
 
 
@@ -55,6 +58,17 @@ def check_place(given: Collection[str], known: Collection[str]) -> None:
     for key in known:
         if key in given:
             raise Refused(400, "BadRequestError", key, f'{key}: belongs in chat_template_kwargs, as {{"{key}": ...}}')
+
+
+def check_writable(body: ChatRequest, error: BaseException) -> None:
+    """Raises Refused if `error` says of the request `body` that no token was left which its grammar allows.
+
+    vLLM says no more than "Internal server error": a vocabulary of words, as the tiny model's, may lack even a brace.
+    """
+    for key in ("structured_outputs", "response_format"):
+        if type(error) is GenerationError and getattr(body, key) is not None:
+            message = f"{key}: the tokens of this model cannot write what it allows; leave it out, or allow something else"
+            raise Refused(400, "BadRequestError", key, message) from None
 
 
 def template_keys(template: str) -> list[str]:
@@ -89,6 +103,7 @@ class ThinkingIngress(OpenAiIngress):
     def __init__(self, llm_deployments: dict[str, Any], model_cards: dict[str, Any], *, known_keys: list[str]) -> None:
         super().__init__(llm_deployments, model_cards)
         self.known_keys = known_keys
+        self._is_loading = True
 
     async def _get_model_id(self, model: str | None) -> str:
         """Every request asks for its model here; without a name it is the only one."""
@@ -96,11 +111,25 @@ class ThinkingIngress(OpenAiIngress):
             check_served(model, self._model_cards)
         return str(await super()._get_model_id(model))
 
-    async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
+    async def models(self) -> ModelList:
+        """Ray's, which would list a model that is still loading."""
+        for name, engine in self._default_serve_handles.items() if self._is_loading else ():
+            try:
+                await asyncio.wait_for(engine.check_health.remote(), READY_S)
+            except TimeoutError:
+                raise Refused(503, "ServiceUnavailableError", "model", f"model = {name}: is loading; ask again later") from None
+        self._is_loading = False
+        return await super().models()
+
+    async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Ray's, of a request whose `chat_template_kwargs` the template knows, and stand in their place."""
         check_place(body.model_extra or {}, self.known_keys)
         check_keys(body.chat_template_kwargs or {}, self.known_keys)
-        return await super().chat(body, request)
+        try:
+            return await super().chat(body, request)
+        except RayTaskError as error:
+            check_writable(body, error.cause)
+            raise
 
 
 def make_app() -> FastAPI:
@@ -109,6 +138,8 @@ def make_app() -> FastAPI:
     app.add_exception_handler(OpenAIHTTPException, _say)
     app.add_exception_handler(RequestValidationError, _say_invalid)
     app.add_exception_handler(RayTaskError, _say_failed)
+    app.add_exception_handler(VLLMClientError, _say_client)
+    app.add_exception_handler(400, _say_unread)
     for status in (404, 405):
         app.add_exception_handler(status, _say_where)
     return app
@@ -139,6 +170,17 @@ async def _say_failed(request: Request, error: Exception) -> JSONResponse:
     return _body(f"{type(cause).__name__}: {line}", type(cause).__name__, None, status)
 
 
+async def _say_client(request: Request, error: Exception) -> JSONResponse:
+    """What vLLM refuses while it reads the body of another address than chat's."""
+    return _body(str(error), "BadRequestError", None, 400)
+
+
+async def _say_unread(request: Request, error: Exception) -> JSONResponse:
+    """Bytes that are no UTF-8, and lists in lists in lists: FastAPI answers in a shape of its own."""
+    assert isinstance(error, HTTPException)
+    return _body(f"body: {error.detail}", "BadRequestError", "body", 400)
+
+
 async def _say_where(request: Request, error: Exception) -> JSONResponse:
     """An address or a method that there is not, which Starlette would answer in a shape of its own."""
     assert isinstance(error, HTTPException)
@@ -147,4 +189,5 @@ async def _say_where(request: Request, error: Exception) -> JSONResponse:
 
 
 def _body(message: str, kind: str, param: str | None, status: int) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": kind, "param": param, "code": status}}, status)
+    line = " ".join(message.partition("For further information")[0].split())  # that is pydantic's address
+    return JSONResponse({"error": {"message": line, "type": kind, "param": param, "code": status}}, status)

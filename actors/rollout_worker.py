@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from actors.engine_types import EnginePrompt, EngineSampling
 from bimode.codec import Codec, decode_image
 from bimode.errors import ConfigError, CorruptWeightsError, StaleWeightsError
 from bimode.records import Completion, GenerationRequest, Prompt
+from bimode.shared_memory import machine
 from bimode.weights import WeightBucket
 
 
@@ -37,6 +38,7 @@ class RolloutWorker:
         self.max_model_len = max_model_len
         self._version = 0
         self._begun: dict[int, _Begun] = {}
+        self._expected: dict[WeightBucket, tuple[WeightBucket, Future[None]]] = {}
         self._samples: dict[str, Any] = {}  # of prompts that have ended, while others of their lease have not
         self._checker = ThreadPoolExecutor(1, "checker")  # hashing leaves the interpreter to others
         self._engine = self.open_engine(Path(model_dir), dtype, seed, sync)
@@ -50,6 +52,10 @@ class RolloutWorker:
         from actors.vllm_engine import VllmEngine
 
         return VllmEngine(model_dir, kind=self.codec.kind, max_model_len=self.max_model_len, dtype=dtype, seed=seed, sync=sync)
+
+    def machine(self) -> str:
+        """Where it runs, as `bimode.shared_memory.machine` names it."""
+        return machine()
 
     def version(self) -> int:
         """The policy version that is live; 0 is the model in the directory."""
@@ -166,13 +172,24 @@ class RolloutWorker:
         """`nccl`, `ipc`: receives one chunk from the learner; blocks until it has arrived."""
         self._engine.update(update_info)
 
+    def expect(self, bucket: WeightBucket) -> None:
+        """One part that is lent is looked at and checked, while generation goes on; it is still to be received."""
+        self._expected = {b: at for b, at in self._expected.items() if b.version == bucket.version}
+        self._expected[bucket] = self._arrive(bucket)
+
     def receive(self, bucket: WeightBucket) -> None:
         """Loads one part, which is checked meanwhile. Raises CorruptWeightsError, with none of it live, if it was damaged."""
-        bucket = self.arrived(bucket)
-        check = self._checker.submit(_check, bucket)
+        bucket, check = self._expected.pop(bucket) if bucket.lent and bucket in self._expected else self._arrive(bucket)
         self._engine.update({"names": bucket.names, "arrays": bucket.arrays})
         check.result()
         self._received.append(bucket.checksum)
+
+    def _arrive(self, bucket: WeightBucket) -> tuple[WeightBucket, Future[None]]:
+        try:
+            bucket = self.arrived(bucket.arrived())
+        except OSError as error:  # whoever lent it has died
+            raise CorruptWeightsError(f"the weights of version {bucket.version} cannot be read: {error}") from None
+        return bucket, self._checker.submit(_check, bucket)
 
     def arrived(self, bucket: WeightBucket) -> WeightBucket:
         """What the transport has made of a bucket; fault drills do damage here."""

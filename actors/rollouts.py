@@ -202,8 +202,8 @@ class Rollouts:
 
     def _send(self, member: Member, wanted: int) -> None:
         """A new lease, or a slice of those under way; nothing for who is about to leave or takes new weights in."""
-        if not member.has_answered:
-            member.ask("version")
+        if member.machine is None:
+            member.ask("machine")
         elif not self.sync.may_generate(member):
             return
         elif (lease := self._grant(member, wanted)) is not None:

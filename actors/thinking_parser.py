@@ -81,10 +81,10 @@ class ThinkingParser(ReasoningParser):
         return not self.streams and self._closed(input_ids)
 
     def extract_content_ids(self, input_ids: list[int]) -> list[int]:
-        """Ids after the last closing tag; all of them in `short`."""
-        if self.close_id not in input_ids:
-            return list(input_ids) if self.answered else []
-        return list(input_ids)[len(input_ids) - input_ids[::-1].index(self.close_id) :]
+        """Ids after the first closing tag of a response, as `split` has its text; all of them in `short`."""
+        if self.answered:
+            return list(input_ids)
+        return input_ids[input_ids.index(self.close_id) + 1 :] if self.close_id in input_ids else []
 
     def count_reasoning_tokens(self, token_ids: Sequence[int]) -> int:
         """Generated ids before the closing tag, for `usage.completion_tokens_details`."""

@@ -1,9 +1,10 @@
 """Weights from the learner to the rollout workers, in phases that each have a deadline.
 
     prepare    the learner puts a bucket into the object store, at most WINDOW ahead of the worker that is furthest; until so
-               many are there the workers go on with what they generate
+               many are there the workers go on with what they generate. To workers on its own machine a learner on a CPU lends
+               its weights instead: it says where all buckets lie, and they are checked meanwhile
     pause      a worker ends its slice; it generates nothing from here on
-    transfer   it loads bucket after bucket, each checked on arrival
+    transfer   it loads bucket after bucket, each checked on arrival, if it has not been
     verify     it says what it holds, and that is what was sent
     resume     the version is live: what was under way goes on
 
@@ -11,6 +12,9 @@ Consumes buckets of the learner group, while the learner has nothing else to do;
 pace, and one that is late, or wrong, is told apart by `late` and by what its calls raise, while the others go on. So that a big
 model needs no second copy in memory, a bucket is freed as soon as every worker that takes part has it. A worker that comes later,
 or that was busy with older weights, takes part in a stream of its own the next time that the learner is free.
+
+Weights that are lent are copied nowhere, and the learner leaves them as they are until everyone has loaded them. It waits
+PATIENCE_S for one that gets no further: who is generating then leaves the stream, who is not is late.
 """
 
 from __future__ import annotations
@@ -24,12 +28,13 @@ from typing import Any
 
 import ray
 
-from actors.fleet import Member, RolloutFleet
+from actors.fleet import Call, Member, RolloutFleet
 from actors.learner_group import Export, LearnerGroup
 from bimode.errors import CorruptWeightsError, LearnerLostError, StaleWeightsError
+from bimode.weights import WINDOW
 
-WINDOW = 2
 POLL_S = 0.2
+PATIENCE_S = 10.0  # of the learner, with a worker that it has lent its weights to
 
 
 PhaseOver = Callable[["Member", "Phase", int, float, float], None]  # who, what, version, since when, stopped since when
@@ -62,6 +67,11 @@ class Taker:
         """Whether nothing is left for it to do before the learner has more; its deadline does not run."""
         return self.phase is Phase.PREPARE or (self.phase is Phase.TRANSFER and self.loaded == self.sent > 0)
 
+    @property
+    def is_generating(self) -> bool:
+        """Whether it has yet to end a slice before it can pause."""
+        return self.phase is Phase.PAUSE and bool(self.member.calls) and self.member.calls[0].verb != "expect"
+
 
 class WeightStream:
     """One version on its way to those that were behind when it began."""
@@ -69,6 +79,8 @@ class WeightStream:
     def __init__(self, learner: LearnerGroup, version: int, members: list[Member], over: PhaseOver) -> None:
         self.learner, self.version, self._over = learner, version, over
         self.takers = {member: Taker(member) for member in members}
+        self.is_lent = learner.outlet.lends_on != "" and {m.machine for m in members} == {learner.outlet.lends_on}
+        self._window = learner.outlet.num_buckets if self.is_lent else WINDOW
         self.since = time.monotonic()  # when the learner began with the first of `exports`
         self.exports = deque[Export]()
         self._buckets: list[Any] = []  # references; None once everyone has it
@@ -76,9 +88,16 @@ class WeightStream:
         self._advance_learner()
 
     @property
+    def is_exported(self) -> bool:
+        """Whether every bucket has left the learner."""
+        return len(self._checksums) == self.learner.outlet.num_buckets
+
+    @property
     def is_out(self) -> bool:
         """Whether the learner is done with it."""
-        return not self.takers or len(self._checksums) == self.learner.num_buckets
+        if self.is_lent and any(taker.loaded < self.learner.outlet.num_buckets for taker in self.takers.values()):
+            return False
+        return not self.takers or self.is_exported
 
     def turn(self) -> None:
         """Moves on whatever can be moved, and waits for nothing. Raises LearnerLostError."""
@@ -87,8 +106,10 @@ class WeightStream:
             self._checksums.append(self.learner.checksum_of(export))
             self._buckets.append(export.bucket)
             self.since = time.monotonic()
-        is_prepared = self.is_out or len(self._checksums) >= WINDOW
-        for taker in self.takers.values():
+            for member in self.takers if self.is_lent else ():
+                member.ask("expect", export.bucket)
+        is_prepared = self.is_exported or len(self._checksums) >= self._window
+        for taker in list(self.takers.values()):
             if taker.phase is Phase.PREPARE and is_prepared:
                 self._enter(taker, Phase.PAUSE)
             if taker.phase is Phase.PAUSE and not taker.member.calls:
@@ -96,30 +117,50 @@ class WeightStream:
                 self._enter(taker, Phase.TRANSFER)
                 taker.member.ask("start_update")
             if taker.phase is Phase.TRANSFER:
-                if taker.waits_for_learner:
-                    taker.moved = time.monotonic()
-                for bucket in self._buckets[taker.sent :]:
-                    taker.member.ask("receive", bucket)
-                taker.sent = len(self._buckets)
+                self._send(taker)
         for index in range(min((taker.sent for taker in self.takers.values()), default=len(self._buckets))):
             self._buckets[index] = None
         self._advance_learner()
+
+    def leavers(self) -> Iterator[Member]:
+        """Who keeps the learner waiting, busy with what it generates."""
+        for member, taker in list(self.takers.items()):
+            if self.is_lent and taker.is_generating and time.monotonic() - taker.since > PATIENCE_S:
+                del self.takers[member]
+                yield member
+
+    def late(self, deadline_s: float) -> Iterator[tuple[Member, str]]:
+        """Workers whose phase is longer than it may be, and what to say of them."""
+        for member, taker in list(self.takers.items()):
+            if taker.waits_for_learner or (self.is_lent and taker.is_generating):
+                continue
+            holds_learner = self.is_lent and taker.phase in (Phase.PAUSE, Phase.TRANSFER)
+            most_s = min(PATIENCE_S, deadline_s) if holds_learner else deadline_s
+            if time.monotonic() - taker.moved > most_s:
+                yield member, f"is late: phase {taker.phase} of version {self.version} is not over after {most_s:.0f} s"
+
+    def _send(self, taker: Taker) -> None:
+        if taker.waits_for_learner:
+            taker.moved = time.monotonic()
+        for bucket in self._buckets[taker.sent :]:
+            taker.member.ask("receive", bucket)
+        taker.sent = len(self._buckets)
 
     def _advance_learner(self) -> None:
         if not self.takers:
             return
         asked, furthest = len(self._checksums) + len(self.exports), max(taker.loaded for taker in self.takers.values())
-        for index in range(asked, min(furthest + WINDOW, self.learner.num_buckets)):
+        for index in range(asked, min(furthest + self._window, self.learner.outlet.num_buckets)):
             if not self.exports:
                 self.since = time.monotonic()
-            self.exports.append(self.learner.export(self.version, index))
+            self.exports.append(self.learner.export(self.version, index, self.is_lent))
 
     def hear(self, member: Member, verb: str, answer: Any) -> None:
         """A worker has done what it was asked for. Raises CorruptWeightsError if it holds something else than was sent."""
         taker = self.takers[member]
         if verb == "receive":
             taker.loaded, taker.moved = taker.loaded + 1, time.monotonic()
-            if self.is_out and taker.loaded == len(self._checksums):
+            if self.is_exported and taker.loaded == len(self._checksums):
                 self._enter(taker, Phase.VERIFY)
                 member.ask("verify", self.version)
         elif verb == "verify":
@@ -144,6 +185,7 @@ class WeightSync:
     def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, deadline_s: float, over: PhaseOver = lambda *_: None) -> None:
         self.fleet, self.learner, self.deadline_s, self._over = fleet, learner, deadline_s, over
         self.streams: list[WeightStream] = []
+        self._left: dict[Member, Call] = {}  # a stream of weights that are lent, and what each did then
 
     def of(self, member: Member) -> WeightStream | None:
         """The stream that it takes part in."""
@@ -151,8 +193,10 @@ class WeightSync:
 
     @property
     def behind(self) -> list[Member]:
-        """Who holds older weights than it should, and takes part in no stream; an engine that is loading does not count yet."""
-        return [m for m in self.fleet.members if m.has_answered and m.version < self.fleet.version and self.of(m) is None]
+        """Who holds older weights than it should, and takes part in no stream; an engine that is loading does not count yet, and
+        one that has left a stream of weights that are lent not before it has ended what it does."""
+        loaded = [m for m in self.fleet.members if m.has_answered and m.version < self.fleet.version]
+        return [m for m in loaded if self.of(m) is None and not (m.calls and m.calls[0] is self._left.get(m))]
 
     @property
     def needs_learner(self) -> bool:
@@ -175,6 +219,7 @@ class WeightSync:
             self.streams.append(WeightStream(self.learner, self.fleet.version, behind, self._over))
         for stream in self.streams:
             stream.turn()
+            self._left |= {member: member.calls[0] for member in stream.leavers()}
             if stream.exports and time.monotonic() - stream.since > self.deadline_s:
                 raise LearnerLostError(
                     f"the learner: phase {Phase.PREPARE} of version {stream.version} is not over after {self.deadline_s:.0f} s"
@@ -182,18 +227,16 @@ class WeightSync:
         self.streams = [stream for stream in self.streams if stream.takers]
 
     def hear(self, member: Member, verb: str, answer: Any) -> None:
-        """`WeightStream.hear`, where it takes part in one."""
+        """`WeightStream.hear`, where it takes part in one; or where it runs."""
+        if verb == "machine":
+            member.machine = answer
         if (stream := self.of(member)) is not None:
             stream.hear(member, verb, answer)
 
     def late(self) -> Iterator[tuple[Member, str]]:
         """Workers whose phase is longer than it may be, and what to say of them."""
-        now = time.monotonic()
         for stream in self.streams:
-            for member, taker in list(stream.takers.items()):
-                if not taker.waits_for_learner and now - taker.moved > self.deadline_s:
-                    what = f"phase {taker.phase} of version {stream.version}"
-                    yield member, f"is late: {what} is not over after {self.deadline_s:.0f} s"
+            yield from stream.late(self.deadline_s)
 
     def may_generate(self, member: Member) -> bool:
         """Whether its weights are whole and stay so for a slice."""
@@ -207,14 +250,15 @@ class WeightSync:
 
     def drop(self, member: Member) -> None:
         """`member` is given up."""
+        self._left.pop(member, None)
         if (stream := self.of(member)) is not None:
             del stream.takers[member]
 
     def catch_up(self) -> None:
         """Waits until every worker holds the live version, while no loop drives the fleet; raises what one of them raises."""
         for member in self.fleet.members:
-            if not member.has_answered:
-                member.ask("version")
+            if member.machine is None:
+                member.ask("machine")
         while self.needs_learner or self.streams or any(member.calls for member in self.fleet.members):
             self.turn(learner_is_free=True)
             for member, call, _ in self.fleet.hear(POLL_S, self.awaited):

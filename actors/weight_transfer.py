@@ -87,10 +87,12 @@ def repack_tied_heads(model: torch.nn.Module) -> None:
 
 
 def as_tensor(array: Any) -> torch.Tensor:
-    """A tensor over the same memory. Arrays from the object store are read-only, which torch would warn about."""
+    """A tensor over the same memory (`bimode.shared_memory.as_array` undone). Arrays from the object store are read-only, which
+    torch would warn about."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+        tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype is torch.uint16 else tensor
 
 
 class WorkerExtension:

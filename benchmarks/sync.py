@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from actors import shares
 from benchmarks.peers.graph_parts import Figure, open_graph, open_loop, question, run
 from bimode.modes import Mode
 from bimode.records import GenerationRequest
@@ -103,7 +104,6 @@ class Watch:
         import psutil
 
         self._pids = [p.pid for p in psutil.Process().children(recursive=True)]
-        self._store = max(self._pids, key=lambda pid: _status(pid, "RssShmem"))  # one process maps all of the object store
         self._before = self._now()
 
     def __enter__(self) -> Watch:
@@ -113,7 +113,7 @@ class Watch:
         return self
 
     def _now(self) -> int:
-        return sum(_status(pid, "RssAnon") for pid in self._pids) + _status(self._store, "RssShmem")
+        return sum(_kilobytes(f"/proc/{pid}/status", "RssAnon") for pid in self._pids) + _kilobytes("/proc/meminfo", "Shmem")
 
     def _run(self) -> None:
         while not self._over.wait(0.02):
@@ -125,12 +125,13 @@ class Watch:
         self.extra = self._most - self._before
 
 
-def _status(pid: int, name: str) -> int:
+def _kilobytes(path: str, name: str) -> int:
+    """What a line of a file of the system says, in bytes; 0 if the process is gone."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(path).read_text().splitlines()
     except OSError:
         return 0
-    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(name)), 0)
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:")), 0)
 
 
 def timed(model_dir: Path, workers: int, rounds: int, folder: Path) -> dict[str, Any]:
@@ -139,7 +140,7 @@ def timed(model_dir: Path, workers: int, rounds: int, folder: Path) -> dict[str,
     import ray
 
     with open_graph(model_dir, workers) as (fleet, learner):
-        fleet.generate([r for ticket in range(workers) for r in requests_of(ticket)], 0)  # what a first call loads, in each
+        shares.generate(fleet, [r for t in range(workers) for r in requests_of(t)], 0)  # what a first call loads, in each
         with open_loop(fleet, learner, folder, requests_of, groups_per_step=workers, lease_groups=1) as loop:
             loop.trained(loop.batch(0), 0)
             stopped, extra, watch = [], [], Watch()

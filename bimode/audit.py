@@ -63,8 +63,9 @@ def _updates(ledger: Reading, folder: Path, last: int, groups_per_step: int) -> 
         if move["to"] == State.TRAINED:
             trained.setdefault(move["step"], set()).add(move["ticket"])
     metrics = folder / "metrics.jsonl"
-    logged = [json.loads(line)["step"] for line in metrics.read_text().splitlines()] if metrics.is_file() else []
-    problems = [] if logged[:last] == list(range(last)) else [f"metrics.jsonl has not one line for each of {last} sealed steps"]
+    lines = metrics.read_text(errors="replace").splitlines()[:last] if metrics.is_file() else []  # those behind may be torn
+    logged = [json.loads(line)["step"] for line in lines]
+    problems = [] if logged == list(range(last)) else [f"metrics.jsonl has not one line for each of {last} sealed steps"]
     for step in range(last):
         batch, file = trained.get(step, set()), folder / "rollouts" / f"step-{step:05d}.parquet"
         if len(batch) != groups_per_step:

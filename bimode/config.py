@@ -101,6 +101,9 @@ class EvaluateConfig(Section):
     h_acc_temperature: float = Field(1.0, gt=0.0, description="of those samples; everything else is greedy")
     bootstrap: Positive = Field(1000, description="resamples of the questions behind the 95 % intervals of routing and gain")
     workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
+    worker_timeout_s: float = Field(
+        120.0, gt=0.0, description="an engine silent for so long is replaced and its share asked again; ten times while it loads"
+    )
 
     @field_validator("modes")
     @classmethod

@@ -5,7 +5,7 @@ A source is a built-in family, from which questions are drawn, or files (`path`)
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -182,6 +182,11 @@ class CurateConfig(Section):
         if min(weights) < 0 or sum(weights) <= 0:
             raise ValueError("weights are zero or more, and one of them is more; write e.g. [0.5, 0.25, 0.25]")
         return weights
+
+    def settings(self) -> dict[str, Any]:
+        """What the data depends on; how many engines find it, and how many of its versions stay, is not among it."""
+        engines = {name: {"concurrency"} for name in ("rollouts", "judge", "traces")}
+        return self.model_dump(mode="json", exclude={**engines, "keep_versions": True})
 
     @property
     def tags(self) -> bool:

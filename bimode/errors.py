@@ -99,5 +99,9 @@ class LearnerLostError(BimodeError, RuntimeError):
     """The learner group has lost a rank, and with it every step since the last checkpoint."""
 
 
+class VerifierLostError(BimodeError, RuntimeError):
+    """An answer that could not be judged, since what judges it was killed: no verdict, instead of a wrong one."""
+
+
 class LedgerError(BimodeError, RuntimeError):
     """A ledger whose lines do not add up: a ticket that jumps, ends twice or is left out, or a sealed part that was changed."""

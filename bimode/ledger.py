@@ -144,11 +144,14 @@ class Reading:
     hasher: Any
     seals: tuple[dict[str, Any], ...]
     moves: tuple[dict[str, Any], ...]
-    torn: int  # bytes of a last line that was not written to its end
+    torn: int  # bytes at the end that are no lines: a last one that was cut off, or what a power failure has left behind a seal
 
 
 def read(path: Path, until: int | None = None) -> Reading:
-    """Reads a ledger to its end, or to the seal of step `until` and no further (0: nothing). Raises LedgerError."""
+    """Reads a ledger to its end, or to the seal of step `until` and no further (0: nothing). Raises LedgerError.
+
+    Only what is sealed is known to be on disk: from a line behind the last seal on that cannot be read, the rest is torn.
+    """
     books, hasher, size = Books(), hashlib.blake2b(digest_size=16), 0
     seals: list[dict[str, Any]] = []
     moves: list[dict[str, Any]] = []
@@ -165,6 +168,9 @@ def read(path: Path, until: int | None = None) -> Reading:
                 books.move(entry["ticket"], State(entry["to"]))
                 moves.append(entry)
         except (ValueError, KeyError, TypeError, LedgerError) as error:
+            if isinstance(error, ValueError) and until is None and not any(b'"seal"' in later for later in lines[number - 1 :]):
+                torn += sum(map(len, lines[number - 1 :]))
+                break
             raise LedgerError(f"{path}, line {number}: {error}") from None
         hasher.update(line)
         size += len(line)

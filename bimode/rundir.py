@@ -84,6 +84,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     raise ConfigError(path.name, path, "is damaged, half copied, or not ours; copy it again, or take it away")
 
 
+def claimed(claim: Path) -> dict[str, Any] | None:
+    """The work that `claim` is for: digests of a config and of inputs."""
+    found = read_json(claim)
+    return found and {key: value for key, value in found.items() if key != "settings"}
+
+
 @dataclass(frozen=True, slots=True)
 class StageDir:
     """One stage's folder in a run directory.
@@ -122,24 +128,25 @@ class StageDir:
             (self.path / name).exists() and digest_path(self.path / name) == digest for name, digest in entry["outputs"].items()
         )
 
-    def claim(self, work: Mapping[str, Any]) -> str:
-        """Leaves in the folder only work of this very config and these inputs; returns what the user should know of it.
+    def claim(self, work: Mapping[str, Any], settings: Any = None) -> str:
+        """Leaves in the folder only work of this very config and these inputs (`work`, their digests); returns what the user
+        should know of it. `settings`, the config itself, is written down beside them, for who reads unfinished work.
 
         Other work moves to DIR/replaced/STAGE-1, -2, ..., so that a changed recipe neither mixes with old work nor loses it;
         it comes back from there, sealed or unfinished, when its config and inputs do.
         """
         claim, replaced = self.path / "claim.json", self.run / "replaced"
         held = self.path.is_dir() and any(path != claim for path in self.path.iterdir())
-        if held and read_json(claim) == work:
+        if held and claimed(claim) == work:
             return f"{self.stage}: going on from unfinished work in {self.path}"
-        earlier = next((p for p in sorted(replaced.glob(f"{self.stage}-*")) if read_json(p / claim.name) == work), None)
+        earlier = next((p for p in sorted(replaced.glob(f"{self.stage}-*")) if claimed(p / claim.name) == work), None)
         aside = self._set_aside(replaced) if held else None
         if earlier:
             claim.unlink(missing_ok=True)
             earlier.replace(self.path)  # over nothing, or over a folder that is empty now
             there = f"; what was there is in {aside}" if aside else ""
             return f"{self.stage}: earlier work of this config and these inputs is back from {earlier}{there}"
-        write_atomic(claim, json.dumps(work, indent=1))
+        write_atomic(claim, json.dumps({**work, "settings": settings}, indent=1))
         return f"{self.stage}: config or inputs changed; starts anew, the earlier work is in {aside}" if aside else ""
 
     def _set_aside(self, replaced: Path) -> Path:

@@ -6,11 +6,13 @@ import json
 import os
 import time
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 
 class Trace:
-    """Appends spans to a file, a track for each actor. A run that goes on adds to what is there; its tracks carry its process id.
+    """Appends spans to a file, a track for each actor, from any thread. A run that goes on adds to what is there; its tracks
+    carry its process id.
 
     The format leaves the closing bracket of the array out on purpose: a file that was cut off can be read.
     """
@@ -19,15 +21,17 @@ class Trace:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
         self._tracks: dict[str, int] = {}
+        self._lock = Lock()
         self._offset = time.time() - time.monotonic()
         if self._file.tell() == 0:
             self._file.write(b"[\n")
 
     def span(self, track: str, name: str, start: float, end: float, **facts: Any) -> None:
         """`track` did `name` from `start` to `end` (seconds of `time.monotonic`)."""
-        if track not in self._tracks:
-            self._tracks[track] = len(self._tracks)
-            self._write(name="thread_name", ph="M", tid=self._tracks[track], args={"name": track})
+        with self._lock:
+            if track not in self._tracks:
+                self._tracks[track] = len(self._tracks)
+                self._write(name="thread_name", ph="M", tid=self._tracks[track], args={"name": track})
         microseconds = {"ts": round((start + self._offset) * 1e6), "dur": round((end - start) * 1e6)}
         self._write(name=name, ph="X", tid=self._tracks[track], **microseconds, args=facts)
 

@@ -1,9 +1,11 @@
 r"""The one judge of answers: tags, rewards and evaluation all call `is_right`, so that they agree by construction.
 
 Typed and small, because a maths verifier cannot compare words (math-verify calls "circle" and "circle" different).
-What is judged is the answer after ``</think>``: a response whose think block never closes is wrong. Number-like types
+What is judged is the answer after ``</think>``: a response whose think block never closes is wrong. Numbers and choices
 take the last ``\boxed{...}``, else what follows the last "answer is" / "answer:", else the whole text, which must then
-be nothing but the number, in plain text, in bold (``**5**``) or as a formula (``$5$``): a list of guesses never passes.
+be nothing but the number, in plain text, in bold (``**5**``) or as a formula (``$5$``): a list of guesses never passes,
+nor do two different letters. `math` takes the last ``\boxed{...}`` too, as DeepSeek-R1's graders do (math-verify alone
+would make a set of several), else whatever math-verify finds last.
 """
 
 from __future__ import annotations
@@ -30,7 +32,12 @@ NUMBER = re.compile(rf"[+{MINUS}-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{{1,3}})
 THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
 TEXT = re.compile(r"\\(?:text|textbf|mathrm)\{([^{}]*)\}")
 AROUND = "*$ \t\n\r"  # what an answer may be set in
+PERCENT = re.compile(r"\s*(?:\\?%|per ?cent)$", re.IGNORECASE)
 OPTION = re.compile(r"\(([A-Za-z])\)|([A-Za-z])(?:[.):]|$)")
+SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
+OTHER_OPTION = re.compile(  # behind the first: in brackets, or beside it, where "a cat" and "I think" name none
+    r"(?<!\w)\(([A-Za-z])\)|^\W*(?:or\b|and\b|[,;/&+|])\W*([A-HJ-Z]\b(?! [a-z])|[A-Za-z](?=[.):,;]|\W*$))"
+)
 
 
 def is_right(completion: Completion, prompt: Prompt) -> bool:
@@ -62,16 +69,21 @@ def code_digest() -> str:
 
 def final_answer(text: str) -> str:
     r"""The part of a free-form answer that states it: last ``\boxed{}``, else after the last "answer is", else all."""
-    start = text.rfind(r"\boxed{")
-    if start >= 0:
-        begin = start + len(r"\boxed{")
-        depth = 1
-        for at in range(begin, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[at], 0)
-            if depth == 0:
-                return TEXT.sub(r"\1", text[begin:at]).strip()
+    if (boxed := last_box(text)) is not None:
+        return TEXT.sub(r"\1", boxed).strip()
     *_, last = LEAD_IN.split(text)
     return last.lstrip(AROUND).rstrip(f"{AROUND}.")
+
+
+def last_box(text: str) -> str | None:
+    r"""What the last ``\boxed{}`` of `text` holds; None without one, or where it does not end."""
+    _, box, rest = text.rpartition(r"\boxed{")
+    depth = 1
+    for at, char in enumerate(rest if box else ""):
+        depth += {"{": 1, "}": -1}.get(char, 0)
+        if depth == 0:
+            return rest[:at]
+    return None
 
 
 def _exact(text: str, answer: str, args: Mapping[str, Any]) -> bool:
@@ -79,16 +91,20 @@ def _exact(text: str, answer: str, args: Mapping[str, Any]) -> bool:
 
 
 def _int(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    stated = plain_number(final_answer(text))
+    """50 % of what is asked for in per cent is 50."""
+    stated = PERCENT.sub("", plain_number(final_answer(text)))
     return INT.fullmatch(stated) is not None and int(stated) == int(plain_number(answer))
 
 
 def _number(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    stated, gold = _as_number(final_answer(text)), _as_number(answer)
+    """``50%`` may be meant as 50 or as 0.5, as for math-verify: what is asked for tells."""
+    final, gold = final_answer(text), _as_number(answer)
+    stated = _as_number(PERCENT.sub("", final))
     if stated is None or gold is None:
         return False
     tolerance = max(Fraction(str(args.get("abs_tol", 0))), abs(gold) * Fraction(str(args.get("rel_tol", 0))))
-    return abs(stated - gold) <= tolerance
+    meant = (stated, stated / 100) if PERCENT.search(final) else (stated,)
+    return any(abs(value - gold) <= tolerance for value in meant)
 
 
 def plain_number(text: str) -> str:
@@ -108,11 +124,18 @@ def _as_number(text: str) -> Fraction | None:
 
 
 def _choice(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """A letter ("B", "(b)", "B. the cat") or a word ("yes", "circle"); case and end punctuation do not matter."""
+    """A letter ("B", "(b)", "B. the cat") or a word ("yes", "circle"); case and end punctuation do not matter.
+
+    An answer that names another letter as well is none: in brackets anywhere ("(A) is wrong, (B)"), or beside the first
+    ("A) or B"). Where it was announced ("The answer is (B). (A) is ..."), what stands in sentences behind it is no answer.
+    """
     gold, stated = _word(answer), final_answer(text)
     if len(gold) == 1 and gold.isascii() and gold.isalpha():
         option = OPTION.match(stated)
-        return option is not None and (option[1] or option[2]).casefold() == gold
+        behind = stated[option.end() :] if option else ""
+        others = OTHER_OPTION.finditer(SENTENCE_END.split(behind, 1)[0] if LEAD_IN.search(text) else behind)
+        named = [(match[1] or match[2]).casefold() for match in (option, *others) if match]
+        return bool(named) and set(named) == {gold}
     return _word(stated) == gold
 
 
@@ -126,7 +149,8 @@ def _open(text: str, answer: str, args: Mapping[str, Any]) -> bool:
 
 
 def _math(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    return _math_judge().equal(text, answer)
+    boxed = last_box(text)
+    return _math_judge().equal(text if boxed is None else rf"\boxed{{{boxed}}}", answer)
 
 
 @cache

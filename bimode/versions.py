@@ -68,7 +68,7 @@ class VersionedDir(StageDir):
     def work(self) -> Path:
         return self.path / "versions" / ".partial"
 
-    def claim(self, work: Mapping[str, Any]) -> str:
+    def claim(self, work: Mapping[str, Any], settings: Any = None) -> str:
         """Nothing is set aside: what is published stays so until the next version is whole."""
         if self.path.is_dir() and not (self.path / "versions").is_dir() and any(self.path.iterdir()):
             raise ConfigError("--out", self.path, "holds a stage of an older layout, without versions; name another directory")

@@ -43,8 +43,9 @@ class Waits:
             return 1
         return -1 if share.full > HIGH and share.learner < LOW else 0
 
-    def advice(self, workers: int, max_staleness: int, room: int) -> str:
-        """One line for the user: the shares, and where either side waits much, what would help; `room` is for so many workers."""
+    def advice(self, workers: int, max_staleness: int, room: int, sync: str) -> str:
+        """One line for the user: the shares, and where either side waits much, what would help; `room` is for so many workers.
+        Nobody joins a live run whose `sync` is another than `object_store`."""
         share = self.shares()
         told = (
             f"of the time the learner waited {share.learner:.0%}, a rollout worker {share.rollouts:.0%} for the others, "
@@ -59,7 +60,8 @@ class Waits:
             return f"{told}: more rollout workers would help, on more nodes (here: on more cores, cluster.num_cpus)"
         if change > 0:
             more = min(2 * workers, room)
-            return f"{told}: add rollout workers (next time bpo.rollout_workers = {more}; bimode scale while a run lives)"
+            live = "; bimode scale while a run lives" if sync == "object_store" else ""
+            return f"{told}: add rollout workers (next time bpo.rollout_workers = {more}{live})"
         if change < 0:
             return f"{told}: {max(1, round(workers * (1 - share.full)))} of {workers} rollout workers would do"
         return told

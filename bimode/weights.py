@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-BUCKET_BYTES = 32 << 20  # a few are in memory at a time; a tensor that is larger is a bucket of its own
+from bimode.shared_memory import SharedArray, mapped
+
+BUCKET_BYTES = 32 << 20  # a tensor that is larger is a bucket of its own
+WINDOW = 2  # buckets that are in memory at a time, where they are copies
 
 
 @dataclass(frozen=True, slots=True)
 class WeightBucket:
-    """Named full-precision host tensors: a part of one policy version, or all of it (numpy, zero-copy in the object store).
+    """Named host tensors: a part of one policy version, or all of it (as `bimode.shared_memory.as_array` has them,
+    zero-copy in the object store).
 
-    `checksum` is that of the arrays where they were made: who receives them checks it (`is_whole`).
+    `checksum` is that of the arrays where they were made: who receives them checks it (`is_whole`). `lent` are the places of the
+    arrays, instead of them, where the sender's memory can be read (`arrived`).
     """
 
     version: int
     names: tuple[str, ...]
     arrays: tuple[NDArray[Any], ...]
     checksum: int
+    lent: tuple[SharedArray, ...] = ()
 
     @staticmethod
     def of(version: int, names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> WeightBucket:
         """A bucket with its checksum."""
         return WeightBucket(version, tuple(names), tuple(arrays), _checksum(arrays))
+
+    def lend(self, places: Sequence[SharedArray]) -> WeightBucket:
+        """Without the arrays, but with where they lie."""
+        return replace(self, arrays=(), lent=tuple(places))
+
+    def arrived(self) -> WeightBucket:
+        """With the arrays that are lent. Raises OSError if their sender is gone."""
+        return replace(self, arrays=mapped(self.lent), lent=()) if self.lent else self
 
     def is_whole(self) -> bool:
         """Whether every byte is as it was sent."""

@@ -20,8 +20,8 @@ def audit_run(run: Path) -> int:
     recipe = kept(run)
     if recipe is None or not (run / "bpo" / "ledger").is_dir():
         raise ConfigError("DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named")
-    stage = read_json(run / "bpo" / "manifest.json") or {}
-    own = stage.get("config", recipe)  # the run's may by now be another stage's
+    sealed, claim = (read_json(run / "bpo" / name) or {} for name in ("manifest.json", "claim.json"))
+    own = sealed.get("config") or claim.get("settings") or recipe  # the run's may by now be another stage's
     found = audit(run / "bpo", own["bpo"]["prompts_per_step"], _data_order(run, own["seed"]))
     table = Table("tickets", *found.counts, title=f"{run}: {found.drawn} drawn, {found.sealed_steps} updates sealed")
     table.add_row("", *map(str, found.counts.values()))

@@ -103,7 +103,8 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
                     log.checkpoint(graph, ledger)
         log.checkpoint(graph, ledger)
         if rollouts.total.total:
-            say(f"bpo: {rollouts.total.advice(len(graph.fleet.members), bpo.max_staleness, rollout_room(recipe))}")
+            workers, most = len(graph.fleet.members), rollout_room(recipe)
+            say(f"bpo: {rollouts.total.advice(workers, bpo.max_staleness, most, bpo.sync)}")
         graph.learner.save_model(stage.path / "model")
     return StageResult(outputs=("model", "metrics.jsonl", "ledger"), counts=log.counts() | ledger.books.counts())
 

@@ -62,7 +62,7 @@ class RunLog:
             check_checkpoint(written, last)
         if (cut := ledger.resume(step)) and step:
             say(f"bpo: going on from step {step}; {cut} bytes of the ledger after its seal were cut off")
-        lines = self.metrics.read_text().splitlines() if self.metrics.is_file() else []
+        lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.is_file() else []
         write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
         for line in lines[:step]:
             self._look_at(json.loads(line))  # what rang before is in the lines already

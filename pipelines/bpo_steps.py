@@ -63,6 +63,7 @@ def open_graph(recipe: Recipe, model_dir: Path, learner_options: dict[str, Any])
         rollout_options=rollout.options(),
         learner_options=learner_options,
         sync=bpo.sync,
+        worker_timeout_s=bpo.worker_timeout_s,
         sync_timeout_s=bpo.sync_timeout_s,
         total_steps=bpo.steps,
         with_reference=bpo.kl > 0,

@@ -39,7 +39,7 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 def config(recipe: Recipe) -> Any:
     """What the data depends on."""
     model = {"dtype": recipe.model.dtype, "max_model_len": recipe.model.max_model_len}
-    return {"curate": recipe.curate.model_dump(mode="json"), "model": model, "seed": recipe.seed}
+    return {"curate": recipe.curate.settings(), "model": model, "seed": recipe.seed}
 
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:

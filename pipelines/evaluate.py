@@ -41,9 +41,9 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 
 def config(recipe: Recipe) -> Any:
-    """What the numbers depend on; how many workers find them is not among it."""
+    """What the numbers depend on; how many workers find them, and how patiently, is not among it."""
     return {
-        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"workers"}),
+        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"workers", "worker_timeout_s"}),
         "model": recipe.model.model_dump(mode="json", exclude={"base"}),
         "seed": recipe.seed,
     }
@@ -108,7 +108,14 @@ def evaluate_models(
         say(f"evaluate: loading {asked[0]} into {counted(settings.workers, 'engine')}")
     found: dict[str, list[ItemResult]] = {}
     with (
-        Evaluator(recipe.model, workers=settings.workers, options=role.options(), seed=recipe.seed) as evaluator,
+        Evaluator(
+            recipe.model,
+            workers=settings.workers,
+            options=role.options(),
+            seed=recipe.seed,
+            patience_s=settings.worker_timeout_s,
+            say=lambda line: say(f"evaluate: {line}"),
+        ) as evaluator,
         track("evaluate", total=len(models) * len(requests), unit="request") as bar,
     ):
         for name, path in models.items():

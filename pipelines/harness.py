@@ -134,7 +134,7 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
     session.ensure(name)
     check(name, plan(name, recipe), node_resources())
     describe_run(recipe, stage.run)
-    if found := stage.claim({"config": digest_json(config), "inputs": digests}):
+    if found := stage.claim({"config": digest_json(config), "inputs": digests}, config):
         say(found)
     if not stage.is_current(config, digests):  # it is where work that was put aside came back whole
         stage.begin()

@@ -69,8 +69,9 @@ def main(folder: Path, threads: int) -> None:
     with connect(ClusterConfig(threads=threads)):
         graph = build_graph(
             folder / "model", ModelConfig(max_model_len=512), learner_config(work), BpoOptimConfig(lr=1e-6), rollout_workers=1,
-            rollout_options=options, learner_options=options, sync=bpo.sync, sync_timeout_s=bpo.sync_timeout_s,
-            total_steps=1000, with_reference=False, seed=0,
+            rollout_options=options, learner_options=options, sync=bpo.sync,
+            worker_timeout_s=bpo.worker_timeout_s, sync_timeout_s=bpo.sync_timeout_s, total_steps=1000,
+            with_reference=False, seed=0,
         )  # fmt: skip
         with graph:
             graph.learner.ready()

@@ -92,7 +92,7 @@ def stamped(table: pa.Table, ops: Sequence[dict[str, str]]) -> pa.Table:
 
 def lineage(config: CurateConfig) -> list[dict[str, str]]:
     """What was done to every row, in order, each with the digest of the settings that decided it; how fast is not among them."""
-    settings = config.model_dump(mode="json", exclude={name: {"concurrency"} for name in ("rollouts", "judge", "traces")})
+    settings = config.settings()
     used = {
         "read": ("sources", "source_split", "level_weights", "train", "rl", "eval"),
         "check": ("filter",),

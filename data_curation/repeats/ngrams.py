@@ -15,25 +15,12 @@ from dataclasses import dataclass
 import xxhash
 
 from data_curation.repeats.fingerprints import canonical
+from data_curation.spelled import SPELLED, value_of
 
 TEMPLATE_ITEMS = 3  # an n-gram of more evaluation items than this is template wording
 SHARED = 0.5  # of the content words, or of the numbers, from which on two questions ask about the same thing
-_UNITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_TEENS = (
-    "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-VALUES = (
-    {word: value for value, word in enumerate(_UNITS, 1)}
-    | {word: value for value, word in enumerate(_TEENS, 10)}
-    | {word: 10 * value for value, word in enumerate(_TENS, 2)}
-)
 WORD = re.compile(r"\w+")
-# "one" alone is mostly no number ("which one"), so it counts within another only
-NUMBER = re.compile(
-    rf"\d+(?:,\d{{3}}(?!\d))*(?:\.\d+)?"
-    rf"|\b({'|'.join(_TENS)})(?:[- ]({'|'.join(_UNITS)}))?\b|\b({'|'.join(_UNITS[1:] + _TEENS)})\b"
-)
+NUMBER = re.compile(rf"\d+(?:,\d{{3}}(?!\d))*(?:\.\d+)?|{SPELLED.pattern}")
 STOP = frozenset(
     (
         "a", "an", "and", "answer", "are", "as", "at", "be", "by", "can", "do", "does", "for", "from", "give", "has",
@@ -50,15 +37,12 @@ def words(text: str) -> list[str]:
 
 
 def numbers(text: str) -> tuple[str, ...]:
-    """Every number in `text`, sorted: ``"Twenty-three of 1,200 in 3.5 h"`` gives ``("1200", "23", "3.5")``."""
-    return tuple(sorted(_value(match) for match in NUMBER.finditer(canonical(text))))
+    """Every number in `text`, sorted: ``"Twenty-three of 1,200 in 3.5 h"`` gives ``("1200", "23", "3.5")``.
 
-
-def _value(match: re.Match[str]) -> str:
-    tens, unit, small = match.groups()
-    if small or tens:
-        return str(VALUES[small] if small else VALUES[tens] + VALUES.get(unit, 0))
-    return match[0].replace(",", "")
+    "one" alone is mostly no number ("which one"), so it counts within another only.
+    """
+    found = (match[0] for match in NUMBER.finditer(canonical(text)))
+    return tuple(sorted(n.replace(",", "") if n[0].isdigit() else str(value_of(n)) for n in found if n != "one"))
 
 
 def runs(text: str, n: int) -> set[int]:

@@ -16,16 +16,13 @@ from bimode.records import IMAGE_MARKER
 from bimode.trace_config import TraceConfig
 from bimode.verify import LEAD_IN, NUMBER, OPEN, OPTION, final_answer, is_correct, plain_number
 from data_curation.filters import repetition
+from data_curation.spelled import SPELLED, value_of
 from data_curation.traces.steps import wrong_step
 
 EMPTY, FORBIDDEN, LOOP = "empty_trace", "forbidden_phrase", "looping_trace"
 INCONSISTENT, WRONG_STEP, TEMPLATE = "inconsistent_trace", "wrong_step", "template_trace"
 TRACE_REASONS = (EMPTY, FORBIDDEN, LOOP, INCONSISTENT, WRONG_STEP, TEMPLATE)
 MARKS = (THINK_OPEN, THINK_CLOSE, IMAGE_MARKER)  # would change the meaning of a row
-NUMBER_WORDS = {
-    "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10,
-    "eleven": 11, "twelve": 12,
-}  # fmt: skip
 NUMBERS = re.compile(r"(?<![\w.])[+-]?\d+(?:/\d+|\.\d+)?(?!\d|st\b|nd\b|rd\b|th\b)")
 RESULTS = re.compile(rf"(?:=|\b(?:so|thus|hence|therefore)\b,?)\s*[$\u20ac\u00a3]?({NUMBERS.pattern})", re.I)
 SENTENCE = re.compile(r"(?<=[.!?])\s+|[;\n]")
@@ -90,15 +87,15 @@ def _comparable(stated: str, answer: str) -> bool:
 
 def stated_number(trace: str) -> str:
     r"""The number that a trace comes to: in ``\boxed{}`` or after "answer is", else in the last sentence with a number: what
-    follows its last ``=`` or "so" at once, else its last number. A small number may be a word there. Empty if there is none."""
+    follows its last ``=`` or "so" at once, else its last number. One below 1000 may be in words there. Empty if there is none."""
     text = plain_number(ANNOTATION.sub("", trace))
     if (r"\boxed{" in text or LEAD_IN.search(text)) and (found := NUMBERS.search(final_answer(text))):
         return found[0]
     for sentence in reversed(SENTENCE.split(text)):
         if numbers := RESULTS.findall(sentence) or NUMBERS.findall(sentence):
             return str(numbers[-1])
-        if words := [w for w in re.findall(r"[a-z]+", sentence.casefold()) if w in NUMBER_WORDS]:
-            return str(NUMBER_WORDS[words[-1]])
+        if spelled := SPELLED.findall(sentence.casefold()):
+            return str(value_of(spelled[-1]))
     return ""
 
 

@@ -124,9 +124,14 @@ def refused(learner: Learner, loss: Any, samples: list[TrainingSample], num_toke
     return ""
 
 
-def exported(learner: Learner) -> dict[str, torch.Tensor]:
-    buckets = [learner.export_bucket(7, index) for index in range(len(learner.buckets))]
-    return {n: torch.from_numpy(a.copy()) for bucket in buckets for n, a in zip(bucket.names, bucket.arrays, strict=True)}
+def exported(learner: Learner, lend: bool = False) -> dict[str, torch.Tensor]:
+    """All weights as they leave the learner: copied, or read where it lends them."""
+    sent = [learner.export_bucket(7, index, lend) for index in range(len(learner.buckets))]
+    assert all(bool(bucket.lent) is (lend and parallel.rank() == 0) for bucket in sent)
+    buckets = [bucket.arrived() for bucket in sent]
+    assert all(bucket.is_whole() for bucket in buckets)
+    copies = {n: torch.from_numpy(a.copy()) for bucket in buckets for n, a in zip(bucket.names, bucket.arrays, strict=True)}
+    return {n: t.view(torch.bfloat16) if t.dtype is torch.uint16 else t for n, t in copies.items()}
 
 
 def scenario(case: Case, model_dir: Path, out: Path) -> None:
@@ -140,10 +145,12 @@ def scenario(case: Case, model_dir: Path, out: Path) -> None:
     weights = exported(learner)
     learner.save_model(out / case.name / "model")
     again = new_learner(case, model_dir)
+    can_lend = again.lend()  # its weights move, and everything goes on as if they had not
+    assert can_lend is (case.stage < 3)
     again.restore(checkpoint)
     assert again.step == 2
     train(again, steps[2:])
-    resumed = exported(again)
+    resumed = exported(again, lend=can_lend)
     said = [refused(again, steep_loss, *steps[0])]
     after_steep = exported(again)
     if case.engine == "torch":  # gradients of the refused step are still there; DeepSpeed drops its own

@@ -145,7 +145,7 @@ def test_a_group_of_actors_learns_and_comes_back(ray_local: Any, tiny_llava: Pat
         assert first["decision_advantage"] == 12  # supervised samples have advantage 1 on every token
         assert group.optim_step().step == 1
         group.save(tmp_path / "step-000001")
-        assert group.num_buckets == 1
+        assert group.outlet.num_buckets == 1
         at_one = ray_local.get(group.export(1, 0).bucket)
         assert at_one.version == 1 and len(at_one.names) == len(at_one.arrays) > 0
         kl = group.update(samples, policy_loss(0.2, 0.2, 0.1), num_tokens=tokens)["kl"]

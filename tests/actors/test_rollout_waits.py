@@ -18,9 +18,9 @@ from bimode.trace import Trace
 class Exporting:
     """A learner whose next bucket of weights takes its time."""
 
-    num_buckets = 2
+    outlet = SimpleNamespace(num_buckets=2, lends_on="")
 
-    def export(self, version: int, index: int) -> Any:
+    def export(self, version: int, index: int, lend: bool) -> Any:
         return SimpleNamespace(missing=lambda: [index])
 
 

@@ -72,7 +72,7 @@ def stall_at_third_bucket(rank: Any) -> None:
     """The workers have loaded what there was, and wait."""
     into_small_buckets(rank)
     real = rank.learner.export_bucket
-    rank.learner.export_bucket = lambda version, index: stall(rank) if index == 2 else real(version, index)
+    rank.learner.export_bucket = lambda version, index, lend: stall(rank) if index == 2 else real(version, index, lend)
 
 
 def holds_another_bucket(worker: Any) -> None:
@@ -220,7 +220,7 @@ def changed_learner(ray_local: Any, learner: Any) -> Iterator[Callable[[Callable
 
     def change(how: Callable[[Any], Any]) -> Any:
         ray_local.get(learner.ranks[0].__ray_call__.remote(how))
-        vars(learner).pop("num_buckets", None)
+        vars(learner).pop("outlet", None)
         return learner
 
     yield change
@@ -233,7 +233,7 @@ def test_a_version_goes_out_in_buckets(fleet: Any, changed_learner: Any, loop: A
     from bimode import weights
 
     learner = changed_learner(into_small_buckets)
-    assert learner.num_buckets > 4
+    assert learner.outlet.num_buckets > 4
     ahead: list[int] = []
     real = weight_sync.WeightStream.turn
 
@@ -265,23 +265,28 @@ def test_generation_goes_on_while_the_learner_prepares(fleet: Any, changed_learn
 
 def into_small_buckets(rank: Any) -> None:
     from actors.engines import named_tensors
+    from actors.learner_group import Outlet
     from bimode.weights import into_buckets
 
     sizes = [(name, 4 * tensor.numel()) for name, tensor in named_tensors(rank.learner.model)]
     rank.whole = rank.learner.buckets
     rank.learner.buckets = into_buckets(sizes, 64 << 10)
+    rank._outlet = Outlet(len(rank.learner.buckets), "")
 
 
 def export_slowly(rank: Any) -> None:
     real = rank.learner.export_bucket
 
-    def export_bucket(version: int, index: int) -> Any:
+    def export_bucket(version: int, index: int, lend: bool) -> Any:
         time.sleep(1.0)
-        return real(version, index)
+        return real(version, index, lend)
 
     rank.learner.export_bucket = export_bucket
 
 
 def as_it_was(rank: Any) -> None:
+    from actors.learner_group import Outlet
+
     vars(rank.learner).pop("export_bucket", None)
     rank.learner.buckets = vars(rank).pop("whole", rank.learner.buckets)
+    rank._outlet = Outlet(len(rank.learner.buckets), "")

@@ -24,6 +24,7 @@ from bimode.modes import Mode
 from bimode.packing import pack
 from bimode.policy import Policy
 from bimode.records import Completion, GenerationRequest, Prompt, TrainingSample
+from bimode.shared_memory import as_array
 from bimode.weights import WeightBucket
 
 pytestmark = pytest.mark.ray
@@ -173,6 +174,16 @@ def test_names_as_save_pretrained_writes_them_load_too(llava: Bench, tmp_path: P
     assert set(saved) != {name for name, _ in other.named_parameters()}  # transformers 5 renames on saving
     llava.start_from(llava.first)
     llava.call("load_weights", WeightBucket.of(next(versions), tuple(saved), tuple(saved.values())))
+    assert llava.gap(other) < EQUAL
+
+
+def test_weights_in_bfloat16_arrive_as_they_are(llava: Bench) -> None:
+    other = changed(llava.first, ALL)
+    llava.start_from(llava.first)
+    half = {name: p.detach().bfloat16() for name, p in other.named_parameters()}
+    llava.call("load_weights", WeightBucket.of(next(versions), tuple(half), [as_array(p) for p in half.values()]))
+    assert llava.gap(other) > EQUAL
+    other.load_state_dict(half, strict=False)
     assert llava.gap(other) < EQUAL
 
 

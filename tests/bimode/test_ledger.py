@@ -71,6 +71,21 @@ def test_a_resumed_run_is_cut_back_to_its_seal(tmp_path: Path) -> None:
     assert [s["seal"] for s in read(tmp_path / FILE).seals] == [1, 2]
 
 
+@pytest.mark.parametrize("left", [b"\0" * 30, b'{"tick' + b"\0" * 9 + b'\n{"ticket": 5, "to": "pending"}\n', b"\xff\xfe\n"])
+def test_what_a_power_failure_has_left_behind_the_last_seal_is_torn(tmp_path: Path, left: bytes) -> None:
+    """Whole lines too: pages reach a disk in any order. In front of a seal they were on disk, and have changed since."""
+    written(tmp_path)
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole + left)
+    found = read(tmp_path / FILE)
+    assert found.torn == len(left) and found.size == len(whole) and [seal["seal"] for seal in found.seals] == [1]
+    assert Ledger(tmp_path).resume(1) == len(whole + left) - whole.index(b'{"ticket": 2')
+    first, _, rest = whole.partition(b"\n")
+    (tmp_path / FILE).write_bytes(first + b"\n" + left + b"\n" + rest)
+    with pytest.raises(LedgerError, match="line 2"):
+        read(tmp_path / FILE)
+
+
 @pytest.mark.parametrize("room", [20, 0])
 def test_nothing_follows_a_line_that_the_disk_had_no_room_for(tmp_path: Path, room: int) -> None:
     """The rollouts' thread finds the disk full, and the learner's goes on to the next seal: what it closed could not be read."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bimode.trace import Trace
@@ -32,3 +34,23 @@ def test_a_run_that_goes_on_adds_to_it(tmp_path: Path) -> None:
     Trace(tmp_path / "t.json").span("learner", "learn", 1.0, 2.0)
     Trace(tmp_path / "t.json").span("learner", "learn", 3.0, 4.0)
     assert len(events(tmp_path / "t.json")) == 4
+
+
+class Slow(dict[str, int]):
+    """A thread that has counted is slow to write down what it counted."""
+
+    def __len__(self) -> int:
+        found = super().__len__()
+        time.sleep(0.01)
+        return found
+
+
+def test_threads_that_begin_at_once_have_tracks_of_their_own(tmp_path: Path) -> None:
+    """The learner's thread and the rollouts' both write spans."""
+    trace = Trace(tmp_path / "t.json")
+    trace._tracks = Slow()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda at: trace.span(f"rollout-{at // 2}", "lease", 1.0, 2.0), range(16)))
+    found = events(tmp_path / "t.json")
+    assert sorted(e["tid"] for e in found if e["ph"] == "M") == list(range(8))  # type: ignore[type-var]
+    assert len(found) == 24

@@ -24,7 +24,12 @@ def test_sums_become_means_and_shares() -> None:
     ],
 )
 def test_advice(waits: Waits, staleness: int, says: str) -> None:
-    assert waits.advice(2, staleness, room=99).endswith(says)
+    assert waits.advice(2, staleness, 99, "object_store").endswith(says)
+
+
+@pytest.mark.parametrize("sync", ["nccl", "ipc"])
+def test_nobody_is_advised_to_join_where_nobody_can(sync: str) -> None:
+    assert Waits(10.0, learner=8.0).advice(2, 0, 99, sync).endswith("add rollout workers (next time bpo.rollout_workers = 4)")
 
 
 def test_more_or_fewer_workers() -> None:
@@ -40,12 +45,12 @@ def test_workers_that_take_turns_with_the_learner_are_not_too_many() -> None:
 
 def test_no_more_workers_are_advised_than_there_is_room_for() -> None:
     hungry = Waits(10.0, learner=6.0)
-    assert "(next time bpo.rollout_workers = 3;" in hungry.advice(2, 1, room=3)
-    assert "rollout_workers" not in (full := hungry.advice(3, 1, room=3)) and "cluster.num_cpus" in full
+    assert "(next time bpo.rollout_workers = 3;" in hungry.advice(2, 1, 3, "object_store")
+    assert "rollout_workers" not in (full := hungry.advice(3, 1, 3, "object_store")) and "cluster.num_cpus" in full
 
 
 def test_no_advice_where_nobody_waits_much() -> None:
-    told = Waits(10.0, learner=1.0, rollouts=0.5, full=1.5, stopped=0.2, transfer=0.1).advice(2, 1, room=99)
+    told = Waits(10.0, learner=1.0, rollouts=0.5, full=1.5, stopped=0.2, transfer=0.1).advice(2, 1, 99, "object_store")
     assert told == (
         "of the time the learner waited 10%, a rollout worker 5% for the others, 15% for the learner, 2% for new weights"
     )

@@ -33,6 +33,7 @@ REWORDED = {
         ("bars 3,4,5 and 12.", ("12", "3", "4", "5")),
         ("which one of ninety four or eleven", ("11", "94")),
         ("twenty, one", ("20",)),
+        ("zero or a hundred, two hundred and five, one hundred thirty-one or hundreds", ("0", "100", "131", "205")),
         ("often tended weightlifting", ()),
         ("\uff15 and \u0665", ("5", "\u0665")),
     ],

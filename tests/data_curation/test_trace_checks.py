@@ -49,6 +49,8 @@ def test_each_reason_and_its_neighbour(trace: str, expected: str) -> None:
         ("it is -3", "-3"), ("= \u22123", "-3"), ("3 \u2212 8 = \u22125.", "-5"),
         ("5-3", "3"), ("= -3", "-3"), ("3/4 of it", "3/4"), ("the 7th of 9, the 3rd", "9"), ("12kg", "12"),
         ("nothing", ""), ("Sold 48/2 = <<48/2=24>>24 clips", "24"), ("\n#### 72", "72"), ("v2", ""), ("17%", "17"),
+        ("so there are seventeen", "17"), ("That makes Twenty-one dogs.", "21"), ("so ninety nine in all", "99"),
+        ("so a hundred", "100"), ("so two hundred and five", "205"), ("forty, and one more", "1"), ("so sixty", "60"),
     ],
 )  # fmt: skip
 def test_the_number_that_a_trace_comes_to(trace: str, number: str) -> None:

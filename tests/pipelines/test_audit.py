@@ -11,7 +11,7 @@ import pytest
 
 from bimode.ledger import Ledger, State
 from bimode.order import item_of
-from bimode.rundir import digest_path
+from bimode.rundir import StageDir, digest_path
 from pipelines.audit import audit_run
 
 OLD = ["q0", "q1", "q2", "q3"]
@@ -62,3 +62,24 @@ def test_another_question_than_the_datas_is_found_in_the_version_that_was_drawn_
     publish(tmp_path, "0002", ["other"])
     assert audit_run(run) == 1
     assert "ticket 0 is other" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_is_held_against_its_own_batch_and_not_against_what_came_later(tmp_path: Path) -> None:
+    """Another stage may have worked in the directory since, by another recipe, which is then the run's."""
+    publish(tmp_path, "0001", OLD)
+    order = [OLD[item_of(ticket, len(OLD), 1)] for ticket in range(2)]
+    run = drawn_from(tmp_path, [])
+    (run / "bpo" / "claim.json").unlink()
+    work = {"config": "digest", "inputs": {"data": digest_path(run / "curate" / "data"), "model": ""}}
+    StageDir(run, "bpo").claim(work, {"bpo": {"prompts_per_step": 2}, "seed": 1})
+    ledger = Ledger(run / "bpo" / "ledger")
+    for ticket, name in enumerate(order):
+        ledger.move([ticket], State.PENDING, id=name)
+    for state in (State.LEASED, State.GENERATED, State.TRAINED):
+        ledger.move(range(2), state, step=0)
+    ledger.seal(1, "")
+    (run / "bpo" / "metrics.jsonl").write_text('{"step": 0}\n')
+    (run / "bpo" / "rollouts").mkdir()
+    pq.write_table(pa.table({"ticket": [0, 1]}), run / "bpo" / "rollouts" / "step-00000.parquet")
+    assert audit_run(run) == 0
+    assert "going on" in StageDir(run, "bpo").claim(work, {"of": "the same digest"}), "the settings are no part of the claim"

@@ -118,3 +118,12 @@ def test_files_are_curated_and_new_ones_cost_themselves(ray_local: Any, tiny_lla
     shown = pq.read_table(out / "curate" / "data" / "train-00000-of-00001.parquet").to_pylist()
     assert {row["source"] for row in shown} == {"train"} and shown[0]["source_refs"][0].startswith("0.parquet#")
     assert sorted(path.name for path in (out / "curate" / "versions").iterdir()) == ["0001", "0002"]
+
+
+def test_how_fast_data_is_found_makes_no_new_version_of_it(tmp_path: Path) -> None:
+    """Nor how many versions stay; how the model is sampled does."""
+    config = curate.config(recipe_of(tmp_path, tmp_path))
+    sampling = {"n": 2, "max_tokens": 6}
+    faster = {"rollouts": {**sampling, "concurrency": 2}, "judge": {"concurrency": 3}, "traces": {"concurrency": 4}}
+    assert curate.config(recipe_of(tmp_path, tmp_path, **faster, keep_versions=9)) == config
+    assert curate.config(recipe_of(tmp_path, tmp_path, rollouts={**sampling, "n": 3})) != config

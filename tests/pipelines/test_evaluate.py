@@ -156,6 +156,11 @@ def test_a_response_that_was_cut_off_is_wrong_even_if_it_says_the_answer() -> No
     assert thought == Outcome(True, 3, True, f"\nlook\n</think>\n\n{prompt.answer}")
 
 
+def test_how_long_an_engine_is_waited_for_changes_no_number() -> None:
+    patient = validate({"name": "t", "evaluate": {"worker_timeout_s": 7.0, "workers": 5}})
+    assert evaluate.config(patient) == evaluate.config(validate({"name": "t"}))
+
+
 def test_verdicts_of_other_code_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "model").mkdir()
     recipe = validate({"name": "x"})

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from bimode.audit import audit
 from bimode.checkpoints import checkpoint_path, inventory, partial_path, publish
 from bimode.desk import Drawn
-from bimode.ledger import Ledger
+from bimode.ledger import Ledger, State
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup
 from pipelines.bpo_log import RunLog
@@ -136,3 +137,20 @@ def test_a_checkpoint_that_was_not_sealed_is_taken_back(tmp_path: Path) -> None:
     assert log.resume(graph, Ledger(tmp_path / "ledger")) == 2  # type: ignore[arg-type]
     assert graph.restored == "step-000002" and not checkpoint_path(tmp_path / "checkpoints", 4).exists()
     assert len(log.metrics.read_text().splitlines()) == len(list((tmp_path / "rollouts").iterdir())) == 2
+
+
+def test_what_a_power_failure_has_left_behind_the_last_seal_stops_no_run(tmp_path: Path) -> None:
+    """It is cut off and done again, in the ledger as in the metrics; nor does it stop an audit."""
+    log, ledger, graph = RunLog(tmp_path, margin), Ledger(tmp_path / "ledger"), Saving()
+    ledger.move([0], State.PENDING)
+    for state in (State.LEASED, State.GENERATED, State.TRAINED):
+        ledger.move([0], state, step=0)
+    log.step(0, [DRAWN], LEARNT)
+    log.checkpoint(graph, ledger)  # type: ignore[arg-type]
+    log.step(1, [DRAWN], LEARNT)
+    for path in (ledger.path, log.metrics):
+        with path.open("ab") as file:
+            file.write(b'{"tick' + b"\0" * 9 + b"\xff\n{}\n")
+    assert audit(tmp_path, 1, None).problems == ()
+    assert RunLog(tmp_path, margin).resume(graph, Ledger(tmp_path / "ledger")) == 1  # type: ignore[arg-type]
+    assert len(log.metrics.read_text().splitlines()) == 1

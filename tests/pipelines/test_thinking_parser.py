@@ -81,3 +81,15 @@ def test_tags_of_earlier_turns_do_not_count_and_reasoning_tokens_are_counted(tin
     assert codec.tokenizer.decode(auto.extract_content_ids(response)).strip() == "3"
     short = ThinkingParser(codec.tokenizer, chat_template_kwargs={"thinking_mode": "short"})
     assert short.count_reasoning_tokens(response) == 0
+
+
+@pytest.mark.parametrize("mode", ["long", "short"])
+def test_ids_are_split_where_the_text_is(mode: str, tiny_llava: Path) -> None:
+    """A second tag belongs to the answer: at the first, the text is split, and a response judged (`bimode.modes`)."""
+    from actors.thinking_parser import ThinkingParser
+
+    tokenizer = Codec(tiny_llava).tokenizer
+    parser = ThinkingParser(tokenizer, chat_template_kwargs={"thinking_mode": mode})
+    text = "look : 3\n</think>\n\n3 </think> 4"
+    content = tokenizer.decode(parser.extract_content_ids(tokenizer.encode(text, add_special_tokens=False)))
+    assert content.split() == (parser.extract_reasoning(text, None)[1] or "").split()

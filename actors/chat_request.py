@@ -1,0 +1,62 @@
+"""A request of chat that is one: whatever has another form than OpenAI's API gives it is a validation error, and so a 400.
+
+vLLM's own class raises TypeError where a field has another type, and looks at the parts of a message only on the way to the
+engine: Ray Serve makes a 500 of both.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
+from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request  # what reads the parts, in Ray
+from ray.serve.llm.openai_api_models import ChatCompletionRequest
+from vllm.exceptions import VLLMClientError
+
+ROLES = ("developer", "system", "user", "assistant", "tool", "function")
+MISTAKES = (TypeError, ValueError, AttributeError, LookupError, RecursionError, VLLMClientError)
+
+
+class ChatRequest(ChatCompletionRequest):
+    """Ray's, which raises nothing but ValidationError, and whose messages are plain lists and dicts."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _is_one(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            _look_at(data)
+            return _sanitize_chat_completion_request(handler(data))
+        except (ValidationError, PydanticCustomError):
+            raise
+        except MISTAKES as error:
+            raise _wrong(f"no request of OpenAI's API: {error}") from None
+
+
+def _look_at(data: Any) -> None:
+    """Raises PydanticCustomError for what neither Ray nor vLLM have a word for."""
+    if not isinstance(data, dict) or "messages" not in data:
+        return
+    if not isinstance(messages := data["messages"], list):
+        raise _wrong("messages: give a list of messages")
+    for at, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise _wrong(f'messages.{at}: give an object, e.g. {{"role": "user", "content": "..."}}')
+        if message.get("role") not in ROLES:
+            raise _wrong(f"messages.{at}.role: use one of {', '.join(ROLES)}")
+        if not isinstance(content := message.get("content"), str | list | None):
+            raise _wrong(f"messages.{at}.content: give a text, or a list of parts")
+        for index, part in enumerate(content if isinstance(content, list) else ()):
+            if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+                raise _wrong(
+                    f'messages.{at}.content.{index}: give an object with its type, e.g. {{"type": "text", "text": "..."}}'
+                )
+    try:
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _wrong("half of a surrogate pair, as \\ud800, is no character; send the text as it is") from None
+
+
+def _wrong(says: str) -> PydanticCustomError:
+    return PydanticCustomError("request", "{says}", {"says": says})

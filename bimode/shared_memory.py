@@ -1,0 +1,121 @@
+"""Tensors that other processes of a machine read where they lie, without a copy.
+
+A learner on a CPU lends its weights like this to the rollout workers beside it (`actors.weight_sync`).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHM = Path("/dev/shm")  # where torch puts what is shared
+KEPT_FREE = 0.65  # of it, for Ray: its object store takes 30 % of the machine's memory, of which this is half
+ALIGNMENT = 64  # bytes, as torch gives
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def machine() -> str:
+    """Equal for two processes that see, and may open, each other's files under ``/proc``; empty where there is no such thing."""
+    try:
+        return f"{BOOT_ID.read_text().strip()}/{os.stat('/proc/self/ns/pid').st_ino}/{os.getuid()}"
+    except OSError:
+        return ""
+
+
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """A host tensor as numpy sees it, uncopied: float32 as it is, bfloat16, which numpy lacks, as uint16; others in float32."""
+    import torch
+
+    tensor = tensor.detach()
+    return tensor.view(torch.uint16).numpy() if tensor.dtype is torch.bfloat16 else tensor.float().numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class SharedArray:
+    """Where an array lies: in an open file of a living process. `size` is the file's, in bytes; `offset` and `strides` count
+    elements; `dtype` is numpy's (`as_array`)."""
+
+    path: str
+    size: int
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+
+    @staticmethod
+    def of(tensor: Tensor) -> SharedArray | None:
+        """None for a tensor that `share` has not moved."""
+        storage = tensor.untyped_storage()
+        if tensor.device.type != "cpu" or not storage.is_shared():
+            return None
+        descriptor, size = storage._share_fd_cpu_()
+        path, dtype = f"/proc/{os.getpid()}/fd/{descriptor}", as_array(tensor).dtype.str
+        return SharedArray(path, size, int(tensor.storage_offset()), tuple(tensor.shape), tensor.stride(), dtype)
+
+
+def mapped(places: Sequence[SharedArray]) -> tuple[NDArray[Any], ...]:
+    """The arrays as they are now, and as they will be: nothing is copied. Raises OSError if their process is gone."""
+    files: dict[str, mmap.mmap] = {}
+    for place in places:
+        if place.path not in files:
+            with open(place.path, "rb") as file:
+                files[place.path] = mmap.mmap(file.fileno(), place.size, prot=mmap.PROT_READ)
+    return tuple(_view(files[place.path], place) for place in places)
+
+
+def _view(file: mmap.mmap, place: SharedArray) -> NDArray[Any]:
+    item = np.dtype(place.dtype).itemsize
+    return np.ndarray(place.shape, place.dtype, file, item * place.offset, [item * step for step in place.strides])
+
+
+def share(tensors: Iterable[Tensor]) -> bool:
+    """Moves `tensors` to where `SharedArray` finds them; they stay the same objects, as does what shares their memory.
+
+    False, and nothing is moved, unless all are whole, float32 or bfloat16, and on a CPU, and there is room for them beside Ray's
+    objects.
+    """
+    import torch
+
+    by_storage: dict[int, list[Tensor]] = defaultdict(list)
+    for tensor in tensors:
+        if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.bfloat16) or hasattr(tensor, "ds_id"):
+            return False
+        if not tensor.untyped_storage().is_shared():
+            by_storage[tensor.untyped_storage()._cdata].append(tensor)
+    if not machine() or not _is_room(sum(held[0].untyped_storage().nbytes() for held in by_storage.values())):
+        return False
+    for held in by_storage.values():
+        if len(held) > 1:  # ZeRO's, whose own tensors lie there too
+            held[0].untyped_storage().share_memory_()
+    _move_to_one([held[0] for held in by_storage.values() if len(held) == 1])
+    return True
+
+
+def _move_to_one(tensors: Sequence[Tensor]) -> None:
+    """One open file for all that lie alone, not one each."""
+    import torch
+
+    sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
+    whole = torch.empty(sum(sizes), dtype=torch.uint8).share_memory_()
+    for tensor, part in zip(tensors, whole.split(sizes), strict=True):
+        tensor.data = part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor.detach())
+
+
+def _is_room(size: int) -> bool:
+    try:
+        usage = shutil.disk_usage(SHM)
+    except OSError:
+        return False
+    return usage.free - size >= KEPT_FREE * usage.total

@@ -1,0 +1,105 @@
+"""A fleet that no loop drives: who dies or is silent is named, replaced once, and its share is answered as it would have been."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bimode.config import ModelConfig
+from bimode.errors import WorkerLostError
+from bimode.modes import Mode
+from bimode.records import GenerationRequest
+from pipelines.chaos import stall
+from tests.rollouts import paired
+
+pytestmark = pytest.mark.ray
+
+PROMPT = replace(paired([1], [1]).prompt, question="what is 3 + 4 ?", images=())
+REQUESTS = [GenerationRequest(replace(PROMPT, id=f"q{i}"), Mode.AUTO, 2, 1.0, 12, seed=i) for i in range(5)]
+MODEL = ModelConfig(max_model_len=128)
+
+
+@pytest.fixture
+def fleet(ray_local: Any, text_model: Path) -> Iterator[Any]:
+    """Two workers without vLLM, who may be silent for two seconds."""
+    from actors.fleet import RolloutFleet
+    from benchmarks.peers.simulated import PromptWorker
+
+    fleet = RolloutFleet(
+        text_model, MODEL, workers=2, options={"num_cpus": 0}, seed=0, sync="object_store", worker=PromptWorker, patience_s=2.0
+    )
+    fleet.awaken()
+    yield fleet
+    fleet.close()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"), [("kill", "died, .* s into (begin|advance)"), ("stall", "has not answered .* for 2 s")]
+)
+def test_who_is_lost_without_a_loop_is_named_and_replaced_once(ray_local: Any, fleet: Any, damage: str, says: str) -> None:
+    from actors import shares
+
+    def hit(member: Any) -> None:
+        ray_local.kill(member.actor) if damage == "kill" else member.actor.__ray_call__.remote(stall)
+
+    lost: list[str] = []
+
+    def successor(member: Any, why: str) -> Any:
+        lost.append(f"{member.name} {why}")
+        return fleet.replace(member)
+
+    whole = shares.generate(fleet, REQUESTS, 0)
+    hit(fleet.members[1])
+    with pytest.raises(WorkerLostError, match=f"^rollout-1 {says}$"):
+        shares.generate(fleet, REQUESTS, 0)
+    fleet.members[0].calls.clear()
+    again = shares.generate(fleet, REQUESTS, 0, successor)
+    assert [c.prompt_id for c in again] == [c.prompt_id for c in whole] == [f"q{i}" for i in range(5) for _ in range(2)]
+    assert len(lost) == 1 and lost[0].startswith("rollout-1 ")
+
+    def doomed(member: Any, why: str) -> Any:
+        next_one = fleet.replace(member)
+        fleet.awaken()
+        hit(next_one)
+        return next_one
+
+    hit(fleet.members[1])
+    with pytest.raises(WorkerLostError, match=f"^rollout-3 {says}, like the one before it that was asked the same 2 requests$"):
+        shares.generate(fleet, REQUESTS, 0, doomed)
+
+
+@pytest.mark.parametrize(("damage", "says"), [("kill", "died"), ("stall", "has not answered version for 2 s")])
+def test_a_graph_without_a_loop_says_who_does_not_load(ray_local: Any, fleet: Any, damage: str, says: str) -> None:
+    from actors.graph import Graph
+
+    nobody: Any = SimpleNamespace(num_buckets=0)
+    graph = Graph(fleet, nobody, "object_store", 2.0)
+    graph.catch_up()
+    victim = fleet.members[1]
+    ray_local.kill(victim.actor) if damage == "kill" else victim.actor.__ray_call__.remote(stall)
+    with pytest.raises(WorkerLostError, match=f"^rollout-1 {says}"):
+        graph.generate(REQUESTS)
+
+
+def test_an_evaluation_survives_a_dead_engine_with_the_same_answers(ray_local: Any, text_model: Path) -> None:
+    """Also one that holds the second model, which its successor's directory does not."""
+    from actors.evaluator import Evaluator
+
+    said: list[str] = []
+    with Evaluator(MODEL, workers=2, options={"num_cpus": 0}, seed=0, patience_s=60.0, say=said.append) as evaluator:
+        evaluator.open(text_model)
+        evaluator.open(text_model)
+        whole = evaluator.generate(REQUESTS)
+        assert evaluator._fleet is not None
+        ray_local.kill(evaluator._fleet.workers[0])
+        again = evaluator.generate(REQUESTS)
+        assert {v for c in again for v in c.versions_T} == {1}
+    assert [c.token_ids_T for c in again] == [c.token_ids_T for c in whole]
+    [line] = said
+    assert re.fullmatch(r"rollout-0 died, .* s into \w+: rollout-2 takes its place and is asked the same", line)
