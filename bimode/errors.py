@@ -50,7 +50,7 @@ def under(section: str) -> Iterator[None]:
 def check_name(key: str, path: Path) -> None:
     """Raises ConfigError for a directory in whose name vLLM would see a pattern, and read others with it or nothing at all."""
     if found := sorted(set(str(path)) & set(PATTERN)):
-        raise ConfigError(key, path, f"has {' '.join(found)} in it, which vLLM takes for a pattern; name or rename a directory")
+        raise ConfigError(key, path, f"has {' '.join(found)} in it, which vLLM takes for a pattern; rename it, or name another")
 
 
 def one_of(key: str, value: str, known: Sequence[str]) -> str:
