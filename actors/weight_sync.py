@@ -13,8 +13,9 @@ pace, and one that is late, or wrong, is told apart by `late` and by what its ca
 model needs no second copy in memory, a bucket is freed as soon as every worker that takes part has it. A worker that comes later,
 or that was busy with older weights, takes part in a stream of its own the next time that the learner is free.
 
-Weights that are lent are copied nowhere, and the learner leaves them as they are until everyone has loaded them. It waits
-PATIENCE_S for one that gets no further: who is generating then leaves the stream, who is not is late.
+Weights that are lent are copied nowhere, and the learner leaves them as they are until everyone is through with its update, since
+vLLM loads a layer that it pads only at the very end. It waits PATIENCE_S for one that gets to no other bucket: who is generating
+then leaves the stream, who is not is late.
 """
 
 from __future__ import annotations
@@ -95,9 +96,7 @@ class WeightStream:
     @property
     def is_out(self) -> bool:
         """Whether the learner is done with it."""
-        if self.is_lent and any(taker.loaded < self.learner.outlet.num_buckets for taker in self.takers.values()):
-            return False
-        return not self.takers or self.is_exported
+        return not self.takers or (self.is_exported and not self.is_lent)
 
     def turn(self) -> None:
         """Moves on whatever can be moved, and waits for nothing. Raises LearnerLostError."""
@@ -132,10 +131,10 @@ class WeightStream:
     def late(self, deadline_s: float) -> Iterator[tuple[Member, str]]:
         """Workers whose phase is longer than it may be, and what to say of them."""
         for member, taker in list(self.takers.items()):
-            if taker.waits_for_learner or (self.is_lent and taker.is_generating):
+            if taker.waits_for_learner or (self.is_lent and taker.slice):
                 continue
-            holds_learner = self.is_lent and taker.phase in (Phase.PAUSE, Phase.TRANSFER)
-            most_s = min(PATIENCE_S, deadline_s) if holds_learner else deadline_s
+            goes_by_bucket = self.is_lent and taker.phase in (Phase.PAUSE, Phase.TRANSFER)
+            most_s = min(PATIENCE_S, deadline_s) if goes_by_bucket else deadline_s
             if time.monotonic() - taker.moved > most_s:
                 yield member, f"is late: phase {taker.phase} of version {self.version} is not over after {most_s:.0f} s"
 

@@ -47,6 +47,20 @@ def holds_what_it_is_told(worker: Any) -> None:
     worker._engine.update = update
 
 
+def loads_at_the_end(worker: Any) -> None:
+    """As vLLM does with a layer that it pads."""
+    holds_what_it_is_told(worker)
+    waiting, update, finish = [], worker._engine.update, worker._engine.finish_update
+
+    def finish_update(version: int) -> None:
+        time.sleep(0.5)
+        while waiting:
+            update(waiting.pop())
+        finish(version)
+
+    worker._engine.update, worker._engine.finish_update = waiting.append, finish_update
+
+
 def has_a_long_slice(worker: Any) -> None:
     real = worker._engine.step
 
@@ -128,6 +142,24 @@ def test_workers_load_what_the_learner_holds_and_it_waits_until_they_have(
             call(learner.ranks[0], add_one)
         bucket = ray_local.get(learner.export(9, 0, True).bucket)
     assert not said and bucket.lent and not bucket.arrays
+
+
+def test_what_an_engine_loads_as_the_update_ends_is_still_what_it_was_lent(
+    ray_local: Any, fleet: Any, learner: Any, loop: Any, workers: list[Any]
+) -> None:
+    """Though the learner changes it as soon as it may."""
+    for member in workers:
+        ray_local.get(member.actor.__ray_call__.remote(loads_at_the_end))
+    wanted = ray_local.get(learner.ranks[0].__ray_call__.remote(first_numbers))
+    with loop(said := [], max_staleness=1) as rollouts:
+        rollouts.trained(rollouts.batch(fleet.version), fleet.version)
+        time.sleep(1.0)  # the next batch is there
+        fleet.version += 1
+        rollouts.batch(fleet.version)
+        ray_local.get(learner.ranks[0].__ray_call__.remote(add_one))
+        while rollouts.sync.under_way:
+            time.sleep(0.05)
+    assert [ray_local.get(member.actor.__ray_call__.remote(loaded)) for member in workers] == [wanted, wanted] and not said
 
 
 def test_the_learner_waits_for_no_worker_that_is_busy_with_its_slice(
