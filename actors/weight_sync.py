@@ -58,7 +58,7 @@ class Taker:
     member: Member
     phase: Phase = Phase.PREPARE
     since: float = field(default_factory=time.monotonic)  # when the phase began
-    moved: float = field(default_factory=time.monotonic)  # when it began, or went on by a bucket
+    moved: float = field(default_factory=time.monotonic)  # when it began, or the worker last answered
     stopped: float = 0.0  # when it stopped to generate
     sent: int = 0  # buckets it has been told to load
     loaded: int = 0
@@ -69,9 +69,10 @@ class Taker:
         return self.phase is Phase.PREPARE or (self.phase is Phase.TRANSFER and self.loaded == self.sent > 0)
 
     @property
-    def is_generating(self) -> bool:
-        """Whether it has yet to end a slice before it can pause."""
-        return self.phase is Phase.PAUSE and bool(self.member.calls) and self.member.calls[0].verb != "expect"
+    def slice(self) -> Call | None:
+        """What it has yet to end before it can pause, where that is more than a look at weights."""
+        call = self.member.busy_with if self.phase is Phase.PAUSE else None
+        return call if call is not None and call.verb != "expect" else None
 
 
 class WeightStream:
@@ -121,12 +122,12 @@ class WeightStream:
             self._buckets[index] = None
         self._advance_learner()
 
-    def leavers(self) -> Iterator[Member]:
-        """Who keeps the learner waiting, busy with what it generates."""
+    def leavers(self) -> Iterator[tuple[Member, Call]]:
+        """Who keeps the learner waiting, and what with: a slice that is too long."""
         for member, taker in list(self.takers.items()):
-            if self.is_lent and taker.is_generating and time.monotonic() - taker.since > PATIENCE_S:
+            if self.is_lent and (call := taker.slice) and time.monotonic() - taker.since > PATIENCE_S:
                 del self.takers[member]
-                yield member
+                yield member, call
 
     def late(self, deadline_s: float) -> Iterator[tuple[Member, str]]:
         """Workers whose phase is longer than it may be, and what to say of them."""
@@ -157,8 +158,9 @@ class WeightStream:
     def hear(self, member: Member, verb: str, answer: Any) -> None:
         """A worker has done what it was asked for. Raises CorruptWeightsError if it holds something else than was sent."""
         taker = self.takers[member]
+        taker.moved = time.monotonic()
         if verb == "receive":
-            taker.loaded, taker.moved = taker.loaded + 1, time.monotonic()
+            taker.loaded += 1
             if self.is_exported and taker.loaded == len(self._checksums):
                 self._enter(taker, Phase.VERIFY)
                 member.ask("verify", self.version)
@@ -195,7 +197,7 @@ class WeightSync:
         """Who holds older weights than it should, and takes part in no stream; an engine that is loading does not count yet, and
         one that has left a stream of weights that are lent not before it has ended what it does."""
         loaded = [m for m in self.fleet.members if m.has_answered and m.version < self.fleet.version]
-        return [m for m in loaded if self.of(m) is None and not (m.calls and m.calls[0] is self._left.get(m))]
+        return [m for m in loaded if self.of(m) is None and ((left := self._left.get(m)) is None or m.busy_with is not left)]
 
     @property
     def needs_learner(self) -> bool:
@@ -218,7 +220,7 @@ class WeightSync:
             self.streams.append(WeightStream(self.learner, self.fleet.version, behind, self._over))
         for stream in self.streams:
             stream.turn()
-            self._left |= {member: member.calls[0] for member in stream.leavers()}
+            self._left.update(stream.leavers())
             if stream.exports and time.monotonic() - stream.since > self.deadline_s:
                 raise LearnerLostError(
                     f"the learner: phase {Phase.PREPARE} of version {stream.version} is not over after {self.deadline_s:.0f} s"
