@@ -50,13 +50,25 @@ class Member:
         self.calls.append(Call(verb, getattr(self.actor, verb).remote(*args)))
 
     @property
+    def busy_with(self) -> Call | None:
+        """The oldest call; may be asked while another thread hears that it is over."""
+        try:
+            return self.calls[0]
+        except IndexError:
+            return None
+
+    @property
     def has_more_to_say(self) -> bool:
         """Whether the oldest call is over, and has not been heard."""
         return bool(self.calls and ray.wait([self.calls[0].answer], timeout=0)[0])
 
+    def patience(self, patience_s: float) -> float:
+        """What it may take for an answer where `patience_s` is what a worker that has loaded may."""
+        return patience_s * (1 if self.has_answered else LOADING)
+
     def silence(self, patience_s: float) -> str:
-        """What to say of it if it has been at its oldest call for longer than it may; nothing if it has not."""
-        patience_s *= 1 if self.has_answered else LOADING
+        """What to say of it if it has been at its oldest call for longer than its patience; nothing if it has not."""
+        patience_s = self.patience(patience_s)
         if not self.calls or time.monotonic() - self.since <= patience_s or self.has_more_to_say:
             return ""
         return f"has not answered {self.calls[0].verb} for {patience_s:.0f} s"
@@ -167,7 +179,7 @@ class RolloutFleet:
         return [self._answer(member, verb, answer) for member, answer in asked]
 
     def _answer(self, member: Member, verb: str, answer: Any) -> Any:
-        patience_s = self.patience_s * (1 if member.has_answered else LOADING)
+        patience_s = member.patience(self.patience_s)
         try:
             return ray.get(answer, timeout=patience_s)
         except GetTimeoutError:

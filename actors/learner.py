@@ -119,8 +119,14 @@ class Learner:
         return StepInfo(step=self.step, lr=lr, grad_norm=norm)
 
     def lend(self) -> bool:
-        """Makes the weights readable in place by others on this machine, where that is possible; not collective."""
-        return share(tensor for _, tensor in named_tensors(self.model))
+        """Makes the weights readable in place by others on this machine, where that is possible; not collective.
+
+        It is not where the checkpoint's layout is another, as that of experts is: parts of it would be copies.
+        """
+        if not share(tensor for _, tensor in named_tensors(self.model)):
+            return False
+        weights = (tensor for index in range(len(self.buckets)) for tensor in self._weights(index).values())
+        return all(SharedArray.of(tensor) is not None for tensor in weights)
 
     def export_bucket(self, version: int, index: int, lend: bool = False) -> WeightBucket:
         """Part `index` of the weights (`buckets`) as host arrays (`as_array`) under the names of the model's checkpoint.
@@ -128,7 +134,7 @@ class Learner:
         Good until the next update; without arrays on ranks other than 0. `lend`: says where they lie, if `lend` has made that
         possible, and a reader must be through before the next update.
         """
-        weights = self._checkpoint_names(self.engine.weights(set(self.buckets[index])))
+        weights = self._weights(index)
         bucket = WeightBucket.of(version, tuple(weights), [as_array(tensor) for tensor in weights.values()])
         places = [place for tensor in weights.values() if lend and (place := SharedArray.of(tensor)) is not None]
         return bucket.lend(places) if places and len(places) == len(weights) else bucket
@@ -160,7 +166,7 @@ class Learner:
         partial = self._start_partial(path)
         weights = self.engine.weights({name for bucket in self.buckets for name in bucket})
         if parallel.rank() == 0:
-            self.model.save_pretrained(partial, state_dict=weights)
+            self.model.save_pretrained(partial, state_dict={name: _apart(tensor) for name, tensor in weights.items()})
             self.codec.processor.save_pretrained(partial)
         self._publish(path, None)
 
@@ -213,9 +219,10 @@ class Learner:
             advantages_T=(0.0,), behavior_logprobs_T=(math.nan,), images=images, mode=Mode.AUTO, origin="", versions_T=(0,),
         )  # fmt: skip
 
-    def _checkpoint_names(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _weights(self, index: int) -> dict[str, Tensor]:
         from transformers.core_model_loading import revert_weight_conversion
 
+        weights = self.engine.weights(set(self.buckets[index]))
         return dict(revert_weight_conversion(self.model, weights)) if weights else {}
 
     def _start_partial(self, path: Path) -> Path:
@@ -231,3 +238,9 @@ class Learner:
         if parallel.rank() == 0:
             publish(path, keep)
         parallel.barrier()
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """The same memory, without the storage around it: of tensors that share one transformers makes copies to save them."""
+    flat = tensor.reshape(-1).view(torch.uint8).numpy()
+    return torch.from_numpy(flat).view(tensor.dtype).view(tensor.shape)

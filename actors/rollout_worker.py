@@ -17,7 +17,7 @@ from typing import Any
 
 from actors.engine_types import EnginePrompt, EngineSampling
 from bimode.codec import Codec, decode_image
-from bimode.errors import ConfigError, CorruptWeightsError, StaleWeightsError
+from bimode.errors import ConfigError, CorruptWeightsError, LearnerLostError, StaleWeightsError
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.shared_memory import machine
 from bimode.weights import WeightBucket
@@ -173,12 +173,15 @@ class RolloutWorker:
         self._engine.update(update_info)
 
     def expect(self, bucket: WeightBucket) -> None:
-        """One part that is lent is looked at and checked, while generation goes on; it is still to be received."""
-        self._expected = {b: at for b, at in self._expected.items() if b.version == bucket.version}
-        self._expected[bucket] = self._arrive(bucket)
+        """One part is looked at and checked, if it is lent, while generation goes on; it is still to be received."""
+        for old in [other for other in self._expected if other.version != bucket.version]:
+            self._expected.pop(old)[1].cancel()
+        if bucket.lent:
+            self._expected[bucket] = self._arrive(bucket)
 
     def receive(self, bucket: WeightBucket) -> None:
-        """Loads one part, which is checked meanwhile. Raises CorruptWeightsError, with none of it live, if it was damaged."""
+        """Loads one part, which is checked meanwhile. Raises CorruptWeightsError, with none of it live, if it was damaged, and
+        LearnerLostError if it was lent by who is gone."""
         bucket, check = self._expected.pop(bucket) if bucket.lent and bucket in self._expected else self._arrive(bucket)
         self._engine.update({"names": bucket.names, "arrays": bucket.arrays})
         check.result()
@@ -187,7 +190,9 @@ class RolloutWorker:
     def _arrive(self, bucket: WeightBucket) -> tuple[WeightBucket, Future[None]]:
         try:
             bucket = self.arrived(bucket.arrived())
-        except OSError as error:  # whoever lent it has died
+        except FileNotFoundError:
+            raise LearnerLostError(f"the learner died while it lent its weights of version {bucket.version}") from None
+        except OSError as error:
             raise CorruptWeightsError(f"the weights of version {bucket.version} cannot be read: {error}") from None
         return bucket, self._checker.submit(_check, bucket)
 

@@ -22,7 +22,7 @@ from actors.learner_group import LearnerGroup
 from actors.lost import GONE, could_not_start
 from actors.weight_sync import Phase, WeightSync
 from bimode.desk import Desk, Drawn, Lease
-from bimode.errors import CorruptWeightsError
+from bimode.errors import CorruptWeightsError, LearnerLostError
 from bimode.records import Completion, GenerationRequest
 from bimode.trace import Trace
 from bimode.waits import Waits
@@ -49,7 +49,6 @@ class Patience:
 
 SLICE_S = 0.5  # of a worker's time, between two of which weights may land
 POLL_S = 0.2
-LOADING = 10  # times the patience for a worker that has not answered yet: its engine is loading
 MOST_DAMAGED = 3  # weights in a row that arrive damaged, before the run ends
 
 
@@ -162,9 +161,8 @@ class Rollouts:
     def _silent(self) -> Iterator[tuple[Member, str]]:
         """Workers that have not ended their slice, outside of an update, and what to say of them."""
         for member in self.fleet.members:
-            patience = self.patience.slice_s * (1 if member.has_answered else LOADING)
-            if member.calls and self.sync.of(member) is None and time.monotonic() - member.since > patience:
-                yield member, f"has not answered {member.calls[0].verb} for {patience:.0f} s"
+            if self.sync.of(member) is None and (why := member.silence(self.patience.slice_s)):
+                yield member, why
 
     def close(self) -> None:
         """Ends the thread; what is under way is left to the ledger."""
@@ -228,6 +226,8 @@ class Rollouts:
                 raise
             self._lose(member, f"died{self.sync.phase_of(member)} after {seconds:.1f} s")
             return
+        except LearnerLostError as error:  # found by who was to read its memory
+            raise getattr(error, "cause", error) from None
         except CorruptWeightsError as error:
             self._damaged += 1
             if self._damaged > MOST_DAMAGED:  # then they are damaged where they come from

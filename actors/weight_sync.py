@@ -13,8 +13,9 @@ pace, and one that is late, or wrong, is told apart by `late` and by what its ca
 model needs no second copy in memory, a bucket is freed as soon as every worker that takes part has it. A worker that comes later,
 or that was busy with older weights, takes part in a stream of its own the next time that the learner is free.
 
-Weights that are lent are copied nowhere, and the learner leaves them as they are until everyone has loaded them. It waits
-PATIENCE_S for one that gets no further: who is generating then leaves the stream, who is not is late.
+Weights that are lent are copied nowhere, and the learner leaves them as they are until everyone is through with its update, since
+vLLM loads a layer that it pads only at the very end. It waits PATIENCE_S for one that gets to no other bucket: who is generating
+then leaves the stream, who is not is late.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Taker:
     member: Member
     phase: Phase = Phase.PREPARE
     since: float = field(default_factory=time.monotonic)  # when the phase began
-    moved: float = field(default_factory=time.monotonic)  # when it began, or went on by a bucket
+    moved: float = field(default_factory=time.monotonic)  # when it began, or the worker last answered
     stopped: float = 0.0  # when it stopped to generate
     sent: int = 0  # buckets it has been told to load
     loaded: int = 0
@@ -68,9 +69,10 @@ class Taker:
         return self.phase is Phase.PREPARE or (self.phase is Phase.TRANSFER and self.loaded == self.sent > 0)
 
     @property
-    def is_generating(self) -> bool:
-        """Whether it has yet to end a slice before it can pause."""
-        return self.phase is Phase.PAUSE and bool(self.member.calls) and self.member.calls[0].verb != "expect"
+    def slice(self) -> Call | None:
+        """What it has yet to end before it can pause, where that is more than a look at weights."""
+        call = self.member.busy_with if self.phase is Phase.PAUSE else None
+        return call if call is not None and call.verb != "expect" else None
 
 
 class WeightStream:
@@ -95,9 +97,7 @@ class WeightStream:
     @property
     def is_out(self) -> bool:
         """Whether the learner is done with it."""
-        if self.is_lent and any(taker.loaded < self.learner.outlet.num_buckets for taker in self.takers.values()):
-            return False
-        return not self.takers or self.is_exported
+        return not self.takers or (self.is_exported and not self.is_lent)
 
     def turn(self) -> None:
         """Moves on whatever can be moved, and waits for nothing. Raises LearnerLostError."""
@@ -122,20 +122,20 @@ class WeightStream:
             self._buckets[index] = None
         self._advance_learner()
 
-    def leavers(self) -> Iterator[Member]:
-        """Who keeps the learner waiting, busy with what it generates."""
+    def leavers(self) -> Iterator[tuple[Member, Call]]:
+        """Who keeps the learner waiting, and what with: a slice that is too long."""
         for member, taker in list(self.takers.items()):
-            if self.is_lent and taker.is_generating and time.monotonic() - taker.since > PATIENCE_S:
+            if self.is_lent and (call := taker.slice) and time.monotonic() - taker.since > PATIENCE_S:
                 del self.takers[member]
-                yield member
+                yield member, call
 
     def late(self, deadline_s: float) -> Iterator[tuple[Member, str]]:
         """Workers whose phase is longer than it may be, and what to say of them."""
         for member, taker in list(self.takers.items()):
-            if taker.waits_for_learner or (self.is_lent and taker.is_generating):
+            if taker.waits_for_learner or (self.is_lent and taker.slice):
                 continue
-            holds_learner = self.is_lent and taker.phase in (Phase.PAUSE, Phase.TRANSFER)
-            most_s = min(PATIENCE_S, deadline_s) if holds_learner else deadline_s
+            goes_by_bucket = self.is_lent and taker.phase in (Phase.PAUSE, Phase.TRANSFER)
+            most_s = min(PATIENCE_S, deadline_s) if goes_by_bucket else deadline_s
             if time.monotonic() - taker.moved > most_s:
                 yield member, f"is late: phase {taker.phase} of version {self.version} is not over after {most_s:.0f} s"
 
@@ -158,8 +158,9 @@ class WeightStream:
     def hear(self, member: Member, verb: str, answer: Any) -> None:
         """A worker has done what it was asked for. Raises CorruptWeightsError if it holds something else than was sent."""
         taker = self.takers[member]
+        taker.moved = time.monotonic()
         if verb == "receive":
-            taker.loaded, taker.moved = taker.loaded + 1, time.monotonic()
+            taker.loaded += 1
             if self.is_exported and taker.loaded == len(self._checksums):
                 self._enter(taker, Phase.VERIFY)
                 member.ask("verify", self.version)
@@ -196,7 +197,7 @@ class WeightSync:
         """Who holds older weights than it should, and takes part in no stream; an engine that is loading does not count yet, and
         one that has left a stream of weights that are lent not before it has ended what it does."""
         loaded = [m for m in self.fleet.members if m.has_answered and m.version < self.fleet.version]
-        return [m for m in loaded if self.of(m) is None and not (m.calls and m.calls[0] is self._left.get(m))]
+        return [m for m in loaded if self.of(m) is None and ((left := self._left.get(m)) is None or m.busy_with is not left)]
 
     @property
     def needs_learner(self) -> bool:
@@ -219,7 +220,7 @@ class WeightSync:
             self.streams.append(WeightStream(self.learner, self.fleet.version, behind, self._over))
         for stream in self.streams:
             stream.turn()
-            self._left |= {member: member.calls[0] for member in stream.leavers()}
+            self._left.update(stream.leavers())
             if stream.exports and time.monotonic() - stream.since > self.deadline_s:
                 raise LearnerLostError(
                     f"the learner: phase {Phase.PREPARE} of version {stream.version} is not over after {self.deadline_s:.0f} s"

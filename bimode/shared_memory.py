@@ -8,11 +8,11 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SHM = Path("/dev/shm")  # where torch puts what is shared
 KEPT_FREE = 0.65  # of it, for Ray: its object store takes 30 % of the machine's memory, of which this is half
 ALIGNMENT = 64  # bytes, as torch gives
+ALONE = 2  # holders of a storage that is one tensor's: the tensor, and who counts them
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -67,17 +68,25 @@ class SharedArray:
 
 def mapped(places: Sequence[SharedArray]) -> tuple[NDArray[Any], ...]:
     """The arrays as they are now, and as they will be: nothing is copied. Raises OSError if their process is gone."""
-    files: dict[str, mmap.mmap] = {}
-    for place in places:
-        if place.path not in files:
-            with open(place.path, "rb") as file:
-                files[place.path] = mmap.mmap(file.fileno(), place.size, prot=mmap.PROT_READ)
-    return tuple(_view(files[place.path], place) for place in places)
+    return tuple(map(_view, places))
 
 
-def _view(file: mmap.mmap, place: SharedArray) -> NDArray[Any]:
+def _view(place: SharedArray) -> NDArray[Any]:
     item = np.dtype(place.dtype).itemsize
-    return np.ndarray(place.shape, place.dtype, file, item * place.offset, [item * step for step in place.strides])
+    return np.ndarray(place.shape, place.dtype, _mapping(place), item * place.offset, [item * step for step in place.strides])
+
+
+_mappings = WeakValueDictionary[tuple[int, int], mmap.mmap]()  # by file, while an array lies there: each costs a descriptor
+
+
+def _mapping(place: SharedArray) -> mmap.mmap:
+    with open(place.path, "rb") as file:
+        status = os.fstat(file.fileno())
+        found = _mappings.get((status.st_dev, status.st_ino))
+        if found is None:
+            found = mmap.mmap(file.fileno(), place.size, prot=mmap.PROT_READ)
+            _mappings[status.st_dev, status.st_ino] = found
+    return found
 
 
 def share(tensors: Iterable[Tensor]) -> bool:
@@ -88,18 +97,24 @@ def share(tensors: Iterable[Tensor]) -> bool:
     """
     import torch
 
-    by_storage: dict[int, list[Tensor]] = defaultdict(list)
+    alone: list[Tensor] = []
+    others: dict[int, torch.UntypedStorage] = {}  # ZeRO's, whose own tensors lie there too
     for tensor in tensors:
         if tensor.device.type != "cpu" or tensor.dtype not in (torch.float32, torch.bfloat16) or hasattr(tensor, "ds_id"):
             return False
-        if not tensor.untyped_storage().is_shared():
-            by_storage[tensor.untyped_storage()._cdata].append(tensor)
-    if not machine() or not _is_room(sum(held[0].untyped_storage().nbytes() for held in by_storage.values())):
+        storage = tensor.untyped_storage()
+        if storage.is_shared():
+            continue
+        if torch._C._storage_Use_Count(storage._cdata) == ALONE:
+            alone.append(tensor)
+        else:
+            others[storage._cdata] = storage
+    size = sum(tensor.nbytes for tensor in alone) + sum(storage.nbytes() for storage in others.values())
+    if not machine() or not _is_room(size):
         return False
-    for held in by_storage.values():
-        if len(held) > 1:  # ZeRO's, whose own tensors lie there too
-            held[0].untyped_storage().share_memory_()
-    _move_to_one([held[0] for held in by_storage.values() if len(held) == 1])
+    for storage in others.values():
+        storage.share_memory_()
+    _move_to_one(alone)
     return True
 
 

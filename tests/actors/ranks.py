@@ -49,6 +49,7 @@ TWO_RANKS = (
     Case("zero3", "deepspeed", 3),
     Case("bf16", "deepspeed", 1, dtype="bfloat16"),
     Case("frozen", "deepspeed", 2, freeze=("vision_tower", "projector")),
+    Case("one", "deepspeed", 1, freeze=("vision_tower", "language_model", "linear_2", "bias")),  # a group of one parameter
 )
 ONE_RANK = (Case("alone", "torch"),)
 TWO_RANKS_LONG = (

@@ -91,7 +91,7 @@ def test_frozen_parameters_stay_and_others_move(found: dict[str, Any], wide_llav
     assert moved and all(name.startswith("language_model") for name in moved)
 
 
-@pytest.mark.parametrize("name", [*ENGINES, "bf16"])
+@pytest.mark.parametrize("name", [*ENGINES, "bf16", "one"])
 def test_a_restored_learner_goes_on_exactly(found: dict[str, Any], name: str) -> None:
     weights, resumed = found[name]["weights"], found[name]["resumed"]
     assert all(torch.equal(weights[key], resumed[key]) for key in weights)
@@ -125,6 +125,58 @@ def test_exported_names_are_those_of_the_models_files(found: dict[str, Any], wid
 
     with safe_open(wide_llava / "model.safetensors", "pt") as file:
         assert set(found["zero3"]["weights"]) == set(file.keys())
+
+
+def learner_of(model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """As far as it knows weights, in this process."""
+    from actors import parallel
+    from actors.engines import TorchEngine, named_tensors
+    from actors.learner import Learner
+    from bimode.policy import Policy
+
+    monkeypatch.setattr(parallel, "rank", lambda: 0)
+    learner = object.__new__(Learner)
+    learner.model, learner.buckets = model, [(name,) for name, _ in named_tensors(model)]
+    learner.engine = TorchEngine(Policy(model, 0), OptimConfig(), torch.float32)
+    return learner
+
+
+def test_weights_that_are_lent_are_saved_from_where_they_lie(
+    text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no copy of the model is made for it."""
+    from safetensors.torch import load_file
+    from transformers import modeling_utils
+
+    from actors import parallel
+
+    monkeypatch.setattr(parallel, "barrier", lambda: None)
+    learner = learner_of(load_model(text_model, torch.float32), monkeypatch)
+    learner.codec = Codec(text_model)
+    assert learner.lend()
+    saved, real = dict[str, int](), modeling_utils.safe_save_file
+
+    def save_file(tensors: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> None:
+        saved.update({name: tensor.data_ptr() for name, tensor in tensors.items()})
+        real(tensors, *args, **kwargs)
+
+    monkeypatch.setattr(modeling_utils, "safe_save_file", save_file)
+    learner.save_model(tmp_path / "model")
+    held = dict(learner.model.named_parameters())
+    assert saved == {name: parameter.data_ptr() for name, parameter in held.items()}
+    assert all(torch.equal(tensor, held[name]) for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items())
+
+
+def test_weights_whose_files_have_another_layout_are_not_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Experts lie in one tensor, and leave one by one: what is cut out of it is copied."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 16, "num_experts": 4}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32}
+    learner = learner_of(Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **heads)), monkeypatch)
+    assert not learner.lend()
+    sent = [learner.export_bucket(1, index, True) for index in range(len(learner.buckets))]
+    assert any(".experts.3.up_proj" in name for bucket in sent for name in bucket.names)
 
 
 def test_a_group_of_actors_learns_and_comes_back(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:

@@ -6,15 +6,17 @@ Real actors, learner and protocol; the engines of all but one test are simulated
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bimode.errors import CorruptWeightsError
-from bimode.shared_memory import SharedArray
+from bimode.errors import CorruptWeightsError, LearnerLostError
+from bimode.shared_memory import SharedArray, share
 from bimode.weights import WeightBucket
 from pipelines.chaos import corrupt, slow
 from tests.actors import test_weight_stream as streams
@@ -47,6 +49,20 @@ def holds_what_it_is_told(worker: Any) -> None:
     worker._engine.update = update
 
 
+def loads_at_the_end(worker: Any) -> None:
+    """As vLLM does with a layer that it pads."""
+    holds_what_it_is_told(worker)
+    waiting, update, finish = [], worker._engine.update, worker._engine.finish_update
+
+    def finish_update(version: int) -> None:
+        time.sleep(0.5)
+        while waiting:
+            update(waiting.pop())
+        finish(version)
+
+    worker._engine.update, worker._engine.finish_update = waiting.append, finish_update
+
+
 def has_a_long_slice(worker: Any) -> None:
     real = worker._engine.step
 
@@ -56,6 +72,28 @@ def has_a_long_slice(worker: Any) -> None:
         return real()
 
     worker._engine.step = step
+
+
+def looks_slowly(worker: Any) -> None:
+    real = worker._arrive
+
+    def arrive(bucket: Any) -> Any:
+        time.sleep(0.7 * PATIENCE_S)
+        return real(bucket)
+
+    worker._arrive = arrive
+
+
+def dies_once_it_has_lent_all(rank: Any) -> None:
+    lend(rank)
+    real, last = rank.learner.export_bucket, len(rank.learner.buckets) - 1
+
+    def export_bucket(version: int, index: int, lend: bool) -> Any:
+        if index == last:
+            threading.Timer(0.5, os._exit, (1,)).start()
+        return real(version, index, lend)
+
+    rank.learner.export_bucket = export_bucket
 
 
 def holds_another_bucket(worker: Any) -> None:
@@ -130,6 +168,24 @@ def test_workers_load_what_the_learner_holds_and_it_waits_until_they_have(
     assert not said and bucket.lent and not bucket.arrays
 
 
+def test_what_an_engine_loads_as_the_update_ends_is_still_what_it_was_lent(
+    ray_local: Any, fleet: Any, learner: Any, loop: Any, workers: list[Any]
+) -> None:
+    """Though the learner changes it as soon as it may."""
+    for member in workers:
+        ray_local.get(member.actor.__ray_call__.remote(loads_at_the_end))
+    wanted = ray_local.get(learner.ranks[0].__ray_call__.remote(first_numbers))
+    with loop(said := [], max_staleness=1) as rollouts:
+        rollouts.trained(rollouts.batch(fleet.version), fleet.version)
+        time.sleep(1.0)  # the next batch is there
+        fleet.version += 1
+        rollouts.batch(fleet.version)
+        ray_local.get(learner.ranks[0].__ray_call__.remote(add_one))
+        while rollouts.sync.under_way:
+            time.sleep(0.05)
+    assert [ray_local.get(member.actor.__ray_call__.remote(loaded)) for member in workers] == [wanted, wanted] and not said
+
+
 def test_the_learner_waits_for_no_worker_that_is_busy_with_its_slice(
     ray_local: Any, fleet: Any, learner: Any, loop: Any, workers: list[Any]
 ) -> None:
@@ -179,14 +235,94 @@ def test_a_fault_of_a_worker(damage: Any, says: str, ray_local: Any, fleet: Any,
     assert len(said) == 1 and said[0].startswith(f"{victim.name} {says.format(fleet.version)}")
 
 
-def test_weights_whose_learner_is_gone_are_not_trusted() -> None:
+def new_worker() -> Any:
     from benchmarks.peers.simulated import PromptWorker
 
-    worker = PromptWorker("w", Path(), max_model_len=128, dtype="float32", seed=0, sync="object_store")
-    nowhere = SharedArray(f"/proc/{os.getpid()}/fd/9999", 8, 0, (2,), (1,), "<f4")
+    return PromptWorker("w", Path(), max_model_len=128, dtype="float32", seed=0, sync="object_store")
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "says"),
+    [
+        (f"/proc/{os.getpid()}/fd/9999", LearnerLostError, "the learner died while it lent its weights of version 3"),
+        ("/proc", CorruptWeightsError, "the weights of version 3 cannot be read"),
+    ],
+    ids=["gone", "closed"],
+)
+def test_weights_that_cannot_be_read(path: str, error: type[Exception], says: str) -> None:
+    """No worker is to blame for a learner that is gone."""
+    worker, nowhere = new_worker(), SharedArray(path, 8, 0, (2,), (1,), "<f4")
     for verb in (worker.expect, worker.receive):
-        with pytest.raises(CorruptWeightsError, match="version 3 cannot be read"):
+        with pytest.raises(error, match=says):
             verb(WeightBucket(3, ("w",), (), 0, (nowhere,)))
+
+
+def test_a_worker_that_goes_from_bucket_to_bucket_is_not_late(ray_local: Any, fleet: Any, loop: Any, workers: list[Any]) -> None:
+    """However long all of them take."""
+    for member in workers:
+        ray_local.get(member.actor.__ray_call__.remote(looks_slowly))
+    with loop(said := []) as rollouts:
+        fleet.version += 1
+        began = time.monotonic()
+        assert held(rollouts.batch(0)) == {fleet.version}
+    assert not said and fleet.members == workers and time.monotonic() - began > 2 * streams.DEADLINE_S
+
+
+def test_a_learner_that_dies_before_its_weights_are_looked_at(
+    ray_local: Any, fleet: Any, loop: Any, workers: list[Any], text_model: Path
+) -> None:
+    """Is started again; its workers are not replaced for it."""
+    other, said = new_learner(text_model), list[str]()
+    try:
+        ray_local.get(other.ranks[0].__ray_call__.remote(dies_once_it_has_lent_all))
+        for member in workers:
+            ray_local.get(member.actor.__ray_call__.remote(looks_slowly))
+        with loop(said, other) as rollouts, pytest.raises(LearnerLostError, match=r"^the learner died while it lent"):
+            fleet.version += 1
+            rollouts.batch(0)
+        assert not said and fleet.members == workers
+    finally:
+        other.close()
+
+
+def test_what_was_expected_of_another_version_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By who has left a stream: its memory, and the hashing of what the learner has changed since."""
+    import torch
+
+    from actors import rollout_worker
+
+    worker, checked, go_on = new_worker(), list[int](), threading.Event()
+    monkeypatch.setattr(rollout_worker, "_check", lambda bucket: go_on.wait() and checked.append(bucket.version))
+    weights = torch.arange(4.0)
+    assert share([weights])
+    place = SharedArray.of(weights)
+    assert place is not None
+    for version, names in ((1, "abc"), (2, "ab")):
+        for name in names:
+            worker.expect(WeightBucket(version, (name,), (), 0, (place,)))
+    worker.expect(WeightBucket.of(2, ["d"], [weights.numpy()]))  # that came as a copy
+    assert [bucket.version for bucket in worker._expected] == [2, 2]
+    go_on.set()
+    worker._checker.shutdown()
+    assert checked == [1, 2, 2]  # the first had begun
+
+
+class HeardMeanwhile(deque[Any]):
+    """Whose only call is over, and heard by the loop's thread, once somebody has looked whether there is one."""
+
+    def __len__(self) -> int:
+        there = super().__len__()
+        self.clear()
+        return there
+
+
+def test_a_call_that_ends_while_the_learner_looks_at_it_stops_nobody() -> None:
+    from actors.fleet import Call, Member
+    from actors.weight_sync import Phase, Taker
+
+    for phase in Phase:
+        member = Member("w", None, calls=HeardMeanwhile([Call("advance", None)]))
+        assert (Taker(member, phase).slice is not None) is (phase is Phase.PAUSE)
 
 
 def test_vllm_answers_with_weights_that_are_lent(ray_local: Any, text_actor: Any, learner: Any, text_model: Path) -> None:

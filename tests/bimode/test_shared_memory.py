@@ -98,6 +98,27 @@ def test_a_bucket_that_is_lent_says_where_it_lies_and_nothing_else() -> None:
     assert not lent.arrived().is_whole()
 
 
+def test_what_others_hold_stays_theirs() -> None:
+    """Also of a storage with a single parameter, as of ZeRO's group of one."""
+    flat = torch.zeros(4)
+    parameter = torch.nn.Parameter(flat.view(2, 2))
+    assert share([parameter, torch.nn.Parameter(torch.ones(2))])
+    flat += 1
+    assert mapped([place(parameter)])[0].tolist() == parameter.tolist() == [[1.0, 1.0], [1.0, 1.0]]
+
+
+def test_a_file_is_open_once_however_much_of_it_is_read() -> None:
+    """And not at all once nobody reads it: buckets are many, and a worker may have few files open."""
+    tensors = [torch.full((3,), float(i)) for i in range(200)]
+    assert share(tensors)
+    before = len(os.listdir("/proc/self/fd"))
+    found = [mapped([place(tensor)])[0] for tensor in tensors]
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert [array[2] for array in found] == list(range(200))
+    del found
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_who_lent_it_is_gone() -> None:
     with pytest.raises(OSError, match="9999"):
         mapped([SharedArray(f"/proc/{os.getpid()}/fd/9999", 8, 0, (2,), (1,), "<f4")])
