@@ -139,6 +139,7 @@ def test_a_worker_that_falls_silent_is_replaced(ray_local: Any, fleet: Any, loop
     fleet.expect(0)
     said: list[str] = []
     with loop(said=said, slice_s=5.0) as rollouts:
+        fleet.members[1].machine = ""  # or that would be the call that it does not answer, and the other did all
         fleet.members[1].actor.__ray_call__.remote(stall)
         assert [d.ticket for d in rollouts.batch(0)] == [0, 1, 2, 3]
     assert len(said) == 1 and "rollout-1 has not answered begin for 5 s: rollout-2 takes its place" in said[0]
