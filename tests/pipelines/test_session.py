@@ -221,8 +221,9 @@ def test_starved_worker_is_one_line_and_its_work_is_kept(recipe: str, tmp_path: 
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("end", [Running.interrupt, Running.terminate])
-@pytest.mark.parametrize("kind", ["sleep", "train"])
+@pytest.mark.parametrize(
+    ("kind", "end"), [("sleep", Running.interrupt), ("sleep", Running.terminate), ("train", Running.interrupt)]
+)
 def test_ctrl_c_and_sigterm_leave_no_process_and_go_on(
     recipe: str, tmp_path: Path, end: Callable[[Running], int], kind: str
 ) -> None:
