@@ -77,7 +77,7 @@ class CpuReload:
             MATERIALIZE(layer, info)
 
     def end(self) -> None:
-        """Gives the scratch back."""
+        """Gives the scratch back, and what has been freed meanwhile."""
         layerwise.materialize_layer = MATERIALIZE
         del self._scratch
         keep_freed(False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 
 _MALLOPT = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 MAPPED = 1 << 20
 HEAP, KEPT, ALL = 32 << 20, 64 << 20, -1  # the first two: glibc's own rule, once a large tensor was freed; mallopt ends that rule
@@ -22,6 +23,9 @@ def map_large_tensors(on: bool) -> None:
 
 
 def keep_freed(on: bool) -> None:
-    """Whether all that is freed stays with the process, for who asks next. Does nothing where the C library has no mallopt."""
+    """Whether all that is freed stays with the process, for who asks next; what has stayed goes back when that ends. Does nothing
+    where the C library has no mallopt."""
     if _MALLOPT is not None:
         _MALLOPT(_TRIM_THRESHOLD, ALL if on else KEPT)
+    if _TRIM is not None and not on:
+        _TRIM(0)
