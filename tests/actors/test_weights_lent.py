@@ -25,7 +25,7 @@ from tests.actors.test_weight_stream import held, into_small_buckets, new_learne
 pytestmark = pytest.mark.ray
 
 fleet, loop = streams.fleet, streams.loop
-PATIENCE_S = 1.0
+PATIENCE_S = 2.0
 
 
 def lend(rank: Any) -> None:
@@ -78,7 +78,7 @@ def looks_slowly(worker: Any) -> None:
     real = worker._arrive
 
     def arrive(bucket: Any) -> Any:
-        time.sleep(0.7 * PATIENCE_S)
+        time.sleep(0.5 * PATIENCE_S)
         return real(bucket)
 
     worker._arrive = arrive
@@ -215,7 +215,7 @@ def test_the_learner_waits_for_no_worker_that_is_busy_with_its_slice(
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (slow, "is late: phase pause of version {} is not over after 1 s"),
+        (slow, "is late: phase pause of version {} is not over after 2 s"),
         (streams.at_resume(streams.die), "died in phase resume of version {} after"),
         (corrupt, "is not trusted in phase transfer of version {} after"),
         (holds_another_bucket, "is not trusted in phase verify of version {} after"),
