@@ -28,8 +28,10 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def machine() -> str:
-    """Equal for two processes that see, and may open, each other's files under ``/proc``; empty where there is no such thing."""
+    """Equal for two processes that see, and may open, each other's files under ``/proc``; empty where there is no such thing, or
+    where not even the parent's may be looked at, as in some sandboxes."""
     try:
+        os.listdir(f"/proc/{os.getppid()}/fd")
         return f"{BOOT_ID.read_text().strip()}/{os.stat('/proc/self/ns/pid').st_ino}/{os.getuid()}"
     except OSError:
         return ""

@@ -129,3 +129,11 @@ def test_processes_of_one_machine_agree_on_its_name() -> None:
         [sys.executable, "-c", "from bimode.shared_memory import machine; print(machine())"], capture_output=True, text=True
     )
     assert said.stdout.strip() == machine() != ""
+
+
+def test_where_no_other_process_may_be_looked_into_there_is_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: str) -> list[str]:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert machine() == "" and not share([torch.ones(2)])
