@@ -135,12 +135,11 @@ def resume_log(job: AnnealJob) -> int:
 
 
 class MetricsLog:
-    """metrics.jsonl: one line a step, from the checkpoint on that the run goes on from."""
+    """metrics.jsonl: one line a step, behind those that `resume_log` has left."""
 
     def __init__(self, job: AnnealJob) -> None:
         self.path = job.metrics
         self.phases = phase_of_steps(job.config.strategy, job.config.steps)
-        resume_log(job)
         self.at = time.monotonic()
 
     def write(self, sums: dict[str, float], info: StepInfo) -> None:

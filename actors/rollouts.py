@@ -155,8 +155,7 @@ class Rollouts:
         for member, call, seconds in self.fleet.hear(POLL_S, awaited):
             self._hear(member, call, seconds)
         for member, why in [*self._silent(), *self.sync.late()]:
-            if not member.has_more_to_say:  # who was not listened to for a while is not late
-                self._lose(member, why)
+            self._lose(member, why)
 
     def _silent(self) -> Iterator[tuple[Member, str]]:
         """Workers that have not ended their slice, outside of an update, and what to say of them."""

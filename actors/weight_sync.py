@@ -136,7 +136,7 @@ class WeightStream:
                 continue
             goes_by_bucket = self.is_lent and taker.phase in (Phase.PAUSE, Phase.TRANSFER)
             most_s = min(PATIENCE_S, deadline_s) if goes_by_bucket else deadline_s
-            if time.monotonic() - taker.moved > most_s:
+            if time.monotonic() - taker.moved > most_s and not member.has_more_to_say:  # who was not listened to is not late
                 yield member, f"is late: phase {taker.phase} of version {self.version} is not over after {most_s:.0f} s"
 
     def _send(self, taker: Taker) -> None:
