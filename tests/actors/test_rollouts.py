@@ -22,19 +22,13 @@ from bimode.sections import LearnerConfig, OptimConfig
 from bimode.trace import Trace
 from pipelines.bpo_steps import drawn, requests
 from pipelines.chaos import stall
+from tests.actors.damage import RESUME_S, slow_to_resume
 from tests.rollouts import paired
 
 pytestmark = pytest.mark.ray
 
 QUESTION = "digits : read the strip as one number . what is its remainder ?"
 BPO = BpoConfig(prompts_per_step=4, group_size=3, max_tokens=40, rollout_workers=2)
-RESUME_S = 0.5
-
-
-def slow_to_resume(worker: Any) -> None:
-    """Runs in a worker: new weights are live only after a while."""
-    finish = worker._engine.finish_update
-    worker._engine.finish_update = lambda version: (time.sleep(RESUME_S), finish(version))
 
 
 def prompt_of(ticket: int) -> Prompt:

@@ -5,7 +5,6 @@ Real actors, learner and protocol; the engines are simulated, since each fault c
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -24,64 +23,22 @@ from bimode.sections import LearnerConfig, OptimConfig
 from bimode.trace import Trace
 from pipelines.bpo_steps import drawn, requests
 from pipelines.chaos import corrupt, slow, stall
+from tests.actors.damage import (
+    as_it_was,
+    at_resume,
+    at_verify,
+    die,
+    export_slowly,
+    holds_another_bucket,
+    into_small_buckets,
+    stall_at_third_bucket,
+)
 from tests.rollouts import paired
 
 pytestmark = pytest.mark.ray
 
 BPO = BpoConfig(prompts_per_step=2, group_size=2, max_tokens=20, rollout_workers=2)
 DEADLINE_S = 2.0
-
-
-def die(_: Any) -> None:
-    os._exit(1)
-
-
-class AtPickling(list[int]):
-    """An answer that something happens to on its way out."""
-
-    def __init__(self, happens: Callable[[Any], None]) -> None:
-        self.happens = happens
-
-    def __reduce__(self) -> Any:
-        self.happens(None)
-        return list, ((),)
-
-
-def at_verify(happens: Callable[[Any], None]) -> Callable[[Any], None]:
-    """What has been received is an answer to `verify` that never arrives."""
-
-    def damage(worker: Any) -> None:
-        def arrived(bucket: Any) -> Any:
-            del worker.arrived
-            worker._received = AtPickling(happens)
-            return bucket
-
-        worker.arrived = arrived
-
-    return damage
-
-
-def at_resume(happens: Callable[[Any], None]) -> Callable[[Any], None]:
-    def damage(worker: Any) -> None:
-        worker._engine.finish_update = happens
-
-    return damage
-
-
-def stall_at_third_bucket(rank: Any) -> None:
-    """The workers have loaded what there was, and wait."""
-    into_small_buckets(rank)
-    real = rank.learner.export_bucket
-    rank.learner.export_bucket = lambda version, index, lend: stall(rank) if index == 2 else real(version, index, lend)
-
-
-def holds_another_bucket(worker: Any) -> None:
-    def arrived(bucket: Any) -> Any:
-        del worker.arrived
-        worker._received.append(7)
-        return bucket
-
-    worker.arrived = arrived
 
 
 @pytest.fixture(scope="module")
@@ -261,32 +218,3 @@ def test_generation_goes_on_while_the_learner_prepares(fleet: Any, changed_learn
         fleet.version += 1
         second = rollouts.trained(rollouts.batch(start + 2), start + 2).waits
     assert 0 < first.stopped + second.stopped < 0.5
-
-
-def into_small_buckets(rank: Any) -> None:
-    from actors.engines import named_tensors
-    from actors.learner_group import Outlet
-    from bimode.weights import into_buckets
-
-    sizes = [(name, 4 * tensor.numel()) for name, tensor in named_tensors(rank.learner.model)]
-    rank.whole = rank.learner.buckets
-    rank.learner.buckets = into_buckets(sizes, 64 << 10)
-    rank._outlet = Outlet(len(rank.learner.buckets), "")
-
-
-def export_slowly(rank: Any) -> None:
-    real = rank.learner.export_bucket
-
-    def export_bucket(version: int, index: int, lend: bool) -> Any:
-        time.sleep(1.0)
-        return real(version, index, lend)
-
-    rank.learner.export_bucket = export_bucket
-
-
-def as_it_was(rank: Any) -> None:
-    from actors.learner_group import Outlet
-
-    vars(rank.learner).pop("export_bucket", None)
-    rank.learner.buckets = vars(rank).pop("whole", rank.learner.buckets)
-    rank._outlet = Outlet(len(rank.learner.buckets), "")

@@ -20,106 +20,26 @@ from bimode.shared_memory import SharedArray, share
 from bimode.weights import WeightBucket
 from pipelines.chaos import corrupt, slow
 from tests.actors import test_weight_stream as streams
-from tests.actors.test_weight_stream import held, into_small_buckets, new_learner
+from tests.actors.damage import (
+    PATIENCE_S,
+    add_one,
+    at_resume,
+    die,
+    dies_once_it_has_lent_all,
+    first_numbers,
+    has_a_long_slice,
+    holds_what_it_is_told,
+    is_told_of_another_bucket,
+    lend,
+    loaded,
+    loads_at_the_end,
+    looks_slowly,
+)
+from tests.actors.test_weight_stream import held, new_learner
 
 pytestmark = pytest.mark.ray
 
 fleet, loop = streams.fleet, streams.loop
-PATIENCE_S = 2.0
-
-
-def lend(rank: Any) -> None:
-    """However small they are."""
-    from actors.learner_group import Outlet
-    from bimode.shared_memory import machine
-
-    into_small_buckets(rank)
-    assert rank.learner.lend()
-    rank._outlet = Outlet(len(rank.learner.buckets), machine())
-
-
-def holds_what_it_is_told(worker: Any) -> None:
-    """Its engine keeps the first numbers of what it loads, and takes half a second for the first bucket."""
-
-    def update(info: dict[str, Any]) -> None:
-        time.sleep(0.0 if worker.loaded else 0.5)
-        worker.loaded |= {name: array.reshape(-1)[:3].tolist() for name, array in zip(info["names"], info["arrays"], strict=True)}
-
-    worker.loaded = {}
-    worker._engine.update = update
-
-
-def loads_at_the_end(worker: Any) -> None:
-    """As vLLM does with a layer that it pads."""
-    holds_what_it_is_told(worker)
-    waiting, update, finish = [], worker._engine.update, worker._engine.finish_update
-
-    def finish_update(version: int) -> None:
-        time.sleep(0.5)
-        while waiting:
-            update(waiting.pop())
-        finish(version)
-
-    worker._engine.update, worker._engine.finish_update = waiting.append, finish_update
-
-
-def has_a_long_slice(worker: Any) -> None:
-    real = worker._engine.step
-
-    def step() -> Any:
-        worker._engine.step = real
-        time.sleep(4 * PATIENCE_S)
-        return real()
-
-    worker._engine.step = step
-
-
-def looks_slowly(worker: Any) -> None:
-    real = worker._arrive
-
-    def arrive(bucket: Any) -> Any:
-        time.sleep(0.5 * PATIENCE_S)
-        return real(bucket)
-
-    worker._arrive = arrive
-
-
-def dies_once_it_has_lent_all(rank: Any) -> None:
-    lend(rank)
-    real, last = rank.learner.export_bucket, len(rank.learner.buckets) - 1
-
-    def export_bucket(version: int, index: int, lend: bool) -> Any:
-        if index == last:
-            threading.Timer(0.5, os._exit, (1,)).start()
-        return real(version, index, lend)
-
-    rank.learner.export_bucket = export_bucket
-
-
-def holds_another_bucket(worker: Any) -> None:
-    def missing_parameters() -> list[str]:
-        worker._received.append(7)
-        return []
-
-    worker._engine.missing_parameters = missing_parameters
-
-
-def loaded(worker: Any) -> dict[str, list[float]]:
-    found = worker.loaded
-    worker.loaded = {}
-    return found
-
-
-def first_numbers(rank: Any) -> dict[str, list[float]]:
-    return {name: p.detach().reshape(-1)[:3].tolist() for name, p in rank.learner.model.named_parameters()}
-
-
-def add_one(rank: Any) -> None:
-    import torch
-
-    with torch.no_grad():
-        for parameter in rank.learner.model.parameters():
-            parameter += 1.0
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +136,9 @@ def test_the_learner_waits_for_no_worker_that_is_busy_with_its_slice(
     ("damage", "says"),
     [
         (slow, "is late: phase pause of version {} is not over after 2 s"),
-        (streams.at_resume(streams.die), "died in phase resume of version {} after"),
+        (at_resume(die), "died in phase resume of version {} after"),
         (corrupt, "is not trusted in phase transfer of version {} after"),
-        (holds_another_bucket, "is not trusted in phase verify of version {} after"),
+        (is_told_of_another_bucket, "is not trusted in phase verify of version {} after"),
     ],
     ids=["slow", "dead", "corrupt", "wrong"],
 )

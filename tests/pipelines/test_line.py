@@ -1,4 +1,5 @@
-"""The whole line as a user starts it, in two steps a stage: on images, and on a foreign text-only model."""
+"""The whole line as users start it, in two steps a stage: on images as a Ray job on a hand-started cluster of two nodes, and on
+a foreign text-only model on this machine."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +20,27 @@ import pytest
 
 from bimode.codec import Codec, load_model
 from bimode.dataset import read_prompts
+from tests.cluster.hand_started import HandStarted
 
 REPO = Path(__file__).resolve().parent.parent.parent
 RECIPES = REPO / "pipelines" / "recipes"
 ANNEAL = ("anneal.strategy=non_r_then_r", "anneal.order=easy_first", "anneal.learner.zero_stage=2")
 SMOKE = (str(RECIPES / "smoke.toml"), *(word for key in ANNEAL for word in ("--set", key)))
+PLACED = ("--set", "cluster.rollout_resource=rollout", "--set", "cluster.learner_resource=learner")
 MODES = {"non_thinking", "auto", "thinking"}
-pytestmark = pytest.mark.ray
+NODES = """
+import json, sys
+from ray.util.state import list_actors, list_nodes
+nodes = {node.node_id: list(node.resources_total) for node in list_nodes(sys.argv[1])}
+actors = list_actors(sys.argv[1], limit=1000)
+print(json.dumps([[actor.class_name, nodes.get(actor.node_id, [])] for actor in actors]))
+"""
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run and what it said on stderr."""
+    """A run and what it said."""
 
     path: Path
     said: str
@@ -43,14 +54,30 @@ def bimode(stage: str, *arguments: str) -> str:
     return done.stderr
 
 
+def submit(cluster: HandStarted, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines.submit", *words, "--address", cluster.dashboard],
+        cwd=REPO, env=cluster.environment(), capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def runs(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
-    """Two finished smoke runs, made at the same time: on the committed base, and on a foreign text-only model."""
+def cluster() -> Iterator[HandStarted]:
+    with HandStarted(resources='{"learner": 1}', second_node='{"rollout": 1}') as started:
+        yield started
+    assert started.left() == []
+
+
+@pytest.fixture(scope="module")
+def runs(cluster: HandStarted, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
+    """Two finished smoke runs, made at the same time: a job on the committed base, and one on a foreign text-only model."""
     out = tmp_path_factory.mktemp("line")
-    wanted = {"smoke": SMOKE, "smoke-text": (str(RECIPES / "smoke-text.toml"), "--set", f"model.base={tiny_text}")}
+    text = (str(RECIPES / "smoke-text.toml"), "--set", f"model.base={tiny_text}", "--out", str(out / "smoke-text"))
     with ThreadPoolExecutor() as both:
-        said = {name: both.submit(bimode, "run", *words, "--out", str(out / name)) for name, words in wanted.items()}
-    return {name: Finished(out / name, future.result()) for name, future in said.items()}
+        here = both.submit(bimode, "run", *text)
+        job = submit(cluster, *SMOKE, *PLACED, "--out", str(out / "smoke"))
+    assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-1000:]
+    return {"smoke": Finished(out / "smoke", job.stdout), "smoke-text": Finished(out / "smoke-text", here.result())}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +103,29 @@ def check_run(run: Path, stages: tuple[str, ...]) -> None:
 
 def test_images_go_from_sources_to_the_report(image_run: Path) -> None:
     check_run(image_run, ("curate", "anneal", "bpo", "evaluate"))
+
+
+def test_each_role_of_a_job_is_on_its_node_and_its_run_says_which_code_it_was(cluster: HandStarted, image_run: Path) -> None:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
+    assert json.loads((image_run / "manifest.json").read_text())["code"].startswith(commit or "files-")
+    listed = subprocess.run(
+        [sys.executable, "-c", NODES, cluster.dashboard],
+        cwd=REPO, env=cluster.environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    places: dict[str, set[str]] = {}
+    for name, resources in json.loads(listed.stdout.splitlines()[-1]):
+        places.setdefault(name, set()).update({"rollout", "learner"} & set(resources))
+    assert places["RolloutWorker"] == {"rollout"}
+    assert places["LearnerRank"] == {"learner"}
+
+
+def test_failed_job_is_one_line_and_a_code(cluster: HandStarted, tmp_path: Path) -> None:
+    recipe = "pipelines/recipes/smoke.toml"
+    failed = submit(cluster, recipe, "--out", str(tmp_path), "--stage", "bpo", "--set", "model.base=/absent")
+    assert failed.returncode == 2, "the job's own code"
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("error: job raysubmit_") and "exit code 2, as its log above says" in last
+    assert failed.stdout.count("error: ") == 1 and "which bpo needs" in failed.stdout, "the job's own line was not followed"
 
 
 def test_every_rollout_says_its_mode_version_and_worker(image_run: Path) -> None:
