@@ -63,9 +63,13 @@ def thumbnails(images: Sequence[Picture]) -> bytes:
 
 
 def _grey(image: Picture) -> Image.Image:
-    """`image` in 8 bits of grey. What has more bits is scaled down: Pillow would make everything above 255 white."""
+    """`image` in 8 bits of grey. What has more bits is scaled down: Pillow would make everything above 255 white. What is
+    transparent is seen on white: of a black drawing on nothing Pillow would keep black all over, whatever it shows."""
     picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture, dtype=np.float64)
         picture = Image.fromarray(np.clip(values * (255 / max(values.max(), 255.0)), 0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("L")
