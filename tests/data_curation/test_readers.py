@@ -91,6 +91,20 @@ def test_a_broken_row_group_costs_its_own_rows_only(tmp_path: Path) -> None:
     assert [row for row, record in read(path) if isinstance(record, dict)] == [*range(25), *range(50, 100)]
 
 
+def test_numbers_of_32_bits_are_read_by_their_digits(tmp_path: Path) -> None:
+    """Python's 0.10000000149011612 would be an answer that no 0.1 is."""
+    narrow, few = pa.float32(), pa.array([0.1, None, 2.5], pa.float32())
+    nested = pa.array(
+        [{"x": [0.2, None], "id": 7}, None, {"x": None, "id": 8}], pa.struct([("x", pa.list_(narrow)), ("id", "int64")])
+    )
+    pq.write_table(pa.table({"a": few, "of": nested, "wide": [0.1, 0.2, 0.3]}), tmp_path / "a.parquet")
+    assert [record for _, record in read(tmp_path)] == [
+        {"a": 0.1, "of": {"x": [0.2, None], "id": 7}, "wide": 0.1},
+        {"a": None, "of": None, "wide": 0.2},
+        {"a": 2.5, "of": {"x": None, "id": 8}, "wide": 0.3},
+    ]
+
+
 def test_a_text_that_is_no_utf8_costs_its_row_only(tmp_path: Path) -> None:
     texts = pa.array([b"good", b"\xff\xfe", b"fine"]).cast(pa.binary())
     broken = pa.StringArray.from_buffers(3, texts.buffers()[1], texts.buffers()[2])
