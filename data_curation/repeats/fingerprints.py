@@ -8,6 +8,7 @@ has to decode a picture again, and an index of an earlier run needs no pictures.
 from __future__ import annotations
 
 import io
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -21,11 +22,12 @@ HASH_HEX = HASH_SIZE * HASH_SIZE // 4
 THUMB_SIDE = 20
 THUMB_BYTES = THUMB_SIDE * THUMB_SIDE
 Picture = Image.Image | bytes
+UNSEEN = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")  # directions, joiners, variants
 
 
 def canonical(text: str) -> str:
-    """`text` in Unicode's NFKC, case folded, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """`text` in Unicode's NFKC, case folded, white space collapsed, without what nobody sees."""
+    return " ".join(UNSEEN.sub("", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def content_key(question: str, image_sha256: str) -> str:

@@ -40,6 +40,7 @@ def bits_apart(one: str, two: str) -> int:
 def test_one_text_in_many_spellings_is_one_text() -> None:
     assert canonical("  Wie\tGROSS\nist \uff15 Stra\u00dfe ?") == "wie gross ist 5 strasse ?"
     assert question_key("How  MANY?") == question_key("how many?") != question_key("how much?")
+    assert canonical("\u200f\u05db\u05de\u05d4\u200e ?\ufeff") == canonical("\u05db\u05de\u05d4 ?"), "marks of direction"
 
 
 def test_an_answer_loses_its_full_stop_and_nothing_inside() -> None:

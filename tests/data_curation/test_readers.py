@@ -91,6 +91,14 @@ def test_a_broken_row_group_costs_its_own_rows_only(tmp_path: Path) -> None:
     assert [row for row, record in read(path) if isinstance(record, dict)] == [*range(25), *range(50, 100)]
 
 
+def test_parquet_that_has_shrunk_since_it_was_listed_is_one_refusal(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet", row_group_size=50)
+    [part] = parts_of(tmp_path)
+    pq.write_table(pa.Table.from_pylist(ROWS[:9]), tmp_path / "a.parquet")
+    [(row, refusal)] = read_records(part)
+    assert row == 0 and isinstance(refusal, Refusal) and refusal.detail.endswith("it has changed since")
+
+
 def test_numbers_of_32_bits_are_read_by_their_digits(tmp_path: Path) -> None:
     """Python's 0.10000000149011612 would be an answer that no 0.1 is."""
     narrow, few = pa.float32(), pa.array([0.1, None, 2.5], pa.float32())

@@ -44,6 +44,8 @@ def read_parquet(part: FilePart) -> Read:
     with open_file(part.file) as source:
         table = pq.ParquetFile(source, buffer_size=BLOCK, page_checksum_verification=True)
         starts = [0, *accumulate(_group_sizes(table))]
+        if part.stop is not None and part.stop >= len(starts):
+            raise ValueError("another file than was listed: it has changed since")
         for group in range(part.start, len(starts) - 1 if part.stop is None else part.stop):
             row = starts[group]
             try:
