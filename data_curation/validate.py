@@ -65,7 +65,7 @@ REASONS = {
     "wrong_step": "a trace with a step of arithmetic that is wrong",
     "template_trace": "one and the same trace under different answers",
     "wrong_language": "a question in none of curate.filter.languages",
-    "duplicate_id": "the id of another row that is kept (its source is in `detail`)",
+    "duplicate_id": "the id of a row before it (its source is in `detail`)",
     "duplicate": "the same question about the same pixels as a row that is kept (its id is in `detail`)",
     "other_answer": "the same question about the same pixels as a row that is kept (its id is in `detail`), with another "
     "answer: one of the two is wrong, and the first is kept",

@@ -306,9 +306,12 @@ def test_image_folders_give_their_metadata_with_the_image(tmp_path: Path) -> Non
 
 
 def test_a_csv_that_cannot_be_read_keeps_the_rows_before(tmp_path: Path) -> None:
-    for broken in (b"\xff\n", b'"' + b"x" * 200_000 + b'"\n'):
+    for broken, reasons in (
+        (b"1.png,caf\xe9\n2.png,b\n", ["", "bad_record", ""]),
+        (b'"' + b"x" * 200_000 + b'"\n2.png,b\n', ["", "unreadable_file"]),
+    ):
         found = read(write(tmp_path / "metadata.csv", b"file_name,text\n0.png,a\n" + broken))
-        assert [getattr(record, "reason", "") for _, record in found] == ["", "unreadable_file"]
+        assert [getattr(record, "reason", "") for _, record in found] == reasons
 
 
 def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
