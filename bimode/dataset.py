@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +90,24 @@ def image_digest(images: Sequence[bytes]) -> str:
 
     Raises OSError or ValueError for bytes that are no image.
     """
-    hasher = hashlib.sha256()
-    for data in images:
-        with Image.open(io.BytesIO(data)) as image:
-            hasher.update(f"{image.mode}{image.size}".encode())
-            hasher.update(image.tobytes())
-    return hasher.hexdigest() if images else ""
+    return picture_digest(Image.open(io.BytesIO(data)) for data in images)
+
+
+def picture_digest(pictures: Iterable[Image.Image]) -> str:
+    """The same of pictures that are open."""
+    hasher, some = hashlib.sha256(), False
+    for picture in pictures:
+        some, shown = True, in_colours(picture)
+        hasher.update(f"{shown.mode}{shown.size}".encode())
+        hasher.update(shown.tobytes())
+    return hasher.hexdigest() if some else ""
+
+
+def in_colours(picture: Image.Image) -> Image.Image:
+    """`picture` without a palette: a red square and a blue one may differ in nothing else, as GIFs and small PNGs do."""
+    if not picture.mode.startswith("P"):
+        return picture
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 
 def user_turn(question: str, num_images: int) -> list[dict[str, str]]:

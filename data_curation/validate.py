@@ -7,7 +7,6 @@ perceptual hash. The errors that are caught are those which mutated files have b
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -21,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
-from bimode.dataset import SCHEMA, SPLITS, Row, question_of
+from bimode.dataset import SCHEMA, SPLITS, Row, in_colours, picture_digest, question_of
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER
 from bimode.verify import INT, MAX_CHARS, NUMBER, OPEN, THOUSANDS, VERIFIERS, is_correct
@@ -66,7 +65,7 @@ REASONS = {
     "wrong_step": "a trace with a step of arithmetic that is wrong",
     "template_trace": "one and the same trace under different answers",
     "wrong_language": "a question in none of curate.filter.languages",
-    "duplicate_id": "the id of another row that is kept (its source is in `detail`)",
+    "duplicate_id": "the id of a row before it (its source is in `detail`)",
     "duplicate": "the same question about the same pixels as a row that is kept (its id is in `detail`)",
     "other_answer": "the same question about the same pixels as a row that is kept (its id is in `detail`), with another "
     "answer: one of the two is wrong, and the first is kept",
@@ -126,12 +125,13 @@ def _checked(row: Row, hashed: bool) -> Checked:
         _check_columns(row)
         _check_text(row)
         images = _decode(row["images"])
-        digest = _digest(images)
-        _check_answer(row["answer"], row["verifier"], row["verifier_args"])
+        digest = picture_digest(images)
+        if row["split"] != "check":  # only what it asks is compared, by whatever it is marked
+            _check_answer(row["answer"], row["verifier"], row["verifier_args"])
     except Refused as refused:
         reason, detail = refused.args
         return Checked(reason, detail, digest)
-    pictures = [picture for _, picture in images] if hashed else []
+    pictures = images if hashed else []
     return Checked("", "", digest, perceptual_hash(pictures), thumbnails(pictures))
 
 
@@ -216,7 +216,7 @@ def _check_text(row: Row) -> None:
     question = question_of(row) if row["prompt"] else ""
     if not question.strip():
         raise Refused("empty_question", "")
-    if not (row["answer"] or "").strip():
+    if not (row["answer"] or "").strip() and row["split"] != "check":
         raise Refused("empty_answer", "")
     markers = sum(turn["content"].count(IMAGE_MARKER) for turn in row["prompt"])
     if markers != len(row["images"]):
@@ -290,21 +290,22 @@ FORMATS = {
 }
 
 
-def _decode(images: Sequence[Row]) -> list[tuple[str, Image.Image]]:
-    """The decoded pictures, each with what its header says: mode and size."""
-    decoded, pixels = [], 0
+def _decode(images: Sequence[Row]) -> list[Image.Image]:
+    """The decoded pictures, without palettes."""
+    decoded: list[Image.Image] = []
+    pixels = 0
     for at, image in enumerate(images):
         try:
-            header, picture = _decode_one(image.get("bytes") or b"", MAX_PIXELS - pixels)
+            picture = _decode_one(image.get("bytes") or b"", MAX_PIXELS - pixels)
         except Refused as refused:
             reason, detail = refused.args
             raise Refused(reason, f"image {at}: {detail}") from None
         pixels += picture.width * picture.height
-        decoded.append((header, picture))
+        decoded.append(picture)
     return decoded
 
 
-def _decode_one(data: bytes, pixels_left: int) -> tuple[str, Image.Image]:
+def _decode_one(data: bytes, pixels_left: int) -> Image.Image:
     """Whatever can be refused before it is decoded, is."""
     if not data:
         raise Refused("image_missing", "no bytes")
@@ -315,7 +316,7 @@ def _decode_one(data: bytes, pixels_left: int) -> tuple[str, Image.Image]:
         raise Refused("image_type", f"begins with {data[:12]!r}")
     try:
         picture = Image.open(io.BytesIO(data), formats=(kind,))
-        (width, height), header = picture.size, f"{picture.mode}{picture.size}"
+        width, height = picture.size
         if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE or width * height > pixels_left:
             raise Refused("image_size", f"{width} x {height} pixels, {len(data)} bytes")
         if getattr(picture, "is_animated", False) and picture.format != "MPO":  # a camera's JPEG with a preview behind it
@@ -323,18 +324,9 @@ def _decode_one(data: bytes, pixels_left: int) -> tuple[str, Image.Image]:
         picture.load()
         if picture.mode.startswith("P"):
             picture.convert("RGB")  # the palette may be missing
+        return in_colours(picture)
     except Image.DecompressionBombError as error:
         raise Refused("image_size", _short(str(error))) from None
     except UNDECODABLE as error:
         why = "no header" if isinstance(error, UnidentifiedImageError) else str(error)  # which names an address
         raise Refused("image_broken" if FORMATS[kind].ends(data) else "image_truncated", f"{kind}: {_short(why)}") from None
-    return header, picture
-
-
-def _digest(images: Sequence[tuple[str, Image.Image]]) -> str:
-    """`bimode.dataset.image_digest` of pictures that are decoded."""
-    hasher = hashlib.sha256()
-    for header, picture in images:
-        hasher.update(header.encode())
-        hasher.update(picture.tobytes())
-    return hasher.hexdigest() if images else ""

@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import duckdb
+
 from bimode.curate_config import CurateConfig
 from bimode.dataset import SPLITS
+from data_curation.parquet_sql import parquet
 from data_curation.publishing.published import Published, by_reason
 from data_curation.publishing.samples import quoted
 from data_curation.sources.layouts import source_name
@@ -26,7 +29,10 @@ FIXES = {  # of reasons that a key of the recipe changes
 
 def alerts(store: Store, published: Published, config: CurateConfig) -> tuple[str, ...]:
     """All warnings of a curation that left something in every split."""
-    lines = (warn_about_share(published, config), warn_about_traces(published, config), *warn_about_sources(store, config))
+    lines = (
+        warn_about_share(published, config), warn_about_traces(published, config), *warn_about_sources(store, config),
+        warn_about_items(store),
+    )  # fmt: skip
     return tuple(filter(None, lines))
 
 
@@ -67,6 +73,20 @@ def warn_about_sources(store: Store, config: CurateConfig) -> list[str]:
     for (source, reason), n in store.counts(["source", "reason"]).items():
         counts.setdefault(source or "", {})[reason] = n
     return [_lost(store, source, lost) for source, lost in counts.items() if "" not in lost]
+
+
+def warn_about_items(store: Store) -> str:
+    """One line if items of split `check` were refused: they stand in no rejects, and what repeats them is not found."""
+    query = (
+        "SELECT reason, count(*) AS n, min(source_refs[1] || ': ' || reason || ': ' || detail) "
+        f"FROM {parquet(dict.fromkeys(store.files))} WHERE split = 'check' AND reason <> '' GROUP BY ALL ORDER BY n DESC, reason"
+    )
+    with duckdb.connect() as db:
+        lost = db.execute(query).fetchall()
+    if not lost:
+        return ""
+    n, told = sum(n for _, n, _ in lost), by_reason({reason: n for reason, n, _ in lost})
+    return f"WARNING: {n:,} evaluation items of split `check` are compared with nothing: {told}, e.g. {lost[0][2]}"
 
 
 def starving(store: Store, splits: Iterable[str]) -> str:

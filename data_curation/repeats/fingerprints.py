@@ -8,6 +8,7 @@ has to decode a picture again, and an index of an earlier run needs no pictures.
 from __future__ import annotations
 
 import io
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -21,11 +22,12 @@ HASH_HEX = HASH_SIZE * HASH_SIZE // 4
 THUMB_SIDE = 20
 THUMB_BYTES = THUMB_SIDE * THUMB_SIDE
 Picture = Image.Image | bytes
+UNSEEN = re.compile("[\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")  # directions, joiners, variants
 
 
 def canonical(text: str) -> str:
-    """`text` in Unicode's NFKC, case folded, white space collapsed."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """`text` in Unicode's NFKC, case folded, white space collapsed, without what nobody sees."""
+    return " ".join(UNSEEN.sub("", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
 def content_key(question: str, image_sha256: str) -> str:
@@ -63,9 +65,13 @@ def thumbnails(images: Sequence[Picture]) -> bytes:
 
 
 def _grey(image: Picture) -> Image.Image:
-    """`image` in 8 bits of grey. What has more bits is scaled down: Pillow would make everything above 255 white."""
+    """`image` in 8 bits of grey. What has more bits is scaled down: Pillow would make everything above 255 white. What is
+    transparent is seen on white: of a black drawing on nothing Pillow would keep black all over, whatever it shows."""
     picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
     if picture.mode.startswith(("I", "F")):
         values = np.asarray(picture, dtype=np.float64)
         picture = Image.fromarray(np.clip(values * (255 / max(values.max(), 255.0)), 0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("L")

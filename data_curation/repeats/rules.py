@@ -3,7 +3,8 @@
 consumes      view `alive`: the rows that no rule has taken out so far (`decide`); `rank` orders them by priority
 produces      table `repeats`: rank, rank of the kept row of higher priority that it repeats, method
 memory        DuckDB's limit, and the fingerprints of the largest group of rows that ask and answer the same
-A row that is out removes no other row, so nothing depends on chains of similar rows. Rows of earlier runs are never out.
+A row that is out removes no other row, so nothing depends on chains of similar rows. Rows of earlier runs are never out, and an
+item of split `check` not for one that it is only similar to: it is asked elsewhere, and its own copies have to be found.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def near_images(db: Database, radius: int) -> None:
             if at != group:
                 group, kept = at, KeptPictures(radius)
             ranks = piece["rank"].to_numpy()
-            hits = kept.place(ranks, _pictures(piece, n), _is_earlier(ranks))
+            hits = kept.place(ranks, _pictures(piece, n), _stays(ranks))
             found += zip(ranks[hits >= 0].tolist(), hits[hits >= 0].tolist(), strict=True)
         _insert(db, found, NEAR_IMAGE)
 
@@ -124,8 +125,9 @@ def similar_texts(db: Database, similarity: float, least_words: int) -> None:
     for at, piece in _groups(db, "answer_key, image_sha256, numbers", source, "question"):
         if at != group:
             group, kept, ranks = at, KeptTexts(similarity), []
-        for rank, text in zip(piece["rank"].to_pylist(), piece["question"].to_pylist(), strict=True):
-            hit = kept.find_or_add(text, always=rank >> CLASS_BITS == EARLIER)
+        stays = _stays(piece["rank"].to_numpy()).tolist()
+        for rank, text, always in zip(piece["rank"].to_pylist(), piece["question"].to_pylist(), stays, strict=True):
+            hit = kept.find_or_add(text, always)
             if hit < 0:
                 ranks.append(rank)
             else:
@@ -188,8 +190,9 @@ def _image_counts(db: Database) -> list[int]:
     return [n for (n,) in rows]
 
 
-def _is_earlier(ranks: np.ndarray) -> np.ndarray:
-    return ranks >> CLASS_BITS == EARLIER
+def _stays(ranks: np.ndarray) -> np.ndarray:
+    """Whether similarity to another takes none of these out."""
+    return np.isin(ranks >> CLASS_BITS, (CHECK, EARLIER))
 
 
 def _pictures(batch: pa.RecordBatch, n: int, suffix: str = "") -> Pictures:

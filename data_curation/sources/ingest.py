@@ -102,7 +102,7 @@ def candidates(batch: Sequence[Sample | Refusal], split: str, config: CurateConf
             ref = repr([row["source"], row["source_refs"], row["id"]])  # whatever these are
             row |= refused_row(Refusal(ref, reason, detail, *_origin(row)), split)
         else:
-            if not reason:
+            if not reason and split != "check":
                 # a teacher's takes the place of one that is no good
                 own = "" if is_replaceable(row["verifier"], config.traces) else row["trace"]
                 reason, detail = filter_row(row["question"], row["answer"], own, config.filter)

@@ -4,8 +4,8 @@
     bimode run R --out half-1 --set 'curate.fold=[1, 2]'        and one that has seen the other
     bimode curate R --out whole --set 'curate.rollouts.models=["half-0/anneal/model", "half-1/anneal/model"]'
 
-What a model in a run directory was trained on is in that directory; of any other model nothing is known. What the base of a
-run was trained on is not looked into. Questions are the same if their words and pixels are (`fingerprints.content_key`).
+What a model in a run directory was trained on is in that directory, and in that of its base, where the base lies in a run too; of
+any other model nothing is known. Questions are the same if their words and pixels are (`fingerprints.content_key`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def fold_of(key: str, n: int) -> int:
 
 
 def lessons(model: Path) -> tuple[Path, ...]:
-    """The files of rows that a model in a run directory was trained on; none for a model that lies in no run.
+    """The files of rows that a model in a run directory was trained on, and its base before; none for a model in no run.
 
     Raises ConfigError where the data that it was trained on is no longer there.
     """
@@ -55,9 +55,17 @@ def lessons(model: Path) -> tuple[Path, ...]:
     if made is None:
         return ()
     if made.stage == "anneal":
-        return _read(made, "train")
+        return (*_of_base(made), *_read(made, "train"))
     before = _annealing(made)
-    return (*(_read(before, "train") if before else ()), *_read(made, "rl"))
+    return (*((*_of_base(before), *_read(before, "train")) if before else _of_base(made)), *_read(made, "rl"))
+
+
+def _of_base(made: Made) -> tuple[Path, ...]:
+    """The lessons of the model that a run's first stage began with, as long as that is in its place and the same."""
+    base = (read_json(made.run / "manifest.json") or {}).get("base", {}).get("path")
+    before = made_by(Path(base)) if base else None
+    known = before is not None and before.manifest["outputs"]["model"] == made.manifest["inputs"]["model"]
+    return lessons(Path(base)) if known else ()
 
 
 def _annealing(bpo: Made) -> Made | None:

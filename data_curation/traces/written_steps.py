@@ -139,13 +139,20 @@ def _differ(left: Sequence[Token], right: Sequence[Token]) -> bool:
     one, other, units = _value(left), _value(right), {token.unit for token in left if token.unit}
     if one is None or other is None or (units and len(units | {right[-1].unit or min(units)}) > 1):
         return False
-    return one != other and not _is_rounded(one, right[0].text if len(right) == 1 or right[0].kind == "num" else "")
+    return one != other and not _is_rounded(one, _first_number(right))
+
+
+def _first_number(side: Sequence[Token]) -> str:
+    """The number that a side begins with, and its sign; empty where it begins with anything else."""
+    sign = int(side[0].text == "-")
+    is_number = len(side) > sign and side[sign].kind == "num"
+    return "".join(token.text for token in side[: sign + 1]) if is_number else ""
 
 
 def _is_rounded(value: Fraction, shown: str) -> bool:
     """Whether `shown` is the number `value`, cut or rounded to its digits (to a whole number also upwards)."""
     number = _value([Token("num", shown, 0, 0)])
-    if number is None:
+    if number is None or value * number < 0:
         return False
     decimals = len(shown.rstrip("%").partition(".")[2])
     unit = Fraction(1, 10**decimals) / (100 if shown.endswith("%") else 1)

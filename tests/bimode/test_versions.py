@@ -49,6 +49,30 @@ def test_the_newest_versions_stay_and_an_unpublished_one_goes(tmp_path: Path) ->
     assert (tmp_path / "curate" / "current").readlink() == Path("versions/0003")
 
 
+@pytest.mark.parametrize("copied", [True, False])
+def test_versions_of_a_copy_without_links_are_not_taken_for_unpublished_ones(tmp_path: Path, copied: bool) -> None:
+    stage = VersionedDir(tmp_path, "curate")
+    publish(stage, "one")
+    publish(stage, "two")
+    current = tmp_path / "curate" / "current"
+    current.unlink()
+    if copied:
+        current.mkdir()
+    with pytest.raises(ConfigError, match=r"is no link .* ln -sfn versions/0002 current$"):
+        stage.claim({})
+
+
+def test_version_10000_is_newer_than_version_9999(tmp_path: Path) -> None:
+    stage = VersionedDir(tmp_path, "curate", keep=2)
+    publish(stage, "one")
+    (tmp_path / "curate" / "versions" / "0001").rename(tmp_path / "curate" / "versions" / "9998")
+    (tmp_path / "curate" / "current").unlink()
+    (tmp_path / "curate" / "current").symlink_to("versions/9998")
+    for text in ("two", "three", "four"):
+        publish(stage, text)
+    assert sorted(path.name for path in (tmp_path / "curate" / "versions").iterdir()) == ["10000", "10001"]
+
+
 def test_a_folder_of_the_older_layout_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "curate" / "data").mkdir(parents=True)
     with pytest.raises(ConfigError, match="older layout"):

@@ -58,6 +58,17 @@ def test_a_model_in_a_run_was_trained_on_the_version_that_its_stage_read(files: 
     assert lessons(run / "curate") == () and lessons(tmp_path) == (), "nothing is known of a model that no stage made"
 
 
+@pytest.mark.parametrize("second", ["anneal", "bpo"])
+def test_a_model_knows_what_its_base_was_trained_on(files: list[Path], tmp_path: Path, second: str) -> None:
+    """The base of run `b` is the model of run `a`, as long as it is that one."""
+    first, other = published(files, tmp_path / "a", "0001", "one"), published(files, tmp_path / "b", "0001", "two")
+    base, model = stage(tmp_path / "a", "anneal", "one"), stage(tmp_path / "b", second, "two")
+    (tmp_path / "b" / "manifest.json").write_text(json.dumps({"base": {"path": str(base)}}))
+    assert [file.parent.parent for file in lessons(model)] == [first, other]
+    (base.parent / "manifest.json").write_text((base.parent / "manifest.json").read_text().replace("anneal's\"}}", 'new"}}'))
+    assert [file.parent.parent for file in lessons(model)] == [other]
+
+
 def test_a_model_whose_data_is_gone_may_tag_nothing(tmp_path: Path) -> None:
     version(tmp_path, "0002", "two")
     with pytest.raises(ConfigError, match="no longer in"):

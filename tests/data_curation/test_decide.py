@@ -61,6 +61,16 @@ def test_an_id_is_used_once_and_items_of_another_source_may_share_it(tmp_path: P
     assert rows == [("train", "duplicate_id", "0.jsonl#1 in eval"), ("eval", "", ""), ("check", "", "")]
 
 
+def test_an_item_asked_elsewhere_stays_beside_a_similar_one(tmp_path: Path) -> None:
+    """`leak` repeats `check`, in a picture and in words, and is too far from `eval` to be found by it."""
+    run(tmp_path, [
+        Case("eval", "eval", pictures=((1, 0),)), Case("check", "check", pictures=((1, 6),)), Case("leak", pictures=((1, 12),)),
+        Case("exam", "eval", STORY), Case("paper", "check", STORY.replace("It is a windy day", "It is a day")),
+        Case("paper 2", "check", STORY.replace("It is a windy day in March", "A day")),
+    ])  # fmt: skip
+    assert {key: value[:2] for key, value in reasons(tmp_path).items() if value[0]} == {"leak": ("contaminated", "check")}
+
+
 def test_a_group_is_named_after_the_row_that_stays(tmp_path: Path) -> None:
     """`copy` is a duplicate of `b`, which then goes for `a`; what only has the id of `b` belongs to neither."""
     near = Case("b", pictures=((1, 1),))
@@ -201,6 +211,8 @@ def same(one: Case, two: Case, telling: set[str]) -> bool:
     near = answer_key(one.answer) == answer_key(two.answer) and shown[0] == shown[1] and bool(one.pictures)
     if one.id == two.id and "check" not in (one.split, two.split):
         return True
+    if is_item(one) and is_item(two) and "check" in (one.split, two.split):  # an item asked elsewhere stays beside a similar one
+        near = False
     leak = is_item(one) != is_item(two) and answer_key(one.answer) in telling
     return (asks and (one.pictures == two.pictures or near)) or (near and leak)
 

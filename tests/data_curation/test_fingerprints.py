@@ -40,6 +40,7 @@ def bits_apart(one: str, two: str) -> int:
 def test_one_text_in_many_spellings_is_one_text() -> None:
     assert canonical("  Wie\tGROSS\nist \uff15 Stra\u00dfe ?") == "wie gross ist 5 strasse ?"
     assert question_key("How  MANY?") == question_key("how many?") != question_key("how much?")
+    assert canonical("\u200f\u05db\u05de\u05d4\u200e ?\ufeff") == canonical("\u05db\u05de\u05d4 ?"), "marks of direction"
 
 
 def test_an_answer_loses_its_full_stop_and_nothing_inside() -> None:
@@ -91,3 +92,34 @@ def test_twice_the_size_changes_few_bits_and_another_picture_many() -> None:
 def test_what_is_no_picture_is_refused() -> None:
     with pytest.raises(OSError, match="cannot identify"):
         perceptual_hash([b"no picture"])
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_pictures_that_differ_in_their_palette_alone_are_two(kind: str) -> None:
+    """Their pixels are numbers of colours: by these a red square and a blue one are the same."""
+
+    def square(colour: str, palette: bool) -> bytes:
+        image, buffer = Image.new("RGB", (40, 40), "white"), io.BytesIO()
+        image.paste(colour, (10, 10, 30, 30))
+        (image.convert("P", palette=Image.Palette.ADAPTIVE, colors=2) if palette else image).save(
+            buffer, kind if palette else "PNG"
+        )
+        return buffer.getvalue()
+
+    assert image_digest([square("red", palette=True)]) != image_digest([square("blue", palette=True)])
+    assert image_digest([square("red", palette=True)]) == image_digest([square("red", palette=False)])
+
+
+def test_drawings_on_nothing_are_compared_by_what_they_show() -> None:
+    """Below what is transparent all of them may be black, as an export of a formula or of a figure is."""
+
+    def drawing(*box: int) -> Image.Image:
+        image = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+        image.paste((0, 0, 0, 255), box)
+        return image
+
+    one, two = drawing(5, 5, 20, 20), drawing(20, 20, 38, 38)
+    on_white = Image.new("RGB", (40, 40), "white")
+    on_white.paste("black", (5, 5, 20, 20))
+    assert thumbnails([one]) == thumbnails([png(one)]) == thumbnails([on_white]) != thumbnails([two])
+    assert perceptual_hash([one]) == perceptual_hash([on_white]) != perceptual_hash([two])

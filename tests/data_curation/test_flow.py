@@ -9,18 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.curate_config import SourceConfig
+from bimode.curate_config import FilterConfig, SourceConfig
 from bimode.dataset import read_prompts
 from bimode.errors import ConfigError, StarvedError
 from bimode.modes import Mode
 from data_curation import store as module
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, training_rows
-from data_curation.publishing.alerts import warn_about_share
+from data_curation.publishing.alerts import warn_about_items, warn_about_share
 from data_curation.publishing.publish import GROUP_ROWS, lineage, publish, write_shards
 from data_curation.sampling.parts import write_part
 from data_curation.sampling.rollouts import ROLLOUT_SCHEMA, Rollout
-from data_curation.sources.ingest import candidates
+from data_curation.sources.ingest import candidates, write_candidates
 from data_curation.sources.listing import file_shards, list_sources
 from data_curation.sources.shards import plan_draws
 from data_curation.store import Store, write_found
@@ -248,3 +248,25 @@ def test_what_cannot_be_read_still_belongs_to_its_source(tmp_path: Path) -> None
         (name, "MIT", [f"x.jsonl#{at}"]) for name in ("a", "b") for at in (1, 2)
     ]
     assert len({row["id"] for row in rows}) == 6
+
+
+def test_items_whose_answers_are_withheld_are_compared_and_what_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """Filters stop no item either: it is asked elsewhere, whatever this data wants."""
+    lines = {
+        "check": ['{"q": "What is 6 times 7?", "a": null}', '{"q": "Wie viele Eier sind es denn noch?", "a": ""}', "{broken"],
+        "train": ['{"q": "what is 6 times  7?", "a": "42"}', '{"q": "Wie viele Eier sind es denn noch?", "a": "3"}'],
+    }  # fmt: skip
+    config, files = CONFIG.model_copy(update={"filter": FilterConfig(max_question=20)}), []
+    for split, text in lines.items():
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(text))
+        source = SourceConfig(path=str(tmp_path / f"{split}.jsonl"), columns={"question": "q", "answer": "a"}, split=split)
+        [shard] = file_shards([source], list_sources([source], tmp_path / f"{split}.json"))
+        files.append(tmp_path / f"{split}.parquet")
+        write_candidates(shard, files[-1], config if split == "check" else CONFIG)
+    store = decided(files, tmp_path / "s")
+    found = store.table(["source_refs", "reason", "contamination"]).to_pylist()
+    assert [(row["reason"], row["contamination"]["method"]) for row in found] == [("contaminated", "exact question + pixels")] * 2
+    assert warn_about_items(store).endswith(
+        "1 evaluation items of split `check` are compared with nothing: 1 bad_record, e.g. check.jsonl#2: bad_record: "
+        "Expecting property name enclosed in double quotes at character 1"
+    )

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ def test_mathvista(tmp_path: Path) -> None:
         row | {"answer": "larger than", "choices": ["equal to", "larger than"], "question_type": "multi_choice"},
         row | {"answer": "1.2", "unit": "cm", "precision": 1.0, "answer_type": "float"},
         row | {"answer": "5", "choices": [], "answer_type": "integer"},
-        row | {"answer": "", "choices": ["a", "b"]},
+        row | {"answer": ""},
         row | {"answer": "2", "decoded_image": None},
     ]
     chosen, decimal, integer, withheld, missing = from_parquet(tmp_path, "mathvista", MATHVISTA, rows)
@@ -253,6 +254,19 @@ def test_what_a_chat_cannot_be() -> None:
         assert refusal("chat", {"messages": messages})[0] == reason, messages
 
 
+def test_an_answer_that_is_withheld_is_missed_in_items_of_check_alone() -> None:
+    """Those are what test splits are for here: no row may repeat their questions."""
+    asks = {"question": "How long?", "answer": None, "image": None, "choices": ["a", "b"], "options": ["a", "b"]}
+    cases: tuple[tuple[Layout, dict[str, Any]], ...] = (
+        ("columns", asks), ("scienceqa", asks), ("ai2d", asks), ("mathvista", asks),
+        ("mathvista", asks | {"answer": ""}), ("chartqa", {"query": "How long?", "label": [], "image": None}),
+        ("chat", {"messages": [user("How long?")]}), ("llava", {"conversations": [{"from": "human", "value": "How long?"}]}),
+    )  # fmt: skip
+    for layout, record in cases:
+        item, (reason, _) = sample(layout, record, split="check"), refusal(layout, record)
+        assert (item.question[:9], item.answer, item.verifier, reason) == ("How long?", "", "open", "empty_answer")
+
+
 def test_columns_as_mapped() -> None:
     columns = OURS | {"question": "q", "answer": "meta.label", "images": "img"}
     record = {
@@ -296,7 +310,7 @@ def test_an_answer_to_choices_is_a_text_a_letter_or_an_index(answer: object, cho
         ("42", "int", "42"), ("-1,234", "int", "-1234"), (7, "int", "7"), ("1,234.5", "number", "1,234.5"),
         (0.5, "number", "0.5"), ("3/4", "number", "3/4"), ("1e3", "number", "1e3"), ("1/0", "choice", "1/0"),
         ("12%", "choice", "12%"), ("circle", "choice", "circle"), ("Yes", "choice", "Yes"), ("B", "choice", "B"),
-        ("two words", "open", "two words"),
+        ("two words", "open", "two words"), (Decimal("0.50"), "number", "0.50"), (Decimal(7), "int", "7"),
         ("...", "open", "..."), ("x" * 41, "open", "x" * 41), ("9" * 101, "number", "9" * 101),
     ],
 )  # fmt: skip
@@ -381,6 +395,6 @@ def test_what_is_no_image_is_refused_by_its_column(value: object) -> None:
 def test_what_is_no_text_is_refused_by_its_column(value: object) -> None:
     reason, detail = refusal("columns", {"question": value, "answer": "1"})
     assert reason == "bad_record" and detail.startswith("question: ")
-    if value != 7:
+    if value not in (7, None):  # a number is an answer too, and null one that is withheld
         reason, detail = refusal("columns", {"question": "?", "answer": value})
         assert reason == "bad_record" and detail.startswith("answer: ")

@@ -91,6 +91,28 @@ def test_a_broken_row_group_costs_its_own_rows_only(tmp_path: Path) -> None:
     assert [row for row, record in read(path) if isinstance(record, dict)] == [*range(25), *range(50, 100)]
 
 
+def test_parquet_that_has_shrunk_since_it_was_listed_is_one_refusal(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet", row_group_size=50)
+    [part] = parts_of(tmp_path)
+    pq.write_table(pa.Table.from_pylist(ROWS[:9]), tmp_path / "a.parquet")
+    [(row, refusal)] = read_records(part)
+    assert row == 0 and isinstance(refusal, Refusal) and refusal.detail.endswith("it has changed since")
+
+
+def test_numbers_of_32_bits_are_read_by_their_digits(tmp_path: Path) -> None:
+    """Python's 0.10000000149011612 would be an answer that no 0.1 is."""
+    narrow, few = pa.float32(), pa.array([0.1, None, 2.5], pa.float32())
+    nested = pa.array(
+        [{"x": [0.2, None], "id": 7}, None, {"x": None, "id": 8}], pa.struct([("x", pa.list_(narrow)), ("id", "int64")])
+    )
+    pq.write_table(pa.table({"a": few, "of": nested, "wide": [0.1, 0.2, 0.3]}), tmp_path / "a.parquet")
+    assert [record for _, record in read(tmp_path)] == [
+        {"a": 0.1, "of": {"x": [0.2, None], "id": 7}, "wide": 0.1},
+        {"a": None, "of": None, "wide": 0.2},
+        {"a": 2.5, "of": {"x": None, "id": 8}, "wide": 0.3},
+    ]
+
+
 def test_a_text_that_is_no_utf8_costs_its_row_only(tmp_path: Path) -> None:
     texts = pa.array([b"good", b"\xff\xfe", b"fine"]).cast(pa.binary())
     broken = pa.StringArray.from_buffers(3, texts.buffers()[1], texts.buffers()[2])
@@ -284,9 +306,12 @@ def test_image_folders_give_their_metadata_with_the_image(tmp_path: Path) -> Non
 
 
 def test_a_csv_that_cannot_be_read_keeps_the_rows_before(tmp_path: Path) -> None:
-    for broken in (b"\xff\n", b'"' + b"x" * 200_000 + b'"\n'):
+    for broken, reasons in (
+        (b"1.png,caf\xe9\n2.png,b\n", ["", "bad_record", ""]),
+        (b'"' + b"x" * 200_000 + b'"\n2.png,b\n', ["", "unreadable_file"]),
+    ):
         found = read(write(tmp_path / "metadata.csv", b"file_name,text\n0.png,a\n" + broken))
-        assert [getattr(record, "reason", "") for _, record in found] == ["", "unreadable_file"]
+        assert [getattr(record, "reason", "") for _, record in found] == reasons
 
 
 def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:

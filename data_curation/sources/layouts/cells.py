@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import math
+from decimal import Decimal
 
 from data_curation.sources.files import ReadImage
 from data_curation.sources.readers import Record
@@ -73,7 +74,14 @@ def scalar_text(value: object, column: str) -> str:
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
         return str(value)
+    if isinstance(value, Decimal):
+        return f"{value:f}"
     return text(value, column)
+
+
+def answer_text(value: object, column: str) -> str:
+    """The same of an answer; "" for null, where it is withheld."""
+    return "" if value is None else scalar_text(value, column)
 
 
 def choices(value: object, column: str) -> tuple[str, ...]:
@@ -88,7 +96,9 @@ def choices(value: object, column: str) -> tuple[str, ...]:
 
 
 def letter_at(index: object, options: tuple[str, ...], column: str) -> str:
-    """The letter of the option at `index`, an integer or its digits, counted from 0."""
+    """The letter of the option at `index`, an integer or its digits, counted from 0; "" for null, where it is withheld."""
+    if index is None:
+        return ""
     if isinstance(index, str) and index.strip().isdecimal() and len(index) < 9:
         index = int(index)
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(options):

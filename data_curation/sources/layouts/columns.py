@@ -5,7 +5,18 @@ from __future__ import annotations
 from bimode.curate_config import SourceConfig
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from data_curation.sources.files import ReadImage
-from data_curation.sources.layouts.cells import BAD, Refused, cell, choices, images, letter_at, letter_of, scalar_text, text
+from data_curation.sources.layouts.cells import (
+    BAD,
+    Refused,
+    answer_text,
+    cell,
+    choices,
+    images,
+    letter_at,
+    letter_of,
+    scalar_text,
+    text,
+)
 from data_curation.sources.layouts.draft import Draft
 from data_curation.sources.readers import Record
 
@@ -30,7 +41,7 @@ def columns(record: Record, source: SourceConfig, read_image: ReadImage) -> Draf
         raise Refused(BAD, f"{theirs['id']}: an id of more than {MAX_ID} or of unprintable characters")
     return Draft(
         question=text(cell(record, theirs["question"]), theirs["question"]),
-        answer=scalar_text(answer, theirs["answer"]),
+        answer=answer_text(answer, theirs["answer"]),
         images=images(cell(record, theirs["images"]), theirs["images"], read_image) if "images" in theirs else (),
         trace=trace,
         choices=options,

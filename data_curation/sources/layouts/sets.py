@@ -10,13 +10,13 @@ from data_curation.sources.files import ReadImage
 from data_curation.sources.layouts.cells import (
     BAD,
     Refused,
+    answer_text,
     cell,
     choices,
     images,
     letter_at,
     letter_of,
     optional_text,
-    scalar_text,
     text,
 )
 from data_curation.sources.layouts.draft import Draft
@@ -57,7 +57,7 @@ def ai2d(record: Record, source: SourceConfig, read_image: ReadImage) -> Draft:
 def chartqa(record: Record, source: SourceConfig, read_image: ReadImage) -> Draft:
     """HuggingFaceM4/ChartQA: image, query, label (a list, of one as a rule), human_or_machine. Numbers may be 5 % off."""
     label = cell(record, "label")
-    answers = [scalar_text(each, "label") for each in (label if isinstance(label, list) else [label])]
+    answers = [answer_text(each, "label") for each in (label if isinstance(label, list) else [label])]
     return Draft(
         question=text(cell(record, "query"), "query"),
         answer=", ".join(answers),
@@ -82,7 +82,7 @@ def mathvista(record: Record, source: SourceConfig, read_image: ReadImage) -> Dr
     asked = optional_text(record, "question") or text(cell(record, "query"), "query")
     unit = optional_text(record, "unit")
     options = choices(record.get("choices"), "choices")
-    answer = scalar_text(cell(record, "answer"), "answer")
+    answer = answer_text(cell(record, "answer"), "answer")
     picture = "image" if record.get("decoded_image") is None else "decoded_image"
     places = _places(record.get("precision"))
     wanted = f"Give the answer with {places} decimal place{'s'[: places != 1]}." if places and not options else ""

@@ -35,7 +35,7 @@ def chat(record: Record, source: SourceConfig, read_image: ReadImage) -> Draft:
     turns = [_chat_turn(each, read_image) for each in _list(record, "messages")]
     if record.get("answer") is not None and all(turn.role != "assistant" for turn in turns):
         turns.append(Turn("assistant", scalar_text(record["answer"], "answer")))
-    return _draft(turns, "messages", record, read_image)
+    return _draft(turns, "messages", record, read_image, source.split == "check")
 
 
 def llava(record: Record, source: SourceConfig, read_image: ReadImage) -> Draft:
@@ -45,13 +45,15 @@ def llava(record: Record, source: SourceConfig, read_image: ReadImage) -> Draft:
         if not isinstance(each, dict):
             raise Refused(BAD, f"conversations: {type(each).__name__}, not a turn")
         turns.append(Turn(_role(each.get("from"), "conversations"), text(each.get("value"), "conversations")))
-    return _draft(turns, "conversations", record, read_image)
+    return _draft(turns, "conversations", record, read_image, source.split == "check")
 
 
-def _draft(turns: list[Turn], column: str, record: Record, read_image: ReadImage) -> Draft:
+def _draft(turns: list[Turn], column: str, record: Record, read_image: ReadImage, may_lack_answer: bool) -> Draft:
     last = max((at for at, turn in enumerate(turns) if turn.role == "assistant"), default=None)
     if last is None:
-        raise Refused("empty_answer", f"{column}: no turn of the assistant")
+        if not may_lack_answer:
+            raise Refused("empty_answer", f"{column}: no turn of the assistant")
+        turns, last = [*turns, Turn("assistant", "")], len(turns)
     if turns[last].images:
         raise Refused(BAD, f"{column}: an image in the answer")
     trace, answer = _split_reasoning(turns[last].text, column)

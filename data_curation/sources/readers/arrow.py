@@ -44,6 +44,8 @@ def read_parquet(part: FilePart) -> Read:
     with open_file(part.file) as source:
         table = pq.ParquetFile(source, buffer_size=BLOCK, page_checksum_verification=True)
         starts = [0, *accumulate(_group_sizes(table))]
+        if part.stop is not None and part.stop >= len(starts):
+            raise ValueError("another file than was listed: it has changed since")
         for group in range(part.start, len(starts) - 1 if part.stop is None else part.stop):
             row = starts[group]
             try:
@@ -96,5 +98,23 @@ def _value(file: SourceFile, one: pa.RecordBatch, row: int) -> Record | Refusal:
 
 def _values(batch: pa.RecordBatch) -> list[Record]:
     batch.validate(full=True)
-    rows: list[Record] = batch.to_pylist()
+    names = batch.schema.names
+    rows: list[Record] = pa.RecordBatch.from_arrays([_as_written(column) for column in batch.columns], names).to_pylist()
     return rows
+
+
+def _as_written(column: pa.Array) -> pa.Array:
+    """`column` with numbers of 32 bits by their digits: an answer of 0.1 is not to become Python's 0.10000000149011612."""
+    kind = _instead_of_float32(column.type, pa.string())
+    return column if kind == column.type else column.cast(kind).cast(_instead_of_float32(column.type, pa.float64()))
+
+
+def _instead_of_float32(kind: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """`kind` with `other` in the place of 32-bit numbers, in lists and structs too."""
+    if pa.types.is_float32(kind):
+        return other
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_instead_of_float32(kind.value_type, other)))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_instead_of_float32(field.type, other)) for field in kind])
+    return kind

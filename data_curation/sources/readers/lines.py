@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO
@@ -15,6 +16,7 @@ from data_curation.sources.refusal import Refusal
 
 MAX_LINE = 32 << 20  # bytes; an image of the largest size that validation lets pass fits in, as base64
 BLANK = " \t\r\n"
+NO_UTF8 = re.compile("[\udc80-\udcff]")
 IMAGE_COLUMNS = {"file_name": "image", "file_names": "images"}  # of metadata, and what they are called as columns
 
 
@@ -96,6 +98,8 @@ def _csv_rows(part: FilePart) -> Read:
         for row, record in enumerate(csv.DictReader(_text_lines(source))):
             if None in record:
                 yield refuse(part.file, row, "bad_record", "more fields than the header names")
+            elif NO_UTF8.search("".join(text or "" for cell in record.items() for text in cell)):
+                yield refuse(part.file, row, "bad_record", "text that is no UTF-8")
             else:
                 yield row, dict(record)
 
@@ -104,4 +108,4 @@ def _text_lines(source: BinaryIO) -> Iterator[str]:
     for line in _lines(source):
         if line is None:
             raise ValueError(f"a line of more than {MAX_LINE >> 20} MB")
-        yield line.decode("utf-8-sig")
+        yield line.decode("utf-8-sig", errors="surrogateescape")  # one bad byte is not to cost all rows behind it
