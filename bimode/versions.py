@@ -72,14 +72,10 @@ class VersionedDir(StageDir):
         """Nothing is set aside: what is published stays so until the next version is whole."""
         if self.path.is_dir() and not (self.path / "versions").is_dir() and any(self.path.iterdir()):
             raise ConfigError("--out", self.path, "holds a stage of an older layout, without versions; name another directory")
-        current = self.path / "current"
-        if not current.is_symlink() and (
-            current.exists() or len(self._versions()) > 1
-        ):  # all versions would count as unpublished
-            fix = (
-                "is no link to a version any more, as in a copy that keeps no links; copy it again with `cp -a`, or make the link"
-            )
-            raise ConfigError("--out", current, f"{fix}: ln -sfn versions/{self._versions()[-1].name} current")
+        current, versions = self.path / "current", self._versions()
+        if not current.is_symlink() and (current.exists() or len(versions) > 1):  # all versions would count as unpublished
+            fix = f"copy it again with `cp -a`, or make the link: ln -sfn versions/{versions[-1].name} current"
+            raise ConfigError("--out", current, f"is no link to a version any more, as in a copy that keeps no links; {fix}")
         return ""
 
     def begin(self) -> None:
