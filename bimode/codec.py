@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from bimode.errors import ConfigError, check_name
+from bimode.errors import ConfigError, check_name, permitted
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
 from bimode.records import IMAGE_MARKER
 
@@ -26,10 +26,12 @@ OF_A_RUN = ("model", "bpo/model", "anneal/model")  # of a stage's directory; of 
 
 
 def model_kind(path: Path) -> ModelKind:
-    """Reads config.json of a Hugging Face directory. Raises ConfigError for anything but the two kinds."""
-    if not (path / "config.json").is_file():
-        lacks = "no config.json there" if path.is_dir() else "no such directory"
-        raise ConfigError("model", path, f"{lacks}; {_instead(path)}")
+    """Reads config.json of a Hugging Face directory. Raises ConfigError for anything but the two kinds, all of it readable."""
+    with permitted("model"):
+        if not (path / "config.json").is_file():
+            lacks = "no config.json there" if path.is_dir() else "no such directory"
+            raise ConfigError("model", path, f"{lacks}; {_instead(path)}")
+        check_readable(path)
     check_name("model", path.absolute())
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import (
@@ -46,6 +48,13 @@ def model_kind(path: Path) -> ModelKind:
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return "text"
     raise ConfigError("model", path, f"model_type {config.model_type} is neither text nor image-text")
+
+
+def check_readable(path: Path) -> None:
+    """Raises PermissionError for a file of a model's directory that this user may not read; an engine would, after a minute."""
+    for file in sorted(path.iterdir()):
+        if file.is_file():
+            file.open("rb").close()
 
 
 def _instead(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from bimode.errors import BimodeError, ConfigError, one_of
+from bimode.errors import BimodeError, ConfigError, one_of, permitted
 from pipelines.which_recipe import recipe_and_run, refuse_bare_name
 
 INTERRUPTED = 130
@@ -50,7 +50,8 @@ def main(command: str | None = None) -> None:
 def exit_code(arguments: list[str]) -> int:
     """0, or the code of what went wrong, which is said in one line on stderr."""
     try:
-        code = app(arguments, standalone_mode=False, prog_name="bimode") or 0
+        with permitted("path"):
+            code = app(arguments, standalone_mode=False, prog_name="bimode") or 0
     except BimodeError as error:
         return _fail(str(error), error.exit_code)
     except typer.TyperException as error:
