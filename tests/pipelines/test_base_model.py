@@ -22,6 +22,7 @@ def test_a_copied_run_has_its_own_base(tmp_path: Path) -> None:
     run, copy = tmp_path / "run", tmp_path / "copy"
     run.mkdir()
     assert base_model(recipe, run) == base_model(recipe, run) == run / "base"
+    assert {file.stat().st_mode & 0o777 for file in (run / "base").iterdir()} == {0o644}, "others may read it"
     shutil.copytree(run, copy)
     made = (copy / "base" / "model.safetensors").stat().st_mtime_ns
     assert base_model(recipe, copy) == copy / "base"
