@@ -298,7 +298,7 @@ def test_what_this_user_may_not_read_is_one_line(
         closed.setattr(Path, "is_file", denied)
         for words in (("audit", "closed"), ("run", "closed/r.toml", "--out", str(out))):
             code, line = said(capsys, *words)
-            assert code == 2 and line.startswith("error: path = closed/") and line.endswith(fix)
+            assert code == 2 and line.startswith("error: closed/") and line.endswith(fix)
     monkeypatch.setattr(Path, "open", denied)
     for look, key in ((base_directory, "model.base"), (model_kind, "model")):
         with pytest.raises(ConfigError, match=rf"^{key} = {tiny_llava}/chat_template\.jinja: {fix}"):
