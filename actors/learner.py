@@ -23,7 +23,7 @@ from actors import parallel
 from actors.engines import build_engine, named_tensors
 from actors.reference import Reference
 from bimode.checkpoints import partial_path, publish
-from bimode.codec import Codec, load_model
+from bimode.codec import Codec, load_model, save_model
 from bimode.errors import DivergedError
 from bimode.losses import LossFn, LossInputs
 from bimode.modes import Mode
@@ -166,7 +166,7 @@ class Learner:
         partial = self._start_partial(path)
         weights = self.engine.weights({name for bucket in self.buckets for name in bucket})
         if parallel.rank() == 0:
-            self.model.save_pretrained(partial, state_dict={name: _apart(tensor) for name, tensor in weights.items()})
+            save_model(self.model, partial, {name: _apart(tensor) for name, tensor in weights.items()})
             self.codec.processor.save_pretrained(partial)
         self._publish(path, None)
 

@@ -60,6 +60,13 @@ def check_place(given: Collection[str], known: Collection[str]) -> None:
             raise Refused(400, "BadRequestError", key, f'{key}: belongs in chat_template_kwargs, as {{"{key}": ...}}')
 
 
+def check_tools(body: ChatRequest) -> None:
+    """Raises Refused if `body` wants a tool called; vLLM would name flags of its own command, which `bimode serve` has not."""
+    if body.tools and body.tool_choice != "none":
+        message = 'tools: this server calls none; leave them out, or send "tool_choice": "none"'
+        raise Refused(400, "BadRequestError", "tools", message)
+
+
 def check_writable(body: ChatRequest, error: BaseException) -> None:
     """Raises Refused if `error` says of the request `body` that no token was left which its grammar allows.
 
@@ -123,6 +130,7 @@ class ThinkingIngress(OpenAiIngress):
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Ray's, of a request whose `chat_template_kwargs` the template knows, and stand in their place."""
+        check_tools(body)
         check_place(body.model_extra or {}, self.known_keys)
         check_keys(body.chat_template_kwargs or {}, self.known_keys)
         try:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bimode.codec import Codec, load_model, model_kind
+from bimode.codec import Codec, load_model, model_kind, save_model
 from bimode.template import CHAT_TEMPLATE, WANTED, install
 from bimode.tiny_llava import TinyShape, write_tiny_llava
 
@@ -41,7 +41,7 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
     embed_as_pieces(model, {codec.tokenizer.convert_tokens_to_ids(text): pieces[text] for text in added})
     model.config.get_text_config().eos_token_id = codec.eos_id
     model.generation_config.eos_token_id = codec.eos_id
-    model.save_pretrained(root)
+    save_model(model, root)
     if codec.kind == "image_text":
         codec.processor.chat_template = CHAT_TEMPLATE
     codec.processor.save_pretrained(root)

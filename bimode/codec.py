@@ -7,14 +7,14 @@ the model's config, and anything else is refused.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
-from bimode.errors import ConfigError, check_name
+from bimode.errors import ConfigError, check_name, permitted
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
 from bimode.records import IMAGE_MARKER
 
@@ -26,10 +26,12 @@ OF_A_RUN = ("model", "bpo/model", "anneal/model")  # of a stage's directory; of 
 
 
 def model_kind(path: Path) -> ModelKind:
-    """Reads config.json of a Hugging Face directory. Raises ConfigError for anything but the two kinds."""
-    if not (path / "config.json").is_file():
-        lacks = "no config.json there" if path.is_dir() else "no such directory"
-        raise ConfigError("model", path, f"{lacks}; {_instead(path)}")
+    """Reads config.json of a Hugging Face directory. Raises ConfigError for anything but the two kinds, all of it readable."""
+    with permitted("model"):
+        if not (path / "config.json").is_file():
+            lacks = "no config.json there" if path.is_dir() else "no such directory"
+            raise ConfigError("model", path, f"{lacks}; {_instead(path)}")
+        check_readable(path)
     check_name("model", path.absolute())
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import (
@@ -48,6 +50,13 @@ def model_kind(path: Path) -> ModelKind:
     raise ConfigError("model", path, f"model_type {config.model_type} is neither text nor image-text")
 
 
+def check_readable(path: Path) -> None:
+    """Raises PermissionError for a file of a model's directory that this user may not read; an engine would, after a minute."""
+    for file in sorted(path.iterdir()):
+        if file.is_file():
+            file.open("rb").close()
+
+
 def _instead(path: Path) -> str:
     """What to give instead of `path`, which is no model: that of the stage or of the run that it is, or that has not ended."""
     near = next((path / inside for inside in OF_A_RUN if (path / inside / "config.json").is_file()), None)
@@ -62,6 +71,14 @@ def load_model(path: Path, dtype: Any) -> Any:
 
     loader = AutoModelForImageTextToText if model_kind(path) == "image_text" else AutoModelForCausalLM
     return loader.from_pretrained(path, dtype=dtype)
+
+
+def save_model(model: Any, path: Path, weights: Mapping[str, Any] | None = None) -> None:
+    """`model` (with `weights` instead of its own) as safetensors in `path`, which others may read as they may all else of a run:
+    safetensors gives them no permission, so that nobody but who had trained a model could serve it."""
+    model.save_pretrained(path, state_dict=weights)
+    for file in path.glob("*.safetensors"):
+        file.chmod((path / "config.json").stat().st_mode)
 
 
 def decode_image(data: bytes) -> Image.Image:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PATTERN = "*?[]\\"
+NOT_PERMITTED = "this user has no permission for it; give it, or name another"
 
 
 class BimodeError(Exception):
@@ -45,6 +46,15 @@ def under(section: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{section}.{error.key}", error.value, error.fix) from None
+
+
+@contextmanager
+def permitted(key: str) -> Iterator[None]:
+    """What this user may not read or write in the block is a ConfigError of `key`."""
+    try:
+        yield
+    except PermissionError as error:
+        raise ConfigError(key, error.filename or error, NOT_PERMITTED) from None
 
 
 def check_name(key: str, path: Path) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -90,6 +90,22 @@ def claimed(claim: Path) -> dict[str, Any] | None:
     return found and {key: value for key, value in found.items() if key != "settings"}
 
 
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between two claims: keys of the recipe with their old and new values, then inputs by name."""
+    keys = list(_differences(old.get("settings"), new["settings"]))
+    inputs = [f"input {name}" for name, _, _ in _differences(old.get("inputs", {}), new.get("inputs", {}))]
+    return ", ".join([f"{key} ({was}, now {now})" for key, was, now in keys if key] + inputs) or "config or inputs"
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """``("bpo.optim.lr", 1e-3, 1e-4)`` for whatever two JSON values do not share."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield key, old, new
+
+
 @dataclass(frozen=True, slots=True)
 class StageDir:
     """One stage's folder in a run directory.
@@ -140,14 +156,16 @@ class StageDir:
         if held and claimed(claim) == work:
             return f"{self.stage}: going on from unfinished work in {self.path}"
         earlier = next((p for p in sorted(replaced.glob(f"{self.stage}-*")) if claimed(p / claim.name) == work), None)
+        new = {**work, "settings": settings}
+        changed = _changed(read_json(claim) or {}, new)
         aside = self._set_aside(replaced) if held else None
         if earlier:
             claim.unlink(missing_ok=True)
             earlier.replace(self.path)  # over nothing, or over a folder that is empty now
             there = f"; what was there is in {aside}" if aside else ""
             return f"{self.stage}: earlier work of this config and these inputs is back from {earlier}{there}"
-        write_atomic(claim, json.dumps({**work, "settings": settings}, indent=1))
-        return f"{self.stage}: config or inputs changed; starts anew, the earlier work is in {aside}" if aside else ""
+        write_atomic(claim, json.dumps(new, indent=1))
+        return f"{self.stage}: {changed} changed; starts anew, the earlier work is in {aside}" if aside else ""
 
     def _set_aside(self, replaced: Path) -> Path:
         replaced.mkdir(exist_ok=True)

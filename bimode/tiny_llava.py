@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bimode.codec import save_model
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 
 CANVAS = 40  # pixels a side: 5 x 5 patches
@@ -132,6 +133,6 @@ def write_tiny_llava(path: Path, chat_template: str, shape: TinyShape | None = N
     """Writes a plain Hugging Face directory (safetensors, processor, chat template) and returns it."""
     processor = build_processor(chat_template)
     model = build_model(shape or TinyShape(), processor.tokenizer, seed)
-    model.save_pretrained(path)
+    save_model(model, path)
     processor.save_pretrained(path)
     return path

@@ -23,6 +23,7 @@ DRIVER_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; without it every start prints a warning
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # stages show their own
     "RAY_TQDM": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",  # who has lost it says so in a line
 }
 HTTP = ("http://", "https://")
 CONNECT_S = 10.0
@@ -83,6 +84,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         with _on_cluster(ray, config):
             yield
         return
+    check_home()
     before = set(_children())
     start_local(
         num_cpus=config.num_cpus,
@@ -100,6 +102,18 @@ def connect(config: ClusterConfig) -> Iterator[None]:
             tree = ours + [grandchild for child in ours for grandchild in _children(child, recursive=True)]
             ray.shutdown()
             _end(tree)
+
+
+def check_home() -> None:
+    """Raises ConfigError where Ray could not keep its token, without which it starts nothing."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    home = os.path.expanduser("~")
+    try:
+        Path(home, ".ray").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = f"Ray keeps a token in it ({error.strerror}); set it to a directory where this user may write"
+        raise ConfigError("HOME", home, fix) from None
 
 
 def start_local(**settings: Any) -> None:

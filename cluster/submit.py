@@ -16,14 +16,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from glob import iglob
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 from bimode.errors import BimodeError, ConfigError
 from cluster.environment import CODE_VERSION, code_version
 from cluster.session import HTTP, NOT_SHIPPED, ROOT
 
 DASHBOARDS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # of the environment; Ray's client prefers them to what it is told
+ANSWER_S = 30.0
 LAST_STATUS_S = 15.0
 LAST_CHARS = 20_000  # of a log that are remembered
 UNKNOWN = 130  # exit code: how the job ends is not known
@@ -92,6 +95,7 @@ def submit_and_follow(submission: Submission, address: str) -> int:
     environment = {
         "working_dir": str(ROOT), "excludes": list(NOT_SHIPPED), "env_vars": {CODE_VERSION: code_version()},
     }  # fmt: skip
+    _is_heard(url)
     with _answering(url):
         client = _client(url)
         job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
@@ -146,6 +150,16 @@ def _answering(url: str) -> Iterator[None]:
             fix = "takes no job from this shell; where its nodes have a token, set RAY_AUTH_MODE=token and their RAY_AUTH_TOKEN"
             raise ConfigError("--address", url, fix) from None
         raise ConfigError("--address", url, f"the job was not taken: {why[:400]}") from None
+
+
+def _is_heard(url: str) -> None:
+    """Raises ConfigError where `url` takes a connection and says nothing: Ray's client would wait for ever."""
+    try:
+        urlopen(url, timeout=ANSWER_S).close()
+    except (OSError, ValueError, HTTPException) as error:  # any other Ray's client meets too, and `_answering` says it
+        if isinstance(getattr(error, "reason", error), TimeoutError):
+            fix = f"says nothing for {ANSWER_S:.0f} s; give the dashboard's port, 8265 where the head was not told another"
+            raise ConfigError("--address", url, fix) from None
 
 
 def _client(url: str) -> Any:

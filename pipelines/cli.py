@@ -12,7 +12,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from bimode.errors import BimodeError, ConfigError, one_of
+from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, one_of
 from pipelines.which_recipe import recipe_and_run, refuse_bare_name
 
 INTERRUPTED = 130
@@ -53,6 +53,8 @@ def exit_code(arguments: list[str]) -> int:
         code = app(arguments, standalone_mode=False, prog_name="bimode") or 0
     except BimodeError as error:
         return _fail(str(error), error.exit_code)
+    except PermissionError as error:
+        return _fail(f"{error.filename or error}: {NOT_PERMITTED}", ConfigError.exit_code)
     except typer.TyperException as error:
         if not (message := error.format_message()):  # no arguments: typer has shown the help
             return error.exit_code

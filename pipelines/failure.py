@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bimode.errors import BimodeError, ConfigError, StarvedError
+from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, StarvedError
 
 GO_ON = "the same command continues"
 IN_CREATION = "an error raised in its creation task"
@@ -40,6 +40,8 @@ def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
     kept = _kept(run)
     if any(is_full_disk(cause) for cause in chain):
         return StageFailed(f"{stage}: no space left on the disk of {run}: free some ({kept}; {GO_ON})")
+    if denied := next((cause for cause in chain if isinstance(cause, PermissionError)), None):
+        return StageFailed(f"{stage}: {denied.filename or denied}: {NOT_PERMITTED} ({kept}; {GO_ON})")
     log, where = run / "error.log", ""
     with suppress(OSError):
         log.write_text("".join(traceback.format_exception(error)))

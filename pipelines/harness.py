@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from bimode.config import ClusterConfig, Recipe
-from bimode.errors import ConfigError, keyed
+from bimode.errors import ConfigError, keyed, permitted
 from bimode.rundir import StageDir, digest_json, digest_path, read_json, update_run_manifest
 from bimode.versions import VersionedDir, exclusive
 from cluster.environment import code_version
@@ -153,11 +153,14 @@ def base_directory(base: str, key: str = "model.base") -> Path:
     """The model that `key` names, as an absolute path: seen from here or, so that recipes work from anywhere, from the code's
     root. Raises ConfigError."""
     from bimode.base import NEW_TINY_LLAVA
+    from bimode.codec import check_readable
 
     looked = list(dict.fromkeys((Path(base).absolute(), ROOT / base)))
-    for path in looked:
-        if path.is_dir():
-            return path
+    with permitted(key):
+        for path in looked:
+            if path.is_dir():
+                check_readable(path)
+                return path
     there = " or ".join(map(str, looked))
     made = f" or {NEW_TINY_LLAVA}" if key == "model.base" else ""  # only a run can begin with random weights
     raise ConfigError(key, base, f"no such directory: {there}; give a model directory{made}")
@@ -174,8 +177,8 @@ def base_model(recipe: Recipe, run: Path) -> Path:
     directory = None if base == NEW_TINY_LLAVA else base_directory(base)
     key = digest_json([base, digest_path(directory) if directory else "", recipe.seed])
     known = (read_json(run / "manifest.json") or {}).get("base", {})
-    if known.get("key") == key and Path(known["path"]).is_dir():
-        return Path(known["path"])
+    if known.get("key") == key and (run / known["path"]).is_dir():
+        return (run / known["path"]).absolute()
     with keyed("model.base"):
         path, added = prepare_base(str(directory or base), run / "base", recipe.seed)
     if path.resolve() != (run / "base").resolve():
@@ -183,6 +186,7 @@ def base_model(recipe: Recipe, run: Path) -> Path:
         path = Path(shutil.copytree(path, run / "base")) if in_job() else path
     if added:
         say(f"base: {base} lacked {', '.join(map(repr, added))}; added, embeddings resized, template replaced: {path}")
-    entry = {"key": key, "path": str(path.absolute()), "added": list(added)}
+    place = path.name if path == run / "base" else path.absolute()  # a run that is copied or moved has its own, not that one's
+    entry = {"key": key, "path": str(place), "added": list(added)}
     update_run_manifest(run, lambda manifest: manifest.update(base=entry))
     return path.absolute()

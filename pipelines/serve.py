@@ -48,6 +48,7 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
             _has_gpus(gpus)
         from ray import serve
 
+        logging.getLogger("vllm").setLevel(logging.ERROR)  # it has its say when it is imported
         from actors.serving import build_app
 
         for logger in LOGGERS:  # Ray Serve sets them up when it is imported

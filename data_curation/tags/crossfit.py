@@ -63,9 +63,9 @@ def lessons(model: Path) -> tuple[Path, ...]:
 def _of_base(made: Made) -> tuple[Path, ...]:
     """The lessons of the model that a run's first stage began with, as long as that is in its place and the same."""
     base = (read_json(made.run / "manifest.json") or {}).get("base", {}).get("path")
-    before = made_by(Path(base)) if base else None
+    before = made_by(made.run / base) if base else None  # a base of the run's own is named relative to it
     known = before is not None and before.manifest["outputs"]["model"] == made.manifest["inputs"]["model"]
-    return lessons(Path(base)) if known else ()
+    return lessons(made.run / base) if known else ()
 
 
 def _annealing(bpo: Made) -> Made | None:

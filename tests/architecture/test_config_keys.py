@@ -17,8 +17,8 @@ from pipelines.cli import app
 
 REPO = Path(__file__).parents[2]
 PACKAGES = ("bimode", "actors", "cluster", "data_curation", "pipelines")
-NAMING = {"ConfigError", "keyed", "under", "one_of", "check_name"}  # their first argument is a key
-ARGUMENTS = {"recipe", "RECIPE", "DIR", "ID", "RAY_ADDRESS", "--host and --port"}
+NAMING = {"ConfigError", "keyed", "permitted", "under", "one_of", "check_name"}  # their first argument is a key
+ARGUMENTS = {"recipe", "RECIPE", "DIR", "ID", "RAY_ADDRESS", "HOME", "--host and --port"}
 ROLES = {"model", "data", "tokenizer"}  # of what is given; whoever was given it puts the flag or the key in its place (`keyed`)
 INNER = {
     "bimode/verify.py": {"verifier"},  # of a row, which is refused for it

@@ -4,6 +4,7 @@ while it is asked cannot be had in a test."""
 from __future__ import annotations
 
 import pickle
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +76,17 @@ def test_a_failure_is_said_once_and_ends_as_the_job_did(followed: Any) -> None:
 def test_a_head_that_is_gone_is_one_line(followed: Any) -> None:
     with pytest.raises(JobFailed, match=f"job job-1: {URL} no longer answers; what was finished is kept"):
         followed(RuntimeError("connection closed"), requests.ConnectionError("a hundred lines"))
+
+
+def test_a_port_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another service's, or one behind a firewall: Ray's client waits for ever, without a word."""
+    monkeypatch.setattr(submit, "ANSWER_S", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"--address = {url}: says nothing for 0 s; give the dashboard's port, 8265"):
+            submit_and_follow(RUN, url)
 
 
 def test_a_wrong_token_is_told_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bimode.errors import ConfigError
 from cluster import session
-from cluster.session import check_address, start_local
+from cluster.session import check_address, check_home, start_local
 
 ends: list[str] = []
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
@@ -49,6 +50,18 @@ def test_a_second_one_and_any_other_error_surfaces(starts: list[Any], errors: li
         start_local(num_cpus=2)
     assert caught.value is errors[-1] and starts == []
     assert ends.count("shutdown") == sum(LATE in str(error) for error in errors), "another error may be of a session that lives"
+
+
+def test_a_home_without_permission_is_said_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a container's arbitrary user; Ray ended in a stack."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    with pytest.raises(ConfigError, match=f"^HOME = {tmp_path}/file: Ray keeps a token in it"):
+        check_home()
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
+    check_home()
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:

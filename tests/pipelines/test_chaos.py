@@ -109,6 +109,7 @@ def test_a_killed_driver_and_a_killed_learner_change_nothing(
         assert again.process.wait(300) == 0, again.log.read_text()[-3000:]
     said = (tmp_path / "again.log").read_text()
     assert "kept from before" in said, "or the rate would be that of steps which nobody has just done"
+    assert "(raylet)" not in said, "the run itself says who was lost, in a line"
     assert "chaos: kill-learner" in said and "starting again from the last sealed checkpoint (2 restarts left)" in said
     check_closed(run)
     assert weights(run) == whole.result()

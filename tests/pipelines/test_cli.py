@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bimode.codec import Codec
+from bimode.codec import Codec, model_kind
 from bimode.config import Recipe
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe
@@ -165,17 +166,6 @@ def test_an_entry_of_a_list_can_be_set() -> None:
     assert [(s.family, s.weight) for s in made.curate.sources] == [("tables", 1.0), ("charts", 2.0)]
 
 
-def test_a_shipped_base_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert base_directory("assets/tiny-base") == REPO / "assets" / "tiny-base"
-    (tmp_path / "assets" / "tiny-base").mkdir(parents=True)
-    assert base_directory("assets/tiny-base") == tmp_path / "assets" / "tiny-base", "one that lies here comes first"
-    with pytest.raises(ConfigError, match=f"no such directory: {tmp_path}/absent or {REPO}/absent; "):
-        base_directory("absent")
-    with pytest.raises(ConfigError, match=r"^curate\.judge\.model = absent: .*; give a model directory$"):
-        base_directory("absent", "curate.judge.model")
-
-
 def test_model_and_data_are_looked_into_before_anything_starts(
     tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -292,6 +282,27 @@ def test_a_judge_or_a_teacher_that_is_no_model_is_refused_before_anything_starts
 def test_missing_base_directory(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, line = said(capsys, "anneal", str(recipe), "--out", str(tmp_path / "run"), "--set", "model.base=absent")
     assert code == 2 and line.startswith("error: model.base = absent: no such directory")
+
+
+def test_what_this_user_may_not_read_is_one_line(
+    tmp_path: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of a colleague, or a model of theirs: the commands that read it ended in a stack, and a stage in "the same command
+    continues". Root may read everything, hence the stand-in."""
+
+    def denied(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    out, fix = tmp_path, "this user has no permission for it; give it, or name another"
+    with monkeypatch.context() as closed:
+        closed.setattr(Path, "is_file", denied)
+        for words in (("audit", "closed"), ("run", "closed/r.toml", "--out", str(out))):
+            code, line = said(capsys, *words)
+            assert code == 2 and line.startswith("error: closed/") and line.endswith(fix)
+    monkeypatch.setattr(Path, "open", denied)
+    for look, key in ((base_directory, "model.base"), (model_kind, "model")):
+        with pytest.raises(ConfigError, match=rf"^{key} = {tiny_llava}/chat_template\.jinja: {fix}"):
+            look(str(tiny_llava) if look is base_directory else tiny_llava)
 
 
 def test_model_of_another_kind_is_refused(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,8 @@ def test_ray_task_error_unwraps_to_its_cause(tmp_path: Path) -> None:
         torch.save(torch.zeros(300_000), "/dev/full")
     for full in (OSError(errno.ENOSPC, "full"), OSError(errno.EDQUOT, "quota"), torchs.value):
         assert "no space left on the disk" in str(as_user_error("anneal", tmp_path, wrapped(full)))
+    denied = as_user_error("bpo", tmp_path, wrapped(PermissionError(errno.EACCES, "Permission denied", "/x/model.safetensors")))
+    assert str(denied).startswith("bpo: /x/model.safetensors: this user has no permission for it")
     config = as_user_error("bpo", tmp_path, wrapped(ConfigError("a.b", 3, "use 4")))
     assert str(config) == "a.b = 3: use 4" and config.exit_code == 2
     assert not (tmp_path / "error.log").exists()

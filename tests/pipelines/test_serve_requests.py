@@ -26,6 +26,7 @@ from actors.refusals import (
     check_keys,
     check_place,
     check_served,
+    check_tools,
     check_writable,
     make_app,
     template_keys,
@@ -56,6 +57,17 @@ def test_a_model_that_is_not_served_is_named_beside_the_one_that_is() -> None:
         check_served("gpt", {"bpo": object()})
     assert (refused.value.status_code, refused.value.type, refused.value.param) == (404, "NotFoundError", "model")
     assert refused.value.message == "model = gpt: is not served here; use bpo"
+
+
+def test_tools_are_refused_without_flags_that_this_server_has_not() -> None:
+    """vLLM names --enable-auto-tool-choice."""
+    asks = {"model": "bpo", "messages": [{"role": "user", "content": "hi"}]}
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {}}}]
+    check_tools(ChatRequest(**asks))
+    check_tools(ChatRequest(**asks, tools=tools, tool_choice="none"))
+    for choice in ({}, {"tool_choice": "required"}):
+        with pytest.raises(Refused, match="tools: this server calls none; leave them out"):
+            check_tools(ChatRequest(**asks, tools=tools, **choice))
 
 
 def test_a_key_that_the_template_would_ignore_is_named_beside_those_it_knows() -> None:

@@ -115,6 +115,17 @@ def test_replaced_work_comes_back_with_its_recipe(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "replaced").iterdir()} == {"toy-1"}, "no folder is kept twice or lost"
 
 
+def test_what_starts_anew_says_which_key_has_changed(tmp_path: Path) -> None:
+    """`config or inputs changed` left a mistyped --set, after a day's work was put aside, to be found by comparing two files."""
+    stage = StageDir(tmp_path, "toy")
+    settings = {"toy": {"steps": 2, "optim": {"lr": 0.1}}, "seed": 0}
+    stage.claim({"config": "a", "inputs": {"data": "x"}}, settings)
+    (stage.path / "out.txt").write_text("half")
+    other = {"toy": {"steps": 2, "optim": {"lr": 0.2}}, "seed": 0}
+    said = stage.claim({"config": "b", "inputs": {"data": "y"}}, other)
+    assert said.startswith("toy: toy.optim.lr (0.1, now 0.2), input data changed; starts anew, the earlier work is in")
+
+
 def test_a_wait_is_said_once_before_it_begins(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray and engines take many seconds to start, in which a silent terminal looks like one that hangs."""
     monkeypatch.setattr(harness, "connect", lambda config: nullcontext())
@@ -203,7 +214,7 @@ def test_stage_is_sealed_then_skipped_then_redone(recipe: str, tmp_path: Path) -
     second = command(*words)
     assert second.returncode == 0 and "toy: unchanged, skipped" in second.stderr
     third = command(*words, "--seed", "3")
-    assert third.returncode == 0 and "config or inputs changed" in third.stderr
+    assert third.returncode == 0 and "toy: seed (0, now 3) changed; starts anew" in third.stderr
     assert (run / "replaced" / "toy-1" / "out.txt").is_file() and (run / "toy" / "out.txt").is_file()
     assert json.loads((run / "manifest.json").read_text())["run"] == manifest["run"]
     fourth = command(*words)
