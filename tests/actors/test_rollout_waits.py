@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.fleet import Member
-from actors.rollouts import Patience, Rollouts
+from actors.rollouts import Rollouts
 from actors.weight_sync import Phase, WeightStream
 from bimode.trace import Trace
 
@@ -33,7 +33,7 @@ def test_a_worker_that_waits_for_the_rest_of_the_weights_is_stopped_and_not_idle
     learner: Any = Exporting()
     loop = Rollouts(
         fleet, learner, SimpleNamespace(max_staleness=1), lambda lease: [], lambda lease, completions: [],  # type: ignore[arg-type]
-        patience=Patience(60.0, 60.0), wanted=lambda: 1, say=print, trace=Trace(tmp_path / "trace.json"),
+        sync_timeout_s=60.0, wanted=lambda: 1, say=print, trace=Trace(tmp_path / "trace.json"),
     )  # fmt: skip
     stream = WeightStream(learner, 1, [member], lambda *_: None)
     stream.takers[member].phase = phase
