@@ -194,9 +194,9 @@ class WeightSync:
 
     @property
     def behind(self) -> list[Member]:
-        """Who holds older weights than it should, and takes part in no stream; an engine that is loading does not count yet, and
+        """Who holds older weights than it should, and takes part in no stream; none counts before it has said where it runs, and
         one that has left a stream of weights that are lent not before it has ended what it does."""
-        loaded = [m for m in self.fleet.members if m.has_answered and m.version < self.fleet.version]
+        loaded = [m for m in self.fleet.members if m.machine is not None and m.version < self.fleet.version]
         return [m for m in loaded if self.of(m) is None and ((left := self._left.get(m)) is None or m.busy_with is not left)]
 
     @property
@@ -261,7 +261,7 @@ class WeightSync:
             if member.machine is None:
                 member.ask("machine")
         while self.needs_learner or self.streams or any(member.calls for member in self.fleet.members):
-            self.turn(learner_is_free=True)
+            self.turn(learner_is_free=all(member.machine is not None for member in self.fleet.members))
             for member, call, _ in self.fleet.hear(POLL_S, self.awaited):
                 self.hear(member, call.verb, ray.get(call.answer))
             for member, why in self.late():
