@@ -122,12 +122,12 @@ class WeightStream:
             self._buckets[index] = None
         self._advance_learner()
 
-    def leavers(self) -> Iterator[tuple[Member, Call]]:
-        """Who keeps the learner waiting, and what with: a slice that is too long."""
+    def leavers(self) -> Iterator[Member]:
+        """Who keeps the learner waiting with a slice that is too long."""
         for member, taker in list(self.takers.items()):
-            if self.is_lent and (call := taker.slice) and time.monotonic() - taker.since > PATIENCE_S:
+            if self.is_lent and taker.slice and time.monotonic() - taker.since > PATIENCE_S:
                 del self.takers[member]
-                yield member, call
+                yield member
 
     def late(self, deadline_s: float) -> Iterator[tuple[Member, str]]:
         """Workers whose phase is longer than it may be, and what to say of them."""
@@ -186,7 +186,7 @@ class WeightSync:
     def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, deadline_s: float, over: PhaseOver = lambda *_: None) -> None:
         self.fleet, self.learner, self.deadline_s, self._over = fleet, learner, deadline_s, over
         self.streams: list[WeightStream] = []
-        self._left: dict[Member, Call] = {}  # a stream of weights that are lent, and what each did then
+        self._left = set[Member]()  # a stream of weights that are lent, and have yet to end the slice that they were in
 
     def of(self, member: Member) -> WeightStream | None:
         """The stream that it takes part in."""
@@ -194,10 +194,10 @@ class WeightSync:
 
     @property
     def behind(self) -> list[Member]:
-        """Who holds older weights than it should, and takes part in no stream; none counts before it has said where it runs, and
-        one that has left a stream of weights that are lent not before it has ended what it does."""
-        loaded = [m for m in self.fleet.members if m.machine is not None and m.version < self.fleet.version]
-        return [m for m in loaded if self.of(m) is None and ((left := self._left.get(m)) is None or m.busy_with is not left)]
+        """Who holds older weights than it should, and takes part in no stream; it counts once it has said where it runs, and
+        again once it has ended the slice for which it left a stream."""
+        old = [m for m in self.fleet.members if m.machine is not None and m.version < self.fleet.version]
+        return [m for m in old if m not in self._left and self.of(m) is None]
 
     @property
     def needs_learner(self) -> bool:
@@ -229,6 +229,7 @@ class WeightSync:
 
     def hear(self, member: Member, verb: str, answer: Any) -> None:
         """`WeightStream.hear`, where it takes part in one; or where it runs."""
+        self._left.discard(member)
         if verb == "machine":
             member.machine = answer
         if (stream := self.of(member)) is not None:
@@ -251,7 +252,7 @@ class WeightSync:
 
     def drop(self, member: Member) -> None:
         """`member` is given up."""
-        self._left.pop(member, None)
+        self._left.discard(member)
         if (stream := self.of(member)) is not None:
             del stream.takers[member]
 
