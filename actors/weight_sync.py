@@ -14,8 +14,8 @@ model needs no second copy in memory, a bucket is freed as soon as every worker 
 or that was busy with older weights, takes part in a stream of its own the next time that the learner is free.
 
 Weights that are lent are copied nowhere, and the learner leaves them as they are until everyone is through with its update, since
-vLLM loads a layer that it pads only at the very end. It waits PATIENCE_S for one that gets to no other bucket: who is generating
-then leaves the stream, who is not is late.
+vLLM loads a layer that it pads only at the very end. Whoever is still generating after PATIENCE_S leaves the stream. A bucket may
+take as long as a phase may elsewhere: it may be one tensor of any size, and who is replaced for it is so at every version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bimode.errors import CorruptWeightsError, LearnerLostError, StaleWeightsErr
 from bimode.weights import WINDOW
 
 POLL_S = 0.2
-PATIENCE_S = 10.0  # of the learner, with a worker that it has lent its weights to
+PATIENCE_S = 10.0  # of a learner that lends its weights, with a slice
 
 
 PhaseOver = Callable[["Member", "Phase", int, float, float], None]  # who, what, version, since when, stopped since when
@@ -134,10 +134,8 @@ class WeightStream:
         for member, taker in list(self.takers.items()):
             if taker.waits_for_learner or (self.is_lent and taker.slice):
                 continue
-            goes_by_bucket = self.is_lent and taker.phase in (Phase.PAUSE, Phase.TRANSFER)
-            most_s = min(PATIENCE_S, deadline_s) if goes_by_bucket else deadline_s
-            if time.monotonic() - taker.moved > most_s and not member.has_more_to_say:  # who was not listened to is not late
-                yield member, f"is late: phase {taker.phase} of version {self.version} is not over after {most_s:.0f} s"
+            if time.monotonic() - taker.moved > deadline_s and not member.has_more_to_say:  # who was not listened to is not late
+                yield member, f"is late: phase {taker.phase} of version {self.version} is not over after {deadline_s:.0f} s"
 
     def _send(self, taker: Taker) -> None:
         if taker.waits_for_learner:
