@@ -45,22 +45,20 @@ class Evaluator:
         self._fleet: RolloutFleet | None = None
         self._opened = Path()
         self._shape = ""
-        self._version = 0
 
     def open(self, model_dir: Path) -> None:
         """Makes the model in `model_dir` the one that answers."""
         self._opened = model_dir
         shape = shape_digest(model_dir)
         if self._fleet is not None and shape == self._shape and _weight_bytes(model_dir) <= MAX_SWAP_BYTES:
-            self._version += 1
-            self._fleet.load_weights(weights_of(model_dir, self._version))
+            self._fleet.load_weights(weights_of(model_dir, self._fleet.version + 1))
             return
         self.close()
         self._fleet = RolloutFleet(
             model_dir, self.model, workers=self.num_workers, options=self.options, seed=self.seed, sync="object_store",
             patience_s=self.patience_s,
         )  # fmt: skip
-        self._shape, self._version = shape, 0
+        self._shape = shape
 
     def generate(
         self, requests: Sequence[GenerationRequest], on_done: Callable[[int], None] = lambda _: None
@@ -72,7 +70,7 @@ class Evaluator:
         size = CHUNK * self.num_workers
         for start in range(0, len(requests), size):
             chunk = requests[start : start + size]
-            completions += shares.generate(self._fleet, chunk, self._version, self._replaced)
+            completions += shares.generate(self._fleet, chunk, self._replaced)
             on_done(len(chunk))
         return completions
 
@@ -80,8 +78,8 @@ class Evaluator:
         assert self._fleet is not None
         successor = self._fleet.replace(member)
         self.say(f"{member.name} {why}: {successor.name} takes its place and is asked the same")
-        if self._version:
-            successor.ask("load_weights", ray.put(weights_of(self._opened, self._version)))
+        if version := self._fleet.version:
+            successor.ask("load_weights", ray.put(weights_of(self._opened, version)))
         return successor
 
     def close(self) -> None:

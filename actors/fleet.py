@@ -84,8 +84,8 @@ class Member:
 class RolloutFleet:
     """Rollout workers: each can be asked alone (`Member.ask`, `hear`), and all of them by `load_weights` and `expect`.
 
-    `options` are ray.remote options of one worker (num_cpus, num_gpus, resources); `worker` is the class they are made of. While
-    no loop drives the fleet, none may be silent for `patience_s`, ten times as long while it loads.
+    `options` are ray.remote options of one worker (num_cpus, num_gpus, resources); `worker` is the class they are made of. None
+    may be silent for `patience_s`, ten times as long while it loads.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ class Graph:
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
         """Completions drawn under the current version, while no loop drives the fleet."""
         self.catch_up()
-        return shares.generate(self.fleet, requests, self.fleet.version)
+        return shares.generate(self.fleet, requests)
 
     def catch_up(self) -> None:
         """Waits until every worker holds the current version, while no loop drives the fleet. Raises WorkerLostError for one that

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from PIL.Image import DecompressionBombError, Image
 from ray.exceptions import RayTaskError
-from ray.llm._internal.serve.core.configs.openai_api_models import ModelList, OpenAIHTTPException  # no public module has these
+from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard, OpenAIHTTPException  # no public module has these
 from ray.llm._internal.serve.core.ingress.ingress import init
 from ray.serve.llm.ingress import OpenAiIngress
 from starlette.exceptions import HTTPException
@@ -118,15 +118,16 @@ class ThinkingIngress(OpenAiIngress):
             check_served(model, self._model_cards)
         return str(await super()._get_model_id(model))
 
-    async def models(self) -> ModelList:
-        """Ray's, which would list a model that is still loading."""
-        for name, engine in self._default_serve_handles.items() if self._is_loading else ():
+    async def model(self, model_id: str) -> ModelCard | None:
+        """Ray's, of what is listed and of what is asked for by its name: it would answer for a model that is still loading."""
+        if self._is_loading and (engine := self._default_serve_handles.get(model_id)) is not None:
             try:
                 await asyncio.wait_for(engine.check_health.remote(), READY_S)
             except TimeoutError:
-                raise Refused(503, "ServiceUnavailableError", "model", f"model = {name}: is loading; ask again later") from None
-        self._is_loading = False
-        return await super().models()
+                message = f"model = {model_id}: is loading; ask again later"
+                raise Refused(503, "ServiceUnavailableError", "model", message) from None
+            self._is_loading = False
+        return await super().model(model_id)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """Ray's, of a request whose `chat_template_kwargs` the template knows, and stand in their place."""

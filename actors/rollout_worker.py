@@ -124,11 +124,6 @@ class RolloutWorker:
         drawn = zip(begun.requests, [self._samples.pop(key) for key in begun.keys], strict=True)
         return [self._completion(r, sample, begun.version) for r, samples in drawn for sample in samples]
 
-    def logprobs_of(self, prompts: Sequence[Prompt], responses: Sequence[Sequence[int]]) -> list[tuple[float, ...]]:
-        """vLLM's log-probabilities of given response ids (those after ``<think>``), one tuple a prompt."""
-        scored = self._engine.score([self._prompt(p, tuple(ids)) for p, ids in zip(prompts, responses, strict=True)])
-        return [row[len(row) - len(ids) :] for row, ids in zip(scored, responses, strict=True)]
-
     def load_weights(self, whole: WeightBucket) -> int:
         """Makes all weights of a version live at once and returns the version. Raises as `receive` and `verify`, and
         StaleWeightsError if a newer one is live already."""

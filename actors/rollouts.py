@@ -39,14 +39,6 @@ class Ended:
     waits: Waits
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """Seconds that a worker may take for a slice, and that a phase of a weight update may take."""
-
-    slice_s: float
-    phase_s: float
-
-
 SLICE_S = 0.5  # of a worker's time, between two of which weights may land
 POLL_S = 0.2
 MOST_DAMAGED = 3  # weights in a row that arrive damaged, before the run ends
@@ -55,9 +47,9 @@ MOST_DAMAGED = 3  # weights in a row that arrive damaged, before the run ends
 class Rollouts:
     """The loop over one fleet, one learner and one desk.
 
-    `requests_of` says what a lease asks of a worker, `judge` turns its completions into rewarded groups, ticket by ticket;
-    `wanted` is how many workers there should be, at any time; `say` is told of every change,
-    and `heed` of the waits of each step.
+    `requests_of` says what a lease asks of a worker, `judge` turns its completions into rewarded groups, ticket by ticket; who
+    gets no further in a weight update for `sync_timeout_s` is replaced; `wanted` is how many workers there should be, at any
+    time; `say` is told of every change, and `heed` of the waits of each step.
     """
 
     def __init__(
@@ -68,15 +60,15 @@ class Rollouts:
         requests_of: Callable[[Lease], list[GenerationRequest]],
         judge: Callable[[Lease, Sequence[Completion]], list[Drawn]],
         *,
-        patience: Patience,
+        sync_timeout_s: float,
         wanted: Callable[[], int],
         say: Callable[[str], None],
         trace: Trace,
         heed: Callable[[Waits], None] = lambda _: None,
     ) -> None:
         self.fleet, self.desk, self.requests_of, self.judge = fleet, desk, requests_of, judge
-        self.patience, self.wanted, self.heed, self.say, self.trace = patience, wanted, heed, say, trace
-        self.sync = WeightSync(fleet, learner, patience.phase_s, self._phase_over)
+        self.wanted, self.heed, self.say, self.trace = wanted, heed, say, trace
+        self.sync = WeightSync(fleet, learner, sync_timeout_s, self._phase_over)
         self._waits = self.total = Waits()  # of this step, summed over workers; of all steps but the first
         self._past_first = False
         self._since = self._booked = time.monotonic()
@@ -160,7 +152,7 @@ class Rollouts:
     def _silent(self) -> Iterator[tuple[Member, str]]:
         """Workers that have not ended their slice, outside of an update, and what to say of them."""
         for member in self.fleet.members:
-            if self.sync.of(member) is None and (why := member.silence(self.patience.slice_s)):
+            if self.sync.of(member) is None and (why := member.silence(self.fleet.patience_s)):
                 yield member, why
 
     def close(self) -> None:

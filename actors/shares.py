@@ -27,10 +27,8 @@ def no_successor(member: Member, why: str) -> Member:
     raise WorkerLostError(f"{member.name} {why}")
 
 
-def generate(
-    fleet: RolloutFleet, requests: Sequence[GenerationRequest], version: int, lost: Lost = no_successor
-) -> list[Completion]:
-    """Completions in the order of `requests`. Raises StaleWeightsError if any was drawn under another version.
+def generate(fleet: RolloutFleet, requests: Sequence[GenerationRequest], lost: Lost = no_successor) -> list[Completion]:
+    """Completions in the order of `requests`. Raises StaleWeightsError if any was drawn under another version than the fleet's.
 
     The successor of a lost worker is asked the same again: samples are seeded, so they are the same. Raises WorkerLostError if
     that one is lost too, and what `lost` raises.
@@ -66,6 +64,6 @@ def generate(
             shares[successor] = share
             successor.ask("begin", 0, [requests[i] for i in share])
     ordered = [completion for i in range(len(requests)) for completion in by_request[i]]
-    if stale := {v for c in ordered for v in c.versions_T} - {version}:
-        raise StaleWeightsError(f"asked for policy version {version}, got tokens of {sorted(stale)}")
+    if stale := {v for c in ordered for v in c.versions_T} - {fleet.version}:
+        raise StaleWeightsError(f"asked for policy version {fleet.version}, got tokens of {sorted(stale)}")
     return ordered

@@ -104,53 +104,24 @@ class VllmEngine:
             )
             for s in sampling
         ]  # fmt: skip
-        return self._enqueue(prompts, params)
-
-    def step(self) -> list[tuple[str, list[EngineSample]]]:
-        """One step of the engine: keys of prompts all of whose samples have ended in it, with the samples."""
-        return [(out.request_id, [_sample(o) for o in out.outputs]) for out in self._step()]
-
-    def score(self, prompts: Sequence[EnginePrompt]) -> list[tuple[float, ...]]:
-        """Log-probability of each expanded id of each prompt given those before it; NaN for the first."""
-        from vllm import SamplingParams
-
-        params = [SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)] * len(prompts)
-        return [
-            tuple(
-                float("nan") if row is None else row[i].logprob
-                for i, row in zip(out.prompt_token_ids, out.prompt_logprobs, strict=True)
-            )
-            for out in self._run(prompts, params)
-        ]
-
-    def _run(self, prompts: Sequence[EnginePrompt], params: Sequence[Any]) -> list[Any]:
-        """Outputs in the order of `prompts`, on an engine with nothing else under way."""
-        keys = self._enqueue(prompts, params)
-        done: dict[str, Any] = {}
-        while len(done) < len(keys):
-            done |= {out.request_id: out for out in self._step()}
-        return [done[key] for key in keys]
-
-    def _enqueue(self, prompts: Sequence[EnginePrompt], params: Sequence[Any]) -> list[str]:
         inputs: list[Any] = []
         for p in prompts:
             images = {"multi_modal_data": {"image": list(p.images)}} if p.images else {}
             inputs.append({"prompt_token_ids": list(p.token_ids), **images})
-        internal = self._llm.enqueue(inputs, list(params), use_tqdm=False)
+        internal = self._llm.enqueue(inputs, params, use_tqdm=False)
         keys = [key.rpartition("-")[0] for key in internal]  # vLLM appends what its outputs do not show
         self._expanded |= zip(keys, (p.expanded_ids for p in prompts), strict=True)
         return keys
 
-    def _step(self) -> list[Any]:
-        """The one place where the engine steps: weights may change between two of them.
-
-        Raises ValueError if vLLM expanded a prompt to other ids than the learner will see.
+    def step(self) -> list[tuple[str, list[EngineSample]]]:
+        """One step of the engine, between two of which weights may change: keys of prompts all of whose samples have ended in it,
+        with the samples. Raises ValueError if vLLM expanded a prompt to other ids than the learner will see.
         """
         outputs = [out for out in self._llm.llm_engine.step() if out.finished]
         for out in outputs:
             if (expanded := self._expanded.pop(out.request_id)) != tuple(out.prompt_token_ids):
                 raise ValueError(f"vLLM made {out.prompt_token_ids} of a prompt, the learner {expanded}")
-        return outputs
+        return [(out.request_id, [_sample(o) for o in out.outputs]) for out in outputs]
 
     # ---- weight updates: vLLM's four phases, and the caches they leave stale ----
 

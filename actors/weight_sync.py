@@ -14,8 +14,8 @@ model needs no second copy in memory, a bucket is freed as soon as every worker 
 or that was busy with older weights, takes part in a stream of its own the next time that the learner is free.
 
 Weights that are lent are copied nowhere, and the learner leaves them as they are until everyone is through with its update, since
-vLLM loads a layer that it pads only at the very end. It waits PATIENCE_S for one that gets to no other bucket: who is generating
-then leaves the stream, who is not is late.
+vLLM loads a layer that it pads only at the very end. Whoever is still generating after PATIENCE_S leaves the stream. A bucket may
+take as long as a phase may elsewhere: it may be one tensor of any size, and who is replaced for it is so at every version.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from bimode.errors import CorruptWeightsError, LearnerLostError, StaleWeightsErr
 from bimode.weights import WINDOW
 
 POLL_S = 0.2
-PATIENCE_S = 10.0  # of the learner, with a worker that it has lent its weights to
+PATIENCE_S = 10.0  # of a learner that lends its weights, with a slice
 
 
 PhaseOver = Callable[["Member", "Phase", int, float, float], None]  # who, what, version, since when, stopped since when
@@ -122,22 +122,20 @@ class WeightStream:
             self._buckets[index] = None
         self._advance_learner()
 
-    def leavers(self) -> Iterator[tuple[Member, Call]]:
-        """Who keeps the learner waiting, and what with: a slice that is too long."""
+    def leavers(self) -> Iterator[Member]:
+        """Who keeps the learner waiting with a slice that is too long."""
         for member, taker in list(self.takers.items()):
-            if self.is_lent and (call := taker.slice) and time.monotonic() - taker.since > PATIENCE_S:
+            if self.is_lent and taker.slice and time.monotonic() - taker.since > PATIENCE_S:
                 del self.takers[member]
-                yield member, call
+                yield member
 
     def late(self, deadline_s: float) -> Iterator[tuple[Member, str]]:
         """Workers whose phase is longer than it may be, and what to say of them."""
         for member, taker in list(self.takers.items()):
             if taker.waits_for_learner or (self.is_lent and taker.slice):
                 continue
-            goes_by_bucket = self.is_lent and taker.phase in (Phase.PAUSE, Phase.TRANSFER)
-            most_s = min(PATIENCE_S, deadline_s) if goes_by_bucket else deadline_s
-            if time.monotonic() - taker.moved > most_s and not member.has_more_to_say:  # who was not listened to is not late
-                yield member, f"is late: phase {taker.phase} of version {self.version} is not over after {most_s:.0f} s"
+            if time.monotonic() - taker.moved > deadline_s and not member.has_more_to_say:  # who was not listened to is not late
+                yield member, f"is late: phase {taker.phase} of version {self.version} is not over after {deadline_s:.0f} s"
 
     def _send(self, taker: Taker) -> None:
         if taker.waits_for_learner:
@@ -186,7 +184,7 @@ class WeightSync:
     def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, deadline_s: float, over: PhaseOver = lambda *_: None) -> None:
         self.fleet, self.learner, self.deadline_s, self._over = fleet, learner, deadline_s, over
         self.streams: list[WeightStream] = []
-        self._left: dict[Member, Call] = {}  # a stream of weights that are lent, and what each did then
+        self._left = set[Member]()  # a stream of weights that are lent, and have yet to end the slice that they were in
 
     def of(self, member: Member) -> WeightStream | None:
         """The stream that it takes part in."""
@@ -194,10 +192,10 @@ class WeightSync:
 
     @property
     def behind(self) -> list[Member]:
-        """Who holds older weights than it should, and takes part in no stream; an engine that is loading does not count yet, and
-        one that has left a stream of weights that are lent not before it has ended what it does."""
-        loaded = [m for m in self.fleet.members if m.has_answered and m.version < self.fleet.version]
-        return [m for m in loaded if self.of(m) is None and ((left := self._left.get(m)) is None or m.busy_with is not left)]
+        """Who holds older weights than it should, and takes part in no stream; it counts once it has said where it runs, and
+        again once it has ended the slice for which it left a stream."""
+        old = [m for m in self.fleet.members if m.machine is not None and m.version < self.fleet.version]
+        return [m for m in old if m not in self._left and self.of(m) is None]
 
     @property
     def needs_learner(self) -> bool:
@@ -229,6 +227,7 @@ class WeightSync:
 
     def hear(self, member: Member, verb: str, answer: Any) -> None:
         """`WeightStream.hear`, where it takes part in one; or where it runs."""
+        self._left.discard(member)
         if verb == "machine":
             member.machine = answer
         if (stream := self.of(member)) is not None:
@@ -251,7 +250,7 @@ class WeightSync:
 
     def drop(self, member: Member) -> None:
         """`member` is given up."""
-        self._left.pop(member, None)
+        self._left.discard(member)
         if (stream := self.of(member)) is not None:
             del stream.takers[member]
 
@@ -261,7 +260,7 @@ class WeightSync:
             if member.machine is None:
                 member.ask("machine")
         while self.needs_learner or self.streams or any(member.calls for member in self.fleet.members):
-            self.turn(learner_is_free=True)
+            self.turn(learner_is_free=all(member.machine is not None for member in self.fleet.members))
             for member, call, _ in self.fleet.hear(POLL_S, self.awaited):
                 self.hear(member, call.verb, ray.get(call.answer))
             for member, why in self.late():

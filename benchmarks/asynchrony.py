@@ -36,7 +36,7 @@ def timed(rounds: int, staleness: int, folder: Path) -> dict[str, Any]:
     model = Path(__file__).resolve().parents[1] / "assets" / "tiny-base"
     seconds, stale, waited = list[float](), 0, 0.0
     with open_graph(model, WORKERS, SimulatedWorker) as (fleet, learner):
-        shares.generate(fleet, [r for ticket in range(WORKERS) for r in requests_of(ticket)], 0)  # what a first call loads
+        shares.generate(fleet, [r for ticket in range(WORKERS) for r in requests_of(ticket)])  # what a first call loads
         loop = open_loop(fleet, learner, folder, requests_of, groups_per_step=GROUPS, lease_groups=1, max_staleness=staleness)
         with loop:
             for step in range(WARM_UP + rounds):

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.peers.graph_parts import PATIENCE, Figure, open_graph, open_loop, question, run
+from benchmarks.peers.graph_parts import PATIENCE_S, Figure, open_graph, open_loop, question, run
 from benchmarks.peers.workload import Workload
 from bimode.modes import Mode
 from bimode.records import GenerationRequest
@@ -75,7 +75,7 @@ def benchmark(rounds: int, folder: Path) -> Figure:
             _check(work, batch)
             loop.trained(batch, step)
             fleet.version = step + 1
-            WeightSync(fleet, learner, PATIENCE.phase_s).catch_up()  # not part of it: benchmarks/sync.py
+            WeightSync(fleet, learner, PATIENCE_S).catch_up()  # not part of it: benchmarks/sync.py
             asked = [r for ticket in range(step * PROMPTS, (step + 1) * PROMPTS) for r in requests_of(ticket)]
             bare_s = ray.get(fleet.members[0].actor.__ray_call__.remote(bare, asked))
             if step >= WARM_UP:

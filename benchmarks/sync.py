@@ -140,7 +140,7 @@ def timed(model_dir: Path, workers: int, rounds: int, folder: Path) -> dict[str,
     import ray
 
     with open_graph(model_dir, workers) as (fleet, learner):
-        shares.generate(fleet, [r for t in range(workers) for r in requests_of(t)], 0)  # what a first call loads, in each
+        shares.generate(fleet, [r for t in range(workers) for r in requests_of(t)])  # what a first call loads, in each
         with open_loop(fleet, learner, folder, requests_of, groups_per_step=workers, lease_groups=1) as loop:
             loop.trained(loop.batch(0), 0)
             stopped, extra, watch = [], [], Watch()

@@ -19,25 +19,19 @@ that are all made and right.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bimode.credit.summary import ALL_LEVELS
 from bimode.modes import Mode
 
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """When an alarm rings: steps, shares, accuracies as shares, nats. All ours."""
-
-    window: int = 5
-    share: float = 0.9  # of sampled decisions on each level, mean over the window; greedy decoding makes all of 0.94
-    share_of_a_step: float = 0.75  # of each step: one that still chooses is no collapse
-    margin: float = 0.15  # thinking is worth it above this difference in accuracy: `bpo.margin` at the step
-    fall: float = 0.2
-    entropy: float = 0.01
-    mass: float = 0.1  # of the first token's probability
+WINDOW = 5  # steps
+SHARE = 0.9  # of sampled decisions on each level, mean over the window; greedy decoding makes all of 0.94
+SHARE_OF_A_STEP = 0.75  # of each step: one that still chooses is no collapse
+FALL = 0.2  # in accuracy
+ENTROPY = 0.01  # nats
+MASS = 0.1  # of the first token's probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +69,14 @@ def view_of(line: Mapping[str, Any]) -> StepView:
 
 
 class Watch:
-    """Looks at the steps of a run in their order and remembers what the rules need."""
+    """Looks at the steps of a run in their order and remembers what the rules need.
 
-    def __init__(self, thresholds: Thresholds = Thresholds()) -> None:
-        self.limits = thresholds
-        self.recent: deque[StepView] = deque(maxlen=thresholds.window)
+    `margin`: the difference in accuracy above which thinking is worth it at a step, to the alarms as to the credit.
+    """
+
+    def __init__(self, margin: Callable[[int], float]) -> None:
+        self.margin = margin
+        self.recent: deque[StepView] = deque(maxlen=WINDOW)
         self.best: dict[tuple[Mode, tuple[str, ...]], float] = {}  # by the levels that the mean is of
         self.ringing: set[tuple[str, Mode]] = set()
 
@@ -93,7 +90,7 @@ class Watch:
 
     def _choice(self, step: int) -> Iterator[Alarm]:
         gains = self._gains()
-        for mode in (Mode.THINKING, Mode.NON_THINKING) if len(self.recent) == self.limits.window else ():
+        for mode in (Mode.THINKING, Mode.NON_THINKING) if len(self.recent) == WINDOW else ():
             if not self._only(mode):
                 continue
             does = "thinks" if mode is Mode.THINKING else "answers directly"
@@ -102,7 +99,7 @@ class Watch:
                 continue
             worst = min if mode is Mode.THINKING else max  # the level on which the other mode has most to say for it
             level = worst(gains, key=lambda name: gains[name])
-            if (gains[level] > self.limits.margin) is (mode is Mode.NON_THINKING):
+            if (gains[level] > self.margin(step)) is (mode is Mode.NON_THINKING):
                 where = "" if level == ALL_LEVELS else f"on {level} "
                 gain = f"{where}thinking is right more often by {gains[level]:+.2f}"
                 yield Alarm(step, "choice", mode, f"auto mode {does} on every level, though {gain}")
@@ -123,12 +120,11 @@ class Watch:
             for level, rate in view.think_rates.items():
                 by_level.setdefault(level, []).append(rate if mode is Mode.THINKING else 1.0 - rate)
         return bool(by_level) and all(
-            sum(shares) / len(shares) >= self.limits.share and min(shares) >= self.limits.share_of_a_step
-            for shares in by_level.values()
+            sum(shares) / len(shares) >= SHARE and min(shares) >= SHARE_OF_A_STEP for shares in by_level.values()
         )
 
     def _modes(self, step: int) -> Iterator[Alarm]:
-        for mode in Mode if len(self.recent) == self.limits.window else ():
+        for mode in Mode if len(self.recent) == WINDOW else ():
             seen = {level for view in self.recent for drawn, level in view.accuracies if drawn is mode}
             levels = tuple(sorted(seen - {ALL_LEVELS})) or tuple(seen)
             if not levels:
@@ -136,12 +132,12 @@ class Watch:
             means = [mean for level in levels if (mean := self._mean(mode, level)) is not None]
             mean = sum(means) / len(means)
             best = self.best[mode, levels] = max(mean, self.best.get((mode, levels), 0.0))
-            if best - mean > self.limits.fall:
+            if best - mean > FALL:
                 yield Alarm(step, "mode", mode, f"{mode.value} mode has {mean:.2f} right, after {best:.2f} at its best")
 
     def _decision(self, view: StepView) -> Iterator[Alarm]:
-        largest = max(view.decision_entropies.values(), default=self.limits.entropy)
-        if largest < self.limits.entropy:
+        largest = max(view.decision_entropies.values(), default=ENTROPY)
+        if largest < ENTROPY:
             yield Alarm(view.step, "decision", Mode.AUTO, f"the decision's entropy is at most {largest:.4f} nats on every level")
 
     def _neither(self, view: StepView) -> Iterator[Alarm]:
@@ -151,7 +147,7 @@ class Watch:
         levels = both - {ALL_LEVELS} or both
         masses = {level: found[Mode.THINKING, level] + found[Mode.NON_THINKING, level] for level in levels}
         level = min(sorted(masses), key=masses.__getitem__, default="")
-        if level and masses[level] < self.limits.mass:
+        if level and masses[level] < MASS:
             where = "" if level == ALL_LEVELS else f"on {level} "
             says = f"{where}only {masses[level]:.2f} of the first token's probability is on a mode"
             yield Alarm(view.step, "neither", Mode.AUTO, says)

@@ -18,7 +18,6 @@ from bimode.sections import LearnerConfig, OptimConfig, Positive, Section
 
 FORCED = 2  # tokens after <think> that make a response direct (`bimode.modes`)
 Stage = Literal["curate", "anneal", "bpo", "evaluate"]
-Level = Literal["easy", "mid", "hard"]
 
 
 class ModelConfig(Section):

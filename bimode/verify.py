@@ -97,14 +97,19 @@ def _int(text: str, answer: str, args: Mapping[str, Any]) -> bool:
 
 
 def _number(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """``50%`` may be meant as 50 or as 0.5, as for math-verify: what is asked for tells."""
-    final, gold = final_answer(text), _as_number(answer)
-    stated = _as_number(PERCENT.sub("", final))
+    """``50%`` may be meant as 50 or as 0.5, as for math-verify, where it is compared with a number without the sign."""
+    final = final_answer(text)
+    stated, gold = (_as_number(PERCENT.sub("", words)) for words in (final, answer))
     if stated is None or gold is None:
         return False
     tolerance = max(Fraction(str(args.get("abs_tol", 0))), abs(gold) * Fraction(str(args.get("rel_tol", 0))))
-    meant = (stated, stated / 100) if PERCENT.search(final) else (stated,)
-    return any(abs(value - gold) <= tolerance for value in meant)
+    scale = Fraction(100) ** ((PERCENT.search(answer) is not None) - (PERCENT.search(final) is not None))
+    return any(abs(value - gold) <= tolerance for value in (stated, stated * scale))
+
+
+def is_number(text: str) -> bool:
+    """Whether `text` spells an answer to `number`: ``1,234.5``, ``3/4``, ``12%``."""
+    return NUMBER.fullmatch(PERCENT.sub("", plain_number(text))) is not None
 
 
 def plain_number(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import astuple, dataclass
 
+from bimode.percent import percent
+
 HIGH, LOW = 0.3, 0.1  # shares of a step
 
 
@@ -48,8 +50,8 @@ class Waits:
         Nobody joins a live run whose `sync` is another than `object_store`."""
         share = self.shares()
         told = (
-            f"of the time the learner waited {share.learner:.0%}, a rollout worker {share.rollouts:.0%} for the others, "
-            f"{share.full:.0%} for the learner, {share.stopped:.0%} for new weights"
+            f"of the time the learner waited {percent(share.learner)}, a rollout worker {percent(share.rollouts)} for the "
+            f"others, {percent(share.full)} for the learner, {percent(share.stopped)} for new weights"
         )
         if share.stopped > HIGH:
             return f"{told}: fewer, larger steps would help, or a faster bpo.sync"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ DRIVER_ENV = {
 }
 HTTP = ("http://", "https://")
 CONNECT_S = 10.0
+SEGMENT = re.compile(r"/dev/shm/psm_\w+")  # as Python names what processes share
 # Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
 SYSTEM = {"free_objects_batch_size": 1}
 
@@ -100,8 +102,11 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     finally:
         with _uninterrupted():
             tree = ours + [grandchild for child in ours for grandchild in _children(child, recursive=True)]
+            segments = segments_of(tree)
             ray.shutdown()
             _end(tree)
+            for segment in segments:
+                segment.unlink(missing_ok=True)
 
 
 def check_home() -> None:
@@ -220,6 +225,15 @@ def _children(process: Any = None, *, recursive: bool = False) -> list[Any]:
     with suppress(psutil.NoSuchProcess):
         return (process or psutil.Process()).children(recursive=recursive)
     return []
+
+
+def segments_of(processes: Iterable[Any]) -> set[Path]:
+    """Their named shared memory, as the queues of a served engine: it stays where who would remove it is killed with them."""
+    found = set[Path]()
+    for process in processes:
+        with suppress(OSError):  # it has ended
+            found.update(map(Path, SEGMENT.findall(Path(f"/proc/{process.pid}/maps").read_text())))
+    return found
 
 
 def _end(processes: list[Any], patience_s: float = 5.0) -> None:

@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from bimode.dataset import SCHEMA, SPLITS, Row, in_colours, picture_digest, question_of
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER
-from bimode.verify import INT, MAX_CHARS, NUMBER, OPEN, THOUSANDS, VERIFIERS, is_correct
+from bimode.verify import INT, MAX_CHARS, OPEN, VERIFIERS, is_correct, is_number
 from data_curation.repeats.fingerprints import perceptual_hash, thumbnails
 
 MIN_SIDE, MAX_SIDE = 8, 4096  # pixels
@@ -262,7 +262,7 @@ def _anything(answer: str) -> bool:
 
 WANTED: dict[str, Callable[[str], bool]] = {
     "int": lambda answer: INT.fullmatch(answer.strip()) is not None,
-    "number": lambda answer: NUMBER.fullmatch(THOUSANDS.sub("", answer.strip())) is not None,
+    "number": lambda answer: is_number(answer.strip()),
     "choice": lambda answer: any(map(str.isalnum, answer)),
 }
 

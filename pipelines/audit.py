@@ -41,12 +41,18 @@ def _data_order(run: Path, seed: int) -> Callable[[int], str] | None:
     from bimode.order import item_of
 
     digest = (read_json(run / "bpo" / "claim.json") or {}).get("inputs", {}).get("data")
-    there = [run / "curate" / "data", *sorted(run.glob("curate/versions/*/data"))]
-    data = next((folder for folder in there if folder.is_dir() and digest_path(folder) == digest), None)
+    there = dict.fromkeys(folder.resolve() for folder in (run / "curate" / "data", *sorted(run.glob("curate/versions/*/data"))))
+    data = next((folder for folder in there if folder.is_dir() and _is(folder, digest)), None)
     if data is None:
         return None
     ids = sorted(row["id"] for row in read_rows(data, "rl", ["id"]))
     return lambda ticket: ids[item_of(ticket, len(ids), seed)]
+
+
+def _is(data: Path, digest: str | None) -> bool:
+    """Other versions are told by their manifests; that the one which claims to be it is so still, only by its files."""
+    sealed = (read_json(data.parent / "manifest.json") or {}).get("outputs", {})
+    return bool(sealed.get("data", digest) == digest == digest_path(data))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bimode.alarm import Alarm, Thresholds, Watch, view_of
+from bimode.alarm import Watch, view_of
 from bimode.audit import check_checkpoint
 from bimode.checkpoints import checkpoint_path, checkpoints, inventory, latest, step_of
 from bimode.credit.expected import expected_auto
@@ -32,18 +32,15 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from.
-
-    `margin`: what thinking has to be better by at a step, to the alarms as to the credit.
-    """
+    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from. `margin` is the alarms' (`Watch`)."""
 
     def __init__(self, path: Path, margin: Callable[[int], float]) -> None:
-        self.path, self.margin = path, margin
+        self.path = path
         self.metrics = path / "metrics.jsonl"
         self.started = time.monotonic()
         self.tokens = 0  # drawn so far, those before an interruption too
         self.done = self.sealed = 0  # steps, and those behind the last sealed checkpoint
-        self.watch = Watch()
+        self.watch = Watch(margin)
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
     def resume(self, graph: Graph, ledger: Ledger) -> int:
@@ -65,7 +62,7 @@ class RunLog:
         lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.is_file() else []
         write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
         for line in lines[:step]:
-            self._look_at(json.loads(line))  # what rang before is in the lines already
+            self.watch.see(view_of(json.loads(line)))  # what rang before is in the lines already
         for part in sorted((self.path / "rollouts").glob("step-*.parquet"))[step:]:
             part.unlink()
         self.tokens = self.counts()["tokens"] if step else 0
@@ -100,7 +97,7 @@ class RunLog:
             "seconds": round(time.monotonic() - self.started, 2),
             **summarize(groups).to_json(),
         }
-        alarms = self._look_at(line)
+        alarms = self.watch.see(view_of(line))
         line["alarms"] = [asdict(alarm) for alarm in alarms]
         for alarm in alarms:
             say(f"bpo: ALARM at step {alarm.step}, {alarm.mode.value} mode: {alarm.says}")
@@ -111,10 +108,6 @@ class RunLog:
         self.done = step + 1
         rates = " ".join(f"{level} {rate:.2f}" for level, rate in decision.items())
         return f"reward {line['reward']:.2f}, think {rates}"
-
-    def _look_at(self, line: Mapping[str, Any]) -> list[Alarm]:
-        self.watch.limits = Thresholds(margin=self.margin(line["step"]))
-        return self.watch.see(view_of(line))
 
     def _rollouts(self, step: int) -> Path:
         return self.path / "rollouts" / f"step-{step:05d}.parquet"

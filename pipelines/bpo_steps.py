@@ -79,7 +79,7 @@ def open_rollouts(
     How many workers there are may be changed from outside (`pipelines.scale`), through the stage's folder `stage`. `references`
     holds the starting policy's mean reward by prompt id, where the algorithm wants it.
     """
-    from actors.rollouts import Patience, Rollouts
+    from actors.rollouts import Rollouts
 
     bpo = recipe.bpo
     size = Size(stage, bpo, partial(rollout_room, recipe))
@@ -101,7 +101,7 @@ def open_rollouts(
         open_desk(bpo, prompt_of, ledger),
         requests_of,
         judge,
-        patience=Patience(slice_s=bpo.worker_timeout_s, phase_s=bpo.sync_timeout_s),
+        sync_timeout_s=bpo.sync_timeout_s,
         wanted=size.wanted,
         heed=size.heed,
         say=lambda line: say(f"bpo: {line}"),

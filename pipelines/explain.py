@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bimode.percent import percent
 from data_curation.publishing.wording import RULES, short
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def tag(story: Story) -> Fields:
     if evidence.corrected is not None:
         yield "right", f"direct {row['n_pass_direct']}/{row['n_rollouts']}, thinking {row['n_pass_think']}/{row['n_rollouts']}"
         low_high = ": {:.2f} to {:.2f}".format(*evidence.interval) if evidence.interval else ""
-        level = f" ({evidence.confidence:.0%} interval)" if evidence.interval and evidence.confidence else ""
+        level = f" ({percent(evidence.confidence)} interval)" if evidence.interval and evidence.confidence else ""
         yield "direct rate", f"{evidence.corrected:.2f} corrected for guessing at {row['guess_rate']:.3f}{low_high}{level}"
     yield "model", f"{row['rollout_model']}, settings {row['rollout_params_hash']}"
 

@@ -73,8 +73,6 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
             if is_shared:
                 with suppress(TimeoutError):  # it waits 60 s; Serve goes on without it
                     serve.delete(name)
-            else:
-                serve.shutdown()
     say("serve: stopped")
     raise SystemExit(INTERRUPTED)  # the code of Ctrl-C, of which a ready server makes no error
 

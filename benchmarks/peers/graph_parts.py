@@ -14,7 +14,7 @@ from typing import Any
 
 from actors.fleet import RolloutFleet
 from actors.learner_group import LearnerGroup
-from actors.rollouts import Patience, Rollouts
+from actors.rollouts import Rollouts
 from benchmarks.peers.command import errors_in_one_line
 from bimode.config import ClusterConfig, ModelConfig
 from bimode.desk import Desk, Drawn, Lease
@@ -23,7 +23,7 @@ from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
 from bimode.sections import LearnerConfig, OptimConfig
 from bimode.trace import Trace
 
-PATIENCE = Patience(slice_s=300.0, phase_s=300.0)
+PATIENCE_S = 300.0
 NO_CPUS = {"num_cpus": 0}  # of Ray's count: the machine's are shared as they come
 
 
@@ -59,7 +59,9 @@ def open_graph(model_dir: Path, workers: int, worker: type | None = None) -> Ite
         dtype="float32", seed=0, with_reference=False,
     )  # fmt: skip
     model = ModelConfig(max_model_len=512)
-    fleet = RolloutFleet(model_dir, model, workers=workers, options=NO_CPUS, seed=0, sync="object_store", worker=worker)
+    fleet = RolloutFleet(
+        model_dir, model, workers=workers, options=NO_CPUS, seed=0, sync="object_store", worker=worker, patience_s=PATIENCE_S
+    )
     try:
         learner.ready()
         fleet.expect(0)
@@ -97,7 +99,7 @@ def open_loop(
     )  # fmt: skip
     return Rollouts(
         fleet, learner, desk, lambda lease: [r for ticket in lease.tickets for r in requests_of(ticket)], judge,
-        patience=PATIENCE, wanted=lambda: len(fleet.members), say=lambda line: print(line, file=sys.stderr),
+        sync_timeout_s=PATIENCE_S, wanted=lambda: len(fleet.members), say=lambda line: print(line, file=sys.stderr),
         trace=Trace(folder / "trace.json"),
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ import duckdb
 
 from bimode.curate_config import CurateConfig
 from bimode.dataset import SPLITS
+from bimode.percent import percent
 from data_curation.parquet_sql import parquet
 from data_curation.publishing.published import Published, by_reason
 from data_curation.publishing.samples import quoted
@@ -47,7 +48,7 @@ def warn_about_share(published: Published, config: CurateConfig) -> str:
         fix += f", which is for families alone, or add {too} questions to the files"
     tags = ", ".join(f"{published.tags.get(mode, 0):,} {mode}" for mode in ("thinking", "either", "non_thinking"))
     return (
-        f"WARNING: {share:.0%} of the tagged train questions that are kept are reasoning ({tags}), outside 20-60 %: {fix}, "
+        f"WARNING: {percent(share)} of the tagged train questions that are kept are reasoning ({tags}), outside 20-60 %: {fix}, "
         "or check that the tagging model can answer at all, and within curate.rollouts.max_tokens"
     )
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from bimode.curate_config import CurateConfig
 from bimode.dataset import HF_FEATURES
 from bimode.modes import Mode
+from bimode.percent import percent
 from bimode.verify import OPEN
 from data_curation.publishing.funnel import SourceCount, funnel, source_counts
 from data_curation.publishing.published import Published
@@ -132,12 +133,12 @@ def _chosen(store: Store) -> str:
 
 
 def _tags(store: Store, published: Published, config: CurateConfig) -> str:
-    if not published.tags:
+    if published.reasoning_share is None:
         return "No question was tagged: every row is taught as the recipe's `formats` says."
     by = store.counts(["mode_reason", "rollout_model"], TAGGED_TRAIN)
     evidence = [f"{n:,} by {EVIDENCE.get(reason, reason)} of `{model}`" for (reason, model), n in by.items()]
     about = (
-        f"Train questions that are tagged: {' and '.join(evidence)}. {published.reasoning_share:.0%} of them are tagged as "
+        f"Train questions that are tagged: {' and '.join(evidence)}. {percent(published.reasoning_share)} of them are tagged as "
         f"reasoning. Pass rates come from {config.rollouts.n} attempts in each mode (`n_pass_direct` and `n_pass_think` of "
         f"`n_rollouts` in every row), by rule `{config.tag.rule}`; `tags/tags.parquet` has them without the images, with the "
         "interval of the direct rate corrected for guessing."
@@ -145,7 +146,7 @@ def _tags(store: Store, published: Published, config: CurateConfig) -> str:
     if config.tag.rule == "corrected":
         about += (
             f" That rate is good from {config.tag.direct_ok:g} on and poor below {config.tag.direct_poor:g}; the interval has "
-            f"{config.tag.confidence:.0%} confidence."
+            f"{percent(config.tag.confidence)} confidence."
         )
     rules = store.counts(["mode", "tag_rule"], TAGGED_TRAIN)
     rows = [(mode, f"`{rule}`", RULES.get(rule, ""), count) for (mode, rule), count in rules.items()]

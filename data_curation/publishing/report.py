@@ -16,6 +16,7 @@ import duckdb
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from bimode.percent import percent
 from bimode.rundir import read_json
 from data_curation.parquet_sql import parquet
 from data_curation.publishing.funnel import funnel, source_counts
@@ -98,7 +99,7 @@ def render(store: Store, published: Published, facts: Facts = Facts()) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"short": short, "clip": clip, "code": code, "number": "{:,}".format, "percent": "{:.1%}".format}
+    environment.filters |= {"short": short, "clip": clip, "code": code, "number": "{:,}".format, "percent": percent}
     train = f"{IN} AND split = 'train'"
     models = store.counts(["rollout_params_hash", "rollout_model"], TAGGED)
     return environment.get_template("report.jinja").render(

@@ -14,7 +14,7 @@ from bimode.dataset import Row
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER
 from bimode.trace_config import TraceConfig
-from bimode.verify import LEAD_IN, NUMBER, OPEN, OPTION, final_answer, is_correct, plain_number
+from bimode.verify import LEAD_IN, OPEN, OPTION, final_answer, is_correct, is_number, plain_number
 from data_curation.filters import repetition
 from data_curation.spelled import SPELLED, value_of
 from data_curation.traces.steps import wrong_step
@@ -65,7 +65,7 @@ def _loop(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
 
 def _inconsistent(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
     answer, verifier, args = row["answer"].strip(), row["verifier"], row["verifier_args"]
-    if NUMBER.fullmatch(plain_number(answer)):
+    if is_number(answer):
         stated = stated_number(trace)
         if not stated:
             return INCONSISTENT, f"states no number, the answer is {answer}"

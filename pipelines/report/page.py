@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from bimode.modes import Mode
+from bimode.percent import percent as whole
 from bimode.records import Prompt
 from bimode.routing import ItemResult, Outcome
 from bimode.rundir import digest_bytes
@@ -26,11 +27,12 @@ CAPTIONS = {
     "accuracy_tokens": "Accuracy against tokens. A dashed line joins a model's forced modes: a coin between them lies "
     "on it, so auto mode earns its keep by its height above the line. Bars are 95 % intervals. The routers are the last "
     "model's; where points meet, that of the earlier model is the larger one.",
-    "think_rate": "How often auto mode thinks, by difficulty. Easy, mid and hard are thirds by the generator's knob.",
+    "think_rate": "How often auto mode thinks, by difficulty. Easy, mid and hard are the levels of the questions in the data.",
     "crossover": "Accuracy of each mode by difficulty: where the forced modes part, thinking is worth its tokens.",
     "bpo_reward": "Mean reward during BPO, all rollouts and by forced mode (five-step mean over the raw curve).",
-    "bpo_decision": "Trigger rate during BPO, by difficulty: how often the policy's first token decides to think.",
+    "bpo_decision": "How often the model chose to think during BPO, by difficulty: its first token decides.",
 }
+FUNNEL = {"rows": "rows in", "rejects": "rejected as", "tags": "tagged", "formats": "taught as"}
 
 ONE_KIND = {  # where every question has the same tag: what that says
     "thinking": "the evidence says of each question that direct answers are poor, as it does where a model is hardly ever right "
@@ -83,12 +85,12 @@ def tags_words(tags: Mapping[str, int]) -> str:
     if len(tags) != 1:
         return ""
     [(kind, n)] = tags.items()
-    return f"All {n} tags are {kind}: {ONE_KIND[kind]} (the rule: bimode/tags.py)."
+    return f"All {n} tags are {kind}: {ONE_KIND[kind]}."
 
 
 def percent(value: float | None) -> str:
     """A share as whole percent; a dash for null."""
-    return DASH if value is None else f"{100 * value:.0f} %"
+    return DASH if value is None else whole(value)
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -213,16 +215,10 @@ def _cell(found: Sequence[Outcome]) -> tuple[int, float, float, float]:
     return (n, *(total / n for total in sums)) if n else (0, 0.0, 0.0, 0.0)  # type: ignore[return-value]
 
 
-def funnel(counts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, int, float]]:
-    """Whole numbers among a stage's counts, nested names joined, with their share of the largest of their group."""
-    rows: list[tuple[str, int, float]] = []
-    own = {key: value for key, value in counts.items() if isinstance(value, int) and not isinstance(value, bool)}
-    largest = max([*own.values(), 1])
-    rows += [(f"{prefix}{key}".replace("_", " "), value, value / largest) for key, value in own.items()]
-    for key, value in counts.items():
-        if isinstance(value, Mapping):
-            rows += funnel(value, f"{prefix}{key} · ")
-    return rows
+def funnel(counts: Mapping[str, Any]) -> list[tuple[str, int, float]]:
+    """What became of the questions, from the counts of curation: each with its share of the largest of its group."""
+    groups = [(words, counts.get(key, {})) for key, words in FUNNEL.items()]
+    return [(f"{words} · {name}", n, n / max(group.values())) for words, group in groups for name, n in group.items()]
 
 
 def viewer_json(results: Results, prompts: Sequence[Prompt]) -> str:

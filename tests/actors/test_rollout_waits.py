@@ -1,4 +1,4 @@
-"""Who waits for whom, without Ray: a worker that new weights have stopped has not been left without work as well."""
+"""Who waits for whom, and for how long, without Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from actors.fleet import Member
-from actors.rollouts import Patience, Rollouts
+from actors.rollouts import Rollouts
 from actors.weight_sync import Phase, WeightStream
 from bimode.trace import Trace
 
@@ -18,7 +18,8 @@ from bimode.trace import Trace
 class Exporting:
     """A learner whose next bucket of weights takes its time."""
 
-    outlet = SimpleNamespace(num_buckets=2, lends_on="")
+    def __init__(self, lends_on: str = "") -> None:
+        self.outlet = SimpleNamespace(num_buckets=2, lends_on=lends_on)
 
     def export(self, version: int, index: int, lend: bool) -> Any:
         return SimpleNamespace(missing=lambda: [index])
@@ -33,7 +34,7 @@ def test_a_worker_that_waits_for_the_rest_of_the_weights_is_stopped_and_not_idle
     learner: Any = Exporting()
     loop = Rollouts(
         fleet, learner, SimpleNamespace(max_staleness=1), lambda lease: [], lambda lease, completions: [],  # type: ignore[arg-type]
-        patience=Patience(60.0, 60.0), wanted=lambda: 1, say=print, trace=Trace(tmp_path / "trace.json"),
+        sync_timeout_s=60.0, wanted=lambda: 1, say=print, trace=Trace(tmp_path / "trace.json"),
     )  # fmt: skip
     stream = WeightStream(learner, 1, [member], lambda *_: None)
     stream.takers[member].phase = phase
@@ -44,3 +45,14 @@ def test_a_worker_that_waits_for_the_rest_of_the_weights_is_stopped_and_not_idle
     time.sleep(0.05)
     loop._book_idle()
     assert (loop._waits.rollouts - before >= 0.05) is is_idle and (loop._waits.rollouts > before) is is_idle
+
+
+def test_a_bucket_that_is_lent_may_take_what_the_recipe_gives_a_worker() -> None:
+    """It may be one large tensor: its worker would be replaced at every version."""
+    member = Member("rollout-0", actor=None, machine="here")
+    learner: Any = Exporting("here")
+    stream = WeightStream(learner, 1, [member], lambda *_: None)
+    taker = stream.takers[member]
+    taker.phase, taker.moved = Phase.TRANSFER, time.monotonic() - 60.0
+    assert stream.is_lent and not [*stream.late(120.0)]
+    assert [*stream.late(30.0)] == [(member, "is late: phase transfer of version 1 is not over after 30 s")]

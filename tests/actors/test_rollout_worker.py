@@ -132,16 +132,6 @@ def test_nothing_but_a_choice_is_said(ray_local: Any, rollout_actor: Any) -> Non
 
 
 @pytest.mark.ray
-def test_sampled_logprobs_equal_those_of_the_given_response(ray_local: Any, rollout_actor: Any, drawn: list[Completion]) -> None:
-    some = drawn[:: len(drawn) // 8]
-    prompts = [next(p for p in PROMPTS if p.id == c.prompt_id) for c in some]
-    scored = ray_local.get(rollout_actor.logprobs_of.remote(prompts, [c.token_ids_T for c in some]))
-    for row, c in zip(scored, some, strict=True):
-        assert len(row) == c.num_tokens
-        np.testing.assert_allclose(row[c.num_forced :], c.logprobs_T[c.num_forced :], atol=1e-4)
-
-
-@pytest.mark.ray
 def test_too_little_room_is_one_line_that_names_the_key(ray_local: Any, rollout_actor: Any) -> None:
     tight = GenerationRequest(PROMPTS[0], Mode.NON_THINKING, 1, 1.0, 2, 0)
     with pytest.raises(ConfigError, match="max_tokens = 2: "):

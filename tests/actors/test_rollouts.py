@@ -38,8 +38,10 @@ def prompt_of(ticket: int) -> Prompt:
 def open_fleet(model_dir: Path, worker: type | None = None) -> Any:
     from actors.fleet import RolloutFleet
 
-    model = ModelConfig(max_model_len=128)
-    return RolloutFleet(model_dir, model, workers=2, options={"num_cpus": 0}, seed=0, sync="object_store", worker=worker)
+    return RolloutFleet(
+        model_dir, ModelConfig(max_model_len=128), workers=2, options={"num_cpus": 0}, seed=0, sync="object_store", worker=worker,
+        patience_s=600.0,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +80,12 @@ def learner(ray_local: Any, text_model: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
-    from actors.rollouts import Patience, Rollouts
+    from actors.rollouts import Rollouts
 
     def make(
         name: str = "run",
         bpo: BpoConfig = BPO,
         said: list[str] | None = None,
-        slice_s: float = 600.0,
         wanted: Callable[[], int] = lambda: 2,
     ) -> Rollouts:
         def asked(lease: Lease) -> list[tuple[int, Prompt]]:
@@ -98,7 +99,7 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
         return Rollouts(
             fleet, learner, desk, lambda lease: requests(asked(lease), bpo, 0),
             lambda lease, completions: drawn(asked(lease), bpo, completions, {}),
-            patience=Patience(slice_s, 600.0), wanted=wanted, say=(said if said is not None else []).append,
+            sync_timeout_s=600.0, wanted=wanted, say=(said if said is not None else []).append,
             trace=Trace(tmp_path / "trace.json"),
         )  # fmt: skip
 
@@ -132,7 +133,8 @@ def test_a_worker_that_dies_costs_no_question_and_no_bit(ray_local: Any, fleet: 
 def test_a_worker_that_falls_silent_is_replaced(ray_local: Any, fleet: Any, loop: Any) -> None:
     fleet.expect(0)
     said: list[str] = []
-    with loop(said=said, slice_s=5.0) as rollouts:
+    fleet.patience_s = 5.0
+    with loop(said=said) as rollouts:
         fleet.members[1].machine = ""  # or that would be the call that it does not answer, and the other did all
         fleet.members[1].actor.__ray_call__.remote(stall)
         assert [d.ticket for d in rollouts.batch(0)] == [0, 1, 2, 3]

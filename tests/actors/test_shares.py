@@ -54,12 +54,12 @@ def test_who_is_lost_without_a_loop_is_named_and_replaced_once(ray_local: Any, f
         lost.append(f"{member.name} {why}")
         return fleet.replace(member)
 
-    whole = shares.generate(fleet, REQUESTS, 0)
+    whole = shares.generate(fleet, REQUESTS)
     hit(fleet.members[1])
     with pytest.raises(WorkerLostError, match=f"^rollout-1 {says}$"):
-        shares.generate(fleet, REQUESTS, 0)
+        shares.generate(fleet, REQUESTS)
     fleet.members[0].calls.clear()
-    again = shares.generate(fleet, REQUESTS, 0, successor)
+    again = shares.generate(fleet, REQUESTS, successor)
     assert [c.prompt_id for c in again] == [c.prompt_id for c in whole] == [f"q{i}" for i in range(5) for _ in range(2)]
     assert len(lost) == 1 and lost[0].startswith("rollout-1 ")
 
@@ -71,7 +71,7 @@ def test_who_is_lost_without_a_loop_is_named_and_replaced_once(ray_local: Any, f
 
     hit(fleet.members[1])
     with pytest.raises(WorkerLostError, match=f"^rollout-3 {says}, like the one before it that was asked the same 2 requests$"):
-        shares.generate(fleet, REQUESTS, 0, doomed)
+        shares.generate(fleet, REQUESTS, doomed)
 
 
 @pytest.mark.parametrize(("damage", "says"), [("kill", "died"), ("stall", "has not answered version for 2 s")])

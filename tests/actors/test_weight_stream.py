@@ -74,7 +74,7 @@ def fleet(ray_local: Any, text_model: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
-    from actors.rollouts import Patience, Rollouts
+    from actors.rollouts import Rollouts
     from actors.weight_sync import WeightSync
 
     WeightSync(fleet, learner, 60.0).catch_up()
@@ -90,7 +90,7 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
         return Rollouts(
             fleet, by, desk, lambda lease: requests([(t, prompt_of(t)) for t in lease.tickets], BPO, 0),
             lambda lease, completions: drawn([(t, prompt_of(t)) for t in lease.tickets], BPO, completions, {}),
-            patience=Patience(60.0, DEADLINE_S), wanted=lambda: 2, say=said.append, trace=Trace(tmp_path / "trace.json"),
+            sync_timeout_s=DEADLINE_S, wanted=lambda: 2, say=said.append, trace=Trace(tmp_path / "trace.json"),
         )  # fmt: skip
 
     return make

@@ -135,15 +135,6 @@ def test_after_a_sync_vllm_computes_what_hugging_face_computes(kind: str, reques
         np.testing.assert_allclose(a.logprobs_T, b.logprobs_T, atol=1e-5)
 
 
-def test_given_responses_are_scored_by_the_new_weights_too(llava: Bench) -> None:
-    other = changed(llava.first, ALL)
-    llava.start_from(other)
-    drawn = llava.draw()
-    scored = llava.call("logprobs_of", [llava.asked] * len(drawn), [c.token_ids_T for c in drawn])
-    for row, c in zip(scored, drawn, strict=True):
-        np.testing.assert_allclose(row[c.num_forced :], c.logprobs_T[c.num_forced :], atol=EQUAL)
-
-
 def test_the_check_fails_when_the_sync_is_skipped(llava: Bench) -> None:
     llava.start_from(llava.first)
     assert llava.gap(changed(llava.first, ALL)) > DIFFERENT

@@ -129,7 +129,28 @@ def test_the_learner_waits_for_no_worker_that_is_busy_with_its_slice(
         while busy.version < version and time.monotonic() < until:
             fleet.version += 1
             assert step(rollouts) < 2 * PATIENCE_S
-    assert not said and busy.version >= version
+    assert not said and busy.version >= version and not rollouts.sync._left
+
+
+def test_newcomers_are_lent_what_they_lack(
+    fleet: Any, learner: Any, loop: Any, workers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All at once, though no loop has asked them where they run."""
+    from actors import weight_sync
+
+    seen = []
+
+    class Watched(weight_sync.WeightStream):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            seen.append((self.is_lent, len(self.takers)))
+
+    monkeypatch.setattr(weight_sync, "WeightStream", Watched)
+    fleet.version += 1
+    for member in workers:
+        member.machine = None
+    weight_sync.WeightSync(fleet, learner, 60.0).catch_up()
+    assert seen == [(True, 2)]
 
 
 @pytest.mark.parametrize(

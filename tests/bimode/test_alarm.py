@@ -6,11 +6,15 @@ import json
 
 import pytest
 
-from bimode.alarm import Alarm, StepView, Thresholds, Watch, view_of
+from bimode.alarm import Alarm, StepView, Watch, view_of
 from bimode.modes import Mode
 
 LEVELS = ("easy", "mid", "hard")
 THINKING, DIRECT = (0.95, 0.9, 0.8), (0.93, 0.6, 0.2)  # thinking pays on mid and hard
+
+
+def margin(step: int) -> float:
+    return 0.15
 
 
 def view(
@@ -30,7 +34,7 @@ def view(
 
 
 def rung(views: list[StepView]) -> list[tuple[int, str, Mode]]:
-    watch = Watch()
+    watch = Watch(margin)
     return [(alarm.step, alarm.kind, alarm.mode) for each in views for alarm in watch.see(each)]
 
 
@@ -45,7 +49,7 @@ def test_always_thinking_rings_at_the_fifth_step_and_once() -> None:
 
 
 def test_never_thinking_rings_though_thinking_pays() -> None:
-    watch = Watch()
+    watch = Watch(margin)
     alarms = [alarm for i in range(5) for alarm in watch.see(view(i, rates=(0.0, 0.01, 0.02)))]
     says = "auto mode answers directly on every level, though on hard thinking is right more often by +0.60"
     assert alarms == [Alarm(4, "choice", Mode.NON_THINKING, says)]
@@ -104,7 +108,7 @@ def test_a_choice_without_entropy_rings_only_where_it_is_so_everywhere() -> None
 
 def test_without_forced_modes_a_choice_that_is_always_the_same_rings() -> None:
     """GRPO draws auto mode alone: what it no longer tries is never compared."""
-    watch = Watch()
+    watch = Watch(margin)
     collapsed = [StepView(i, dict(zip(LEVELS, (0.98, 0.97, 0.98), strict=True)), {(Mode.AUTO, "all"): 0.9}, {}) for i in range(5)]
     says = "auto mode thinks on every level, and nothing is drawn to compare it with"
     assert [a for v in collapsed for a in watch.see(v)] == [Alarm(4, "choice", Mode.THINKING, says)]
@@ -130,7 +134,7 @@ def test_a_first_token_that_is_on_neither_mode_rings_at_its_level() -> None:
     history = [
         StepView(i, {}, {}, {}, probabilities(*each)) for i, each in enumerate([(0.967, 0.035), (0.004, 0.011), (0.001, 0.004)])
     ]
-    watch = Watch()
+    watch = Watch(margin)
     says = "on hard only 0.01 of the first token's probability is on a mode"
     assert [alarm for each in history for alarm in watch.see(each)] == [Alarm(1, "neither", Mode.AUTO, says)]
     mixed = {(mode, "mid"): 0.127 for mode in (Mode.NON_THINKING, Mode.THINKING)}  # sharp choices, means over distinct responses
@@ -144,8 +148,8 @@ def test_a_first_token_that_is_on_neither_mode_rings_at_its_level() -> None:
 def test_what_thinking_is_worth_is_the_runs_own_margin() -> None:
     """Thinking pays by 0.2 on every level: worth it at a margin of 0.15, a waste at one of 0.3."""
     history = [view(i, rates=(1.0,) * 3, thinking=(0.9, 0.9, 0.9), direct=(0.7, 0.7, 0.7)) for i in range(5)]
-    for margin, alarms in ((0.15, 0), (0.3, 1)):
-        watch = Watch(Thresholds(margin=margin))
+    for least, alarms in ((0.15, 0), (0.3, 1)):
+        watch = Watch(lambda step, least=least: least)
         assert sum(len(watch.see(each)) for each in history) == alarms
 
 

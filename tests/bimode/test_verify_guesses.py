@@ -53,6 +53,16 @@ def test_a_percentage_is_meant_as_itself_or_as_its_hundredth(stated: str) -> Non
     assert is_correct(DIRECT + stated, "50", "int", "{}") and not is_correct(DIRECT + stated, "5", "int", "{}")
 
 
+@pytest.mark.parametrize("answer", ["12%", "12 %", r"12\%", "12 percent"])
+def test_a_percentage_that_is_asked_for_is_a_number(answer: str) -> None:
+    for stated in ("12%", "12", "0.12", r"\boxed{12.0\%}", "The answer is 12 per cent."):
+        assert is_correct(DIRECT + stated, answer, "number", "{}"), stated
+    for stated in ("1200%", "0.12%", "1200", "0.0012", "%"):
+        assert not is_correct(DIRECT + stated, answer, "number", "{}"), stated
+    assert is_correct(DIRECT + "0.125", answer, "number", '{"rel_tol": 0.05}')
+    assert not is_correct(DIRECT + "0.13", answer, "number", '{"rel_tol": 0.05}')
+
+
 def test_a_percentage_keeps_its_tolerance_and_is_a_number() -> None:
     assert is_correct(DIRECT + "52%", "50", "number", '{"rel_tol": 0.05}')
     assert not is_correct(DIRECT + "53%", "50", "number", '{"rel_tol": 0.05}')

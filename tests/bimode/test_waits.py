@@ -52,5 +52,5 @@ def test_no_more_workers_are_advised_than_there_is_room_for() -> None:
 def test_no_advice_where_nobody_waits_much() -> None:
     told = Waits(10.0, learner=1.0, rollouts=0.5, full=1.5, stopped=0.2, transfer=0.1).advice(2, 1, 99, "object_store")
     assert told == (
-        "of the time the learner waited 10%, a rollout worker 5% for the others, 15% for the learner, 2% for new weights"
+        "of the time the learner waited 10 %, a rollout worker 5 % for the others, 15 % for the learner, 2 % for new weights"
     )

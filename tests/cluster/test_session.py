@@ -1,16 +1,20 @@
-"""A start of Ray that a busy machine was too slow for is tried once more, all else surfaces; and where to look for one."""
+"""A start of Ray that a busy machine was too slow for is tried once more, all else surfaces; where one is, and what it leaves."""
 
 from __future__ import annotations
 
 import socket
+import subprocess
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from bimode.errors import ConfigError
 from cluster import session
-from cluster.session import check_address, check_home, start_local
+from cluster.session import check_address, check_home, segments_of, start_local
 
 ends: list[str] = []
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
@@ -76,3 +80,15 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
         check_address("http://127.0.0.1:8265")
     for known_to_ray in ("", "auto", "ray://127.0.0.1:9"):
         check_address(known_to_ray)
+
+
+def test_shared_memory_of_a_process_is_known_while_it_lives() -> None:
+    """Its owner may be killed with everyone who would remove it, as the engine of a server is."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    shared = SharedMemory(create=True, size=1)
+    try:
+        assert segments_of([psutil.Process(), SimpleNamespace(pid=ended.pid)]) == {Path("/dev/shm", shared.name)}
+    finally:
+        shared.close()
+        shared.unlink()

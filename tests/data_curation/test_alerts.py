@@ -69,7 +69,7 @@ def test_the_fix_of_a_share_is_one_that_the_sources_have() -> None:
     assert "change curate.level_weights, or check" in warn_about_share(high, CONFIG)
     line = warn_about_share(high, FILES)
     assert (
-        "90% of the tagged" in line and "(9 thinking, 1 either, 0 non_thinking)" in line and ": add easier questions, or" in line
+        "90 % of the tagged" in line and "(9 thinking, 1 either, 0 non_thinking)" in line and ": add easier questions, or" in line
     )
     assert "level_weights" not in line and "add harder questions" in warn_about_share(low, FILES)
     both = FILES.model_copy(update={"sources": (*FILES.sources, *CONFIG.sources)})

@@ -78,7 +78,7 @@ def test_card_counts_are_those_of_the_rows(curated: Curated) -> None:
         "| after tags and traces | 9 | 1 |", "| oracle | 2 |", "5 by pass rates of `tiny-base`",
     ):  # fmt: skip
         assert line in card
-    assert "20% of them are tagged as reasoning" in card and "\n# demo\n" in card
+    assert "20 % of them are tagged as reasoning" in card and "\n# demo\n" in card
 
 
 def test_every_column_and_rule_is_explained() -> None:

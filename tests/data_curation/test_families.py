@@ -76,6 +76,7 @@ def test_a_blind_answer_is_right_as_often_as_stated(
 
 
 def test_guess_rates_by_hand() -> None:
+    assert canvas.sampled_blind([1, "a", 1, 2]) == 0.5
     """One digit is one of ten; of 00 to 99 five have remainder 0; of 81 products seven are 12 (as 3 x 4, 2 x 6, 5 x 7, 9 x 9)."""
     assert digits.guess_rate("easy") == pytest.approx(0.1) and digits.guess_rate("mid") == pytest.approx(0.05)
     assert charts.guess_rate("mid") == pytest.approx(7 / 81)

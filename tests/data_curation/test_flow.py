@@ -196,7 +196,7 @@ def test_a_degenerate_share_is_said_loudly(tmp_path: Path) -> None:
     store = decided(candidate_files(tmp_path / "c"), tmp_path / "s")
     none_right = tagged(store, tmp_path / "s", {"easy": 0, "mid": 0, "hard": 0})
     (tmp_path / "out").mkdir()
-    assert "100%" in warn_about_share(publish(none_right, CONFIG, SPLITS, tmp_path / "out", "flow"), CONFIG)
+    assert "100 %" in warn_about_share(publish(none_right, CONFIG, SPLITS, tmp_path / "out", "flow"), CONFIG)
 
 
 def test_files_do_not_depend_on_how_the_rows_arrive(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_page_has_the_numbers_of_the_rows(html: str) -> None:
     text = Page(html).text
     for part in (
         "15 rows were read, 9 are kept and 6 rejected", "read 15", "checked and filtered 13 2", "after dedup 11 2",
-        "after decontamination 10 1", "published: train 6", "bad.jsonl unknown 1 0 0.0%", "75.0% of them (150)",
+        "after decontamination 10 1", "published: train 6", "bad.jsonl unknown 1 0 0.0 %", "75.0 % of them (150)",
         "0/8 1 0", "6/8 1 0", "8/8 3 5", "rollouts tiny-base 3f3f3f3f 80 400 0", "0001 1970-01-01 00:00",
     ):  # fmt: skip
         assert part in text, part

@@ -60,6 +60,8 @@ def test_the_number_that_a_trace_comes_to(trace: str, number: str) -> None:
 def test_numbers_agree_by_value_and_within_the_rows_tolerance() -> None:
     assert reason("so 7.0") == "" == reason("so 1,200", "1200") == reason("so 0.75", "3/4", "exact")
     assert reason("so 3.1", "3.14", "number") == "inconsistent_trace"
+    assert reason("3/25 = 12%", "12%", "number") == "" == reason("so 0.12", "12%", "number")
+    assert reason("so 13%", "12%", "number") == "inconsistent_trace"
     assert reason("so 3.1", "3.14", "number", '{"abs_tol": 0.05}') == ""
     assert reason("so 8", "7", "exact") == "inconsistent_trace", "an answer that is a number is one, whatever the verifier"
     assert reason("so 8", "x + 7", "math") == "" == reason("so blue", "red", "exact"), "what cannot be told passes"

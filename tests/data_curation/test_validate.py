@@ -168,7 +168,7 @@ def test_a_bad_row_is_refused_with_its_reason(changes: dict[str, Any], reason: s
         {"pass_rate_direct": 0.25, "guess_rate": 0},
         {"source": "Zo\u00eb\u2019s \u56fe\u8868\n\t\u00a0"},
         {"verifier": "int", "answer": " -15 "},
-        {"verifier": "number", "answer": "1,500.25", "verifier_args": '{"rel_tol": 0.05, "abs_tol": 1}'},
+        {"verifier": "number", "answer": "\u22121,500.25%", "verifier_args": '{"rel_tol": 0.05, "abs_tol": 1}'},
         {"verifier": "number", "answer": "3/4"},
         {"verifier": "choice", "answer": "(B)"},
         {"verifier": "choice", "answer": "yes"},

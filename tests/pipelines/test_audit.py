@@ -22,6 +22,7 @@ def publish(run: Path, version: str, ids: list[str]) -> Path:
     data = run / "curate" / "versions" / version / "data"
     data.mkdir(parents=True)
     pq.write_table(pa.table({"id": ids}), data / "rl-00000-of-00001.parquet")
+    (data.parent / "manifest.json").write_text(json.dumps({"outputs": {"data": digest_path(data)}}))
     link = run / "curate" / "data"
     link.unlink(missing_ok=True)
     link.symlink_to(data)
@@ -42,8 +43,11 @@ def drawn_from(run: Path, drawn: list[str]) -> Path:
 
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_data_that_was_published_since_is_not_what_the_run_drew_from(
-    tmp_path: Path, is_kept: bool, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, is_kept: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """No other version is read for that, and one that has changed in its place is found."""
+    hashed: list[str] = []
+    monkeypatch.setattr("pipelines.audit.digest_path", lambda data: (hashed.append(data.parent.name), digest_path(data))[1])
     old = publish(tmp_path, "0001", OLD)
     run = drawn_from(tmp_path, [OLD[item_of(ticket, len(OLD), 0)] for ticket in range(4)])
     assert audit_run(run) == 0 and "not at hand" not in capsys.readouterr().out
@@ -51,7 +55,7 @@ def test_data_that_was_published_since_is_not_what_the_run_drew_from(
     if not is_kept:
         next(old.iterdir()).unlink()
     assert audit_run(run) == 0
-    assert ("not at hand" in capsys.readouterr().out) is not is_kept
+    assert ("not at hand" in capsys.readouterr().out) is not is_kept and hashed == ["0001", "0001"]
 
 
 def test_another_question_than_the_datas_is_found_in_the_version_that_was_drawn_from(

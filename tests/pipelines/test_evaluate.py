@@ -206,7 +206,7 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     assert "thinking" in figures["bpo_reward"], "the reward of a mode is drawn where the metrics have it"
     trained = {"algorithm": "per_mode", "decision": "counterfactual", "steps": 40, "shuffle_rewards": False}
     rang = {"step": 7, "kind": "choice", "mode": "non_thinking", "says": "auto mode answers directly on <every> level"}
-    run = page.Run("demo </script>", {"read": 40, "tags": {"thinking": 9}}, trained, alarms=[rang])
+    run = page.Run("demo </script>", {"alive": 40, "tags": {"thinking": 9}}, trained, alarms=[rang])
     text = page.render(report, results, prompts_of(made), figures, run)
     parsed = Page(text)
     assert parsed.external == [], "self-contained"
@@ -217,7 +217,8 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     assert "<td>7</td>" in text and "choice, non-thinking mode" in text and "directly on &lt;every&gt; level" in text
     quiet = page.render(report, results, prompts_of(made), figures, page.Run("demo", {}))
     assert "algorithm:" not in quiet and "Alarms of BPO" not in quiet
-    assert "tags · thinking" in text
+    assert "tagged · thinking" in text and "<td>alive</td>" not in text and "By task" in parsed.headings
+    assert not re.search("knob|[Tt]rigger|bimode/", text), "words of the code"
     assert "All 9 tags are thinking: the evidence says of each question that direct answers are poor" in text
     assert "data d · temperature 0.0 · python 3.11" in " ".join(text.split()), "the seed stands among the sampling, once"
     assert text.count("<svg") == len(figures)

@@ -37,7 +37,7 @@ def test_a_kept_row_is_told_whole(curated: Curated, capsys: pytest.CaptureFixtur
         "digits-train-0-4: kept in train", "version 0001", "data/train-00000-of-00001.parquet, row", "PNG, 40 x 40 pixels",
         "from scikit-learn/load_digits, licence CC-BY-4.0", "done read v1, settings", "yes, by question and pixels",
         "thinking, by pass_rate", "direct_poor: direct answers are surely poor", "direct 0/8, thinking 8/8",
-        "0.00 corrected for guessing at 0.043: 0.00 to 0.22 (90% interval)", "tiny-base",
+        "0.00 corrected for guessing at 0.043: 0.00 to 0.22 (90 % interval)", "tiny-base",
         "digits-train-0-4-thinking, reasoning by oracle", f"rollouts of {HASH}, which the tag rests on", "non_thinking 7 wrong 5",
     ):  # fmt: skip
         assert part in text, part

@@ -16,6 +16,7 @@ from PIL import Image
 
 from bimode.codec import Codec, load_model
 from bimode.modes import Mode, render_response
+from cluster.session import segments_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import REPO, Running
@@ -171,7 +172,10 @@ def test_the_model_is_listed_as_one_that_takes_images(server: tuple[Any, Running
 
 def test_ctrl_c_ends_the_server_and_all_it_started(server: tuple[Any, Running]) -> None:
     running = server[1]
-    assert running.interrupt() == 130
+    running.note_tree()
+    segments = segments_of(running.tree)
+    assert segments and running.interrupt() == 130
+    assert not any(segment.exists() for segment in segments)
     said = running.log.read_text()
     assert said.endswith("serve: stopped\n") and "error:" not in said
     assert len(running.tree) > 5 and running.left() == []

@@ -264,10 +264,12 @@ def test_a_model_that_is_loading_is_not_listed(monkeypatch: pytest.MonkeyPatch) 
 
     async def ask() -> list[str]:
         ingress = ThinkingIngress({"bpo": engine}, {"bpo": card}, known_keys=[])
-        with pytest.raises(Refused, match="") as refused:
-            await ingress.models()
-        assert (refused.value.status_code, refused.value.message) == (503, "model = bpo: is loading; ask again later")
+        for answer in (ingress.models(), ingress.model_data("bpo")):
+            with pytest.raises(Refused, match="") as refused:
+                await answer
+            assert (refused.value.status_code, refused.value.message) == (503, "model = bpo: is loading; ask again later")
+        assert await ingress.model("bpq") is None
         loaded.set()
-        return [model.id for model in (await ingress.models()).data]
+        return [(await ingress.model_data("bpo")).id, *(model.id for model in (await ingress.models()).data)]
 
-    assert asyncio.run(ask()) == ["bpo"]
+    assert asyncio.run(ask()) == ["bpo", "bpo"]

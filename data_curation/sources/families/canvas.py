@@ -6,7 +6,8 @@ One size for all, so that neither the width of an image nor the wording of a que
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 import numpy as np
@@ -58,6 +59,12 @@ def best_blind(level: str, first: Sequence[int], following: Callable[[int, int],
             share = reached
         best += share / len(LEVELS[level])
     return float(best.max())
+
+
+def sampled_blind(answers: Iterable[object]) -> float:
+    """The same, of a sample: the share of the most common of `answers`."""
+    counts = Counter(answers)
+    return max(counts.values()) / counts.total()
 
 
 @cache

@@ -7,7 +7,6 @@ trace that is not derived would be a guess. Difficulty is one knob of the genera
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,7 @@ import numpy as np
 
 from bimode.errors import ConfigError
 from bimode.records import Sample
-from data_curation.sources.families.canvas import rng_of
+from data_curation.sources.families.canvas import rng_of, sampled_blind
 
 GUESS_PROBE = 500  # items from which the most common answer's share is measured
 
@@ -92,8 +91,7 @@ def guess_rate(task: str, level: str) -> float:
     """Share of the most common answer at `level`: what the best blind answer scores."""
     rng = rng_of("reasoning_gym", task, level, "guess")
     values = TASKS[task].levels[level]
-    answers = Counter(entry_of(task, int(rng.choice(values)), int(rng.integers(2**62)))["answer"] for _ in range(GUESS_PROBE))
-    return answers.most_common(1)[0][1] / GUESS_PROBE
+    return sampled_blind(entry_of(task, int(rng.choice(values)), int(rng.integers(2**62)))["answer"] for _ in range(GUESS_PROBE))
 
 
 def puzzle(tasks: tuple[str, ...], index: int, split: str, seed: int, weights: tuple[float, float, float]) -> Sample:
