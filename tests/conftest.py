@@ -19,9 +19,22 @@ settings.register_profile("untimed", deadline=None)  # speed is what benchmarks/
 settings.load_profile("untimed")
 
 
+ENGINES = {"rollout_actor", "text_actor"}  # fixtures of a whole session, each with an engine
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The cheap tests first: what starts an engine comes last, in its own order."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is not None)
+    """The cheap tests first, and of those that start an engine the long ones, or one process would end with them alone. A file
+    stays in one process (`--dist loadgroup`), and so do all who share an engine."""
+    items.sort(key=lambda item: (marked(item, "ray"), not marked(item, "slow")))
+    for item in items:
+        shares = ENGINES & set(getattr(item, "fixturenames", ()))
+        item.add_marker(pytest.mark.xdist_group("engines" if shares else item.location[0]))
+
+
+def marked(item: pytest.Item, name: str) -> bool:
+    """Whether it is, or the file that it is in."""
+    return item.get_closest_marker(name) is not None
 
 
 @pytest.fixture(scope="session")

@@ -83,6 +83,7 @@ def test_a_learner_that_keeps_dying_ends_the_run(
     assert len(tried) == 3
 
 
+@pytest.mark.slow
 def test_a_killed_driver_and_a_killed_learner_change_nothing(
     ray_local: Any, text_model: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_what_a_run_without_anything_to_publish_has_rejected_can_be_looked_into(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_files_are_curated_and_new_ones_cost_themselves(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "files", tmp_path / "out"
     for split, stop in (("train", 6), ("rl", 2), ("eval", 3)):

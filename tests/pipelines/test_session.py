@@ -222,22 +222,22 @@ def test_stage_is_sealed_then_skipped_then_redone(recipe: str, tmp_path: Path) -
 
 
 @pytest.mark.ray
-def test_starved_worker_is_one_line_and_its_work_is_kept(recipe: str, tmp_path: Path) -> None:
+def test_starved_worker_is_one_line_and_the_same_command_goes_on(recipe: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     failed = command(TOY, "starved", recipe, "--out", str(run))
     assert failed.returncode == 1
     (line,) = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: toy: no rows left (") and "Traceback" not in failed.stderr
     assert (run / "toy" / "partial.txt").is_file()
+    again = command(TOY, "ok", recipe, "--out", str(run))
+    assert again.returncode == 0 and "going on from unfinished work" in again.stderr
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
     ("kind", "end"), [("sleep", Running.interrupt), ("sleep", Running.terminate), ("train", Running.interrupt)]
 )
-def test_ctrl_c_and_sigterm_leave_no_process_and_go_on(
-    recipe: str, tmp_path: Path, end: Callable[[Running], int], kind: str
-) -> None:
+def test_ctrl_c_and_sigterm_leave_no_process(recipe: str, tmp_path: Path, end: Callable[[Running], int], kind: str) -> None:
     """Under Ray Train too, whose own answer to Ctrl-C is to exit with 1 and to say nothing."""
     run = tmp_path / "run"
     started = run / "toy" / "started"
@@ -249,5 +249,3 @@ def test_ctrl_c_and_sigterm_leave_no_process_and_go_on(
         assert not psutil.pid_exists(int(started.read_text()))
     said = (tmp_path / "log").read_text()
     assert said.endswith("error: interrupted: nothing is left running; the same command continues\n") and "***" not in said
-    again = command(TOY, "ok", recipe, "--out", str(run))
-    assert again.returncode == 0 and "going on from unfinished work" in again.stderr
