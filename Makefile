@@ -11,7 +11,7 @@ COMPILED := $(VENV)/.compiled
 UV_VERSION := 0.13.9
 UNIT := not ray and not gpu and not slow
 PROCESSES ?= 2
-UNIT_TESTS = $(BIN)/pytest -m "$(UNIT)" -n $(PROCESSES) --dist loadgroup
+UNIT_TESTS = $(BIN)/pytest -m "$(UNIT)" -n $(PROCESSES) --dist loadfile
 COMPILE := .stamps/uv/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
 	--python-platform x86_64-unknown-linux-gnu --generate-hashes --annotation-style line --no-emit-index-url \
 	--custom-compile-command "make lock" --extra learner --extra curate --extra report --extra dev $(UPGRADE)
@@ -31,7 +31,7 @@ demo: $(STAMP) ## images -> data -> annealed model -> BPO policy -> a page, in m
 
 test: lint types $(COMPILED) ## everything: style, layers, types, then all tests (the cheap ones first)
 	$(UNIT_TESTS)
-	$(BIN)/pytest -m "(ray or slow) and not gpu" -n 2 --dist loadgroup --no-loadscope-reorder --durations=15
+	$(BIN)/pytest -m "(ray or slow) and not gpu" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 test-unit: $(STAMP) $(COMPILED) ## the tests that start neither Ray nor vLLM nor DeepSpeed (PROCESSES=8 on more cores)
 	$(UNIT_TESTS)

@@ -19,22 +19,13 @@ settings.register_profile("untimed", deadline=None)  # speed is what benchmarks/
 settings.load_profile("untimed")
 
 
-ENGINES = {"rollout_actor", "text_actor"}  # fixtures of a whole session, each with an engine
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The cheap tests first, and of those that start an engine the long ones, or one process would end with them alone. A file
-    stays in one process (`--dist loadgroup`), and so do all who share an engine."""
-    items.sort(key=lambda item: (marked(item, "ray"), not marked(item, "slow")))
-    for item in items:
-        shares = ENGINES & set(getattr(item, "fixturenames", ()))
-        item.add_marker(pytest.mark.xdist_group("engines" if shares else item.location[0]))
+    """The cheap tests first; of those that start an engine the long ones, or a process would be alone with them at the end."""
+    items.sort(key=lambda item: (_is(item, "ray"), not _is(item, "slow")))
 
 
-def marked(item: pytest.Item, name: str) -> bool:
-    """Whether it is, or the file that it is in."""
-    return item.get_closest_marker(name) is not None
+def _is(item: pytest.Item, mark: str) -> bool:
+    return item.get_closest_marker(mark) is not None
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,11 @@
-"""The kernels of a CPU engine give what vLLM's own normalisation gives, and a rollout worker does use them."""
+"""The kernels of a CPU engine give what vLLM's own normalisation gives (that a rollout worker uses them: test_rollout_worker)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="an engine on a GPU takes vLLM's own")
-def test_a_rollout_worker_uses_them(ray_local: Any, rollout_actor: Any) -> None:
-    def priorities(_worker: Any) -> list[list[str]]:
-        from vllm import ir
-
-        return [ir.ops.rms_norm.get_priority(), ir.ops.fused_add_rms_norm.get_priority()]
-
-    for found in ray_local.get(rollout_actor.__ray_call__.remote(priorities)):
-        assert found[0] == "cpu_c" and found[-1] == "native"
 
 
 def test_they_give_what_vllms_own_give() -> None:

@@ -182,3 +182,19 @@ def test_images_survive_caches_that_are_emptied_under_way(ray_local: Any, rollou
     asked = [request(p, mode, n=24) for p in PROMPTS for mode in (Mode.THINKING, Mode.NON_THINKING)]
     resets, answered = ray_local.get(rollout_actor.__ray_call__.remote(disturbed, asked))
     assert resets > 2 and answered == 2 * 24 * len(asked)
+
+
+def test_its_engine_has_our_kernels(ray_local: Any, rollout_actor: Any) -> None:
+    """Those of actors/cpu_kernels.py."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("an engine on a GPU takes vLLM's own")
+
+    def priorities(_worker: Any) -> list[list[str]]:
+        from vllm import ir
+
+        return [ir.ops.rms_norm.get_priority(), ir.ops.fused_add_rms_norm.get_priority()]
+
+    for found in ray_local.get(rollout_actor.__ray_call__.remote(priorities)):
+        assert found[0] == "cpu_c" and found[-1] == "native"

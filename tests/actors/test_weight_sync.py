@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from bimode.policy import Policy
 from bimode.records import Completion, GenerationRequest, Prompt, TrainingSample
 from bimode.shared_memory import as_array
 from bimode.weights import WeightBucket
+from tests.actors.damage import lend
+from tests.actors.test_weight_stream import new_learner
 
 pytestmark = pytest.mark.ray
 
@@ -214,3 +216,28 @@ def test_a_snapshot_with_an_unknown_name_is_refused_and_a_whole_one_repairs(llav
     with pytest.raises(ValueError, match="nothing"):
         llava.call("load_weights", renamed)
     llava.start_from(llava.first)
+
+
+@pytest.fixture
+def lender(ray_local: Any, text_model: Path) -> Iterator[Any]:
+    group = new_learner(text_model)
+    ray_local.get(group.ranks[0].__ray_call__.remote(lend))
+    yield group
+    group.close()
+
+
+def test_weights_that_are_lent_answer_as_the_same_copied(text: Bench, lender: Any) -> None:
+    """To the last bit."""
+
+    def update(version: int, is_lent: bool) -> Any:
+        exports = [lender.export(version, index, is_lent) for index in range(lender.outlet.num_buckets)]
+        for export in exports if is_lent else ():
+            text.call("expect", export.bucket)
+        text.call("start_update")
+        for export in exports:
+            text.call("receive", export.bucket)
+        assert text.call("verify", version) == [lender.checksum_of(export) for export in exports]
+        text.call("finish_update", version)
+        return [(c.token_ids_T, c.logprobs_T[c.num_forced :]) for c in text.draw()]
+
+    assert update(101, True) == update(102, False)

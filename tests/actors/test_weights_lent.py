@@ -1,6 +1,6 @@
 """A learner lends its weights to workers on its machine: it stays as it is until all have loaded them, but for nobody for long.
 
-Real actors, learner and protocol; the engines of all but one test are simulated.
+Real actors, learner and protocol; the engines are simulated (what a real one makes of lent weights: test_weight_sync).
 """
 
 from __future__ import annotations
@@ -264,23 +264,3 @@ def test_a_call_that_ends_while_the_learner_looks_at_it_stops_nobody() -> None:
     for phase in Phase:
         member = Member("w", None, calls=HeardMeanwhile([Call("advance", None)]))
         assert (Taker(member, phase).slice is not None) is (phase is Phase.PAUSE)
-
-
-def test_vllm_answers_with_weights_that_are_lent(ray_local: Any, text_actor: Any, learner: Any, text_model: Path) -> None:
-    """As with the same weights copied, to the last bit."""
-    from tests.actors.test_weight_sync import Bench, prompt
-
-    bench = Bench(ray_local, text_actor, text_model, prompt(()))
-
-    def update(version: int, is_lent: bool) -> Any:
-        exports = [learner.export(version, index, is_lent) for index in range(learner.outlet.num_buckets)]
-        for export in exports if is_lent else ():
-            bench.call("expect", export.bucket)
-        bench.call("start_update")
-        for export in exports:
-            bench.call("receive", export.bucket)
-        assert bench.call("verify", version) == [learner.checksum_of(export) for export in exports]
-        bench.call("finish_update", version)
-        return [(c.token_ids_T, c.logprobs_T[c.num_forced :]) for c in bench.draw()]
-
-    assert update(101, True) == update(102, False)
