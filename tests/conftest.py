@@ -20,7 +20,11 @@ settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The cheap tests first; of those that start an engine the long ones, or a process would be alone with them at the end."""
+    """The cheap tests first; of those that start an engine the long ones, or a process would be alone with them at the end.
+    Whoever uses Ray is one of these, whether it says so or not."""
+    for item in items:
+        if "ray_local" in getattr(item, "fixturenames", ()):
+            item.add_marker("ray")
     items.sort(key=lambda item: (_is(item, "ray"), not _is(item, "slow")))
 
 
