@@ -265,7 +265,7 @@ def test_a_model_that_is_loading_is_not_listed(monkeypatch: pytest.MonkeyPatch) 
     async def ask() -> list[str]:
         ingress = ThinkingIngress({"bpo": engine}, {"bpo": card}, known_keys=[])
         for answer in (ingress.models(), ingress.model_data("bpo")):
-            with pytest.raises(Refused, match="") as refused:
+            with pytest.raises(Refused) as refused:
                 await answer
             assert (refused.value.status_code, refused.value.message) == (503, "model = bpo: is loading; ask again later")
         assert await ingress.model("bpq") is None
