@@ -156,16 +156,18 @@ class StageDir:
         if held and claimed(claim) == work:
             return f"{self.stage}: going on from unfinished work in {self.path}"
         earlier = next((p for p in sorted(replaced.glob(f"{self.stage}-*")) if claimed(p / claim.name) == work), None)
-        new = {**work, "settings": settings}
-        changed = _changed(read_json(claim) or {}, new)
         aside = self._set_aside(replaced) if held else None
         if earlier:
             claim.unlink(missing_ok=True)
             earlier.replace(self.path)  # over nothing, or over a folder that is empty now
             there = f"; what was there is in {aside}" if aside else ""
             return f"{self.stage}: earlier work of this config and these inputs is back from {earlier}{there}"
+        new = {**work, "settings": settings}
         write_atomic(claim, json.dumps(new, indent=1))
-        return f"{self.stage}: {changed} changed; starts anew, the earlier work is in {aside}" if aside else ""
+        if aside is None:
+            return ""
+        changed = _changed(read_json(aside / claim.name) or {}, new)
+        return f"{self.stage}: {changed} changed; starts anew, the earlier work is in {aside}"
 
     def _set_aside(self, replaced: Path) -> Path:
         replaced.mkdir(exist_ok=True)

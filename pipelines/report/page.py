@@ -218,7 +218,7 @@ def _cell(found: Sequence[Outcome]) -> tuple[int, float, float, float]:
 def funnel(counts: Mapping[str, Any]) -> list[tuple[str, int, float]]:
     """What became of the questions, from the counts of curation: each with its share of the largest of its group."""
     groups = [(words, counts.get(key, {})) for key, words in FUNNEL.items()]
-    return [(f"{words} · {name}", n, n / max(group.values())) for words, group in groups for name, n in group.items()]
+    return [(f"{words} · {name}", n, n / max(1, *group.values())) for words, group in groups for name, n in group.items()]
 
 
 def viewer_json(results: Results, prompts: Sequence[Prompt]) -> str:

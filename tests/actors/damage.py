@@ -63,15 +63,6 @@ def stall_at_third_bucket(rank: Any) -> None:
     rank.learner.export_bucket = lambda version, index, lend: stall(rank) if index == 2 else real(version, index, lend)
 
 
-def holds_another_bucket(worker: Any) -> None:
-    def arrived(bucket: Any) -> Any:
-        del worker.arrived
-        worker._received.append(7)
-        return bucket
-
-    worker.arrived = arrived
-
-
 def into_small_buckets(rank: Any) -> None:
     from actors.engines import named_tensors
     from actors.learner_group import Outlet
@@ -169,7 +160,7 @@ def dies_once_it_has_lent_all(rank: Any) -> None:
     rank.learner.export_bucket = export_bucket
 
 
-def is_told_of_another_bucket(worker: Any) -> None:
+def holds_another_bucket(worker: Any) -> None:
     def missing_parameters() -> list[str]:
         worker._received.append(7)
         return []

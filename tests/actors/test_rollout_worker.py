@@ -49,13 +49,11 @@ def drawn(ray_local: Any, rollout_actor: Any) -> list[Completion]:
     return ray_local.get(rollout_actor.generate.remote(requests))
 
 
-@pytest.mark.ray
 def test_completions_come_in_the_order_of_requests_then_samples(drawn: list[Completion]) -> None:
     asked = [(p.id, mode) for p in PROMPTS for mode in Mode for _ in range(4)]
     assert [(c.prompt_id, c.mode) for c in drawn] == asked
 
 
-@pytest.mark.ray
 def test_forced_tokens_lead_and_carry_no_logprob(drawn: list[Completion], tiny_llava: Path) -> None:
     codec = Codec(tiny_llava)
     think, direct, close = codec.tokens.think, codec.tokens.direct, codec.tokens.close
@@ -71,7 +69,6 @@ def test_forced_tokens_lead_and_carry_no_logprob(drawn: list[Completion], tiny_l
             assert parse_response(c.text).closed and not parse_response(c.text).is_thinking
 
 
-@pytest.mark.ray
 def test_prompt_ids_are_the_learners_and_text_is_the_codecs(drawn: list[Completion], tiny_llava: Path) -> None:
     codec = Codec(tiny_llava)
     for prompt, c in zip([p for p in PROMPTS for _ in range(12)], drawn, strict=True):
@@ -81,7 +78,6 @@ def test_prompt_ids_are_the_learners_and_text_is_the_codecs(drawn: list[Completi
         assert c.worker == "w0"
 
 
-@pytest.mark.ray
 def test_finished_means_ended_by_the_end_of_turn(drawn: list[Completion], tiny_llava: Path) -> None:
     eos = Codec(tiny_llava).eos_id
     for c in drawn:
@@ -91,7 +87,6 @@ def test_finished_means_ended_by_the_end_of_turn(drawn: list[Completion], tiny_l
     assert {c.finished for c in drawn} == {True, False}
 
 
-@pytest.mark.ray
 def test_image_placeholders_are_never_sampled(drawn: list[Completion], tiny_llava: Path) -> None:
     (image,) = Codec(tiny_llava).placeholder_ids
     sampled = [i for c in drawn for i in c.token_ids_T]
@@ -99,7 +94,6 @@ def test_image_placeholders_are_never_sampled(drawn: list[Completion], tiny_llav
     assert image not in sampled
 
 
-@pytest.mark.ray
 def test_equal_seeds_give_equal_samples(ray_local: Any, rollout_actor: Any) -> None:
     def draw(seed: int, temperature: float = 1.0) -> list[tuple[int, ...]]:
         requests = [request(PROMPTS[0], Mode.AUTO, n=4 if temperature else 1, seed=seed, temperature=temperature)]
@@ -114,7 +108,6 @@ def test_equal_seeds_give_equal_samples(ray_local: Any, rollout_actor: Any) -> N
     assert [c.token_ids_T for c in ray_local.get(rollout_actor.generate.remote([later]))] == first[2:]
 
 
-@pytest.mark.ray
 def test_a_repetition_penalty_makes_repeated_tokens_rarer(ray_local: Any, rollout_actor: Any) -> None:
     def repeats(penalty: float) -> int:
         asked = [replace(request(p, Mode.THINKING), repetition_penalty=penalty) for p in PROMPTS]
@@ -124,14 +117,12 @@ def test_a_repetition_penalty_makes_repeated_tokens_rarer(ray_local: Any, rollou
     assert repeats(2.0) < 0.9 * repeats(1.0)
 
 
-@pytest.mark.ray
 def test_nothing_but_a_choice_is_said(ray_local: Any, rollout_actor: Any) -> None:
     asked = [replace(request(PROMPTS[0], Mode.AUTO, n=8, seed=seed), choices=("digits", "so")) for seed in (1, 2)]
     drawn = ray_local.get(rollout_actor.generate.remote(asked))
     assert {c.text.strip() for c in drawn} == {"digits", "so"} and all(c.finished for c in drawn)
 
 
-@pytest.mark.ray
 def test_too_little_room_is_one_line_that_names_the_key(ray_local: Any, rollout_actor: Any) -> None:
     tight = GenerationRequest(PROMPTS[0], Mode.NON_THINKING, 1, 1.0, 2, 0)
     with pytest.raises(ConfigError, match="max_tokens = 2: "):
@@ -152,20 +143,17 @@ def test_gpu_transport_is_refused_without_a_gpu(tiny_llava: Path) -> None:
         RolloutWorker("w0", tiny_llava, max_model_len=128, dtype="float32", seed=0, sync="nccl")
 
 
-@pytest.mark.ray
 def test_a_text_only_model_generates_in_each_mode(ray_local: Any, text_actor: Any) -> None:
     drawn = ray_local.get(text_actor.generate.remote([request(ask("t", ()), mode) for mode in Mode]))
     assert [c.num_forced for c in drawn[::4]] == [0, 1, 2]
     assert all(c.num_forced < c.num_tokens <= LIMIT for c in drawn)
 
 
-@pytest.mark.ray
 def test_a_text_only_model_refuses_images(ray_local: Any, text_actor: Any) -> None:
     with pytest.raises(ConfigError, match="text model was given a question with images"):
         ray_local.get(text_actor.generate.remote([request(PROMPTS[0], Mode.AUTO)]))
 
 
-@pytest.mark.ray
 def test_images_survive_caches_that_are_emptied_under_way(ray_local: Any, rollout_actor: Any) -> None:
     """As new weights do it; prompts whose prefix is cached are begun anew with their images (vLLM 0.32 alone loses them)."""
 

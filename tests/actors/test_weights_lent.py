@@ -28,8 +28,8 @@ from tests.actors.damage import (
     dies_once_it_has_lent_all,
     first_numbers,
     has_a_long_slice,
+    holds_another_bucket,
     holds_what_it_is_told,
-    is_told_of_another_bucket,
     lend,
     loaded,
     loads_at_the_end,
@@ -159,7 +159,7 @@ def test_newcomers_are_lent_what_they_lack(
         (slow, "is late: phase pause of version {} is not over after 2 s"),
         (at_resume(die), "died in phase resume of version {} after"),
         (corrupt, "is not trusted in phase transfer of version {} after"),
-        (is_told_of_another_bucket, "is not trusted in phase verify of version {} after"),
+        (holds_another_bucket, "is not trusted in phase verify of version {} after"),
     ],
     ids=["slow", "dead", "corrupt", "wrong"],
 )

@@ -231,6 +231,11 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     assert data["items"][0]["responses"]["bpo"]["thinking"][0] == 1
 
 
+def test_a_funnel_of_nothing_is_no_division_by_zero() -> None:
+    counts = {"rows": {"train": 4, "rl": 1}, "rejects": {"duplicate": 0}, "other": 3}
+    assert page.funnel(counts) == [("rows in · train", 4, 1.0), ("rows in · rl", 1, 0.25), ("rejected as · duplicate", 0, 0.0)]
+
+
 @pytest.mark.parametrize("tags", [{}, {"thinking": 5, "either": 1}])
 def test_tags_of_several_kinds_need_no_explanation(tags: dict[str, int]) -> None:
     assert page.tags_words(tags) == ""
