@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from actors import parallel
 from bimode.errors import ConfigError, DivergedError
+from bimode.large_imports import large_import
 from bimode.packing import PackedBatch
 from bimode.policy import Policy
 from bimode.sections import LearnerConfig, OptimConfig
@@ -132,8 +133,7 @@ class DeepSpeedEngine:
     """DeepSpeed's engine with ZeRO `stage`; the number of backward passes a step is ours to choose (unmanaged accumulation)."""
 
     def __init__(self, policy: Policy, optim: OptimConfig, dtype: torch.dtype, stage: int) -> None:
-        import deepspeed
-
+        deepspeed = large_import("deepspeed")
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
         # Where there is a compiler, DeepSpeed would spend a minute or two on a shared-memory all-reduce before the first step.

@@ -174,13 +174,15 @@ class RolloutWorker:
         if bucket.lent:
             self._expected[bucket] = self._arrive(bucket)
 
-    def receive(self, bucket: WeightBucket) -> None:
-        """Loads one part, which is checked meanwhile. Raises CorruptWeightsError, with none of it live, if it was damaged, and
-        LearnerLostError if it was lent by who is gone."""
-        bucket, check = self._expected.pop(bucket) if bucket.lent and bucket in self._expected else self._arrive(bucket)
-        self._engine.update({"names": bucket.names, "arrays": bucket.arrays})
-        check.result()
-        self._received.append(bucket.checksum)
+    def receive(self, *buckets: WeightBucket) -> int:
+        """Loads some parts, each checked meanwhile; how many. Raises CorruptWeightsError, with none of them live, if one was
+        damaged, and LearnerLostError if it was lent by who is gone."""
+        for sent in buckets:
+            bucket, check = self._expected.pop(sent) if sent.lent and sent in self._expected else self._arrive(sent)
+            self._engine.update({"names": bucket.names, "arrays": bucket.arrays})
+            check.result()
+            self._received.append(bucket.checksum)
+        return len(buckets)
 
     def _arrive(self, bucket: WeightBucket) -> tuple[WeightBucket, Future[None]]:
         try:

@@ -15,6 +15,7 @@ from actors.engine_types import EnginePrompt, EngineSample, EngineSampling
 from actors.host_memory import map_large_tensors
 from bimode.codec import ModelKind
 from bimode.errors import ConfigError
+from bimode.large_imports import large_import
 
 MAX_IMAGES = 4  # of one prompt; vLLM sizes its encoder budget by it
 KV_BLOCK = 32  # tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is 128)
@@ -55,14 +56,15 @@ class VllmEngine:
         gpu = torch.cuda.is_available()
         if sync != "object_store" and not gpu:
             raise ConfigError("bpo.sync", sync, "moves weights between GPUs; use object_store where there is none")
-        from vllm import LLM
+        LLM = large_import("vllm.entrypoints.llm").LLM
         from vllm.config import WeightTransferConfig
 
         keep_images()
         kernels: dict[str, Any] = {}
         if not gpu:
-            from actors import cpu_kernels
+            from actors import cpu_cache, cpu_kernels
 
+            cpu_cache.reserve()
             kernels = {"ir_op_priority": cpu_kernels.PRIORITY}
         map_large_tensors(True)
         self._llm = LLM(

@@ -14,8 +14,9 @@ model needs no second copy in memory, a bucket is freed as soon as every worker 
 or that was busy with older weights, takes part in a stream of its own the next time that the learner is free.
 
 Weights that are lent are copied nowhere, and the learner leaves them as they are until everyone is through with its update, since
-vLLM loads a layer that it pads only at the very end. Whoever is still generating after PATIENCE_S leaves the stream. A bucket may
-take as long as a phase may elsewhere: it may be one tensor of any size, and who is replaced for it is so at every version.
+vLLM loads a layer that it pads only at the very end. Whoever is still generating after PATIENCE_S leaves the stream. The buckets
+of a call may take as long as a phase may elsewhere: one may be a tensor of any size, and who is replaced for it is so at every
+version.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from bimode.weights import WINDOW
 
 POLL_S = 0.2
 PATIENCE_S = 10.0  # of a learner that lends its weights, with a slice
+AT_ONCE = 8  # buckets of one call: a call takes milliseconds, in which nothing is loaded
 
 
 PhaseOver = Callable[["Member", "Phase", int, float, float], None]  # who, what, version, since when, stopped since when
@@ -140,9 +142,12 @@ class WeightStream:
     def _send(self, taker: Taker) -> None:
         if taker.waits_for_learner:
             taker.moved = time.monotonic()
-        for bucket in self._buckets[taker.sent :]:
-            taker.member.ask("receive", bucket)
-        taker.sent = len(self._buckets)
+        there = len(self._buckets)
+        for begin in range(taker.sent, there, AT_ONCE):
+            taker.member.ask("receive", *self._buckets[begin : begin + AT_ONCE])
+        if self.is_exported and taker.sent < there:
+            taker.member.ask("verify", self.version)
+        taker.sent = there
 
     def _advance_learner(self) -> None:
         if not self.takers:
@@ -158,10 +163,9 @@ class WeightStream:
         taker = self.takers[member]
         taker.moved = time.monotonic()
         if verb == "receive":
-            taker.loaded += 1
+            taker.loaded += answer
             if self.is_exported and taker.loaded == len(self._checksums):
                 self._enter(taker, Phase.VERIFY)
-                member.ask("verify", self.version)
         elif verb == "verify":
             if list(answer) != self._checksums:
                 raise CorruptWeightsError(f"{member.name} holds other weights than version {self.version}")

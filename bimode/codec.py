@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from bimode.errors import ConfigError, check_name, permitted
+from bimode.large_imports import import_transformers
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
 from bimode.records import IMAGE_MARKER
 
@@ -33,19 +34,14 @@ def model_kind(path: Path) -> ModelKind:
             raise ConfigError("model", path, f"{lacks}; {_instead(path)}")
         check_readable(path)
     check_name("model", path.absolute())
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    )
-
+    transformers = import_transformers()
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = transformers.AutoConfig.from_pretrained(path)
     except (ValueError, OSError) as error:
         raise ConfigError("model", path, f"transformers cannot read it: {str(error).splitlines()[0]}") from None
-    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return "image_text"
-    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
         return "text"
     raise ConfigError("model", path, f"model_type {config.model_type} is neither text nor image-text")
 
@@ -67,9 +63,9 @@ def _instead(path: Path) -> str:
 
 def load_model(path: Path, dtype: Any) -> Any:
     """The model in `path` by the plain transformers class of its kind, on the CPU, in `dtype`."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
-
-    loader = AutoModelForImageTextToText if model_kind(path) == "image_text" else AutoModelForCausalLM
+    transformers = import_transformers()
+    is_pictured = model_kind(path) == "image_text"
+    loader = transformers.AutoModelForImageTextToText if is_pictured else transformers.AutoModelForCausalLM
     return loader.from_pretrained(path, dtype=dtype)
 
 
@@ -107,11 +103,10 @@ class Codec:
         Raises ConfigError if its files are missing, and for images that are written in another way than ours.
         """
         is_pictured = self.kind == "image_text"  # asked before an import of seconds: what is no model is refused at once
-        from transformers import AutoProcessor, AutoTokenizer
-
-        loader, files = AutoTokenizer, "tokenizer.json and tokenizer_config.json"
+        transformers = import_transformers()
+        loader, files = transformers.AutoTokenizer, "tokenizer.json and tokenizer_config.json"
         if is_pictured:
-            loader, files = AutoProcessor, f"{files} and processor_config.json (or preprocessor_config.json)"
+            loader, files = transformers.AutoProcessor, f"{files} and processor_config.json (or preprocessor_config.json)"
         try:
             found = loader.from_pretrained(self.path, local_files_only=True)
         except (OSError, ValueError):  # transformers would go on about its hub, over many lines

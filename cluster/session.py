@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -89,11 +89,11 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     check_home()
     before = set(_children())
     start_local(
+        worker_environment(config) | {"PYTHONPATH": _python_path()},
         num_cpus=config.num_cpus,
         resources={name: 1.0 for name in (config.rollout_resource, config.learner_resource) if name},
         object_store_memory=config.object_store_mb << 20,
         logging_level=logging.ERROR,
-        runtime_env={"env_vars": worker_environment(config) | {"PYTHONPATH": _python_path()}},
     )
     ours = [child for child in _children() if child not in before]
     _terminate_as_interrupt()
@@ -121,14 +121,16 @@ def check_home() -> None:
         raise ConfigError("HOME", home, fix) from None
 
 
-def start_local(**settings: Any) -> None:
-    """`ray.init` of an instance of its own. Ray gives a node 30 s to start, which a busy machine may not keep: then once more."""
+def start_local(environment: Mapping[str, str], **settings: Any) -> None:
+    """`ray.init` of an instance of its own, whose workers have `environment`. Ray gives a node 30 s to start, which a busy
+    machine may not keep: then once more."""
     import ray
 
     for is_last in (False, True):
         before = set(_children(recursive=True))
         try:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, _system_config=SYSTEM, **settings)
+            with _inherited(environment):
+                ray.init(address="local", include_dashboard=False, log_to_driver=False, _system_config=SYSTEM, **settings)
             return
         except Exception as error:  # Ray raises nothing narrower
             if "timed out during startup" not in str(error):  # a session that was there before lives on
@@ -138,6 +140,21 @@ def start_local(**settings: Any) -> None:
             _end(started)
             if is_last:
                 raise
+
+
+@contextmanager
+def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
+    """What is started here has `environment`. As a `runtime_env` Ray would give it to none of the workers that it keeps ready."""
+    before = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def check_address(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,14 @@ REPO = Path(__file__).resolve().parent.parent
 os.environ |= worker_env()  # the test process itself may hold an engine
 settings.register_profile("untimed", deadline=None)  # speed is what benchmarks/ are for
 settings.load_profile("untimed")
+
+
+gc.disable()  # it would look again and again through what the test files import
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,7 +92,6 @@ def ray_local() -> Iterator[Any]:
     """One local Ray for the whole session, with the same worker environment as a real run."""
     import ray
 
-    environment = worker_env() | {"PYTHONPATH": str(REPO)}
-    start_local(num_cpus=4, object_store_memory=400 << 20, runtime_env={"env_vars": environment})
+    start_local(worker_env() | {"PYTHONPATH": str(REPO)}, num_cpus=4, object_store_memory=400 << 20)
     yield ray
     ray.shutdown()

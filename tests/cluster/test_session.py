@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 from multiprocessing.shared_memory import SharedMemory
@@ -40,9 +41,19 @@ def starts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return outcomes
 
 
+def test_what_is_started_has_an_environment_that_this_process_has_not(starts: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEPT", "mine")
+    monkeypatch.delenv("NEW", raising=False)
+    seen = []
+    starts[:] = [None]
+    monkeypatch.setattr("ray.init", lambda **_: seen.append((os.environ["KEPT"], os.environ["NEW"])))
+    start_local({"KEPT": "theirs", "NEW": "1"}, num_cpus=2)
+    assert seen == [("theirs", "1")] and os.environ["KEPT"] == "mine" and "NEW" not in os.environ
+
+
 def test_a_late_start_is_tried_once_more(starts: list[Any]) -> None:
     starts[:] = [Exception(LATE), None, None]
-    start_local(num_cpus=2)
+    start_local({}, num_cpus=2)
     assert starts == [None], "and a good one is not"
     assert ends == ["shutdown", "end"], "what is left of the first goes before the second"
 
@@ -51,7 +62,7 @@ def test_a_late_start_is_tried_once_more(starts: list[Any]) -> None:
 def test_a_second_one_and_any_other_error_surfaces(starts: list[Any], errors: list[Exception]) -> None:
     starts[:] = errors
     with pytest.raises(type(errors[-1])) as caught:
-        start_local(num_cpus=2)
+        start_local({}, num_cpus=2)
     assert caught.value is errors[-1] and starts == []
     assert ends.count("shutdown") == sum(LATE in str(error) for error in errors), "another error may be of a session that lives"
 
