@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError, keyed
+from bimode.large_imports import large_import
 from bimode.rundir import read_json
 from pipelines.cli import INTERRUPTED
 from pipelines.failure import StageFailed, causes
@@ -24,7 +25,7 @@ from pipelines.progress import say
 if TYPE_CHECKING:
     from bimode.codec import Codec
 
-LOGGERS = ("ray.serve", "ray.llm")
+LOGGERS = ("ray.serve", "ray.llm", "vllm")
 
 
 def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_model_len: int) -> None:
@@ -48,13 +49,11 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
             _has_gpus(gpus)
         from ray import serve
 
-        logging.getLogger("vllm").setLevel(logging.ERROR)  # it has its say when it is imported
-        from actors.serving import build_app
-
-        for logger in LOGGERS:  # Ray Serve sets them up when it is imported
+        for logger in LOGGERS:  # those of Ray are set up when Serve is imported; vLLM has its say when it is
             logging.getLogger(logger).setLevel(logging.ERROR)
         if is_shared:
             _has_room(name, host, port)
+        build_app = large_import("actors.serving").build_app  # seconds
         path = f"/{name}" if is_shared else ""
         say(f"serve: loading {model}{'' if gpus else ', which takes a minute or more on a CPU'}")
         serve.start(http_options={"host": host, "port": port})
