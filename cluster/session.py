@@ -15,6 +15,7 @@ from typing import Any
 
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError, check_name
+from cluster.daemons import ended_with
 from cluster.environment import worker_env
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,7 +99,8 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     ours = [child for child in _children() if child not in before]
     _terminate_as_interrupt()
     try:
-        yield
+        with ended_with(ours):
+            yield
     finally:
         with _uninterrupted():
             tree = ours + [grandchild for child in ours for grandchild in _children(child, recursive=True)]
