@@ -88,7 +88,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
             yield
         return
     check_home()
-    before = set(_children())
+    before = set(_children(recursive=True))
     start_local(
         num_cpus=config.num_cpus,
         resources={name: 1.0 for name in (config.rollout_resource, config.learner_resource) if name},
@@ -96,7 +96,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         logging_level=logging.ERROR,
         runtime_env={"env_vars": worker_environment(config) | {"PYTHONPATH": _python_path()}},
     )
-    ours = [child for child in _children() if child not in before]
+    ours = [child for child in _children(recursive=True) if child not in before]  # nobody finds those of a raylet that has died
     _terminate_as_interrupt()
     try:
         with ended_with(ours):

@@ -24,11 +24,14 @@ def raylet(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[psutil.Process]]:
     started: list[psutil.Process] = []
 
     def start(**_: Any) -> None:
-        started.append(psutil.Process(subprocess.Popen(["sleep", "60"]).pid))
+        started.append(psutil.Process(subprocess.Popen(["sh", "-c", "tail -f /dev/null & exec sleep 60"]).pid))
+        while started[-1].name() != "sleep":
+            time.sleep(0.01)
 
     monkeypatch.setattr(session, "start_local", start)
     monkeypatch.setattr(session, "prepare_process", lambda config: None)
     monkeypatch.setattr(ray, "shutdown", lambda: started[-1].is_running() and started[-1].terminate())
+    monkeypatch.setattr(session, "_end", lambda tree, end=session._end: end(tree, 0.1))
     monkeypatch.setattr(daemons, "NAMES", ("sleep",))
     monkeypatch.setattr(daemons, "LOOK_S", 0.01)
     before = signal.getsignal(signal.SIGTERM)
@@ -39,9 +42,11 @@ def raylet(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[psutil.Process]]:
 def test_a_daemon_that_is_killed_ends_the_run_and_is_named(raylet: list[psutil.Process]) -> None:
     says = "^Ray's sleep was killed by SIGKILL, .*; the same command continues$"
     with pytest.raises(RayLostError, match=says), session.connect(ClusterConfig()):
+        [agent] = raylet[0].children()
         raylet[0].kill()
         time.sleep(10)
         pytest.fail("the block went on")
+    assert not agent.is_running() or agent.status() == psutil.STATUS_ZOMBIE, "what the daemon had started stayed behind"
 
 
 def test_an_end_that_is_meant_is_no_loss(raylet: list[psutil.Process]) -> None:
