@@ -19,7 +19,7 @@ from cluster.daemons import ended_with
 from cluster.environment import worker_env
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_SHIPPED = (".git", ".venv*", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
+NOT_SHIPPED = (".git", ".venv*", "venv", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
 DRIVER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; without it every start prints a warning
