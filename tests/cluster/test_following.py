@@ -125,7 +125,7 @@ def test_a_head_that_takes_no_job_is_told_with_what_helps(monkeypatch: pytest.Mo
 def test_what_ray_tells_of_each_submission_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifteen lines on .gitignore files stood before the job's name."""
     monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda url: url)
+    monkeypatch.setattr(os, "environ", {})
     assert get_runtime_env_default_excludes(), "each would be a warning"
-    monkeypatch.setattr(os, "environ", dict(os.environ))
     assert submit._client(URL) == URL and get_runtime_env_default_excludes() == []
     assert not any(logging.getLogger(name).isEnabledFor(logging.INFO) for name in submit.TALKATIVE)
