@@ -29,6 +29,7 @@ DRIVER_ENV = {
 }
 HTTP = ("http://", "https://")
 CONNECT_S = 10.0
+LONGEST_TMPDIR = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store")
 SEGMENT = re.compile(r"/dev/shm/psm_\w+")  # as Python names what processes share
 # Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
 SYSTEM = {"free_objects_batch_size": 1}
@@ -88,6 +89,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
             yield
         return
     check_home()
+    check_temporary()
     before = set(_children(recursive=True))
     start_local(
         num_cpus=config.num_cpus,
@@ -121,6 +123,21 @@ def check_home() -> None:
     except OSError as error:
         fix = f"Ray keeps a token in it ({error.strerror}); set it to a directory where this user may write"
         raise ConfigError("HOME", home, fix) from None
+
+
+def check_temporary() -> None:
+    """Raises ConfigError where Ray could not make its sockets, whose paths the system bounds (Slurm gives long ones)."""
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name, "/tmp")
+    if len(os.fsencode(folder)) > LONGEST_TMPDIR:
+        raise ConfigError(
+            name, folder, f"is too long for Ray's sockets; set RAY_TMPDIR to at most {LONGEST_TMPDIR} bytes, as /tmp"
+        )
+    try:
+        Path(folder, "ray").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = f"Ray keeps its sockets and logs in it ({error.strerror}); set RAY_TMPDIR to a directory where this user may write"
+        raise ConfigError(name, folder, fix) from None
 
 
 def start_local(**settings: Any) -> None:
