@@ -181,13 +181,13 @@ class Rollouts:
         if self.fleet.is_fixed:
             return
         while len(self.fleet.members) < wanted:
-            self.say(f"{self.fleet.grow().name} joins: {len(self.fleet.members)} rollout workers")
+            self.say(f"{self.fleet.grow().name} joins; rollout workers: {len(self.fleet.members)}")
         for member in self.fleet.members[wanted:]:
             is_idle = not member.calls and not self._leases[member] and self.sync.of(member) is None
             if is_idle or not member.has_answered:
                 self.fleet.dismiss(member)
                 self._leases.pop(member, None)
-                self.say(f"{member.name} leaves: {len(self.fleet.members)} rollout workers")
+                self.say(f"{member.name} leaves; rollout workers: {len(self.fleet.members)}")
 
     def _send(self, member: Member, wanted: int) -> None:
         """A new lease, or a slice of those under way; nothing for who is about to leave or takes new weights in."""

@@ -109,6 +109,10 @@ class LearnerLostError(BimodeError, RuntimeError):
     """The learner group has lost a rank, and with it every step since the last checkpoint."""
 
 
+class RayLostError(BimodeError, RuntimeError):
+    """A process of Ray itself that has died, and with it all that ran on it."""
+
+
 class VerifierLostError(BimodeError, RuntimeError):
     """An answer that could not be judged, since what judges it was killed: no verdict, instead of a wrong one."""
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError, check_name
+from cluster.daemons import ended_with
 from cluster.environment import worker_env
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_SHIPPED = (".git", ".venv*", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
+NOT_SHIPPED = (".git", ".venv*", "venv", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
 DRIVER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; without it every start prints a warning
@@ -28,6 +29,7 @@ DRIVER_ENV = {
 }
 HTTP = ("http://", "https://")
 CONNECT_S = 10.0
+LONGEST_TMPDIR = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store")
 SEGMENT = re.compile(r"/dev/shm/psm_\w+")  # as Python names what processes share
 # Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
 SYSTEM = {"free_objects_batch_size": 1}
@@ -87,7 +89,8 @@ def connect(config: ClusterConfig) -> Iterator[None]:
             yield
         return
     check_home()
-    before = set(_children())
+    check_temporary()
+    before = set(_children(recursive=True))
     start_local(
         worker_environment(config) | {"PYTHONPATH": _python_path()},
         num_cpus=config.num_cpus,
@@ -95,10 +98,11 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         object_store_memory=config.object_store_mb << 20,
         logging_level=logging.ERROR,
     )
-    ours = [child for child in _children() if child not in before]
+    ours = [child for child in _children(recursive=True) if child not in before]  # nobody finds those of a raylet that has died
     _terminate_as_interrupt()
     try:
-        yield
+        with ended_with(ours):
+            yield
     finally:
         with _uninterrupted():
             tree = ours + [grandchild for child in ours for grandchild in _children(child, recursive=True)]
@@ -119,6 +123,21 @@ def check_home() -> None:
     except OSError as error:
         fix = f"Ray keeps a token in it ({error.strerror}); set it to a directory where this user may write"
         raise ConfigError("HOME", home, fix) from None
+
+
+def check_temporary() -> None:
+    """Raises ConfigError where Ray could not make its sockets, whose paths the system bounds (Slurm gives long ones)."""
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = os.environ.get(name) or "/tmp"
+    if len(os.fsencode(folder)) > LONGEST_TMPDIR:
+        raise ConfigError(
+            name, folder, f"is too long for Ray's sockets; set RAY_TMPDIR to at most {LONGEST_TMPDIR} bytes, as /tmp"
+        )
+    try:
+        Path(folder, "ray").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fix = f"Ray keeps its sockets and logs in it ({error.strerror}); set RAY_TMPDIR to a directory where this user may write"
+        raise ConfigError(name, folder, fix) from None
 
 
 def start_local(environment: Mapping[str, str], **settings: Any) -> None:

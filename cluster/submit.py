@@ -6,6 +6,7 @@ Dependencies live in the cluster's image, code travels. The git commit is captur
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import re
 import shlex
@@ -31,11 +32,13 @@ LAST_STATUS_S = 15.0
 LAST_CHARS = 20_000  # of a log that are remembered
 UNKNOWN = 130  # exit code: how the job ends is not known
 TAGS = re.compile(r"(?s)<style.*?</style>|<[^>]+>")  # of the page that a proxy answers with
+# Of each .gitignore of the checkout, twice, and of how a connection was closed.
+TALKATIVE = ("ray._private.runtime_env.packaging", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
 
 
 class JobFailed(BimodeError):
-    """A job that ended without success; its log was followed. Exits as the job did."""
+    """A job that ended without success, whose exit code is taken over; or one that is no longer followed."""
 
     def __init__(self, text: str, exit_code: int = 1) -> None:
         super().__init__(text, exit_code)
@@ -84,10 +87,10 @@ def dashboard(address: str) -> str:
     return named or LOCAL_DASHBOARD
 
 
-def submit_and_follow(submission: Submission, address: str) -> int:
-    """Submits, prints the log as it grows, returns 0 when the job succeeded. Raises JobFailed.
+def submit_and_follow(submission: Submission, address: str) -> None:
+    """Submits, prints the log as it grows, returns when the job succeeded. Raises JobFailed.
 
-    Ctrl-C stops following, not the job, whose end is then not known: 130.
+    Ctrl-C stops following, not the job.
     """
     from ray.job_submission import JobStatus
 
@@ -104,7 +107,7 @@ def submit_and_follow(submission: Submission, address: str) -> int:
     try:
         asyncio.run(_follow(client, job, printed))
     except KeyboardInterrupt:
-        return _leave(url, job)
+        raise _left(url, job) from None
     except (RuntimeError, OSError) as error:  # the connection to the log is gone; the job may be as it was
         print(f"\n{error}", file=sys.stderr)
     try:
@@ -112,13 +115,12 @@ def submit_and_follow(submission: Submission, address: str) -> int:
     except (RuntimeError, OSError):
         raise JobFailed(f"job {job}: {url} no longer answers; what was finished is kept: submit again when it does") from None
     if not status.is_terminal():
-        return _leave(url, job)
+        raise _left(url, job)
     if status is not JobStatus.SUCCEEDED:
         [*_, last] = (info.message or "").strip().splitlines() or ["no message"]
         code = info.driver_exit_code or 1
         why = f"exit code {code}, as its log above says" if last in "".join(printed) else last
         raise JobFailed(f"job {job} {status.value.lower()}: {why} (ray job logs --address {url} {job})", code)
-    return 0
 
 
 def _status(client: Any, job: str) -> Any:
@@ -129,10 +131,9 @@ def _status(client: Any, job: str) -> Any:
     return status
 
 
-def _leave(url: str, job: str) -> int:
-    how = f"ray job logs --address {url} -f {job}; ray job stop --address {url} {job}"
-    print(f"\nno longer following; the job goes on: {how}", file=sys.stderr)
-    return UNKNOWN
+def _left(url: str, job: str) -> JobFailed:
+    how = f"follow it with ray job logs --address {url} -f {job}, end it with ray job stop --address {url} {job}"
+    return JobFailed(f"no longer following; the job goes on: {how}", UNKNOWN)
 
 
 @contextmanager
@@ -148,6 +149,9 @@ def _answering(url: str) -> Iterator[None]:
         why = " ".join(TAGS.sub(" ", str(error)).split())
         if re.search(r"(?i)auth\w*.{0,80}token|token.{0,80}auth", why):
             fix = "takes no job from this shell; where its nodes have a token, set RAY_AUTH_MODE=token and their RAY_AUTH_TOKEN"
+            raise ConfigError("--address", url, fix) from None
+        if "No available agent" in why:
+            fix = "the head's agent did not start; where another Ray had its port, ray start --dashboard-agent-listen-port PORT"
             raise ConfigError("--address", url, fix) from None
         raise ConfigError("--address", url, f"the job was not taken: {why[:400]}") from None
 
@@ -166,6 +170,9 @@ def _client(url: str) -> Any:
     """A client of the dashboard at `url`, whatever the environment names."""
     from ray.job_submission import JobSubmissionClient
 
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")  # a warning each of what NOT_SHIPPED names too
     named = {name: os.environ.pop(name) for name in DASHBOARDS if name in os.environ}
     try:
         return JobSubmissionClient(url)

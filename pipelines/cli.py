@@ -267,11 +267,11 @@ def submit(
     stage: Annotated[str, typer.Option("--stage", help="curate, anneal, bpo or evaluate; run is all of the recipe's")] = "run",
     set_: Set = NOTHING,
     seed: Seed = None,
-) -> int:
+) -> None:
     """The same run as a Ray job, with this code as its working directory."""
     from pipelines.submit import submit_run
 
-    return submit_run(recipe, out, address, stage, tuple(set_), seed)
+    submit_run(recipe, out, address, stage, tuple(set_), seed)
 
 
 if __name__ == "__main__":

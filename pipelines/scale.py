@@ -32,7 +32,7 @@ class Size:
         self._waits: list[Waits] = []
         self._heard, self._held = 0, self.default
         if (now := self.wanted()) != self.default:
-            say(f"bpo: {now} rollout workers, as last asked for, instead of bpo.rollout_workers = {self.default}")
+            say(f"bpo: rollout workers: {now}, as last asked for, instead of bpo.rollout_workers = {self.default}")
 
     def wanted(self) -> int:
         """What was last asked for, as far as there is room, else `bpo.rollout_workers`."""
@@ -55,7 +55,7 @@ class Size:
         self._waits.clear()
         now = self.wanted()
         if (then := min(max(now + change, 1), self.most, max(self._room(), now))) != now:
-            say(f"bpo: {'the learner waits' if change > 0 else 'rollout workers wait'}: {then} rollout workers instead of {now}")
+            say(f"bpo: rollout workers: {then} instead of {now}, since {'the learner waits' if change > 0 else 'they wait'}")
             ask(self.file, then)
 
 
@@ -85,7 +85,7 @@ def scale_run(run: Path, rollouts: int) -> None:
         raise ConfigError("--rollouts", rollouts, f"is more than the run's bpo.rollout_workers_max = {most}")
     before = (read_json(stage / FILE) or {}).get("rollouts", bpo.get("rollout_workers"))
     ask(stage / FILE, rollouts)
-    say(f"scale: {rollouts} rollout workers asked for, {before} before; the run says when they join or leave, or lack room")
+    say(f"scale: rollout workers: {rollouts} asked for, {before} before; the run says when they join or leave, or lack room")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import socket
 import time
@@ -91,7 +92,7 @@ def servable(model: Path) -> Codec:
 
 def served_name(model: Path) -> str:
     """The directory's name; of DIR/bpo/model it is `bpo`."""
-    path = model.absolute()
+    path = Path(os.path.abspath(model))  # which knows the name of `..`
     return path.parent.name if path.name == "model" else path.name
 
 
@@ -114,8 +115,8 @@ def _has_gpus(gpus: int) -> None:
 
 def _is_a_name(name: str) -> None:
     """It becomes the name of an application and a part of its URL."""
-    if not re.fullmatch(r"[\w.-]+", name, re.ASCII):
-        raise ConfigError("--name", name, "is a part of the URL on a cluster; use letters, digits, dots, - and _")
+    if not re.fullmatch(r"[\w.-]*[\w-][\w.-]*", name, re.ASCII):  # a client takes `..` out of a URL
+        raise ConfigError("--name", name, "is a part of the URL on a cluster; use letters, digits, dots, - and _, not dots alone")
 
 
 def _has_room(name: str, host: str, port: int) -> None:

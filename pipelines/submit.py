@@ -19,13 +19,13 @@ from cluster.submit import Submission, submit_and_follow, travels
 STAGES = ("run", *get_args(Stage))
 
 
-def submit_run(recipe: Path, out: str, address: str, stage: str, overrides: tuple[str, ...], seed: int | None) -> int:
-    """Checks the recipe here, where a mistake costs nothing, then submits and follows; the job's exit code."""
+def submit_run(recipe: Path, out: str, address: str, stage: str, overrides: tuple[str, ...], seed: int | None) -> None:
+    """Checks the recipe here, where a mistake costs nothing, then submits and follows. Raises JobFailed."""
     one_of("--stage", stage, STAGES)
     check_paths(load_recipe(recipe, overrides, seed), stage)
     flags = [word for override in overrides for word in ("--set", override)]
     flags += ["--seed", str(seed)] if seed is not None else []
-    return submit_and_follow(Submission(stage, recipe, out, tuple(flags)), address)
+    submit_and_follow(Submission(stage, recipe, out, tuple(flags)), address)
 
 
 def check_paths(recipe: Recipe, stage: str) -> None:

@@ -210,8 +210,8 @@ def test_workers_join_and_leave_a_live_loop(fleet: Any, loop: Any, tmp_path: Pat
         rollouts.turn()
     assert len(fleet.members) == 1 and set(rollouts._leases) <= set(fleet.members), "nothing holds who has left"
     assert said == [
-        "rollout-2 joins: 3 rollout workers",
-        "rollout-1 leaves: 2 rollout workers",
-        "rollout-2 leaves: 1 rollout workers",
+        "rollout-2 joins; rollout workers: 3",
+        "rollout-1 leaves; rollout workers: 2",
+        "rollout-2 leaves; rollout workers: 1",
     ]
     assert read(tmp_path / "run" / FILE).books.counts()["trained"] == 12

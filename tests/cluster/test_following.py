@@ -3,6 +3,8 @@ while it is asked cannot be had in a test."""
 
 from __future__ import annotations
 
+import logging
+import os
 import pickle
 import socket
 from collections.abc import AsyncIterator
@@ -12,11 +14,13 @@ from typing import Any
 
 import pytest
 import requests
+from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray.job_submission import JobStatus
 
 from bimode.errors import ConfigError
 from cluster import submit
 from cluster.submit import JobFailed, Submission, submit_and_follow
+from pipelines.cli import exit_code
 
 URL = "http://head:8265"
 RUN = Submission("run", Path("pipelines/recipes/smoke.toml"), "/shared/smoke")
@@ -49,19 +53,27 @@ class Client:
 
 @pytest.fixture
 def followed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The exit code of a submission to such a client."""
+    """A submission to such a client."""
 
-    def follow(log: BaseException | None, status: JobStatus | Exception) -> int:
+    def follow(log: BaseException | None, status: JobStatus | Exception) -> None:
         monkeypatch.setattr(submit, "_client", lambda url: Client(log, status))
-        return submit_and_follow(RUN, URL)
+        submit_and_follow(RUN, URL)
 
     return follow
 
 
-def test_a_job_that_is_left_has_not_succeeded(followed: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert followed(None, JobStatus.SUCCEEDED) == 0
-    assert followed(KeyboardInterrupt(), JobStatus.RUNNING) == 130
-    assert f"the job goes on: ray job logs --address {URL} -f job-1" in capsys.readouterr().err
+def test_a_job_that_is_left_has_not_succeeded(
+    followed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is it said to be over: `interrupted: nothing is left running` came after it."""
+    followed(None, JobStatus.SUCCEEDED)
+    capsys.readouterr()
+    monkeypatch.setattr(submit, "_client", lambda url: Client(KeyboardInterrupt(), JobStatus.RUNNING))
+    assert exit_code(["submit", str(RUN.recipe), "--out", RUN.out, "--address", URL]) == 130
+    [job, line] = capsys.readouterr().err.splitlines()
+    assert job.startswith("job job-1 on ") and line.startswith(
+        "error: no longer following; the job goes on: follow it with ray job"
+    )
 
 
 def test_a_failure_is_said_once_and_ends_as_the_job_did(followed: Any) -> None:
@@ -89,10 +101,31 @@ def test_a_port_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPa
             submit_and_follow(RUN, url)
 
 
-def test_a_wrong_token_is_told_by_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("answer", "fix"),
+    [
+        (
+            "401: InvalidAuthToken: the authentication token is incorrect. Ensure ...",
+            "where its nodes have a token, set RAY_AUTH_MODE",
+        ),
+        ("500: No available agent to submit job, please try again later..", "ray start --dashboard-agent-listen-port"),
+    ],
+)
+def test_a_head_that_takes_no_job_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch, answer: str, fix: str) -> None:
+    """Later it takes none either: two Rays of one machine want the same port for their agents."""
+
     def refused(url: str) -> Client:
-        raise RuntimeError("status code 401: InvalidAuthToken: the authentication token is incorrect. Ensure ...")
+        raise RuntimeError(f"Request failed with status code {answer}")
 
     monkeypatch.setattr(submit, "_client", refused)
-    with pytest.raises(ConfigError, match="takes no job from this shell; where its nodes have a token, set RAY_AUTH_MODE=token"):
+    with pytest.raises(ConfigError, match=fix):
         submit_and_follow(RUN, URL)
+
+
+def test_what_ray_tells_of_each_submission_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifteen lines on .gitignore files stood before the job's name."""
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", lambda url: url)
+    monkeypatch.setattr(os, "environ", {})
+    assert get_runtime_env_default_excludes(), "each would be a warning"
+    assert submit._client(URL) == URL and get_runtime_env_default_excludes() == []
+    assert not any(logging.getLogger(name).isEnabledFor(logging.INFO) for name in submit.TALKATIVE)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,6 +87,15 @@ def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
 def test_curation_takes_engines_where_it_tags() -> None:
     assert plan("curate", recipe("curate.rollouts.concurrency=3")) == (rollout_role(recipe().cluster, 3),)
     assert plan("curate", recipe('curate.formats="transcription_and_direct"')) == ()
+
+
+def test_an_error_asks_nothing_of_a_ray_that_may_be_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its head it would answer after a minute, by ending the run without a word."""
+    groups = import_module("ray.util.placement_group")  # a function of ray.util has its name
+    monkeypatch.setattr(groups, "placement_group", lambda *_, **__: SimpleNamespace(wait=lambda seconds: True))
+    monkeypatch.setattr(groups, "remove_placement_group", lambda group: pytest.fail("Ray was asked"))
+    with pytest.raises(KeyboardInterrupt), reserved(Role("learner", 1, 1.0, 0.0), print):
+        raise KeyboardInterrupt
 
 
 @pytest.mark.ray

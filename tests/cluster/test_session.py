@@ -15,7 +15,7 @@ import pytest
 
 from bimode.errors import ConfigError
 from cluster import session
-from cluster.session import check_address, check_home, segments_of, start_local
+from cluster.session import check_address, check_home, check_temporary, segments_of, start_local
 
 ends: list[str] = []
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
@@ -77,6 +77,19 @@ def test_a_home_without_permission_is_said_before_ray_starts(tmp_path: Path, mon
         check_home()
     monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
     check_home()
+
+
+def test_a_temporary_folder_that_ray_cannot_use_is_said_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line was of a `plasma_store`, and that the same command continues."""
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/" + 39 * "a")
+    with pytest.raises(ConfigError, match=r"^TMPDIR = /a+: is too long for Ray's sockets; set RAY_TMPDIR to at most 39 bytes"):
+        check_temporary()
+    monkeypatch.setenv("RAY_TMPDIR", "/dev/null")
+    with pytest.raises(ConfigError, match=r"^RAY_TMPDIR = /dev/null: Ray keeps its sockets and logs in it \(Not a directory\)"):
+        check_temporary()
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    check_temporary()
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:

@@ -78,7 +78,7 @@ def test_a_run_that_goes_on_says_what_size_it_was_asked_for(tmp_path: Path, caps
         scale_run(tmp_path, 5)
     capsys.readouterr()
     assert size_of(tmp_path / "bpo").wanted() == 5
-    assert "5 rollout workers, as last asked for, instead of bpo.rollout_workers = 2" in capsys.readouterr().err
+    assert "rollout workers: 5, as last asked for, instead of bpo.rollout_workers = 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from bimode.errors import ConfigError
 from bimode.rundir import write_atomic
 from cluster import placement
-from pipelines.serve import _has_gpus, _has_room, _is_a_name, _length_fits, servable
+from pipelines.serve import _has_gpus, _has_room, _is_a_name, _length_fits, servable, served_name
 
 
 @pytest.fixture()
@@ -64,11 +64,17 @@ def test_more_than_the_models_config_allows_is_said_at_once(tiny_llava: Path) ->
         _length_fits(tiny_llava, most + 1)
 
 
-@pytest.mark.parametrize("name", ["", "a b", "org/model", "a{b}", "ä"])
+@pytest.mark.parametrize("name", ["", "a b", "org/model", "a{b}", "ä", ".."])
 def test_a_name_can_stand_in_a_url(name: str) -> None:
     with pytest.raises(ConfigError, match="letters, digits, dots"):
         _is_a_name(name)
     _is_a_name("R-4B.v1_2")
+
+
+def test_a_model_is_named_after_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert served_name(Path("..")) == tmp_path.parent.name
+    assert served_name(Path("runs/x/bpo/model")) == "bpo" and served_name(Path("mine/tiny/")) == "tiny"
 
 
 def test_gpus_that_no_node_has_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
