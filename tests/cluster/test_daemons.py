@@ -23,7 +23,7 @@ def raylet(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[psutil.Process]]:
 
     started: list[psutil.Process] = []
 
-    def start(**_: Any) -> None:
+    def start(*_: Any, **__: Any) -> None:
         started.append(psutil.Process(subprocess.Popen(["sh", "-c", "tail -f /dev/null & exec sleep 60"]).pid))
         while started[-1].name() != "sleep":
             time.sleep(0.01)
