@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import signal
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError, check_name
+from cluster.checks import check_address, check_home, check_temporary
 from cluster.daemons import ended_with
 from cluster.environment import worker_env
 
@@ -27,9 +27,6 @@ DRIVER_ENV = {
     "RAY_TQDM": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",  # who has lost it says so in a line
 }
-HTTP = ("http://", "https://")
-CONNECT_S = 10.0
-LONGEST_TMPDIR = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store")
 SEGMENT = re.compile(r"/dev/shm/psm_\w+")  # as Python names what processes share
 # Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
 SYSTEM = {"free_objects_batch_size": 1}
@@ -113,33 +110,6 @@ def connect(config: ClusterConfig) -> Iterator[None]:
                 segment.unlink(missing_ok=True)
 
 
-def check_home() -> None:
-    """Raises ConfigError where Ray could not keep its token, without which it starts nothing."""
-    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        return
-    home = os.path.expanduser("~")
-    try:
-        Path(home, ".ray").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fix = f"Ray keeps a token in it ({error.strerror}); set it to a directory where this user may write"
-        raise ConfigError("HOME", home, fix) from None
-
-
-def check_temporary() -> None:
-    """Raises ConfigError where Ray could not make its sockets, whose paths the system bounds (Slurm gives long ones)."""
-    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
-    folder = os.environ.get(name) or "/tmp"
-    if len(os.fsencode(folder)) > LONGEST_TMPDIR:
-        raise ConfigError(
-            name, folder, f"is too long for Ray's sockets; set RAY_TMPDIR to at most {LONGEST_TMPDIR} bytes, as /tmp"
-        )
-    try:
-        Path(folder, "ray").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        fix = f"Ray keeps its sockets and logs in it ({error.strerror}); set RAY_TMPDIR to a directory where this user may write"
-        raise ConfigError(name, folder, fix) from None
-
-
 def start_local(environment: Mapping[str, str], **settings: Any) -> None:
     """`ray.init` of an instance of its own, whose workers have `environment`. Ray gives a node 30 s to start, which a busy
     machine may not keep: then once more."""
@@ -174,19 +144,6 @@ def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
-
-
-def check_address(address: str) -> None:
-    """Raises ConfigError where nothing listens at RAY_ADDRESS, which Ray tries for many minutes."""
-    if address.startswith(HTTP):
-        raise ConfigError("RAY_ADDRESS", address, "is a dashboard's; here it is HOST:PORT of the head, as ray start says it")
-    host, _, port = address.rpartition(":")
-    if "://" in address or not (host and port.isdigit()):  # auto, local, a Ray client's
-        return
-    try:
-        socket.create_connection((host, int(port)), CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError("RAY_ADDRESS", address, f"no Ray there ({error}); start one, or unset it to use this machine") from None
 
 
 @contextmanager

@@ -23,8 +23,9 @@ from typing import Any
 from urllib.request import urlopen
 
 from bimode.errors import BimodeError, ConfigError
+from cluster.checks import HTTP
 from cluster.environment import CODE_VERSION, code_version
-from cluster.session import HTTP, NOT_SHIPPED, ROOT
+from cluster.session import NOT_SHIPPED, ROOT
 
 DASHBOARDS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # of the environment; Ray's client prefers them to what it is told
 ANSWER_S = 30.0

@@ -1,9 +1,8 @@
-"""A start of Ray that a busy machine was too slow for is tried once more, all else surfaces; where one is, and what it leaves."""
+"""A start of Ray that a busy machine was too slow for is tried once more, all else surfaces; and what a run leaves."""
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from bimode.errors import ConfigError
 from cluster import session
-from cluster.session import check_address, check_home, check_temporary, segments_of, start_local
+from cluster.session import segments_of, start_local
 
 ends: list[str] = []
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup"
@@ -65,45 +63,6 @@ def test_a_second_one_and_any_other_error_surfaces(starts: list[Any], errors: li
         start_local({}, num_cpus=2)
     assert caught.value is errors[-1] and starts == []
     assert ends.count("shutdown") == sum(LATE in str(error) for error in errors), "another error may be of a session that lives"
-
-
-def test_a_home_without_permission_is_said_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a container's arbitrary user; Ray ended in a stack."""
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    with pytest.raises(ConfigError, match=f"^HOME = {tmp_path}/file: Ray keeps a token in it"):
-        check_home()
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
-    check_home()
-
-
-def test_a_temporary_folder_that_ray_cannot_use_is_said_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line was of a `plasma_store`, and that the same command continues."""
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setenv("TMPDIR", "/" + 39 * "a")
-    with pytest.raises(ConfigError, match=r"^TMPDIR = /a+: is too long for Ray's sockets; set RAY_TMPDIR to at most 39 bytes"):
-        check_temporary()
-    monkeypatch.setenv("RAY_TMPDIR", "/dev/null")
-    with pytest.raises(ConfigError, match=r"^RAY_TMPDIR = /dev/null: Ray keeps its sockets and logs in it \(Not a directory\)"):
-        check_temporary()
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    check_temporary()
-
-
-def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"RAY_ADDRESS = 127.0.0.1:{port}: no Ray there"):
-            check_address(f"127.0.0.1:{port}")
-        taken.listen()
-        check_address(f"127.0.0.1:{port}")
-    with pytest.raises(ConfigError, match="is a dashboard's; here it is HOST:PORT"):
-        check_address("http://127.0.0.1:8265")
-    for known_to_ray in ("", "auto", "ray://127.0.0.1:9"):
-        check_address(known_to_ray)
 
 
 def test_shared_memory_of_a_process_is_known_while_it_lives() -> None:
