@@ -74,8 +74,9 @@ class VersionedDir(StageDir):
             raise ConfigError("--out", self.path, "holds a stage of an older layout, without versions; name another directory")
         current, versions = self.path / "current", self._versions()
         if not current.is_symlink() and (current.exists() or len(versions) > 1):  # all versions would count as unpublished
-            fix = f"copy it again with `cp -a`, or make the link: ln -sfn versions/{versions[-1].name} current"
-            raise ConfigError("--out", current, f"is no link to a version any more, as in a copy that keeps no links; {fix}")
+            link = f", or make the link: ln -sfn versions/{versions[-1].name} current" if versions else ""
+            fix = f"is no link to a version any more, as in a copy that keeps no links; copy it again with `cp -a`{link}"
+            raise ConfigError("--out", current, fix)
         return ""
 
     def begin(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -60,6 +61,11 @@ def test_versions_of_a_copy_without_links_are_not_taken_for_unpublished_ones(tmp
         current.mkdir()
     with pytest.raises(ConfigError, match=r"is no link .* ln -sfn versions/0002 current$"):
         stage.claim({})
+    for version in (tmp_path / "curate" / "versions").iterdir():
+        shutil.rmtree(version)
+    if copied:
+        with pytest.raises(ConfigError, match=r"is no link .* with `cp -a`$"):
+            stage.claim({})
 
 
 def test_version_10000_is_newer_than_version_9999(tmp_path: Path) -> None:
