@@ -105,7 +105,7 @@ def test_a_killed_driver_and_a_killed_learner_change_nothing(
         killed.process.send_signal(signal.SIGKILL)
         assert killed.process.wait(60) == -signal.SIGKILL
     assert books(run).problems == ()
-    drill = ("cluster.chaos=kill-learner", "cluster.chaos_seed=10", "cluster.chaos_every_s=30")  # within 5 s, then after 70
+    drill = ("cluster.chaos=kill-learner", "cluster.chaos_seed=10", "cluster.chaos_every_s=10")  # within a second, then after 25
     with Running((*words, *(word for key in drill for word in ("--set", key))), tmp_path / "again.log") as again:
         assert again.process.wait(300) == 0, again.log.read_text()[-3000:]
     said = (tmp_path / "again.log").read_text()
