@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import psutil
 import pytest
 import torch
@@ -25,9 +23,3 @@ def test_it_is_zero_aligned_and_not_there_before_it_is_touched() -> None:
     assert not cache[:: 1 << 20].any() and torch.equal(other, torch.zeros(3))
     cache[-1] = 1
     assert int(cache[-1]) == 1
-
-
-def test_an_engine_has_it_so(ray_local: Any, text_actor: Any) -> None:
-    """A gigabyte that a model of 100 kB will not fill."""
-    held = ray_local.get(text_actor.__ray_call__.remote(lambda _: psutil.Process().memory_info().rss))
-    assert held < 1 << 30

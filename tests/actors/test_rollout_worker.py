@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -52,6 +53,11 @@ def drawn(ray_local: Any, rollout_actor: Any) -> list[Completion]:
 def test_completions_come_in_the_order_of_requests_then_samples(drawn: list[Completion]) -> None:
     asked = [(p.id, mode) for p in PROMPTS for mode in Mode for _ in range(4)]
     assert [(c.prompt_id, c.mode) for c in drawn] == asked
+
+
+def test_the_cache_is_there_as_it_is_used(ray_local: Any, drawn: list[Completion], rollout_actor: Any) -> None:
+    """All of it is a gigabyte, which a model of this size will not fill (`actors.cpu_cache`)."""
+    assert ray_local.get(rollout_actor.__ray_call__.remote(lambda _: psutil.Process().memory_info().rss)) < 1 << 30
 
 
 def test_forced_tokens_lead_and_carry_no_logprob(drawn: list[Completion], tiny_llava: Path) -> None:
