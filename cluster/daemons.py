@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from bimode.errors import RayLostError
@@ -18,7 +18,7 @@ LOOK_S = 0.5
 @contextmanager
 def ended_with(children: Iterable[Any]) -> Iterator[None]:
     """Ends the block, as SIGTERM does, when one of the daemons among `children` of this process dies, and raises RayLostError."""
-    daemons = {child.pid: name for child in children if (name := child.name()) in NAMES}
+    daemons = {child.pid: name for child in children if (name := _own_name(child)) in NAMES}
     is_over, lost = threading.Event(), list[str]()
 
     def watch() -> None:
@@ -37,6 +37,16 @@ def ended_with(children: Iterable[Any]) -> Iterator[None]:
             raise RayLostError(
                 f"Ray's {lost[0]}, and the rest of Ray with it; nothing is left running; the same command continues"
             )
+
+
+def _own_name(process: Any) -> str:
+    """Of a child of this process; nothing of one that is gone, or of a child's child: what a raylet starts is called as the raylet
+    is until it has become a worker."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        return str(process.name()) if process.ppid() == os.getpid() else ""
+    return ""
 
 
 def how_ended(pid: int) -> str:

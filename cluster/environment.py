@@ -13,7 +13,7 @@ CODE_VERSION = "BIMODE_CODE_VERSION"  # set by `cluster.submit`: a job's copy of
 
 
 def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
-    """Variables for `runtime_env["env_vars"]`: no hub, no telemetry, one engine per process, bounded threads."""
+    """Variables of a worker process: no hub, no telemetry, one engine per process, bounded threads."""
     env = {
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # also of loading from disk

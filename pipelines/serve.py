@@ -54,7 +54,7 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
             logging.getLogger(logger).setLevel(logging.ERROR)
         if is_shared:
             _has_room(name, host, port)
-        build_app = large_import("actors.serving").build_app  # seconds
+        build_app = large_import("actors.serving").build_app  # and vLLM, which takes seconds
         path = f"/{name}" if is_shared else ""
         say(f"serve: loading {model}{'' if gpus else ', which takes a minute or more on a CPU'}")
         serve.start(http_options={"host": host, "port": port})
