@@ -40,8 +40,8 @@ def ended_with(children: Iterable[Any]) -> Iterator[None]:
 
 
 def _own_name(process: Any) -> str:
-    """Of a child of this process; nothing of one that is gone, or of a child's child: what a raylet starts is called as the raylet
-    is until it has become a worker."""
+    """Of a child of this process; nothing of one that is gone, or of a child's child: what a raylet starts is called as the
+    raylet is until it has become a worker."""
     import psutil
 
     with suppress(psutil.NoSuchProcess):
