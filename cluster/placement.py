@@ -70,8 +70,8 @@ def plan(stage: str, recipe: Recipe) -> tuple[Role, ...]:
 def reserved(role: Role, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """Options of actors that sit in a placement group of `role`, as close together as there is room (PACK).
 
-    The room stays theirs until the block ends, whoever of them dies: other roles that grow meanwhile do not get it. An error ends
-    the run, and with the job goes its room: Ray is not asked, which may be what has died. `say` hears every `WAIT_S` that the
+    The room stays theirs until the block ends, whoever of them dies: other roles that grow meanwhile do not get it. An interrupt
+    ends the run, and with the job goes its room: Ray is not asked, which may be what has died. `say` hears every `WAIT_S` that the
     cluster has none free.
     """
     if not role.needs:
@@ -81,10 +81,17 @@ def reserved(role: Role, say: Callable[[str], None]) -> Iterator[dict[str, Any]]
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     group = placement_group([role.needs] * role.count, strategy="PACK")
-    while not group.wait(WAIT_S):
-        say(f"waiting until the cluster has {_sum([role])} free")
-    yield role.options() | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)}
-    remove_placement_group(group)
+    is_asked = True
+    try:
+        while not group.wait(WAIT_S):
+            say(f"waiting until the cluster has {_sum([role])} free")
+        yield role.options() | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)}
+    except KeyboardInterrupt:
+        is_asked = False
+        raise
+    finally:
+        if is_asked:
+            remove_placement_group(group)
 
 
 def node_resources() -> list[dict[str, float]]:
