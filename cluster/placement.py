@@ -71,8 +71,8 @@ def reserved(role: Role, say: Callable[[str], None]) -> Iterator[dict[str, Any]]
     """Options of actors that sit in a placement group of `role`, as close together as there is room (PACK).
 
     The room stays theirs until the block ends, whoever of them dies: other roles that grow meanwhile do not get it. An interrupt
-    ends the run, and its room goes with the job: Ray is not asked, which may be what has died. `say` hears every `WAIT_S` that the
-    cluster has none free.
+    ends the run, and its room goes with the job: Ray is not asked, which may be what has died. `say` hears every `WAIT_S` that
+    the cluster has none free.
     """
     if not role.needs:
         yield role.options()
