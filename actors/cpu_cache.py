@@ -14,7 +14,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from vllm.v1.worker import gpu_model_runner
 
-ALIGNMENT = 64  # bytes, as torch gives
+from bimode.shared_memory import ALIGNMENT
+
 ALLOCATE = gpu_model_runner.allocate_kv_cache
 
 

@@ -16,8 +16,8 @@ from torch.overrides import TorchFunctionMode
 from vllm.model_executor.model_loader.reload import layerwise
 
 from actors.host_memory import keep_freed, map_large_tensors
+from bimode.shared_memory import ALIGNMENT
 
-ALIGNMENT = 64  # bytes, as torch gives
 PACKED = "cpu_linear"  # vLLM's name for what a layer multiplies by: a closure over its packed weights
 MATERIALIZE = layerwise.materialize_layer
 

@@ -98,6 +98,17 @@ def test_an_error_asks_nothing_of_a_ray_that_may_be_dead(monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
 
+def test_room_is_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process may go on with the same Ray, whose next run would wait for this room for ever."""
+    groups, removed = import_module("ray.util.placement_group"), []
+    group = SimpleNamespace(wait=lambda seconds: True)
+    monkeypatch.setattr(groups, "placement_group", lambda *_, **__: group)
+    monkeypatch.setattr(groups, "remove_placement_group", removed.append)
+    with pytest.raises(ValueError), reserved(Role("learner", 1, 1.0, 0.0), print):
+        raise ValueError
+    assert removed == [group]
+
+
 @pytest.mark.ray
 def test_the_room_of_a_role_outlives_its_actors(ray_local: Any) -> None:
     """A learner that starts again finds its place, though rollout workers have grown into all that was free."""
