@@ -33,7 +33,7 @@ from bimode.records import TrainingSample
 from bimode.schedule import learning_rate
 from bimode.sections import LearnerConfig, OptimConfig
 from bimode.shared_memory import SharedArray, as_array, share
-from bimode.token_metrics import decision_values, token_sums
+from bimode.token_metrics import decision_values, engine_values, token_sums
 from bimode.weights import WeightBucket, into_buckets
 
 CACHED_IMAGES = 512  # processed images kept: the rollouts of a prompt, and the prompts of a few steps, share theirs
@@ -189,7 +189,8 @@ class Learner:
         value = float(out.loss.detach())
         self.loss_is_finite &= math.isfinite(value)
         self.engine.backward(out.loss)
-        return value, out.values | decision_values(batch, logprobs_N, entropy_N)
+        engine = engine_values(batch, logprobs_N, self.step)
+        return value, out.values | decision_values(batch, logprobs_N, entropy_N) | engine
 
     def _plan(self, samples: Sequence[TrainingSample]) -> list[list[list[int]]]:
         """Micro-batches of trees of sample indices."""

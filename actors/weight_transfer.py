@@ -73,6 +73,7 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
             self._in_place.end()
             self._in_place = None
         repack_tied_heads(self.model)
+        repack_experts(self.model)
 
     def shutdown(self) -> None:
         """Holds nothing."""
@@ -84,6 +85,14 @@ def repack_tied_heads(model: torch.nn.Module) -> None:
     for head in (m for m in model.modules() if isinstance(m, ParallelLMHead)):
         if any(head.weight is e.weight for e in embeddings):
             head.quant_method.process_weights_after_loading(head)
+
+
+def repack_experts(model: torch.nn.Module) -> None:
+    """On a CPU vLLM packs a layer's experts at the first load alone; a later one leaves unpacked weights in their place."""
+    for module in model.modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None and module.w13_weight.device.type == "cpu":
+            kernel.fused_experts.process_weights_after_loading(module)
 
 
 def as_tensor(array: Any) -> torch.Tensor:

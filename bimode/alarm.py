@@ -11,6 +11,8 @@
                auto mode begins with something that no forced rollout ever shows. A credit that pushes the worse mode's token
                down, however unlikely that is already, ends there (HGPO, docs/auto-thinking.md). The means are over distinct
                responses, so a mode counts for more where its responses vary: where nothing is lost they may add to 0.2.
+    mismatch   Engine and learner differ by more than `bpo.max_mismatch` about tokens that the engine has just drawn: a weight
+               update is incomplete, or one side computes the model wrongly. In the first two steps this ends the run.
 
 All thresholds are ours. An alarm is told where it begins, and again only once it has ended. `decision` also rings over choices
 that are all made and right.
@@ -18,6 +20,7 @@ that are all made and right.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -43,6 +46,7 @@ class StepView:
     accuracies: Mapping[tuple[Mode, str], float]  # by mode and level, `all` included
     decision_entropies: Mapping[tuple[Mode, str], float]  # nats, likewise
     decision_probabilities: Mapping[tuple[Mode, str], float] = field(default_factory=dict)  # of the mode's own token, likewise
+    mismatch: float = 0.0  # between engine and learner, k3 in nats a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Alarm:
     """One alarm: when it began, which rule, and the mode it is about."""
 
     step: int
-    kind: Literal["choice", "mode", "decision", "neither"]
+    kind: Literal["choice", "mode", "decision", "neither", "mismatch"]
     mode: Mode
     says: str
 
@@ -65,17 +69,19 @@ def view_of(line: Mapping[str, Any]) -> StepView:
         }
 
     entropies, probabilities = cells("learner", "decision_entropy"), cells("learner", "decision_probability")
-    return StepView(line["step"], line.get("decision", {}), cells("modes", "accuracy"), entropies, probabilities)
+    rates, accuracies = line.get("decision", {}), cells("modes", "accuracy")
+    return StepView(line["step"], rates, accuracies, entropies, probabilities, line.get("mismatch", 0.0))
 
 
 class Watch:
     """Looks at the steps of a run in their order and remembers what the rules need.
 
     `margin`: the difference in accuracy above which thinking is worth it at a step, to the alarms as to the credit.
+    `max_mismatch`: what engine and learner may differ by, k3 in nats a token.
     """
 
-    def __init__(self, margin: Callable[[int], float]) -> None:
-        self.margin = margin
+    def __init__(self, margin: Callable[[int], float], max_mismatch: float = math.inf) -> None:
+        self.margin, self.max_mismatch = margin, max_mismatch
         self.recent: deque[StepView] = deque(maxlen=WINDOW)
         self.best: dict[tuple[Mode, tuple[str, ...]], float] = {}  # by the levels that the mean is of
         self.ringing: set[tuple[str, Mode]] = set()
@@ -83,7 +89,8 @@ class Watch:
     def see(self, view: StepView) -> list[Alarm]:
         """The alarms that begin with this step."""
         self.recent.append(view)
-        found = [*self._choice(view.step), *self._modes(view.step), *self._decision(view), *self._neither(view)]
+        of_the_window = [*self._choice(view.step), *self._modes(view.step)]
+        found = [*of_the_window, *self._decision(view), *self._neither(view), *self._mismatch(view)]
         begun = [alarm for alarm in found if (alarm.kind, alarm.mode) not in self.ringing]
         self.ringing = {(alarm.kind, alarm.mode) for alarm in found}
         return begun
@@ -151,6 +158,11 @@ class Watch:
             where = "" if level == ALL_LEVELS else f"on {level} "
             says = f"{where}only {masses[level]:.2f} of the first token's probability is on a mode"
             yield Alarm(view.step, "neither", Mode.AUTO, says)
+
+    def _mismatch(self, view: StepView) -> Iterator[Alarm]:
+        if not view.mismatch <= self.max_mismatch:
+            says = f"engine and learner differ by {view.mismatch:.2g} nats (k3) a token, over bpo.max_mismatch"
+            yield Alarm(view.step, "mismatch", Mode.AUTO, says)
 
     def _mean(self, mode: Mode, level: str) -> float | None:
         """Mean accuracy over the recent steps that drew the level; None where none did."""

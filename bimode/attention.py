@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -36,13 +36,21 @@ class Spans:
 
 
 def attend(
-    module: Any, query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, _mask: None, *, spans: Spans, scaling: float,
-    dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None, s_aux: Tensor | None = None, **_: Any,
+    module: Any, query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor,
+    attention_mask: Tensor | None = None, *, scaling: float, spans: Spans | None = None,
+    dropout: float = 0.0, sliding_window: int | None = None, softcap: float | None = None,
+    s_aux: Tensor | None = None, **_: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """Causal attention within each of `spans`, [1, T, H, D]; G heads of keys and values, each for H / G of queries.
 
     `sliding_window`: a token sees the last so many of its own sequence. Raises ConfigError for what it does not compute.
     """
+    if spans is None:
+        fix = "does not hand on to its attention what its forward is given, so it cannot be packed; take another model"
+        raise ConfigError("model.base", type(module).__name__, fix)
+    if attention_mask is not None:
+        fix = "makes an attention mask of its own, which a packed line has not; take another model"
+        raise ConfigError("model.base", type(module).__name__, fix)
     if softcap is not None or s_aux is not None:
         raise ConfigError("model.base", type(module).__name__, "has sinks or a cap in its attention, which is not computed here")
     gqa = query_1HTD.shape[1] != key_1GTD.shape[1]
@@ -69,11 +77,19 @@ def use_spans(model: Any) -> None:
     """Has the language model of `model`, a model of transformers, attend by `spans`. Raises ConfigError where it cannot."""
     from transformers import AttentionInterface
 
+    refuse_unpackable(model)
+    AttentionInterface.register(NAME, attend)
+    model.config.get_text_config()._attn_implementation = NAME
+
+
+def refuse_unpackable(model: Any) -> None:
+    """Raises ConfigError for a model of transformers whose attention cannot be replaced, or whose parts lie elsewhere."""
+    if not isinstance(getattr(model, "lm_head", None), nn.Linear) or not hasattr(model, "model"):
+        fix = "has no layers in `.model` with a linear head in `.lm_head`, where they are looked for; take another model"
+        raise ConfigError("model.base", type(model).__name__, fix)
     if not model._supports_attention_backend:
         fix = "has an attention of its own, which packed sequences cannot be told to; take a model that transformers lets choose"
         raise ConfigError("model.base", type(model).__name__, fix)
     if any(hasattr(module, "get_rope_index") for module in model.modules()):
         fix = "gives a token of an image several positions (M-RoPE), and a packed line has one for each; take another model"
         raise ConfigError("model.base", type(model).__name__, fix)
-    AttentionInterface.register(NAME, attend)
-    model.config.get_text_config()._attn_implementation = NAME

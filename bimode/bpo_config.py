@@ -66,6 +66,12 @@ class BpoConfig(Section):
     clip_low: float = Field(0.2, gt=0.0, description="a probability ratio below 1 - clip_low is clipped (ours)")
     clip_high: float = Field(0.2, gt=0.0, description="and one above 1 + clip_high (ours)")
     kl: float = Field(0.01, ge=0.0, description="weight of k3 towards the model BPO starts from; 0 loads no reference (ours)")
+    max_mismatch: float | None = Field(
+        None,
+        gt=0.0,
+        description="nats (k3) a token that engine and learner may differ by: above it the first two steps end the run, later "
+        "ones ring an alarm; none is 1e-4 in float32 and 0.05 in bfloat16 (ours)",
+    )
     importance: Literal["behavior", "truncated", "decoupled"] = Field(
         "behavior", description="what the ratio corrects: `bimode/importance.py` has the three as formulas"
     )
@@ -124,6 +130,10 @@ class BpoConfig(Section):
             *others, last = map(repr, algorithms.names())
             raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
         return name
+
+    def mismatch_limit(self, dtype: str) -> float:
+        """`max_mismatch`, or what it is in a run of `dtype`."""
+        return self.max_mismatch or (1e-4 if dtype == "float32" else 0.05)
 
     @property
     def lease_groups(self) -> int:

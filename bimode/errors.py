@@ -85,6 +85,10 @@ class DivergedError(BimodeError, RuntimeError):
     """A loss or gradient that is not finite; raised before the optimizer moves."""
 
 
+class MismatchError(BimodeError, RuntimeError):
+    """Engine and learner give the same tokens other log-probabilities; raised before the optimizer moves."""
+
+
 class StarvedError(BimodeError, RuntimeError):
     """A stage that was left with nothing to work on (empty data set, every group filtered)."""
 

@@ -99,8 +99,6 @@ class PolicyLoss:
             "sampled": sampled_N,
             "entropy": scored.entropy_N,
             "ratio": ratio_N * sampled_N,
-            # KL(behaviour || learner): zero if the engine that samples and the one that learns agree
-            "mismatch": k3(proximal_N - behavior_N),
             "capped": correction.capped_N,
             "clipped_low": (ratio_N < 1 - self.clip_low) & (advantages_N < 0),
             "clipped_high": (ratio_N > 1 + self.clip_high) & (advantages_N > 0),

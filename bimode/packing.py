@@ -43,6 +43,7 @@ class PackedBatch:
     loss_mask_N: Tensor
     advantages_N: Tensor
     behavior_logprobs_N: Tensor  # NaN: not known, the learner takes its own
+    versions_N: Tensor  # policy version that drew each token
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch on `device`."""
@@ -126,6 +127,7 @@ def pack(trees: Sequence[Sequence[TrainingSample]], vision_of: Sequence[tuple[tu
         loss_mask_N=tokens("loss_mask_T"),
         advantages_N=tokens("advantages_T"),
         behavior_logprobs_N=tokens("behavior_logprobs_T"),
+        versions_N=torch.tensor([v for s in samples for v in s.versions_T], dtype=torch.long),
     )
 
 

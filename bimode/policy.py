@@ -6,6 +6,7 @@ Only response positions go through the language-model head, so [T, V] is never m
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,6 +45,30 @@ class TokenLogprobs(torch.autograd.Function):
         return (weights_NV * (-gradient_N1 / sum_N1)).scatter_add_(-1, targets_N[:, None], gradient_N1), None
 
 
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """What a model does to its logits after the head: ``cap * tanh(scale * x / cap)``, without a cap ``scale * x``."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> LogitTransform:
+        """Reads it from the config of a language model of transformers. A missing or empty key changes nothing."""
+        scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
+        scaling = getattr(config, "logits_scaling", None) or 1.0  # Granite, MiniCPM
+        scale = scale * scaling if config.model_type == "hyperclovax" else scale / scaling
+        return cls(scale, getattr(config, "final_logit_softcapping", None))  # Gemma 2 and later
+
+    def __call__(self, logits_NV: Tensor) -> Tensor:
+        """The logits that the model returns, [N, V]."""
+        if self.scale != 1.0:
+            logits_NV = logits_NV * self.scale
+        if self.cap is not None:
+            logits_NV = (logits_NV / self.cap).tanh() * self.cap
+        return logits_NV
+
+
 class Head(nn.Module):
     """The model's language-model head, from hidden states to log-probabilities, at most `chunk` positions at a time.
 
@@ -51,9 +76,12 @@ class Head(nn.Module):
     calling `lm_head` chunk by chunk would gather them each time, and hang where ranks hold unequally many positions.
     """
 
-    def __init__(self, lm_head: nn.Linear, chunk: int) -> None:
+    def __init__(
+        self, lm_head: nn.Linear, chunk: int, transform: LogitTransform = LogitTransform()
+    ) -> None:
         super().__init__()
         self.weight, self.bias, self.chunk = lm_head.weight, lm_head.bias, chunk
+        self.transform = transform
 
     def forward(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (logprobs_N, entropy_N)."""
@@ -65,7 +93,8 @@ class Head(nn.Module):
         return torch.cat(logprobs), torch.cat(entropy)
 
     def _all(self, hidden_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
-        logprobs_N, entropy_N = TokenLogprobs.apply(linear(hidden_ND, self.weight, self.bias).float(), targets_N)
+        logits_NV = self.transform(linear(hidden_ND, self.weight, self.bias).float())
+        logprobs_N, entropy_N = TokenLogprobs.apply(logits_NV, targets_N)
         return logprobs_N, entropy_N
 
 
@@ -79,7 +108,8 @@ class Policy(nn.Module):
         super().__init__()
         use_spans(model)
         self.model = model
-        self.head = Head(model.lm_head, head_chunk)
+        transform = LogitTransform.of(model.config.get_text_config())
+        self.head = Head(model.lm_head, head_chunk, transform)
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Returns (logprobs_N, entropy_N) of the batch's response tokens."""

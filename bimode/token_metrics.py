@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bimode.credit.summary import ALL_LEVELS
+from bimode.losses import k3
 from bimode.packing import PackedBatch
 from bimode.records import TrainingSample
 
@@ -24,7 +25,7 @@ DENOMINATORS: dict[str, str] = {
     "clipped_low": "tokens",
     "clipped_high": "tokens",
     "ratio": "sampled",
-    "mismatch": "sampled",
+    "mismatch": "compared",
     "capped": "sampled",
     "decision_entropy": "decisions",
     "decision_probability": "decisions",
@@ -50,6 +51,18 @@ def decision_values(batch: PackedBatch, logprobs_N: Tensor, entropy_N: Tensor) -
         "decisions_scored": scored_N,
         "decision_advantage": torch.where(scored_N, batch.advantages_N, 0.0),
     }
+
+
+def engine_values(batch: PackedBatch, logprobs_N: Tensor, version: int) -> dict[str, Tensor]:
+    """Engine against learner, each [N]: `mismatch` is k3 of the tokens that the engine drew under `version`, the learner's own.
+
+    Zero if both compute the same. The first token of a response is left out: it may be forced, and then counts as drawn with
+    whatever probability the algorithm says. Tokens of older versions are too: the policy has moved on since.
+    """
+    behavior_N = batch.behavior_logprobs_N
+    compared_N = ~behavior_N.isnan() & ~batch.first_N & (batch.versions_N == version)
+    difference_N = torch.where(compared_N, logprobs_N.detach().double() - behavior_N.double(), 0.0)
+    return {"compared": compared_N, "mismatch": k3(difference_N)}
 
 
 def token_sums(values: Mapping[str, Tensor], label_N: Tensor, labels: Sequence[str]) -> dict[str, float]:

@@ -9,6 +9,7 @@ every question has gone stands in the ledger, which is sealed with each checkpoi
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from bimode.rundir import StageDir, StageResult
 if TYPE_CHECKING:
     from pipelines.chaos import Drill
 
-OPERATION = {"worker_timeout_s", "sync_timeout_s", "learner_restarts", "rollout_workers_max", "checkpoint_every"}
+OPERATION = {"worker_timeout_s", "sync_timeout_s", "learner_restarts", "rollout_workers_max", "checkpoint_every", "max_mismatch"}
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
@@ -82,7 +83,9 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
     from pipelines.progress import counted, say, track
 
     bpo = recipe.bpo
-    log, ledger = RunLog(stage.path, lambda step: bpo.at(step).margin), Ledger(stage.path / "ledger")
+    limit = bpo.mismatch_limit(recipe.model.dtype)
+    log = RunLog(stage.path, lambda step: bpo.at(step).margin, limit)
+    ledger = Ledger(stage.path / "ledger")
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
     say(f"bpo: loading {counted(bpo.rollout_workers, 'rollout worker')} and the learner")
@@ -95,7 +98,8 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
                 if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
                     break
                 drawn = rollouts.batch(step)
-                learnt = update(graph, credit([d.group for d in drawn], bpo.at(step), recipe.seed + step), loss)
+                credited = credit([d.group for d in drawn], bpo.at(step), recipe.seed + step)
+                learnt = update(graph, credited, loss, limit if step - start < 2 else math.inf)
                 ended = rollouts.trained(drawn, step)
                 graph.publish(step + 1)
                 bar.advance(1, log.step(step, drawn, learnt | asdict(ended)))

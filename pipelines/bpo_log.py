@@ -7,6 +7,7 @@ version, worker and prompt id.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -32,15 +33,16 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from. `margin` is the alarms' (`Watch`)."""
+    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from. `margin` and
+    `max_mismatch` are the alarms' (`Watch`)."""
 
-    def __init__(self, path: Path, margin: Callable[[int], float]) -> None:
+    def __init__(self, path: Path, margin: Callable[[int], float], max_mismatch: float = math.inf) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.started = time.monotonic()
         self.tokens = 0  # drawn so far, those before an interruption too
         self.done = self.sealed = 0  # steps, and those behind the last sealed checkpoint
-        self.watch = Watch(margin)
+        self.watch = Watch(margin, max_mismatch)
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
     def resume(self, graph: Graph, ledger: Ledger) -> int:

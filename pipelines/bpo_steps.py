@@ -16,6 +16,7 @@ from bimode.config import Recipe
 from bimode.credit import CreditedBatch, assign, informative, modes_drawn, shuffle_rewards
 from bimode.credit.duplicates import merge_duplicates
 from bimode.desk import Desk, Drawn, Lease
+from bimode.errors import MismatchError
 from bimode.ledger import Ledger
 from bimode.losses import LossFn
 from bimode.modes import Mode
@@ -159,9 +160,18 @@ def credit(groups: Sequence[RolloutGroup], bpo: BpoConfig, seed: int) -> Credite
     return replace(batch, samples=tuple(merge_duplicates(batch.samples)))
 
 
-def update(graph: Graph, batch: CreditedBatch, loss: LossFn) -> dict[str, Any]:
-    """One optimizer step on `batch`. Returns token means and step info."""
+def update(graph: Graph, batch: CreditedBatch, loss: LossFn, max_mismatch: float = math.inf) -> dict[str, Any]:
+    """One optimizer step on `batch`. Returns token means and step info.
+
+    Raises MismatchError, and moves nothing, if engine and learner differ by more than `max_mismatch` (k3, nats a token).
+    """
     sums = graph.learner.update(batch.samples, loss, num_tokens=batch.denominator)
+    mismatch = metric_means(sums).get("mismatch", 0.0)
+    if mismatch > max_mismatch:  # not a number is a loss that is none either: `optim_step` refuses it
+        raise MismatchError(
+            f"the engine gives its own tokens other log-probabilities than the learner: {mismatch:.2g} nats (k3) a token, "
+            f"bpo.max_mismatch is {max_mismatch:g}; the model is computed wrongly on one side, or a weight update is incomplete"
+        )
     info = graph.learner.optim_step()
     step = {"loss": sums.get("loss", 0.0), "grad_norm": info.grad_norm, "lr": info.lr}
     return metric_means(sums) | step | {"learner": means_by_mode(sums)}

@@ -27,6 +27,7 @@ from cluster.environment import code_version
 from cluster.placement import check, node_resources, plan
 from cluster.session import ROOT, connect, in_job, joins_cluster, prepare_process
 from pipelines.failure import reported
+from pipelines.model_check import TRAINING, ensure_model_is_trainable
 from pipelines.progress import if_slow, say
 
 BEFORE_WORK = {".lock", "manifest.json", "cache/sources.json", "cache/stats.json"}
@@ -42,6 +43,7 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
     prepare_process(recipe.cluster)
     with reported("start", run):
         is_new = open_run(run)
+    trains = not set(TRAINING).isdisjoint(names)
     with exclusive(run), Session(recipe.cluster) as session:
         try:
             for name in names:
@@ -49,7 +51,7 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
                     with if_slow(f"{name}: looking for its inputs"):
                         module = import_module(f"pipelines.{name}")
                         found = dict(inputs or module.inputs(recipe, run))
-                    _run_one(module, stage_dir(run, name, recipe), recipe, found, session)
+                    _run_one(module, stage_dir(run, name, recipe), recipe, found, session, trains)
         except ConfigError:
             if is_new and {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} <= BEFORE_WORK:
                 shutil.rmtree(run, ignore_errors=True)  # what is refused leaves nothing behind
@@ -121,7 +123,10 @@ def package_versions() -> dict[str, str]:
     return found
 
 
-def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[str, Path], session: Session) -> None:
+def _run_one(
+    module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[str, Path], session: Session, trains: bool
+) -> None:
+    """One stage. `trains`: a stage of this command trains, so that a model that cannot be trained is refused by the first."""
     name, config = stage.stage, module.config(recipe)
     with if_slow(f"{name}: reading its inputs"):
         digests = stage.input_digests(inputs)
@@ -133,6 +138,9 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
         return
     session.ensure(name)
     check(name, plan(name, recipe), node_resources())
+    if trains and (name in TRAINING or name == "curate"):
+        model = inputs["model"] if name in TRAINING else base_model(recipe, stage.run)
+        ensure_model_is_trainable(name, recipe, model, stage.run, package_versions())
     describe_run(recipe, stage.run)
     if found := stage.claim({"config": digest_json(config), "inputs": digests}, config):
         say(found)

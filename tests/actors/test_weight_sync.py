@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.core_model_loading import revert_weight_conversion
 
 from bimode.codec import Codec, load_model
 from bimode.errors import CorruptWeightsError, StaleWeightsError
@@ -135,6 +136,29 @@ def test_after_a_sync_vllm_computes_what_hugging_face_computes(kind: str, reques
     assert [c.token_ids_T for c in again] == [c.token_ids_T for c in before]
     for a, b in zip(again, before, strict=True):
         np.testing.assert_allclose(a.logprobs_T, b.logprobs_T, atol=1e-5)
+
+
+def leave_experts(_: Any) -> None:
+    """In a worker: experts stay as vLLM leaves them after a live update."""
+    import actors.weight_transfer
+
+    actors.weight_transfer.repack_experts = lambda model: None
+
+
+def test_experts_are_packed_again_after_an_update(ray_local: Any, moe_actor: Any, moe_model: Path) -> None:
+    """A mixture of experts, whose update goes by the checkpoint's names; and what it is without."""
+    bench = Bench(ray_local, moe_actor, moe_model, prompt(()))
+    assert bench.gap(bench.first) < EQUAL
+    other = changed(bench.first, ALL)
+
+    def send() -> float:
+        weights = revert_weight_conversion(other, {name: p.detach() for name, p in other.named_parameters()})
+        bench.call("load_weights", WeightBucket.of(next(versions), tuple(weights), [as_array(p) for p in weights.values()]))
+        return bench.gap(other)
+
+    assert send() < EQUAL
+    ray_local.get(moe_actor.__ray_call__.remote(leave_experts))
+    assert send() > DIFFERENT
 
 
 def test_the_check_fails_when_the_sync_is_skipped(llava: Bench) -> None:

@@ -55,8 +55,6 @@ def test_loss_and_gradient_by_hand(name: str) -> None:
     assert logprobs_N.grad.tolist() == pytest.approx([-slope / 10 for slope in slopes], abs=1e-12)
     assert out.values["capped"].sum() == capped
     assert out.values["sampled"].tolist() == [1, 1, 1, 1, 0]
-    k3 = [x - math.log(x) - 1 for x in (1.0, 2.5, 0.5, 6.0, 1.0)]
-    assert out.values["mismatch"].tolist() == pytest.approx(k3, abs=1e-12)  # engine against learner, whatever the option
 
 
 def test_a_clipped_token_stays_clipped_under_its_weight() -> None:

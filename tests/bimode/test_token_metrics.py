@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,15 @@ from bimode.losses import LossInputs, policy_loss
 from bimode.modes import Mode
 from bimode.packing import PackedBatch, pack
 from bimode.records import TrainingSample
-from bimode.token_metrics import DENOMINATORS, decision_values, label_of, means_by_mode, metric_means, token_sums
+from bimode.token_metrics import (
+    DENOMINATORS,
+    decision_values,
+    engine_values,
+    label_of,
+    means_by_mode,
+    metric_means,
+    token_sums,
+)
 
 
 def sample(mode: Mode, level: str, mask: tuple[float, ...], advantage: float) -> TrainingSample:
@@ -99,6 +108,21 @@ def test_micro_batches_add_up_by_label() -> None:
     assert sums["tokens"] == 5 and sums["tokens/non_thinking/hard"] == 2
     names = {key for key in expected if "/" not in key}
     assert names <= set(DENOMINATORS) | set(DENOMINATORS.values())
+
+
+def test_engine_against_learner_by_hand() -> None:
+    """Of the tokens that the engine drew under the learner's version: neither a forced one, nor the first, nor an older one."""
+    drawn = replace(
+        sample(Mode.THINKING, "", (1.0,) * 5, 1.0),
+        behavior_logprobs_T=(-9.0, math.nan, -1.0, -1.0, -1.0), versions_T=(3, 3, 2, 3, 3),
+    )  # fmt: skip
+    values = engine_values(batch_of((drawn,)), torch.tensor([-1.0, -1.0, -5.0, -1.0, -1.0 + math.log(2)]), version=3)
+    assert values["compared"].tolist() == [False, False, False, True, True]
+    assert values["mismatch"].tolist() == pytest.approx([0, 0, 0, 0, 1 - math.log(2)], abs=1e-7)  # 2 - log 2 - 1
+    sums = token_sums(values, torch.zeros(5, dtype=torch.long), ("",))
+    assert metric_means(sums) == {"mismatch": pytest.approx((1 - math.log(2)) / 2)}
+    untouched = engine_values(batch_of((drawn,)), torch.zeros(5), version=4)
+    assert metric_means(token_sums(untouched, torch.zeros(5, dtype=torch.long), ("",))) == {}
 
 
 def test_labels() -> None:

@@ -21,6 +21,7 @@ from bimode.bpo_config import BpoConfig
 from bimode.config import Recipe
 from bimode.credit.summary import summarize
 from bimode.desk import Drawn, Lease
+from bimode.errors import MismatchError
 from bimode.ledger import Ledger
 from bimode.losses import policy_loss
 from bimode.modes import Mode
@@ -220,3 +221,28 @@ def test_the_starting_policy_pays_for_length_too(tmp_path: Path) -> None:
 def test_who_compares_with_nobody_asks_nobody(tmp_path: Path) -> None:
     assert reference_rewards(ScriptedGraph({}), prompts("ab"), Recipe(name="t", bpo=config("grpo")), tmp_path) == {}
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("mismatch", "stops"), [(0.0, False), (0.05, False), (0.06, True), (math.inf, True)])
+def test_an_engine_that_computes_something_else_stops_the_step(mismatch: float, stops: bool) -> None:
+    """Before the optimizer moves, and only where it is asked for: in the first two steps of a run."""
+    moved: list[int] = []
+    learner = SimpleNamespace(
+        update=lambda *_, **__: {"loss": 0.5, "mismatch": 4 * mismatch, "compared": 4.0},
+        optim_step=lambda: moved.append(1) or SimpleNamespace(grad_norm=1.0, lr=1.0),
+    )
+    graph, batch = SimpleNamespace(learner=learner), credit([paired((1.0, 0.0), (0.0, 1.0))], config(g=2), 0)
+    loss = policy_loss(0.2, 0.2, 0.0)
+    if stops:
+        with pytest.raises(MismatchError, match=r"bpo\.max_mismatch is 0\.05"):
+            update(graph, batch, loss, 0.05)
+        assert moved == []
+    else:
+        assert update(graph, batch, loss, 0.05)["mismatch"] == mismatch
+    update(graph, batch, loss)
+    assert moved == ([1] if stops else [1, 1])
+
+
+@pytest.mark.parametrize(("given", "dtype", "limit"), [(None, "float32", 1e-4), (None, "bfloat16", 0.05), (0.3, "bfloat16", 0.3)])
+def test_how_far_engine_and_learner_may_differ(given: float | None, dtype: str, limit: float) -> None:
+    assert config(max_mismatch=given).mismatch_limit(dtype) == limit
