@@ -158,3 +158,34 @@ class Recipe(Section):
             fix = "moves weights between GPUs; use object_store, or set cluster.rollout_gpus and cluster.learner_gpus"
             raise ConfigError("bpo.sync", self.bpo.sync, fix)
         return self
+
+    @model_validator(mode="after")
+    def _actors_use_one_gpu(self) -> Recipe:
+        for key in ("rollout_gpus", "learner_gpus"):
+            gpus = getattr(self.cluster, key)
+            if gpus > 1:
+                fix = "an engine and a learner rank compute on one GPU each; use at most 1"
+                raise ConfigError(f"cluster.{key}", gpus, fix)
+        return self
+
+    @model_validator(mode="after")
+    def _ipc_stays_on_one_gpu(self) -> Recipe:
+        """Nothing places a learner rank beside each rollout worker."""
+        if self.bpo.sync != "ipc":
+            return self
+        if self.bpo.learner.workers > 1 or self.bpo.rollout_workers > 1:
+            fix = "needs one learner rank and one rollout worker; set bpo.learner.workers and bpo.rollout_workers to 1"
+            raise ConfigError("bpo.sync", "ipc", f"{fix}, or use nccl")
+        if self.cluster.rollout_gpus + self.cluster.learner_gpus > 1:
+            fix = "needs both on one GPU; set cluster.rollout_gpus and cluster.learner_gpus to 0.5"
+            raise ConfigError("bpo.sync", "ipc", f"{fix}, or use nccl")
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_are_summed_in_float32(self) -> Recipe:
+        for stage, learner in (("anneal", self.anneal.learner), ("bpo", self.bpo.learner)):
+            is_rounded = learner.engine == "deepspeed" and learner.zero_stage == 0
+            if is_rounded and self.model.dtype == "bfloat16":
+                fix = "would sum the gradients of micro-batches in bfloat16; use 1, which sums them in float32"
+                raise ConfigError(f"{stage}.learner.zero_stage", 0, fix)
+        return self

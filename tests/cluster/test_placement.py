@@ -74,7 +74,8 @@ def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
     """Nobody has run it yet, so that its numbers agree with each other is all that a test can hold."""
     gpu = load_recipe(Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "gpu.toml")
     for stage in ("anneal", "bpo", "evaluate"):
-        check(stage, plan(stage, gpu), [{"CPU": gpu.cluster.num_cpus, "GPU": 8.0}])
+        spare = 4  # CPUs of Ray Data, which feeds the ranks
+        check(stage, plan(stage, gpu), [{"CPU": gpu.cluster.num_cpus - spare, "GPU": 8.0}])
     assert gpu.curate.rollouts.concurrency * gpu.cluster.rollout_gpus <= 8
     room = gpu.model.max_model_len // 4  # for a prompt with its image
     longest = max(gpu.curate.rollouts.max_tokens, gpu.bpo.max_tokens, gpu.evaluate.max_tokens)
