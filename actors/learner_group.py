@@ -55,9 +55,14 @@ class LearnerRank:
         self, rank: int, world: int, address: str, model_dir: Path, learner: LearnerConfig, optim: OptimConfig,
         total_steps: int, dtype: str, seed: int, with_reference: bool,
     ) -> None:  # fmt: skip
-        """Joins the group at `address`, where rank 0 listens, and loads the model. Blocks until every rank is there."""
-        from actors import parallel
+        """Joins the group at `address`, where rank 0 listens, and loads the model. Blocks until every rank is there.
 
+        Raises ConfigError as `actors.devices.on_gpu`.
+        """
+        from actors import parallel
+        from actors.devices import on_gpu
+
+        on_gpu("cluster.learner_gpus")
         parallel.join(rank, world, self.store if rank == 0 else parallel.connect(address, world))
         self.learner = Learner(
             model_dir, learner, optim, total_steps=total_steps, dtype=dtype, seed=seed, with_reference=with_reference

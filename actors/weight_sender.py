@@ -95,10 +95,8 @@ class WeightSender:
         if not torch.cuda.is_available():
             raise ConfigError("bpo.sync", sync, "moves weights between GPUs; use object_store where there is none")
         self._client, source = WorkersClient(workers), GatheredSource(model)
-        if sync == "nccl":
-            info = nccl_info(rank, address, port, world_size=1 + len(workers))
-        else:
-            info = ipc_info(rank, source)
+        by_nccl = sync == "nccl"
+        info = nccl_info(rank, address, port, 1 + len(workers)) if by_nccl else ipc_info(rank, source)
         self._engine = WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=source)
 
     def send(self, version: int) -> None:

@@ -49,8 +49,10 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Trains. Starts again from the last sealed checkpoint, `bpo.learner_restarts` times at most, when the learner dies, and when a
-    rollout worker dies that none can replace: with `nccl` and `ipc` the group that carries weights is formed once."""
+    """Trains; starts again from the last sealed checkpoint when the learner dies, `bpo.learner_restarts` times at most.
+
+    With `nccl` and `ipc` a rollout worker that dies cannot be replaced in the group that carries weights: the same is done.
+    """
     from pipelines.bpo_steps import reserve_learner
     from pipelines.chaos import Drill
     from pipelines.progress import say

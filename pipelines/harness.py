@@ -23,8 +23,9 @@ from bimode.config import ClusterConfig, Recipe
 from bimode.errors import ConfigError, keyed, permitted
 from bimode.rundir import StageDir, digest_json, digest_path, read_json, update_run_manifest
 from bimode.versions import VersionedDir, exclusive
+from cluster.checks import check_shared_memory
 from cluster.environment import code_version
-from cluster.placement import check, node_resources, plan
+from cluster.placement import Role, check, node_resources, plan
 from cluster.session import ROOT, connect, in_job, joins_cluster, prepare_process
 from pipelines.failure import reported
 from pipelines.progress import if_slow, say
@@ -74,6 +75,8 @@ class Session:
         """Connects on the first call, for `stage`; the user is told, since it takes seconds."""
         if not self.connected:
             say(f"{stage}: {'joining the Ray cluster' if joins_cluster() else 'starting Ray'}")
+            if not joins_cluster() and (warning := check_shared_memory(self.config.object_store_mb)):
+                say(f"{stage}: {warning}")
             self.stack.enter_context(connect(self.config))
             self.connected = True
 
@@ -132,7 +135,9 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
         say(f"{name}: unchanged, skipped ({stage.path})")
         return
     session.ensure(name)
-    check(name, plan(name, recipe), node_resources())
+    roles = plan(name, recipe)
+    check(name, roles, node_resources())
+    check_gpus(name, roles)
     describe_run(recipe, stage.run)
     if found := stage.claim({"config": digest_json(config), "inputs": digests}, config):
         say(found)
@@ -147,6 +152,16 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
     assert sealed is not None
     entry = {"config": sealed["config_digest"], **{key: sealed[key] for key in ("inputs", "counts", "seconds")}}
     update_run_manifest(stage.run, lambda manifest: manifest["stages"].update({name: entry}))
+
+
+def check_gpus(stage: str, roles: Sequence[Role]) -> None:
+    """Raises ConfigError where actors of `roles` would be given GPUs that they could not compute on."""
+    for role in roles:
+        if role.gpus:
+            from actors.devices import check_role
+
+            with if_slow(f"{stage}: waiting for a free GPU, to check it for a {role.name}"):
+                check_role(role.name, role.options())
 
 
 def base_directory(base: str, key: str = "model.base") -> Path:

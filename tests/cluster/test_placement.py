@@ -13,6 +13,7 @@ import pytest
 from bimode.config import Recipe
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe, load_recipe
+from cluster.environment import CPU_ENV
 from cluster.placement import MOST, PIN, Role, check, learner_role, most_rollouts, plan, reserved, rollout_role
 
 
@@ -22,9 +23,22 @@ def recipe(*overrides: str) -> Recipe:
 
 def test_bpo_has_rollouts_and_a_learner_with_their_own_resources() -> None:
     made = plan("bpo", recipe("bpo.rollout_workers=3", "cluster.rollout_gpus=0.5", "cluster.learner_resource=learner"))
-    assert made == (Role("rollout", 3, 1.0, 0.5), Role("learner", 1, 1.0, 0.0, "learner"))
+    assert made == (Role("rollout", 3, 1.0, 0.5), Role("learner", 1, 1.0, 0.0, "learner", hides_gpus=True))
     assert made[0].options() == {"num_cpus": 1.0, "num_gpus": 0.5, "resources": {}}
-    assert made[1].options() == {"num_cpus": 1.0, "num_gpus": 0.0, "resources": {"learner": PIN}}
+    on_the_cpu = {"num_cpus": 1.0, "num_gpus": 0.0, "resources": {"learner": PIN}}
+    assert made[1].options() == on_the_cpu | {"runtime_env": {"env_vars": CPU_ENV}}
+
+
+def test_gpus_are_hidden_only_where_some_actors_have_them() -> None:
+    """A runtime environment costs a start of Python, so a run without GPUs has none."""
+    for override, hidden in (
+        ("cluster.threads=1", (False, False)),
+        ("cluster.rollout_gpus=1", (False, True)),
+        ("cluster.learner_gpus=1", (True, False)),
+    ):
+        roles = plan("bpo", recipe(override))
+        assert tuple("runtime_env" in role.options() for role in roles) == hidden
+        assert tuple(bool(role.runtime_env) for role in roles) == hidden
 
 
 def test_exact_fit_is_accepted_and_one_less_is_refused_with_the_sum() -> None:
