@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ def test_twenty_steps_are_those_of_plain_torch(found: dict[str, Any], wide_llava
 @pytest.mark.parametrize("name", BFLOAT16)
 def test_bfloat16_learns_about_the_same(found: dict[str, Any], name: str) -> None:
     assert found[name]["losses"] == pytest.approx(found["alone"]["losses"], rel=2e-2)
+    assert {weight.dtype for weight in found[name]["weights"].values()} == {torch.bfloat16}, "of a base in float32"
 
 
 def test_frozen_parameters_stay_and_others_move(found: dict[str, Any], wide_llava: Path) -> None:
@@ -277,3 +279,17 @@ def test_the_port_where_ranks_meet_is_taken_before_it_is_told() -> None:
     other = parallel.connect(f"127.0.0.1:{stores[0].port}", 2)
     other.set("key", "value")
     assert stores[0].get("key") == b"value"
+
+
+def test_a_collective_waits_for_a_model_that_is_written(tmp_path: Path) -> None:
+    """NCCL's own limit is 10 minutes, gloo's 30: rank 0 may need longer for a large model, and the others were ended."""
+    from torch import distributed
+
+    from actors import parallel
+
+    parallel.join(0, 1, distributed.HashStore())
+    try:
+        options = distributed.group.WORLD._get_backend(torch.device("cpu")).options
+        assert options._timeout == parallel.TIMEOUT > timedelta(minutes=30)
+    finally:
+        parallel.leave()
