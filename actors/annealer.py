@@ -70,10 +70,16 @@ def fit(
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "feed": PlannedFeed(table, plan_SB)},
-        scaling_config=ScalingConfig(num_workers=config.learner.workers, use_gpu=use_gpu, resources_per_worker=worker_resources),
+        scaling_config=ScalingConfig(
+            num_workers=config.learner.workers,
+            use_gpu=use_gpu,
+            resources_per_worker=worker_resources,
+        ),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
-            name="ray_train", storage_path=str(job.checkpoints.absolute()), failure_config=FailureConfig(max_failures=0),
+            name="ray_train",
+            storage_path=str(job.checkpoints.absolute()),
+            failure_config=FailureConfig(max_failures=0),
             worker_runtime_env=runtime_env,
         ),
     )

@@ -19,8 +19,8 @@ COMPILERS = ("cc", "gcc", "clang")
 def on_gpu(key: str) -> bool:
     """Whether this process computes on a GPU.
 
-    Raises ConfigError of `key`, a number of GPUs in the recipe, if Ray has given this process a GPU that torch does not see:
-    it would compute on the CPU without a word.
+    Raises ConfigError of `key`, a number of GPUs in the recipe, if Ray has given this process a GPU
+    that torch does not see: it would compute on the CPU without a word.
     """
     is_seen = torch.cuda.is_available()
     gpus = gpus_given()
@@ -42,19 +42,25 @@ def gpus_given() -> float:
 
 
 def check_role(role: str, options: Mapping[str, Any]) -> None:
-    """Asks a process of ray.remote's `options`, like an actor of `role`, whether it could compute on its GPU.
+    """Starts a process with ray.remote's `options`, as an actor of `role`, and checks its GPU.
 
-    A stage asks before it starts: an error in an actor comes after minutes of loading, and Ray Train forms the group of its
-    workers before any code of ours runs there. Raises ConfigError as the checks of `CHECKS`.
+    Done before a stage starts: an error in an actor comes after minutes of loading, and Ray Train
+    forms the group of its workers before any code of ours runs. Raises ConfigError as `CHECKS`.
     """
+    ray.get(ray.remote(max_calls=1)(_check_here).options(**options).remote(role))
+
+
+def _check_here(role: str) -> None:
     for check in CHECKS[role]:
-        ray.get(ray.remote(max_calls=1)(check).options(**options).remote(f"cluster.{role}_gpus"))
+        check(f"cluster.{role}_gpus")
 
 
 def check_compiler(key: str) -> None:
-    """Raises ConfigError of `key` where Triton, which vLLM samples with on a GPU, could not build its kernels' launchers."""
+    """Raises ConfigError of `key` where Triton could not compile; vLLM samples with it on a GPU."""
     headers = Path(sysconfig.get_path("include")) / "Python.h"
-    missing = [] if any(map(shutil.which, COMPILERS)) else [f"a C compiler ({', '.join(COMPILERS)})"]
+    missing = []
+    if not any(map(shutil.which, COMPILERS)):
+        missing.append(f"a C compiler ({', '.join(COMPILERS)})")
     if not headers.is_file():
         missing.append(f"Python's headers ({headers})")
     if missing:

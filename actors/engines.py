@@ -161,7 +161,7 @@ class DeepSpeedEngine:
                     "stage": stage, "reduce_bucket_size": elements, "allgather_bucket_size": elements,
                 },
                 "bf16": {"enabled": dtype is torch.bfloat16, "check_grad_overflow": True},
-                "data_types": {"grad_accum_dtype": "fp32"},  # bfloat16 loses what is added to a larger sum
+                "data_types": {"grad_accum_dtype": "fp32"},  # a bfloat16 sum loses small addends
                 "steps_per_print": None,
             },
         )[0]  # fmt: skip
@@ -191,13 +191,13 @@ class DeepSpeedEngine:
         for name, tensor in named_tensors(self.engine.module.model):
             if name not in names:
                 continue
-            if not hasattr(tensor, "ds_id"):  # not sharded: ZeRO 1 and 2, or a buffer
+            if not hasattr(tensor, "ds_id"):  # not sharded: ZeRO 0-2, or a buffer
                 if is_first:
                     weights[name] = tensor.detach().cpu()
                 continue
             with self.deepspeed.zero.GatheredParameters([tensor]):  # every rank takes part
                 if is_first:
-                    weights[name] = tensor.detach().to("cpu", copy=True)  # the gathered one is freed
+                    weights[name] = tensor.detach().to("cpu", copy=True)  # `tensor` is freed
         return weights
 
     def save(self, folder: Path) -> None:

@@ -35,8 +35,9 @@ class StorePublisher:
 class TransferPublisher:
     """`sync = "nccl"` or `"ipc"`: the ranks push to the workers' GPUs, in `deadline_s` at most.
 
-    Connects on construction, in `deadline_s` after every engine has loaded: an engine that fails is reported by its own error,
-    which a rendezvous without it would hide. Raises as `RolloutFleet.awaken` and `LearnerGroup.open_senders`.
+    Connects on construction, in `deadline_s` after every engine has loaded: an engine that fails is
+    reported by its own error, which a rendezvous without it would hide. Raises as
+    `RolloutFleet.awaken` and `LearnerGroup.open_senders`.
     """
 
     def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, sync: str, deadline_s: float) -> None:
@@ -106,15 +107,20 @@ def build_graph(
     with_reference: bool,
     seed: int,
 ) -> Graph:
-    """Starts both sides at once (an engine takes seconds to load) and returns the graph at version 0.
+    """Starts both sides at once, since an engine takes seconds to load; the graph is at version 0.
 
-    If they cannot be connected, both sides are ended, so that their GPUs are free for another attempt.
+    If they cannot be connected, both sides are ended: the next attempt finds their GPUs free.
     """
     with ExitStack() as started:
         fleet = RolloutFleet(
-            model_dir, model, workers=rollout_workers, options=rollout_options, seed=seed, sync=sync,
+            model_dir,
+            model,
+            workers=rollout_workers,
+            options=rollout_options,
+            seed=seed,
+            sync=sync,
             patience_s=worker_timeout_s,
-        )  # fmt: skip
+        )
         started.callback(fleet.close)
         group = LearnerGroup(
             dict(learner_options),

@@ -55,9 +55,9 @@ class LearnerRank:
         self, rank: int, world: int, address: str, model_dir: Path, learner: LearnerConfig, optim: OptimConfig,
         total_steps: int, dtype: str, seed: int, with_reference: bool,
     ) -> None:  # fmt: skip
-        """Joins the group at `address`, where rank 0 listens, and loads the model. Blocks until every rank is there.
+        """Joins the group at `address`, where rank 0 listens, and loads the model.
 
-        Raises ConfigError as `actors.devices.on_gpu`.
+        Blocks until every rank is there. Raises ConfigError as `actors.devices.on_gpu`.
         """
         from actors import parallel
         from actors.devices import on_gpu
@@ -208,12 +208,12 @@ class LearnerGroup:
     def open_senders(self, workers: Sequence[Any], sync: str, deadline_s: float) -> None:
         """Connects every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``.
 
-        Raises LearnerLostError after `deadline_s`: NCCL itself waits without limit for a process that is gone.
+        Raises LearnerLostError after `deadline_s`: NCCL waits for ever for a process that is gone.
         """
         self.ready()
         address = _get(self.ranks[0].free_address.remote())
         joined = [actor.open_sender.remote(workers, sync, address) for actor in self.ranks]
-        late = f"the ranks and the rollout workers have not connected by {sync} after {deadline_s:.0f} s"
+        late = f"the ranks and the rollout workers have not connected by {sync}"
         _get_within(joined, deadline_s, late)
 
     def send(self, version: int, deadline_s: float) -> None:
@@ -222,7 +222,7 @@ class LearnerGroup:
         Raises LearnerLostError after `deadline_s`: a collective whose other side is gone or silent never ends.
         """
         sent = [actor.send.remote(version) for actor in self.ranks]
-        late = f"the weights of version {version} are not with every worker after {deadline_s:.0f} s"
+        late = f"the weights of version {version} are not with every worker"
         _get_within(sent, deadline_s, late)
 
     def save(self, path: Path) -> None:
@@ -247,11 +247,11 @@ class LearnerGroup:
 
 
 def _get_within(refs: Sequence[Any], deadline_s: float, late: str) -> None:
-    """Waits as `_get`. Raises LearnerLostError, which says `late`, after `deadline_s`."""
+    """Waits as `_get`. Raises LearnerLostError with the message `late` after `deadline_s`."""
     try:
         _get(refs, deadline_s)
     except GetTimeoutError:
-        raise LearnerLostError(late) from None
+        raise LearnerLostError(f"{late} after {deadline_s:.0f} s") from None
 
 
 def _get(refs: Any, timeout_s: float | None = None) -> Any:

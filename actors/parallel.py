@@ -8,8 +8,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-
-TIMEOUT = timedelta(hours=1)  # of a collective: rank 0 writes a model of tens of GB to slow storage while the others wait
+# Of a collective: the others wait while rank 0 writes tens of GB to slow storage.
+TIMEOUT = timedelta(hours=1)
 
 
 def backend() -> str:

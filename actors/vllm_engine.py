@@ -41,8 +41,10 @@ def keep_images() -> None:
 
 
 class VllmEngine:
-    """One in-process vLLM engine at weight version 0. Raises ConfigError if `sync` needs a GPU and there is none, and as `on_gpu`
-    and `check_compiler`."""
+    """One in-process vLLM engine at weight version 0.
+
+    Raises ConfigError if `sync` needs a GPU and there is none; as `on_gpu`; as `check_compiler`.
+    """
 
     def __init__(
         self,

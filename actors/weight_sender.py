@@ -95,9 +95,12 @@ class WeightSender:
         if not torch.cuda.is_available():
             raise ConfigError("bpo.sync", sync, "moves weights between GPUs; use object_store where there is none")
         self._client, source = WorkersClient(workers), GatheredSource(model)
+        world = 1 + len(workers)
         by_nccl = sync == "nccl"
-        info = nccl_info(rank, address, port, 1 + len(workers)) if by_nccl else ipc_info(rank, source)
-        self._engine = WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=source)
+        info = nccl_info(rank, address, port, world) if by_nccl else ipc_info(rank, source)
+        self._engine = WeightTransferTrainerFactory.trainer_init(
+            info, client=self._client, source=source
+        )
 
     def send(self, version: int) -> None:
         """One whole update; the workers are at `version`, caches reset, when it returns."""
@@ -113,7 +116,7 @@ def nccl_info(rank: int, address: str, port: int, world_size: int) -> TrainerIni
 
 
 def ipc_info(rank: int, source: WeightSource) -> TrainerInitInfo:
-    """What a rank sends by ipc with: a buffer that holds the largest tensor, since vLLM refuses one that does not fit."""
+    """What a rank sends by ipc with: a buffer that holds the largest tensor, as vLLM requires."""
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
     from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 

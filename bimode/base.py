@@ -20,8 +20,8 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
     """Writes the run's starting model to `root` and returns it with the tokens that had to be added.
 
     `base` is a directory or `new:tiny-llava`. A directory that already has the tags and the template is used in place;
-    otherwise what was in `root` goes. Weights are written in the type that they have in `base`. Raises ConfigError for a
-    directory that is no model of a known kind.
+    otherwise what was in `root` goes. Weights are written in the type that they have in `base`.
+    Raises ConfigError for a directory that is no model of a known kind.
     """
     if base == NEW_TINY_LLAVA:
         shutil.rmtree(root, ignore_errors=True)
@@ -52,8 +52,10 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
 
 
 def stored_dtype(path: Path) -> Any:
-    """The floating type of most bytes of a model's weights, whatever its config says; what the config says ("auto") where they
-    are no safetensors."""
+    """Returns the floating type of most bytes of a model's weights, whatever its config says.
+
+    Where the weights are not safetensors it is "auto", the config's word.
+    """
     import torch
     from safetensors import safe_open
 

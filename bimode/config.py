@@ -41,9 +41,13 @@ class ClusterConfig(Section):
     num_cpus: int = Field(4, ge=4, description="logical CPUs of a local Ray; at least 4 (Ray Data and actors share them)")
     object_store_mb: Positive = Field(512, description="MiB of shared memory for the objects of a local Ray")
     rollout_cpus: float = Field(1.0, ge=0.0, description="logical CPUs of each engine, in curate, bpo and evaluate")
-    rollout_gpus: float = Field(0.0, ge=0.0, description="GPUs of each engine, at most 1; 0 runs it on the CPU")
+    rollout_gpus: float = Field(
+        0.0, ge=0.0, description="GPUs of each engine, at most 1; 0 runs it on the CPU"
+    )
     learner_cpus: float = Field(1.0, ge=0.0, description="logical CPUs of each learner rank, in anneal and bpo")
-    learner_gpus: float = Field(0.0, ge=0.0, description="GPUs of each learner rank, at most 1; 0 trains on the CPU")
+    learner_gpus: float = Field(
+        0.0, ge=0.0, description="GPUs of each learner rank, at most 1; 0 trains on the CPU"
+    )
     rollout_resource: str = Field("", description="custom Ray resource that pins rollout workers, e.g. `rollout`")
     learner_resource: str = Field("", description="custom Ray resource that pins the learner, e.g. `learner`")
     threads: Positive = Field(1, description="torch threads of each worker")
@@ -174,11 +178,11 @@ class Recipe(Section):
         if self.bpo.sync != "ipc":
             return self
         if self.bpo.learner.workers > 1 or self.bpo.rollout_workers > 1:
-            fix = "needs one learner rank and one rollout worker; set bpo.learner.workers and bpo.rollout_workers to 1"
-            raise ConfigError("bpo.sync", "ipc", f"{fix}, or use nccl")
+            fix = "needs one learner rank and one rollout worker; use nccl for several"
+            raise ConfigError("bpo.sync", "ipc", fix)
         if self.cluster.rollout_gpus + self.cluster.learner_gpus > 1:
             fix = "needs both on one GPU; set cluster.rollout_gpus and cluster.learner_gpus to 0.5"
-            raise ConfigError("bpo.sync", "ipc", f"{fix}, or use nccl")
+            raise ConfigError("bpo.sync", "ipc", fix)
         return self
 
     @model_validator(mode="after")
@@ -186,6 +190,6 @@ class Recipe(Section):
         for stage, learner in (("anneal", self.anneal.learner), ("bpo", self.bpo.learner)):
             is_rounded = learner.engine == "deepspeed" and learner.zero_stage == 0
             if is_rounded and self.model.dtype == "bfloat16":
-                fix = "would sum the gradients of micro-batches in bfloat16; use 1, which sums them in float32"
+                fix = "would sum gradients in bfloat16; use 1, which sums them in float32"
                 raise ConfigError(f"{stage}.learner.zero_stage", 0, fix)
         return self

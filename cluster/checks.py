@@ -44,18 +44,20 @@ def check_temporary() -> None:
 
 
 def check_shared_memory(object_store_mb: int) -> str:
-    """Looks whether /dev/shm holds an object store of `object_store_mb` MiB; returns a warning, or nothing where it does.
+    """Returns a warning if /dev/shm is too small for an object store of `object_store_mb` MiB.
 
-    Raises ConfigError where it does not and Ray would refuse to start; a smaller store Ray keeps on the disk instead.
+    Ray then keeps the store on the disk. Raises ConfigError for one that Ray refuses to keep there.
     """
     free_mb = shutil.disk_usage(SHARED_MEMORY).free >> 20
     if object_store_mb <= free_mb:
         return ""
     lacks = f"{SHARED_MEMORY} has {free_mb} MiB free"
-    fix = f"set cluster.object_store_mb to at most {free_mb}, or enlarge it (docker run --shm-size={object_store_mb}m)"
-    if object_store_mb << 20 > DISK_STORE and not os.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"):
+    enlarged = f"enlarge it (docker run --shm-size={object_store_mb}m)"
+    fix = f"set cluster.object_store_mb to at most {free_mb}, or {enlarged}"
+    may_be_slow = bool(os.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"))
+    if object_store_mb << 20 > DISK_STORE and not may_be_slow:
         raise ConfigError("cluster.object_store_mb", object_store_mb, f"{lacks}; {fix}")
-    return f"{lacks} and the object store needs {object_store_mb}: it is kept on the disk, which is slow; {fix}"
+    return f"{lacks}, so the object store of {object_store_mb} is kept on the disk, slowly; {fix}"
 
 
 def check_address(address: str) -> None:

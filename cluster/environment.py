@@ -10,9 +10,12 @@ from bimode.rundir import digest_code
 
 PACKAGES = ("bimode", "data_curation", "actors", "cluster", "pipelines")
 CPU_ENV = {  # of a process that computes on the CPU
-    "THP_MEM_ALLOC_ENABLE": "1",  # large tensors in huge pages: to touch them first takes longer than to compute them
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # and what libraries allocate, as oneDNN its packed weights
-    "TORCH_COMPILE_DISABLE": "1",  # vLLM compiles one small function: 3-20 s, and it takes a C++ compiler
+    # large tensors in huge pages: to touch them first takes longer than to compute them
+    "THP_MEM_ALLOC_ENABLE": "1",
+    # and what libraries allocate, as oneDNN its packed weights
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    # vLLM compiles one small function: 3-20 s, and it takes a C++ compiler
+    "TORCH_COMPILE_DISABLE": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "DS_ACCELERATOR": "cpu",

@@ -39,7 +39,7 @@ class Role:
 
     @property
     def runtime_env(self) -> dict[str, Any]:
-        """Ray's, of one actor: without it an actor that asked for no GPU would see all of its node, and compute on the first."""
+        """Ray's, of one actor: one that asked for no GPU would use its node's first without it."""
         return {"env_vars": CPU_ENV} if self.hides_gpus else {}
 
     @property
@@ -52,13 +52,15 @@ class Role:
 def rollout_role(cluster: ClusterConfig, count: int) -> Role:
     """`count` rollout workers."""
     cpus, gpus, resource = cluster.rollout_cpus, cluster.rollout_gpus, cluster.rollout_resource
-    return Role("rollout", count, cpus, gpus, resource, hides_gpus=not gpus and cluster.learner_gpus > 0)
+    hides_gpus = gpus == 0 and cluster.learner_gpus > 0
+    return Role("rollout", count, cpus, gpus, resource, hides_gpus)
 
 
 def learner_role(cluster: ClusterConfig, count: int) -> Role:
     """`count` ranks of the learner group."""
     cpus, gpus, resource = cluster.learner_cpus, cluster.learner_gpus, cluster.learner_resource
-    return Role("learner", count, cpus, gpus, resource, hides_gpus=not gpus and cluster.rollout_gpus > 0)
+    hides_gpus = gpus == 0 and cluster.rollout_gpus > 0
+    return Role("learner", count, cpus, gpus, resource, hides_gpus)
 
 
 def plan(stage: str, recipe: Recipe) -> tuple[Role, ...]:

@@ -49,9 +49,10 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Trains; starts again from the last sealed checkpoint when the learner dies, `bpo.learner_restarts` times at most.
+    """Trains; starts again from the last sealed checkpoint when the learner dies.
 
-    With `nccl` and `ipc` a rollout worker that dies cannot be replaced in the group that carries weights: the same is done.
+    With `nccl` and `ipc` also when a rollout worker dies: the group that carries weights is formed
+    once, so no other worker can take its place. At most `bpo.learner_restarts` times.
     """
     from pipelines.bpo_steps import reserve_learner
     from pipelines.chaos import Drill

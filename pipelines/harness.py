@@ -75,7 +75,8 @@ class Session:
         """Connects on the first call, for `stage`; the user is told, since it takes seconds."""
         if not self.connected:
             say(f"{stage}: {'joining the Ray cluster' if joins_cluster() else 'starting Ray'}")
-            if not joins_cluster() and (warning := check_shared_memory(self.config.object_store_mb)):
+            warning = "" if joins_cluster() else check_shared_memory(self.config.object_store_mb)
+            if warning:
                 say(f"{stage}: {warning}")
             self.stack.enter_context(connect(self.config))
             self.connected = True
@@ -155,7 +156,7 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
 
 
 def check_gpus(stage: str, roles: Sequence[Role]) -> None:
-    """Raises ConfigError where actors of `roles` would be given GPUs that they could not compute on."""
+    """Raises ConfigError if actors of `roles` could not compute on the GPUs that they ask for."""
     for role in roles:
         if role.gpus:
             from actors.devices import check_role

@@ -1,4 +1,4 @@
-"""A Ray that offers two GPUs on a machine without any, and what actors on them report: run by test_devices.py."""
+"""A Ray that offers two GPUs on a machine without any, and what its actors report."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def line_of(start: Any) -> str:
 
 
 def fleet(model_dir: Path) -> None:
-    options = rollout_role(CLUSTER, 1).options()
-    RolloutFleet(model_dir, ModelConfig(), workers=1, options=options, seed=0, sync="object_store").awaken()
+    settings = {"options": rollout_role(CLUSTER, 1).options(), "seed": 0, "sync": "object_store"}
+    RolloutFleet(model_dir, ModelConfig(), workers=1, **settings).awaken()
 
 
 def group(model_dir: Path) -> None:
     with reserved(learner_role(CLUSTER, 1), print) as options:
         made = LearnerGroup(
-            options, 1, model_dir=model_dir, learner=LearnerConfig(), optim=OptimConfig(), total_steps=1,
-            dtype="float32", seed=0, with_reference=False,
+            options, 1, model_dir=model_dir, learner=LearnerConfig(), optim=OptimConfig(),
+            total_steps=1, dtype="float32", seed=0, with_reference=False,
         )  # fmt: skip
         try:
             made.ready()

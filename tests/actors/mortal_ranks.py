@@ -52,7 +52,7 @@ class Broken:
 
 
 class Sender(Rank):
-    """A rank of a learner group that has loaded; its rollout workers never come to the rendezvous."""
+    """A rank of a learner group that has loaded; no rollout worker comes to its rendezvous."""
 
     def free_address(self) -> str:
         return "127.0.0.1:1"

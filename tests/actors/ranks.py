@@ -177,11 +177,13 @@ def scenario(case: Case, model_dir: Path, out: Path) -> None:
     before_nan = exported(again)
     said.append(refused(again, nan_loss, *steps[0]))
     after_nan = exported(again)
+    on_first = copies.nbytes if parallel.rank() == 0 else 0
+    copied = parallel.all_sum([on_first, copies.nbytes - on_first])
     complaints = [parallel.all_sum([float(bool(text))])[0] for text in said]
     found = {
         "losses": losses + rest[0], "norms": norms + rest[1], "weights": weights, "resumed": resumed,
         "after_steep": after_steep, "before_nan": before_nan, "after_nan": after_nan, "said": said,
-        "complaints": complaints, "copied": [parallel.all_sum([copies.nbytes * (parallel.rank() == rank)])[0] for rank in (0, 1)],
+        "complaints": complaints, "copied": copied,
     }  # fmt: skip
     if parallel.rank() == 0:
         torch.save(found, out / f"{case.name}.pt")

@@ -1,4 +1,4 @@
-"""A gradient summed over many micro-batches by DeepSpeed in bfloat16, beside the same sum in float32: run by ranks.py."""
+"""A gradient summed over many micro-batches by DeepSpeed in bfloat16, and in float32."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Regression(nn.Module):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         torch.manual_seed(0)
-        layers = nn.Sequential(nn.Linear(256, 512), nn.SiLU(), nn.Linear(512, 32)).to(torch.bfloat16)
-        self.model = layers.to(dtype)
+        layers = nn.Sequential(nn.Linear(256, 512), nn.SiLU(), nn.Linear(512, 32))
+        self.model = layers.to(torch.bfloat16).to(dtype)  # the same start in every type
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.model(inputs.to(next(self.parameters()).dtype))
 
 
 def loss_of(outputs: Tensor) -> Tensor:
-    """Every pass pulls the outputs towards 1, so that the gradients of the passes agree: the worst case for a sum."""
+    """Every pass pulls the outputs towards 1: gradients that agree are the worst case for a sum."""
     return (outputs.float() - 1.0).pow(2).mean() / (PASSES * parallel.world())
 
 
@@ -42,8 +42,10 @@ def inputs_of_passes() -> list[Tensor]:
 
 
 def summed_in_float32(dtype: torch.dtype) -> tuple[float, dict[str, Tensor]]:
-    """The norm of the sum over all passes of all ranks, and the weights after one AdamW step with it. The passes are computed in
-    `dtype`, and everything else in float32."""
+    """The norm of the sum over all passes of all ranks, and the weights after one AdamW step.
+
+    The passes are computed in `dtype`, and everything else in float32.
+    """
     policy, whole = Regression(dtype), Regression(torch.float32)
     total = [torch.zeros_like(p) for p in whole.parameters()]
     for inputs in inputs_of_passes():
@@ -70,12 +72,12 @@ def summed_by_deepspeed(stage: int) -> tuple[float, dict[str, Tensor]]:
 
 
 def many_passes(out: Path) -> None:
-    """Leaves norms and weights in ``OUT/passes.pt``, the weights before the step under ``start``."""
+    """Leaves norms and weights in ``OUT/passes.pt``; those before the step under ``start``."""
     start = {name: p.detach() for name, p in Regression(torch.float32).model.named_parameters()}
     found = {"start": (0.0, start)}
-    found |= {"float32": summed_in_float32(torch.float32), "bfloat16": summed_in_float32(torch.bfloat16)}
+    found["float32"] = summed_in_float32(torch.float32)
+    found["bfloat16"] = summed_in_float32(torch.bfloat16)
     found |= {f"zero{stage}": summed_by_deepspeed(stage) for stage in STAGES}
     if parallel.rank() == 0:
         torch.save(found, out / "passes.pt")
     parallel.barrier()
-

@@ -25,9 +25,11 @@ def found(tiny_llava: Path) -> dict[str, Any]:
     """What fake_gpus.py reported."""
     if torch.cuda.is_available():
         pytest.skip("the GPUs that Ray offers here would be seen")
-    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    environment = dict(os.environ)
+    environment.pop("CUDA_VISIBLE_DEVICES", None)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.actors.fake_gpus", str(tiny_llava)], cwd=REPO, env=environment,
+        [sys.executable, "-m", "tests.actors.fake_gpus", str(tiny_llava)],
+        cwd=REPO, env=environment,
         capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -48,7 +50,7 @@ def test_a_gpu_that_torch_does_not_see_is_one_line(found: dict[str, Any]) -> Non
 
 @pytest.mark.ray
 def test_an_actor_that_asks_for_no_gpu_sees_none(found: dict[str, Any]) -> None:
-    """Beside others that have some, it took the first GPU of its node, and with it the memory of whoever was there."""
+    """Beside others that have some, it took the first GPU of its node and its memory."""
     assert found["hidden"] == ""
 
 
@@ -57,15 +59,19 @@ def test_outside_of_ray_torch_decides() -> None:
     assert on_gpu("cluster.rollout_gpus") is torch.cuda.is_available()
 
 
-def test_what_triton_compiles_with_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_triton_compiles_with_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """vLLM would end in a stack, after it has loaded the model."""
     (tmp_path / "Python.h").write_text("")
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/gcc" if name == "gcc" else None)
     check_compiler("cluster.rollout_gpus")
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ConfigError, match=r"^cluster.rollout_gpus = 0: vLLM needs a C compiler \(cc, gcc, clang\) on a"):
+    compiler = r"^cluster.rollout_gpus = 0: vLLM needs a C compiler \(cc, gcc, clang\) on a"
+    with pytest.raises(ConfigError, match=compiler):
         check_compiler("cluster.rollout_gpus")
     (tmp_path / "Python.h").unlink()
-    with pytest.raises(ConfigError, match=f"a C compiler .* and Python's headers .{tmp_path}/Python.h. on a node"):
+    both = f"a C compiler .* and Python's headers .{tmp_path}/Python.h. on a node"
+    with pytest.raises(ConfigError, match=both):
         check_compiler("cluster.rollout_gpus")

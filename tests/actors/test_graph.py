@@ -1,4 +1,4 @@
-"""How rollout workers and learner are connected where weights go from GPU to GPU, as far as faults of one side show."""
+"""Faults of one side while rollout workers and learner connect for weights from GPU to GPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def group(ray_local: Any) -> Iterator[LearnerGroup]:
 
 def connect(group: LearnerGroup, start: str, sync: str = "nccl") -> Graph:
     fleet = RolloutFleet(
-        start, ModelConfig(), workers=1, options={"num_cpus": 0}, seed=0, sync=sync, worker=Engine, patience_s=0.5
+        start, ModelConfig(), workers=1, options={"num_cpus": 0}, seed=0, sync=sync,
+        worker=Engine, patience_s=0.5,
     )  # fmt: skip
     try:
         return Graph(fleet, group, sync, 1.0)
@@ -38,7 +39,9 @@ def connect(group: LearnerGroup, start: str, sync: str = "nccl") -> Graph:
 
 
 @pytest.mark.parametrize("sync", ["nccl", "ipc"])
-def test_an_engine_that_fails_to_start_is_reported_by_its_own_error(group: LearnerGroup, sync: str) -> None:
+def test_an_engine_that_fails_to_start_is_reported_by_its_own_error(
+    group: LearnerGroup, sync: str
+) -> None:
     """The rendezvous without it would end after minutes, with `1/2 clients joined`."""
     with pytest.raises(RayActorError, match="no room for the cache on the GPU"):
         connect(group, "too large", sync)

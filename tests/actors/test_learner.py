@@ -85,7 +85,8 @@ def test_twenty_steps_are_those_of_plain_torch(found: dict[str, Any], wide_llava
 @pytest.mark.parametrize("name", BFLOAT16)
 def test_bfloat16_learns_about_the_same(found: dict[str, Any], name: str) -> None:
     assert found[name]["losses"] == pytest.approx(found["alone"]["losses"], rel=2e-2)
-    assert {weight.dtype for weight in found[name]["weights"].values()} == {torch.bfloat16}, "of a base in float32"
+    types = {weight.dtype for weight in found[name]["weights"].values()}
+    assert types == {torch.bfloat16}, "of a base in float32"
 
 
 def test_frozen_parameters_stay_and_others_move(found: dict[str, Any], wide_llava: Path) -> None:
@@ -97,8 +98,10 @@ def test_frozen_parameters_stay_and_others_move(found: dict[str, Any], wide_llav
 
 
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
-def test_bfloat16_gradients_of_512_passes_are_summed_in_float32(found: dict[str, Any], name: str) -> None:
-    """Summed in bfloat16, passes that agree add up to 3 to 5 % less: each new one is rounded off the sum that is there."""
+def test_bfloat16_gradients_of_512_passes_are_summed_in_float32(
+    found: dict[str, Any], name: str
+) -> None:
+    """In bfloat16, passes that agree add up to 3 to 5 % less: the sum's last bit rounds each off."""
     norm, weights = found["passes"][name]
     same_passes, weights_of_same = found["passes"]["bfloat16"]
     assert norm == pytest.approx(found["passes"]["float32"][0], rel=1e-3)
@@ -106,10 +109,15 @@ def test_bfloat16_gradients_of_512_passes_are_summed_in_float32(found: dict[str,
     assert difference(weights, weights_of_same, found["passes"]["start"][1]) < 0.03
 
 
-def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor], start: dict[str, Tensor]) -> float:
+Weights = dict[str, Tensor]
+
+
+def difference(ours: Weights, theirs: Weights, start: Weights) -> float:
     """How far apart two models are, in units of the way that the second has gone since `start`."""
-    apart = sum(float((ours[name].float() - weight).pow(2).sum()) for name, weight in theirs.items())
-    moved = sum(float((weight - start[name]).pow(2).sum()) for name, weight in theirs.items())
+    apart = moved = 0.0
+    for name, weight in theirs.items():
+        apart += float((ours[name].float() - weight).pow(2).sum())
+        moved += float((weight - start[name]).pow(2).sum())
     return (apart / moved) ** 0.5
 
 
@@ -130,7 +138,7 @@ def test_a_step_that_is_not_finite_is_refused_on_every_rank(found: dict[str, Any
 
 
 @pytest.mark.parametrize("name", ["zero3", "bf16z3"])
-def test_a_model_that_is_saved_is_copied_on_the_first_rank_alone(found: dict[str, Any], name: str) -> None:
+def test_a_saved_model_is_copied_on_the_first_rank_alone(found: dict[str, Any], name: str) -> None:
     """Eight ranks of a node would hold the model eight times in its memory."""
     first, second = found[name]["copied"]
     assert first == sum(weight.nbytes for weight in found[name]["weights"].values())
@@ -282,7 +290,7 @@ def test_the_port_where_ranks_meet_is_taken_before_it_is_told() -> None:
 
 
 def test_a_collective_waits_for_a_model_that_is_written(tmp_path: Path) -> None:
-    """NCCL's own limit is 10 minutes, gloo's 30: rank 0 may need longer for a large model, and the others were ended."""
+    """NCCL's own limit is 10 minutes, gloo's 30: rank 0 may need longer for a large model."""
     from torch import distributed
 
     from actors import parallel

@@ -61,7 +61,8 @@ def test_the_buffer_of_ipc_holds_the_largest_tensor(rows: int, size: int) -> Non
     from actors.weight_sender import GatheredSource, ipc_info
 
     with torch.device("meta"):
-        model = torch.nn.Sequential(torch.nn.Embedding(rows, 4096), torch.nn.Linear(8, 8)).to(torch.bfloat16)
+        parts = torch.nn.Embedding(rows, 4096), torch.nn.Linear(8, 8)
+        model = torch.nn.Sequential(*parts).to(torch.bfloat16)
     info = ipc_info(0, GatheredSource(model))
     assert info.packed and info.packed_buffer_size_bytes == size
 

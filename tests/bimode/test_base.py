@@ -30,14 +30,18 @@ def test_an_added_token_begins_as_what_its_text_was_written_with(tiny_text: Path
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_base_stays_in_its_own_type(tiny_text: Path, tmp_path: Path, dtype: torch.dtype) -> None:
-    """A base in bfloat16 was written in float32: twice the disk and, in every process that reads it, twice the time. What its
-    config says is not what counts: a config in float32 beside weights in bfloat16 is usual, and the reverse would lose bits."""
-    base = retyped(tiny_text, tmp_path / "base", dtype, said="float32" if dtype is torch.bfloat16 else "bfloat16")
+    """A base in bfloat16 was written in float32: twice the disk, and twice the time to read it.
+
+    What its config says is not what counts: it may name another type, and would lose bits.
+    """
+    said = "float32" if dtype is torch.bfloat16 else "bfloat16"
+    base = retyped(tiny_text, tmp_path / "base", dtype, said)
     made, added = prepare_base(str(base), tmp_path / "made", seed=0)
     assert added
     stored = load_file(made / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {dtype}
-    assert json.loads((made / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    written = json.loads((made / "config.json").read_text())["dtype"]
+    assert written == str(dtype).removeprefix("torch.")
     old, new = Codec(base).tokenizer, Codec(made).tokenizer
     rows = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
     table = stored["model.embed_tokens.weight"]
@@ -61,7 +65,8 @@ def test_a_model_is_loaded_in_the_type_that_is_asked_for(
 def retyped(model: Path, path: Path, dtype: torch.dtype, said: str) -> Path:
     """A copy of `model` with weights in `dtype` and a config that says `said`."""
     shutil.copytree(model, path)
-    weights = {name: tensor.to(dtype) for name, tensor in load_file(path / "model.safetensors").items()}
+    weights = load_file(path / "model.safetensors")
+    weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"dtype": said}))

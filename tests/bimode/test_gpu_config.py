@@ -7,7 +7,8 @@ import pytest
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe
 
-ONE_EACH = ("bpo.rollout_workers=1", "bpo.learner.workers=1")
+ONE_WORKER, TWO_RANKS = "bpo.rollout_workers=1", "bpo.learner.workers=2"
+ONE_EACH = (ONE_WORKER, "bpo.learner.workers=1")
 HALVES = ("cluster.rollout_gpus=0.5", "cluster.learner_gpus=0.5")
 WHOLE = ("cluster.rollout_gpus=1", "cluster.learner_gpus=1")
 BFLOAT16 = "model.dtype=bfloat16"
@@ -16,13 +17,16 @@ BFLOAT16 = "model.dtype=bfloat16"
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("cluster.rollout_gpus=2",), "cluster.rollout_gpus = 2.0: an engine and a learner rank compute on one GPU each"),
-        (("cluster.learner_gpus=1.5",), "cluster.learner_gpus = 1.5: an engine and a learner rank compute on one GPU each"),
-        (("bpo.sync=ipc", *HALVES), "bpo.sync = ipc: needs one learner rank and one rollout worker; set"),
-        (("bpo.sync=ipc", *HALVES, "bpo.rollout_workers=1", "bpo.learner.workers=2"), "bpo.sync = ipc: needs one learner"),
-        (("bpo.sync=ipc", *WHOLE, *ONE_EACH), "bpo.sync = ipc: needs both on one GPU; set cluster.rollout_gpus and"),
-        ((BFLOAT16, "bpo.learner.zero_stage=0"), "bpo.learner.zero_stage = 0: would sum .* in bfloat16; use 1"),
-        ((BFLOAT16, "anneal.learner.zero_stage=0"), "anneal.learner.zero_stage = 0: would sum .* in bfloat16; use 1"),
+        (("cluster.rollout_gpus=2",), "cluster.rollout_gpus = 2.0: an engine and a learner"),
+        (("cluster.learner_gpus=1.5",), "cluster.learner_gpus = 1.5: an engine and a learner"),
+        (("bpo.sync=ipc", *HALVES), "bpo.sync = ipc: needs one learner rank and one rollout"),
+        (
+            ("bpo.sync=ipc", *HALVES, ONE_WORKER, TWO_RANKS),
+            "bpo.sync = ipc: needs one learner rank",
+        ),
+        (("bpo.sync=ipc", *WHOLE, *ONE_EACH), "bpo.sync = ipc: needs both on one GPU; set"),
+        ((BFLOAT16, "bpo.learner.zero_stage=0"), "bpo.learner.zero_stage = 0: would sum"),
+        ((BFLOAT16, "anneal.learner.zero_stage=0"), "anneal.learner.zero_stage = 0: would sum"),
     ],
 )
 def test_what_cannot_work_on_gpus_is_one_line(overrides: tuple[str, ...], line: str) -> None:

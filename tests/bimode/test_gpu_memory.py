@@ -1,7 +1,7 @@
-"""Whether `gpu.toml` fits the GPUs that it names: the learner's memory at real shapes, on the meta device.
+"""Whether `gpu.toml` fits the GPUs that it names: the learner's memory at real shapes.
 
-The policy, its packing and its head are the project's own. Two things are stood in for: attention keeps what a flash kernel
-keeps, and the states that ZeRO splits over the ranks are arithmetic.
+Passes run on the meta device, through the project's own packing, policy and head. Two things are
+stood in for: attention keeps what a flash kernel keeps, and ZeRO's states are arithmetic.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from actors.engines import BUCKET_ELEMENTS
 from bimode import attention
 from bimode.modes import Mode
 from bimode.packing import pack
@@ -29,9 +30,10 @@ RECIPE = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "gpu.to
 GPU = 80e9
 SHARE = 0.9  # of a GPU; the rest is CUDA's and NCCL's own, and fragments
 VOCABULARY = 151_936
-STATES = 2 + 4 + 8 + 4  # bytes a parameter: bfloat16 weights; master weights, AdamW's moments and the gradient's sum in float32
-LIVE = 2 * 1_000_000_000  # bytes of parameters that ZeRO-3 holds whole at a time (DeepSpeed's stage3_max_live_parameters)
-BUCKET = 2 * 200_000_000  # bytes of gradients on their way to other ranks (actors.engines.BUCKET_ELEMENTS)
+# Bytes a parameter: bfloat16 weights; in float32 weights, AdamW's moments, the gradient's sum.
+STATES = 2 + 4 + 8 + 4
+LIVE = 2 * 1_000_000_000  # bytes that ZeRO-3 holds whole at a time (stage3_max_live_parameters)
+BUCKET = 2 * BUCKET_ELEMENTS  # bytes of gradients on their way to other ranks
 SHAPES = {
     "Qwen3-4B": {"hidden_size": 2560, "intermediate_size": 9728, "tie_word_embeddings": True},
     "Qwen3-8B": {"hidden_size": 4096, "intermediate_size": 12288, "tie_word_embeddings": False},
@@ -42,7 +44,7 @@ OLD = LearnerConfig(workers=4, zero_stage=3, micro_tokens=4096)  # what the reci
 
 
 class Flash(torch.autograd.Function):
-    """Keeps what a flash kernel keeps: queries, keys, values, the output and a number a query and head."""
+    """Keeps what a flash kernel keeps: its inputs, the output and a number a query and head."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -91,7 +93,8 @@ class Peak(TorchDispatchMode):
 
 @pytest.fixture(autouse=True)
 def flash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "scaled_dot_product_attention", lambda q, k, v, **_: Flash.apply(q, k, v))
+    kernel = "scaled_dot_product_attention"
+    monkeypatch.setattr(attention, kernel, lambda q, k, v, **_: Flash.apply(q, k, v))
     monkeypatch.setattr(attention, "seen", lambda *_: None)
 
 
@@ -99,8 +102,8 @@ def model_of(shape: str, layers: int) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
-        vocab_size=VOCABULARY, num_hidden_layers=layers, num_attention_heads=32, num_key_value_heads=8, head_dim=128,
-        **SHAPES[shape],
+        vocab_size=VOCABULARY, num_hidden_layers=layers, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128, **SHAPES[shape],
     )  # fmt: skip
     with torch.device("meta"):
         return Qwen3ForCausalLM(config).to(torch.bfloat16)
@@ -114,13 +117,13 @@ def num_parameters(shape: str) -> int:
 def sample(prompt: int, response: int) -> TrainingSample:
     return TrainingSample(
         prompt_ids=(1,) * prompt, token_ids_T=(5,) * response, loss_mask_T=(1.0,) * response,
-        advantages_T=(1.0,) * response, behavior_logprobs_T=(-1.0,) * response, images=(), mode=Mode.AUTO, origin="",
-        versions_T=(0,) * response,
+        advantages_T=(1.0,) * response, behavior_logprobs_T=(-1.0,) * response, images=(),
+        mode=Mode.AUTO, origin="", versions_T=(0,) * response,
     )  # fmt: skip
 
 
 def trees(micro_tokens: int) -> dict[str, list[list[TrainingSample]]]:
-    """Micro-batches as large as they may be: of long responses, and of short ones to long prompts, whose keys are many."""
+    """The largest micro-batches: of long responses, and of short ones to long prompts."""
     long_, short = 700 + 3 * 1100, 1700 + 16 * 147
     return {
         KINDS[0]: [[sample(700, 1100)] * 3] * (micro_tokens // long_),
@@ -130,18 +133,24 @@ def trees(micro_tokens: int) -> dict[str, list[list[TrainingSample]]]:
 
 def peak(shape: str, layers: int, learner: LearnerConfig, kind: str, trains: bool) -> int:
     """Bytes of a pass beside the model, as `measure` finds them."""
-    return measure(
-        shape, layers, learner.micro_tokens, learner.head_chunk, learner.gradient_checkpointing, kind, trains
-    )
+    micro_tokens, head_chunk = learner.micro_tokens, learner.head_chunk
+    is_lean = learner.gradient_checkpointing
+    return measure(shape, layers, micro_tokens, head_chunk, is_lean, kind, trains)
 
 
 @cache
 def measure(
-    shape: str, layers: int, micro_tokens: int, head_chunk: int, checkpoints: bool, kind: str, trains: bool
+    shape: str,
+    layers: int,
+    micro_tokens: int,
+    head_chunk: int,
+    is_lean: bool,
+    kind: str,
+    trains: bool,
 ) -> int:
-    """The most bytes of a forward pass, or of forward and backward with each gradient handed on at once."""
+    """The most bytes of forward, and of backward if it `trains`; gradients leave at once."""
     model = model_of(shape, layers)
-    if checkpoints:
+    if is_lean:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     policy = Policy(model, head_chunk).train()
     parts = trees(micro_tokens)[kind]
@@ -158,7 +167,7 @@ def measure(
 
 
 def needed(shape: str, learner: LearnerConfig, with_reference: bool) -> float:
-    """Bytes of a rank at its most: the states of ZeRO-3, and the worst pass of the policy or of the reference."""
+    """Bytes of a rank at its most: ZeRO-3's states, and the worst pass of policy or reference."""
     parameters = num_parameters(shape)
     reference = 2 * parameters if with_reference else 0
     most = 0.0
@@ -182,5 +191,5 @@ def test_what_the_gpu_recipe_trains_fits(shape: str) -> None:
 
 
 def test_what_the_recipe_had_before_does_not_fit() -> None:
-    """95 GB for 8B: activations of every layer, all logits at once, and the reference beside them."""
+    """95 GB for 8B: activations of every layer, all logits at once, the reference beside them."""
     assert needed("Qwen3-8B", OLD, with_reference=True) > GPU

@@ -23,7 +23,8 @@ def recipe(*overrides: str) -> Recipe:
 
 def test_bpo_has_rollouts_and_a_learner_with_their_own_resources() -> None:
     made = plan("bpo", recipe("bpo.rollout_workers=3", "cluster.rollout_gpus=0.5", "cluster.learner_resource=learner"))
-    assert made == (Role("rollout", 3, 1.0, 0.5), Role("learner", 1, 1.0, 0.0, "learner", hides_gpus=True))
+    learner = Role("learner", 1, 1.0, 0.0, "learner", hides_gpus=True)
+    assert made == (Role("rollout", 3, 1.0, 0.5), learner)
     assert made[0].options() == {"num_cpus": 1.0, "num_gpus": 0.5, "resources": {}}
     on_the_cpu = {"num_cpus": 1.0, "num_gpus": 0.0, "resources": {"learner": PIN}}
     assert made[1].options() == on_the_cpu | {"runtime_env": {"env_vars": CPU_ENV}}
