@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from actors.devices import on_gpu
 from actors.feed import PlannedFeed, Table
 from actors.learner import Learner, StepInfo
 from actors.sequences import read_sequences, to_samples
@@ -47,8 +48,12 @@ class AnnealJob:
         return self.out / "metrics.jsonl"
 
 
-def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[str, Any]:
+def fit(
+    job: AnnealJob, data: Path, worker_resources: dict[str, float], runtime_env: dict[str, Any]
+) -> dict[str, Any]:
     """Trains to the last step, going on from the newest checkpoint; writes ``OUT/model``; returns counts.
+
+    Each worker has `worker_resources` and Ray's `runtime_env`.
 
     Raises StarvedError if a phase of the strategy finds no rows, and what Ray Train raises if a worker fails.
     """
@@ -61,14 +66,21 @@ def fit(job: AnnealJob, data: Path, worker_resources: dict[str, float]) -> dict[
     plan_SB = plan_steps(
         table.rows, config.strategy, steps=config.steps, batch_size=config.batch_size, seed=job.seed, order=config.order
     )
-    on_gpu = worker_resources.get("GPU", 0) > 0
+    use_gpu = worker_resources.get("GPU", 0) > 0
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "feed": PlannedFeed(table, plan_SB)},
-        scaling_config=ScalingConfig(num_workers=config.learner.workers, use_gpu=on_gpu, resources_per_worker=worker_resources),
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=config.learner.workers,
+            use_gpu=use_gpu,
+            resources_per_worker=worker_resources,
+        ),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         run_config=RunConfig(
-            name="ray_train", storage_path=str(job.checkpoints.absolute()), failure_config=FailureConfig(max_failures=0)
+            name="ray_train",
+            storage_path=str(job.checkpoints.absolute()),
+            failure_config=FailureConfig(max_failures=0),
+            worker_runtime_env=runtime_env,
         ),
     )
     run_to_end(trainer)
@@ -93,7 +105,7 @@ def train_worker(config: dict[str, Any]) -> None:
     feed: PlannedFeed = config["feed"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    if torch.cuda.is_available():
+    if on_gpu("cluster.learner_gpus"):
         torch.cuda.set_device(ray.train.torch.get_device())
     anneal = job.config
     learner = Learner(

@@ -161,6 +161,7 @@ class DeepSpeedEngine:
                     "stage": stage, "reduce_bucket_size": elements, "allgather_bucket_size": elements,
                 },
                 "bf16": {"enabled": dtype is torch.bfloat16, "check_grad_overflow": True},
+                "data_types": {"grad_accum_dtype": "fp32"},  # a bfloat16 sum loses small addends
                 "steps_per_print": None,
             },
         )[0]  # fmt: skip
@@ -186,15 +187,18 @@ class DeepSpeedEngine:
 
     def weights(self, names: Collection[str]) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {}
+        is_first = parallel.rank() == 0
         for name, tensor in named_tensors(self.engine.module.model):
             if name not in names:
                 continue
             if not hasattr(tensor, "ds_id"):  # not sharded: ZeRO 0-2, or a buffer
-                weights[name] = tensor.detach().cpu()
+                if is_first:
+                    weights[name] = tensor.detach().cpu()
                 continue
-            with self.deepspeed.zero.GatheredParameters([tensor]):
-                weights[name] = tensor.detach().cpu().clone()
-        return weights if parallel.rank() == 0 else {}
+            with self.deepspeed.zero.GatheredParameters([tensor]):  # every rank takes part
+                if is_first:
+                    weights[name] = tensor.detach().to("cpu", copy=True)  # `tensor` is freed
+        return weights
 
     def save(self, folder: Path) -> None:
         self.engine.save_checkpoint(str(folder), tag="deepspeed", save_latest=False)

@@ -6,6 +6,7 @@ Each side has its own resources and its own size; neither knows the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,17 @@ class StorePublisher:
 
 
 class TransferPublisher:
-    """`sync = "nccl"` or `"ipc"`: the ranks push to the workers' GPUs, in `deadline_s` at most. Connects on construction."""
+    """`sync = "nccl"` or `"ipc"`: the ranks push to the workers' GPUs, in `deadline_s` at most.
+
+    Connects on construction, in `deadline_s` after every engine has loaded: an engine that fails is
+    reported by its own error, which a rendezvous without it would hide. Raises as
+    `RolloutFleet.awaken` and `LearnerGroup.open_senders`.
+    """
 
     def __init__(self, fleet: RolloutFleet, learner: LearnerGroup, sync: str, deadline_s: float) -> None:
         self.fleet, self.learner, self.deadline_s = fleet, learner, deadline_s
-        learner.open_senders(fleet.workers, sync)
+        fleet.awaken()
+        learner.open_senders(fleet.workers, sync, deadline_s)
 
     def publish(self, version: int) -> None:
         """The learner's weights become policy `version` of every worker."""
@@ -100,19 +107,33 @@ def build_graph(
     with_reference: bool,
     seed: int,
 ) -> Graph:
-    """Starts both sides at once (an engine takes seconds to load) and returns the graph at version 0."""
-    fleet = RolloutFleet(
-        model_dir, model, workers=rollout_workers, options=rollout_options, seed=seed, sync=sync, patience_s=worker_timeout_s
-    )
-    group = LearnerGroup(
-        dict(learner_options),
-        learner.workers,
-        model_dir=model_dir,
-        learner=learner,
-        optim=optim,
-        total_steps=total_steps,
-        dtype=model.dtype,
-        seed=seed,
-        with_reference=with_reference,
-    )
-    return Graph(fleet, group, sync, sync_timeout_s)
+    """Starts both sides at once, since an engine takes seconds to load; the graph is at version 0.
+
+    If they cannot be connected, both sides are ended: the next attempt finds their GPUs free.
+    """
+    with ExitStack() as started:
+        fleet = RolloutFleet(
+            model_dir,
+            model,
+            workers=rollout_workers,
+            options=rollout_options,
+            seed=seed,
+            sync=sync,
+            patience_s=worker_timeout_s,
+        )
+        started.callback(fleet.close)
+        group = LearnerGroup(
+            dict(learner_options),
+            learner.workers,
+            model_dir=model_dir,
+            learner=learner,
+            optim=optim,
+            total_steps=total_steps,
+            dtype=model.dtype,
+            seed=seed,
+            with_reference=with_reference,
+        )
+        started.callback(group.close)
+        graph = Graph(fleet, group, sync, sync_timeout_s)
+        started.pop_all()
+    return graph

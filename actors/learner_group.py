@@ -55,9 +55,14 @@ class LearnerRank:
         self, rank: int, world: int, address: str, model_dir: Path, learner: LearnerConfig, optim: OptimConfig,
         total_steps: int, dtype: str, seed: int, with_reference: bool,
     ) -> None:  # fmt: skip
-        """Joins the group at `address`, where rank 0 listens, and loads the model. Blocks until every rank is there."""
-        from actors import parallel
+        """Joins the group at `address`, where rank 0 listens, and loads the model.
 
+        Blocks until every rank is there. Raises ConfigError as `actors.devices.on_gpu`.
+        """
+        from actors import parallel
+        from actors.devices import on_gpu
+
+        on_gpu("cluster.learner_gpus")
         parallel.join(rank, world, self.store if rank == 0 else parallel.connect(address, world))
         self.learner = Learner(
             model_dir, learner, optim, total_steps=total_steps, dtype=dtype, seed=seed, with_reference=with_reference
@@ -200,22 +205,25 @@ class LearnerGroup:
         """Waits for a bucket. A rank that dies is found here, and not by a rollout worker that reads from it."""
         return int(_get(list(export.receipts))[0])
 
-    def open_senders(self, workers: Sequence[Any], sync: str) -> None:
-        """Connects every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``."""
+    def open_senders(self, workers: Sequence[Any], sync: str, deadline_s: float) -> None:
+        """Connects every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``.
+
+        Raises LearnerLostError after `deadline_s`: NCCL waits for ever for a process that is gone.
+        """
         self.ready()
         address = _get(self.ranks[0].free_address.remote())
-        _get([actor.open_sender.remote(workers, sync, address) for actor in self.ranks])
+        joined = [actor.open_sender.remote(workers, sync, address) for actor in self.ranks]
+        late = f"the ranks and the rollout workers have not connected by {sync}"
+        _get_within(joined, deadline_s, late)
 
     def send(self, version: int, deadline_s: float) -> None:
         """Pushes the weights to the workers of `open_senders`, which are at `version` when it returns.
 
         Raises LearnerLostError after `deadline_s`: a collective whose other side is gone or silent never ends.
         """
-        try:
-            _get([actor.send.remote(version) for actor in self.ranks], deadline_s)
-        except GetTimeoutError:
-            late = f"the weights of version {version} are not with every worker after {deadline_s:.0f} s"
-            raise LearnerLostError(late) from None
+        sent = [actor.send.remote(version) for actor in self.ranks]
+        late = f"the weights of version {version} are not with every worker"
+        _get_within(sent, deadline_s, late)
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint; every rank its share."""
@@ -236,6 +244,14 @@ class LearnerGroup:
         for actor in self.ranks:
             ray.kill(actor)
         self.ranks = []
+
+
+def _get_within(refs: Sequence[Any], deadline_s: float, late: str) -> None:
+    """Waits as `_get`. Raises LearnerLostError with the message `late` after `deadline_s`."""
+    try:
+        _get(refs, deadline_s)
+    except GetTimeoutError:
+        raise LearnerLostError(f"{late} after {deadline_s:.0f} s") from None
 
 
 def _get(refs: Any, timeout_s: float | None = None) -> Any:

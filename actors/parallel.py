@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+# Of a collective: the others wait while rank 0 writes tens of GB to slow storage.
+TIMEOUT = timedelta(hours=1)
 
 
 def backend() -> str:
@@ -31,7 +35,7 @@ def connect(address: str, world: int) -> dist.TCPStore:
 
 def join(rank: int, world: int, store: dist.Store) -> None:
     """Joins `world` processes that meet in `store`. Blocks until all are there."""
-    dist.init_process_group(backend(), store=store, rank=rank, world_size=world)
+    dist.init_process_group(backend(), store=store, rank=rank, world_size=world, timeout=TIMEOUT)
 
 
 def ensure_group() -> None:

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from actors.devices import check_compiler, on_gpu
 from actors.engine_types import EnginePrompt, EngineSample, EngineSampling
 from actors.host_memory import map_large_tensors
 from bimode.codec import ModelKind
 from bimode.errors import ConfigError
 from bimode.large_imports import large_import
 
+GPUS = "cluster.rollout_gpus"
 MAX_IMAGES = 4  # of one prompt; vLLM sizes its encoder budget by it
 KV_BLOCK = 32  # tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is 128)
 GPU_SHARE = {"object_store": 0.85, "nccl": 0.85, "ipc": 0.4}  # of the device's memory; ipc shares it with a learner
@@ -39,7 +41,10 @@ def keep_images() -> None:
 
 
 class VllmEngine:
-    """One in-process vLLM engine at weight version 0. Raises ConfigError if `sync` needs a GPU and there is none."""
+    """One in-process vLLM engine at weight version 0.
+
+    Raises ConfigError if `sync` needs a GPU and there is none; as `on_gpu`; as `check_compiler`.
+    """
 
     def __init__(
         self,
@@ -51,9 +56,9 @@ class VllmEngine:
         seed: int,
         sync: str,
     ) -> None:
-        import torch
-
-        gpu = torch.cuda.is_available()
+        gpu = on_gpu(GPUS)
+        if gpu:
+            check_compiler(GPUS)
         if sync != "object_store" and not gpu:
             raise ConfigError("bpo.sync", sync, "moves weights between GPUs; use object_store where there is none")
         LLM = large_import("vllm.entrypoints.llm").LLM

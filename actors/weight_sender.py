@@ -7,6 +7,7 @@ learner puts buckets (`bimode.weights`) and each worker loads them at its own bo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,11 +94,12 @@ class WeightSender:
     def __init__(self, model: torch.nn.Module, workers: Sequence[Any], *, sync: str, rank: int, address: str, port: int) -> None:
         if not torch.cuda.is_available():
             raise ConfigError("bpo.sync", sync, "moves weights between GPUs; use object_store where there is none")
-        self._client = WorkersClient(workers)
+        self._client, source = WorkersClient(workers), GatheredSource(model)
+        world = 1 + len(workers)
+        by_nccl = sync == "nccl"
+        info = nccl_info(rank, address, port, world) if by_nccl else ipc_info(rank, source)
         self._engine = WeightTransferTrainerFactory.trainer_init(
-            _init_info(sync, rank, address, port, world_size=1 + len(workers)),
-            client=self._client,
-            source=GatheredSource(model),
+            info, client=self._client, source=source
         )
 
     def send(self, version: int) -> None:
@@ -106,11 +108,18 @@ class WeightSender:
         self._engine.send_weights()
 
 
-def _init_info(sync: str, rank: int, address: str, port: int, world_size: int) -> TrainerInitInfo:
-    if sync == "nccl":
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+def nccl_info(rank: int, address: str, port: int, world_size: int) -> TrainerInitInfo:
+    """What a rank of the learner joins the NCCL group with."""
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        return NCCLTrainerInitInfo(address, port, world_size, rank=rank)
+    return NCCLTrainerInitInfo(address, port, world_size, rank=rank)
+
+
+def ipc_info(rank: int, source: WeightSource) -> TrainerInitInfo:
+    """What a rank sends by ipc with: a buffer that holds the largest tensor, as vLLM requires."""
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+    from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 
-    return IPCTrainerInitInfo(packed=True, rank=rank)
+    largest = max(math.prod(meta.shape) * meta.dtype.itemsize for meta in source.metadata())
+    size = max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, largest)
+    return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=size, rank=rank)

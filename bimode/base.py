@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
     """Writes the run's starting model to `root` and returns it with the tokens that had to be added.
 
     `base` is a directory or `new:tiny-llava`. A directory that already has the tags and the template is used in place;
-    otherwise what was in `root` goes. Raises ConfigError for a directory that is no model of a known kind.
+    otherwise what was in `root` goes. Weights are written in the type that they have in `base`.
+    Raises ConfigError for a directory that is no model of a known kind.
     """
     if base == NEW_TINY_LLAVA:
         shutil.rmtree(root, ignore_errors=True)
@@ -35,7 +38,7 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
 
     shutil.rmtree(root, ignore_errors=True)
     torch.manual_seed(seed)
-    model = load_model(source, torch.float32)
+    model = load_model(source, stored_dtype(source))
     if len(codec.tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(codec.tokenizer))
     embed_as_pieces(model, {codec.tokenizer.convert_tokens_to_ids(text): pieces[text] for text in added})
@@ -48,6 +51,25 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
     return root, added
 
 
+def stored_dtype(path: Path) -> Any:
+    """Returns the floating type of most bytes of a model's weights, whatever its config says.
+
+    Where the weights are not safetensors it is "auto", the config's word.
+    """
+    import torch
+    from safetensors import safe_open
+
+    types = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    sizes: Counter[Any] = Counter()
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - it is no dict
+                stored = weights.get_slice(name)
+                if (dtype := types.get(stored.get_dtype())) is not None:
+                    sizes[dtype] += math.prod(stored.get_shape()) * dtype.itemsize
+    return sizes.most_common(1)[0][0] if sizes else "auto"
+
+
 def embed_as_pieces(model: Any, pieces: Mapping[int, Sequence[int]]) -> None:
     """Token `id` begins as the mean of the tokens that its text was written with before, `pieces[id]`, in the embedding and in a
     head of its own. A resized model has the mean of all tokens there, which says nothing."""
@@ -58,4 +80,4 @@ def embed_as_pieces(model: Any, pieces: Mapping[int, Sequence[int]]) -> None:
         for table in tables:
             for id, parts in pieces.items():
                 if parts:
-                    table.weight[id] = table.weight[list(parts)].mean(0)
+                    table.weight[id] = table.weight[list(parts)].float().mean(0)

@@ -101,7 +101,10 @@ class BpoConfig(Section):
         "`nccl` and `ipc`, whose update is one call, everybody starts again (`learner_restarts`)",
     )
     learner_restarts: int = Field(
-        3, ge=0, description="times that a learner group which has died is started again from the last sealed checkpoint"
+        3,
+        ge=0,
+        description="restarts from the last sealed checkpoint when a learner rank dies and, with "
+        "`nccl` and `ipc`, when a rollout worker dies",
     )
     rollout_workers: Positive = Field(2, description="engines; each takes `cluster.rollout_cpus` and `rollout_gpus`")
     rollout_workers_max: int = Field(

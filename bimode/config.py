@@ -41,9 +41,13 @@ class ClusterConfig(Section):
     num_cpus: int = Field(4, ge=4, description="logical CPUs of a local Ray; at least 4 (Ray Data and actors share them)")
     object_store_mb: Positive = Field(512, description="MiB of shared memory for the objects of a local Ray")
     rollout_cpus: float = Field(1.0, ge=0.0, description="logical CPUs of each engine, in curate, bpo and evaluate")
-    rollout_gpus: float = Field(0.0, ge=0.0, description="GPUs of each engine; 0 runs it on the CPU")
+    rollout_gpus: float = Field(
+        0.0, ge=0.0, description="GPUs of each engine, at most 1; 0 runs it on the CPU"
+    )
     learner_cpus: float = Field(1.0, ge=0.0, description="logical CPUs of each learner rank, in anneal and bpo")
-    learner_gpus: float = Field(0.0, ge=0.0, description="GPUs of each learner rank; 0 trains on the CPU")
+    learner_gpus: float = Field(
+        0.0, ge=0.0, description="GPUs of each learner rank, at most 1; 0 trains on the CPU"
+    )
     rollout_resource: str = Field("", description="custom Ray resource that pins rollout workers, e.g. `rollout`")
     learner_resource: str = Field("", description="custom Ray resource that pins the learner, e.g. `learner`")
     threads: Positive = Field(1, description="torch threads of each worker")
@@ -157,4 +161,35 @@ class Recipe(Section):
         if self.bpo.sync != "object_store" and not (self.cluster.rollout_gpus and self.cluster.learner_gpus):
             fix = "moves weights between GPUs; use object_store, or set cluster.rollout_gpus and cluster.learner_gpus"
             raise ConfigError("bpo.sync", self.bpo.sync, fix)
+        return self
+
+    @model_validator(mode="after")
+    def _actors_use_one_gpu(self) -> Recipe:
+        for key in ("rollout_gpus", "learner_gpus"):
+            gpus = getattr(self.cluster, key)
+            if gpus > 1:
+                fix = "an engine and a learner rank compute on one GPU each; use at most 1"
+                raise ConfigError(f"cluster.{key}", gpus, fix)
+        return self
+
+    @model_validator(mode="after")
+    def _ipc_stays_on_one_gpu(self) -> Recipe:
+        """Nothing places a learner rank beside each rollout worker."""
+        if self.bpo.sync != "ipc":
+            return self
+        if self.bpo.learner.workers > 1 or self.bpo.rollout_workers > 1:
+            fix = "needs one learner rank and one rollout worker; use nccl for several"
+            raise ConfigError("bpo.sync", "ipc", fix)
+        if self.cluster.rollout_gpus + self.cluster.learner_gpus > 1:
+            fix = "needs both on one GPU; set cluster.rollout_gpus and cluster.learner_gpus to 0.5"
+            raise ConfigError("bpo.sync", "ipc", fix)
+        return self
+
+    @model_validator(mode="after")
+    def _gradients_are_summed_in_float32(self) -> Recipe:
+        for stage, learner in (("anneal", self.anneal.learner), ("bpo", self.bpo.learner)):
+            is_rounded = learner.engine == "deepspeed" and learner.zero_stage == 0
+            if is_rounded and self.model.dtype == "bfloat16":
+                fix = "would sum gradients in bfloat16; use 1, which sums them in float32"
+                raise ConfigError(f"{stage}.learner.zero_stage", 0, fix)
         return self

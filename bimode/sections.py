@@ -44,7 +44,9 @@ class LearnerConfig(Section):
         "deepspeed", description="`torch` holds weights and optimizer whole on each rank"
     )
     zero_stage: Literal[0, 1, 2, 3] = Field(
-        1, description="what DeepSpeed splits over the ranks: 1 optimizer state, 2 gradients too, 3 weights too"
+        1,
+        description="what DeepSpeed splits over the ranks: 1 optimizer state, 2 gradients too, "
+        "3 weights too; bfloat16 needs 1 at least",
     )
     micro_tokens: Positive = Field(
         4608, description="tokens of one forward pass, without padding; the responses to one prompt share it there"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from bimode.errors import ConfigError
 
 HTTP = ("http://", "https://")
 CONNECT_S = 10.0
+SHARED_MEMORY = "/dev/shm"
+DISK_STORE = 10**10  # bytes; a larger object store Ray keeps nowhere but in shared memory
 LONGEST_TMPDIR = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sockets/plasma_store")
 
 
@@ -38,6 +41,23 @@ def check_temporary() -> None:
     except OSError as error:
         fix = f"Ray keeps its sockets and logs in it ({error.strerror}); set RAY_TMPDIR to a directory where this user may write"
         raise ConfigError(name, folder, fix) from None
+
+
+def check_shared_memory(object_store_mb: int) -> str:
+    """Returns a warning if /dev/shm is too small for an object store of `object_store_mb` MiB.
+
+    Ray then keeps the store on the disk. Raises ConfigError for one that Ray refuses to keep there.
+    """
+    free_mb = shutil.disk_usage(SHARED_MEMORY).free >> 20
+    if object_store_mb <= free_mb:
+        return ""
+    lacks = f"{SHARED_MEMORY} has {free_mb} MiB free"
+    enlarged = f"enlarge it (docker run --shm-size={object_store_mb}m)"
+    fix = f"set cluster.object_store_mb to at most {free_mb}, or {enlarged}"
+    may_be_slow = bool(os.environ.get("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"))
+    if object_store_mb << 20 > DISK_STORE and not may_be_slow:
+        raise ConfigError("cluster.object_store_mb", object_store_mb, f"{lacks}; {fix}")
+    return f"{lacks}, so the object store of {object_store_mb} is kept on the disk, slowly; {fix}"
 
 
 def check_address(address: str) -> None:

@@ -9,6 +9,18 @@ from pathlib import Path
 from bimode.rundir import digest_code
 
 PACKAGES = ("bimode", "data_curation", "actors", "cluster", "pipelines")
+CPU_ENV = {  # of a process that computes on the CPU
+    # large tensors in huge pages: to touch them first takes longer than to compute them
+    "THP_MEM_ALLOC_ENABLE": "1",
+    # and what libraries allocate, as oneDNN its packed weights
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    # vLLM compiles one small function: 3-20 s, and it takes a C++ compiler
+    "TORCH_COMPILE_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "DS_ACCELERATOR": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
+}
 CODE_VERSION = "BIMODE_CODE_VERSION"  # set by `cluster.submit`: a job's copy of the code has no .git
 
 
@@ -27,17 +39,7 @@ def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(threads),
     }
-    if not gpu:
-        env |= {
-            "THP_MEM_ALLOC_ENABLE": "1",  # large tensors in huge pages: to touch them first takes longer than to compute them
-            "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # and what libraries allocate, as oneDNN its packed weights
-            "TORCH_COMPILE_DISABLE": "1",  # vLLM compiles one small function: 3-20 s, and it takes a C++ compiler
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "DS_ACCELERATOR": "cpu",
-            "CUDA_VISIBLE_DEVICES": "",
-        }
-    return env
+    return env if gpu else env | CPU_ENV
 
 
 def code_version() -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from bimode.config import ClusterConfig, Recipe
 from bimode.errors import ConfigError
+from cluster.environment import CPU_ENV
 
 WAIT_S = 20
 PIN = 0.001  # of a custom resource: marks a node without using it up
@@ -28,10 +29,18 @@ class Role:
     cpus: float
     gpus: float
     resource: str = ""
+    hides_gpus: bool = False  # from actors without any, in a run in which others have some
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments for `Actor.options(...)`."""
-        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "resources": {self.resource: PIN} if self.resource else {}}
+        resources = {self.resource: PIN} if self.resource else {}
+        options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "resources": resources}
+        return options | ({"runtime_env": self.runtime_env} if self.hides_gpus else {})
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """Ray's, of one actor: one that asked for no GPU would use its node's first without it."""
+        return {"env_vars": CPU_ENV} if self.hides_gpus else {}
 
     @property
     def needs(self) -> dict[str, float]:
@@ -42,12 +51,16 @@ class Role:
 
 def rollout_role(cluster: ClusterConfig, count: int) -> Role:
     """`count` rollout workers."""
-    return Role("rollout", count, cluster.rollout_cpus, cluster.rollout_gpus, cluster.rollout_resource)
+    cpus, gpus, resource = cluster.rollout_cpus, cluster.rollout_gpus, cluster.rollout_resource
+    hides_gpus = gpus == 0 and cluster.learner_gpus > 0
+    return Role("rollout", count, cpus, gpus, resource, hides_gpus)
 
 
 def learner_role(cluster: ClusterConfig, count: int) -> Role:
     """`count` ranks of the learner group."""
-    return Role("learner", count, cluster.learner_cpus, cluster.learner_gpus, cluster.learner_resource)
+    cpus, gpus, resource = cluster.learner_cpus, cluster.learner_gpus, cluster.learner_resource
+    hides_gpus = gpus == 0 and cluster.rollout_gpus > 0
+    return Role("learner", count, cpus, gpus, resource, hides_gpus)
 
 
 def plan(stage: str, recipe: Recipe) -> tuple[Role, ...]:

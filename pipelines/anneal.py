@@ -52,7 +52,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     job = AnnealJob(inputs["model"].absolute(), stage.path.absolute(), recipe.anneal, recipe.model.dtype, recipe.seed)
     say(f"anneal: starting {counted(recipe.anneal.learner.workers, 'worker')} with the model and the data")
     with followed(job.metrics, recipe.anneal.steps, resume_log(job)):
-        counts = fit(job, inputs["data"], role.needs)
+        counts = fit(job, inputs["data"], role.needs, role.runtime_env)
     return StageResult(outputs=("model", "metrics.jsonl"), counts=counts)
 
 

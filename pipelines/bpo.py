@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config import Recipe
-from bimode.errors import LearnerLostError, keyed
+from bimode.errors import LearnerLostError, WorkerLostError, keyed
 from bimode.rundir import StageDir, StageResult
 
 if TYPE_CHECKING:
@@ -50,18 +50,24 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Trains; a learner that dies on the way is started again from the last sealed checkpoint, `bpo.learner_restarts` times."""
+    """Trains; starts again from the last sealed checkpoint when the learner dies.
+
+    With `nccl` and `ipc` also when a rollout worker dies: the group that carries weights is formed
+    once, so no other worker can take its place. At most `bpo.learner_restarts` times.
+    """
     from pipelines.bpo_steps import reserve_learner
     from pipelines.chaos import Drill
     from pipelines.progress import say
     from pipelines.scale import forget
 
     drill = Drill(recipe.cluster)
+    is_fixed = recipe.bpo.sync != "object_store"
+    lost = (LearnerLostError, WorkerLostError) if is_fixed else (LearnerLostError,)
     with reserve_learner(recipe) as room:
         for restarts_left in reversed(range(recipe.bpo.learner_restarts + 1)):
             try:
                 result = train(recipe, stage, inputs, drill, room)
-            except LearnerLostError as error:
+            except lost as error:
                 if not restarts_left:
                     raise
                 say(f"bpo: {error}; starting again from the last sealed checkpoint ({restarts_left - 1} restarts left)")

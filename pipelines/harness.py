@@ -23,8 +23,9 @@ from bimode.config import ClusterConfig, Recipe
 from bimode.errors import ConfigError, keyed, permitted
 from bimode.rundir import StageDir, digest_json, digest_path, read_json, update_run_manifest
 from bimode.versions import VersionedDir, exclusive
+from cluster.checks import check_shared_memory
 from cluster.environment import code_version
-from cluster.placement import check, node_resources, plan
+from cluster.placement import Role, check, node_resources, plan
 from cluster.session import ROOT, connect, in_job, joins_cluster, prepare_process
 from pipelines.failure import reported
 from pipelines.model_check import TRAINING, ensure_model_is_trainable
@@ -76,6 +77,9 @@ class Session:
         """Connects on the first call, for `stage`; the user is told, since it takes seconds."""
         if not self.connected:
             say(f"{stage}: {'joining the Ray cluster' if joins_cluster() else 'starting Ray'}")
+            warning = "" if joins_cluster() else check_shared_memory(self.config.object_store_mb)
+            if warning:
+                say(f"{stage}: {warning}")
             self.stack.enter_context(connect(self.config))
             self.connected = True
 
@@ -137,7 +141,9 @@ def _run_one(
         say(f"{name}: unchanged, skipped ({stage.path})")
         return
     session.ensure(name)
-    check(name, plan(name, recipe), node_resources())
+    roles = plan(name, recipe)
+    check(name, roles, node_resources())
+    check_gpus(name, roles)
     if trains and (name in TRAINING or name == "curate"):
         model = inputs["model"] if name in TRAINING else base_model(recipe, stage.run)
         ensure_model_is_trainable(name, recipe, model, stage.run, package_versions())
@@ -155,6 +161,16 @@ def _run_one(
     assert sealed is not None
     entry = {"config": sealed["config_digest"], **{key: sealed[key] for key in ("inputs", "counts", "seconds")}}
     update_run_manifest(stage.run, lambda manifest: manifest["stages"].update({name: entry}))
+
+
+def check_gpus(stage: str, roles: Sequence[Role]) -> None:
+    """Raises ConfigError if actors of `roles` could not compute on the GPUs that they ask for."""
+    for role in roles:
+        if role.gpus:
+            from actors.devices import check_role
+
+            with if_slow(f"{stage}: waiting for a free GPU, to check it for a {role.name}"):
+                check_role(role.name, role.options())
 
 
 def base_directory(base: str, key: str = "model.base") -> Path:

@@ -49,3 +49,26 @@ class Broken:
 
     def fine(self) -> None:
         pass
+
+
+class Sender(Rank):
+    """A rank of a learner group that has loaded; no rollout worker comes to its rendezvous."""
+
+    def free_address(self) -> str:
+        return "127.0.0.1:1"
+
+    def open_sender(self, workers: Any, sync: str, address: str) -> None:
+        time.sleep(600)
+
+
+class Engine:
+    """A rollout worker that has loaded. `model_dir` says how else it may start."""
+
+    def __init__(self, name: str, model_dir: Any, **_: Any) -> None:
+        if model_dir == "too large":
+            raise ValueError("no room for the cache on the GPU")
+        if model_dir == "slow":
+            time.sleep(600)
+
+    def version(self) -> int:
+        return 0

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.distributed import FileStore
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from actors import parallel
 from actors.learner import Learner
@@ -21,6 +22,7 @@ from bimode.errors import DivergedError
 from bimode.losses import LossInputs, LossOutput, sft_loss
 from bimode.records import TrainingSample
 from bimode.sections import LearnerConfig, OptimConfig
+from tests.actors.sums import many_passes
 from tests.sequences import loss_tokens, supervised
 
 STEPS = 3
@@ -47,7 +49,9 @@ TWO_RANKS = (
     Case("zero1", "deepspeed", 1),
     Case("zero2", "deepspeed", 2),
     Case("zero3", "deepspeed", 3),
-    Case("bf16", "deepspeed", 1, dtype="bfloat16"),
+    Case("bf16z1", "deepspeed", 1, dtype="bfloat16"),
+    Case("bf16z2", "deepspeed", 2, dtype="bfloat16"),
+    Case("bf16z3", "deepspeed", 3, dtype="bfloat16", lean=True),
     Case("frozen", "deepspeed", 2, freeze=("vision_tower", "projector")),
     Case("one", "deepspeed", 1, freeze=("vision_tower", "language_model", "linear_2", "bias")),  # a group of one parameter
 )
@@ -59,6 +63,18 @@ TWO_RANKS_LONG = (
     Case("lean3", "deepspeed", 3, lr=1e-3, lean=True),
 )
 ONE_RANK_LONG = (Case("long_alone", "torch", lr=1e-3), Case("lean_alone", "torch", lr=1e-3, lean=True))
+
+
+class Copies(TorchDispatchMode):
+    """Counts the bytes of all tensors that are copied in the block."""
+
+    nbytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.clone.default, torch.ops.aten._to_copy.default):
+            self.nbytes += made.nbytes
+        return made
 
 
 def batches(codec: Codec, world: int, rank: int) -> list[tuple[list[TrainingSample], float]]:
@@ -144,7 +160,8 @@ def scenario(case: Case, model_dir: Path, out: Path) -> None:
     learner.save(checkpoint)
     rest = train(learner, steps[2:])
     weights = exported(learner)
-    learner.save_model(out / case.name / "model")
+    with Copies() as copies:
+        learner.save_model(out / case.name / "model")
     again = new_learner(case, model_dir)
     can_lend = again.lend()  # its weights move, and everything goes on as if they had not
     assert can_lend is (case.stage < 3)
@@ -160,11 +177,13 @@ def scenario(case: Case, model_dir: Path, out: Path) -> None:
     before_nan = exported(again)
     said.append(refused(again, nan_loss, *steps[0]))
     after_nan = exported(again)
+    on_first = copies.nbytes if parallel.rank() == 0 else 0
+    copied = parallel.all_sum([on_first, copies.nbytes - on_first])
     complaints = [parallel.all_sum([float(bool(text))])[0] for text in said]
     found = {
         "losses": losses + rest[0], "norms": norms + rest[1], "weights": weights, "resumed": resumed,
         "after_steep": after_steep, "before_nan": before_nan, "after_nan": after_nan, "said": said,
-        "complaints": complaints,
+        "complaints": complaints, "copied": copied,
     }  # fmt: skip
     if parallel.rank() == 0:
         torch.save(found, out / f"{case.name}.pt")
@@ -191,6 +210,8 @@ def main(rank: int, world: int, meeting: Path, model_dir: Path, out: Path) -> No
         scenario(case, model_dir, out)
     for case in TWO_RANKS_LONG if world == 2 else ONE_RANK_LONG:
         long_run(case, model_dir, out)
+    if world == 2:
+        many_passes(out)
     parallel.leave()
 
 

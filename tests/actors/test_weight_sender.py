@@ -53,6 +53,20 @@ def test_each_worker_has_a_rank_of_its_own() -> None:
     assert placed({"packed": True}, 2) == {"packed": True}
 
 
+@pytest.mark.parametrize(("rows", "size"), [(151_936, 151_936 * 4096 * 2), (1000, 1 << 30)])
+def test_the_buffer_of_ipc_holds_the_largest_tensor(rows: int, size: int) -> None:
+    """The embedding of an 8B model has 1.24 GB, and vLLM's own buffer 1.07."""
+    import torch
+
+    from actors.weight_sender import GatheredSource, ipc_info
+
+    with torch.device("meta"):
+        parts = torch.nn.Embedding(rows, 4096), torch.nn.Linear(8, 8)
+        model = torch.nn.Sequential(*parts).to(torch.bfloat16)
+    info = ipc_info(0, GatheredSource(model))
+    assert info.packed and info.packed_buffer_size_bytes == size
+
+
 def test_without_a_gpu_the_sender_is_refused() -> None:
     import torch
 

@@ -13,6 +13,7 @@ import pytest
 from bimode.config import Recipe
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe, load_recipe
+from cluster.environment import CPU_ENV
 from cluster.placement import MOST, PIN, Role, check, learner_role, most_rollouts, plan, reserved, rollout_role
 
 
@@ -22,9 +23,23 @@ def recipe(*overrides: str) -> Recipe:
 
 def test_bpo_has_rollouts_and_a_learner_with_their_own_resources() -> None:
     made = plan("bpo", recipe("bpo.rollout_workers=3", "cluster.rollout_gpus=0.5", "cluster.learner_resource=learner"))
-    assert made == (Role("rollout", 3, 1.0, 0.5), Role("learner", 1, 1.0, 0.0, "learner"))
+    learner = Role("learner", 1, 1.0, 0.0, "learner", hides_gpus=True)
+    assert made == (Role("rollout", 3, 1.0, 0.5), learner)
     assert made[0].options() == {"num_cpus": 1.0, "num_gpus": 0.5, "resources": {}}
-    assert made[1].options() == {"num_cpus": 1.0, "num_gpus": 0.0, "resources": {"learner": PIN}}
+    on_the_cpu = {"num_cpus": 1.0, "num_gpus": 0.0, "resources": {"learner": PIN}}
+    assert made[1].options() == on_the_cpu | {"runtime_env": {"env_vars": CPU_ENV}}
+
+
+def test_gpus_are_hidden_only_where_some_actors_have_them() -> None:
+    """A runtime environment costs a start of Python, so a run without GPUs has none."""
+    for override, hidden in (
+        ("cluster.threads=1", (False, False)),
+        ("cluster.rollout_gpus=1", (False, True)),
+        ("cluster.learner_gpus=1", (True, False)),
+    ):
+        roles = plan("bpo", recipe(override))
+        assert tuple("runtime_env" in role.options() for role in roles) == hidden
+        assert tuple(bool(role.runtime_env) for role in roles) == hidden
 
 
 def test_exact_fit_is_accepted_and_one_less_is_refused_with_the_sum() -> None:
@@ -74,7 +89,8 @@ def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
     """Nobody has run it yet, so that its numbers agree with each other is all that a test can hold."""
     gpu = load_recipe(Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "gpu.toml")
     for stage in ("anneal", "bpo", "evaluate"):
-        check(stage, plan(stage, gpu), [{"CPU": gpu.cluster.num_cpus, "GPU": 8.0}])
+        spare = 4  # CPUs of Ray Data, which feeds the ranks
+        check(stage, plan(stage, gpu), [{"CPU": gpu.cluster.num_cpus - spare, "GPU": 8.0}])
     assert gpu.curate.rollouts.concurrency * gpu.cluster.rollout_gpus <= 8
     room = gpu.model.max_model_len // 4  # for a prompt with its image
     longest = max(gpu.curate.rollouts.max_tokens, gpu.bpo.max_tokens, gpu.evaluate.max_tokens)
