@@ -139,10 +139,10 @@ def _run_one(module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[s
     if not stage.is_current(config, digests):  # it is where work that was put aside came back whole
         stage.begin()
         say(f"{name}: started")
-        started = time.time()
+        started = time.monotonic()
         result = module.execute(recipe, stage, inputs)
         stage.seal(config, digests, result.outputs, result.counts, started)
-        say(f"{name}: done in {time.time() - started:.0f} s ({stage.path})")
+        say(f"{name}: done in {time.monotonic() - started:.0f} s ({stage.path})")
     sealed = read_json(stage.manifest)
     assert sealed is not None
     entry = {"config": sealed["config_digest"], **{key: sealed[key] for key in ("inputs", "counts", "seconds")}}
