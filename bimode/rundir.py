@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +69,15 @@ def write_atomic(path: Path, text: str) -> None:
     except OSError:
         new.unlink()
         raise
+
+
+def remove_half_written(folder: Path) -> None:
+    """Removes what is called `.partial*` below `folder`, which nobody reads."""
+    for path in list(folder.rglob(".partial*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def to_disk(*paths: Path) -> None:

@@ -76,7 +76,8 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     """A connected Ray; on the way out nothing that this call started is left running.
 
     Inside a job, or with RAY_ADDRESS set, it is that cluster, with the code as working directory. Otherwise it is a
-    local instance with `num_cpus` logical CPUs, which offers the custom resources that the recipe names. SIGTERM is Ctrl-C.
+    local instance with `num_cpus` logical CPUs, which offers the custom resources that the recipe names. SIGTERM and SIGHUP
+    are Ctrl-C.
     """
     import ray
 
@@ -118,7 +119,8 @@ def start_local(environment: Mapping[str, str], **settings: Any) -> None:
     for is_last in (False, True):
         before = set(_children(recursive=True))
         try:
-            with _inherited(environment):
+            # a terminal that is gone sends SIGHUP to all of them; it is for this process to end them
+            with _inherited(environment), _ignored(signal.SIGHUP):
                 ray.init(address="local", include_dashboard=False, log_to_driver=False, _system_config=SYSTEM, **settings)
             return
         except Exception as error:  # Ray raises nothing narrower
@@ -192,16 +194,28 @@ def _python_path() -> str:
 
 
 def _terminate_as_interrupt() -> None:
-    """SIGTERM as Ctrl-C: `ray.init` set it to print a stack and to kill Ray under a driver that still needs it."""
+    """SIGTERM as Ctrl-C: `ray.init` set it to print a stack and to kill Ray under a driver that still needs it.
+
+    SIGHUP, of a terminal or a connection that is gone, too, unless `nohup` has it ignored.
+    """
     with suppress(ValueError):  # not the main thread: signals do not come here
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Keeps a second Ctrl-C or SIGTERM from cutting the shutdown short."""
+    """Keeps a second Ctrl-C, SIGTERM or SIGHUP from cutting the shutdown short."""
+    with _ignored(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextmanager
+def _ignored(*numbers: signal.Signals) -> Iterator[None]:
+    """The signals are ignored in the block, and by the processes that are started there."""
     try:
-        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     except ValueError:  # not the main thread
         yield
         return

@@ -40,9 +40,11 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
     with one line for the user; every other error is told in DIR/error.log and becomes a StageFailed.
     """
     prepare_process(recipe.cluster)
-    with reported("start", run):
-        is_new = open_run(run)
-    with exclusive(run), Session(recipe.cluster) as session:
+    with ExitStack() as held:
+        with reported("start", run):
+            is_new = open_run(run)
+            held.enter_context(exclusive(run))
+        session = held.enter_context(Session(recipe.cluster))
         try:
             for name in names:
                 with reported(name, run):
