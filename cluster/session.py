@@ -15,8 +15,10 @@ from typing import Any
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError, check_name
 from cluster.checks import check_address, check_home, check_temporary
+from cluster.console import native_stderr_in
 from cluster.daemons import ended_with
 from cluster.environment import worker_env
+from cluster.nodes import watched_nodes
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SHIPPED = (".git", ".venv*", "venv", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
@@ -25,7 +27,9 @@ DRIVER_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; without it every start prints a warning
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # stages show their own
     "RAY_TQDM": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",  # who has lost it says so in a line
+    # What is told in a line of ours: by whoever has lost a worker, by `ended_with`, by `watched_nodes`.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task"
+    "|Raylet is terminated|has been marked dead because the detector",
 }
 SEGMENT = re.compile(r"/dev/shm/psm_\w+")  # as Python names what processes share
 # Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
@@ -99,7 +103,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     ours = [child for child in _children(recursive=True) if child not in before]  # nobody finds those of a raylet that has died
     _terminate_as_interrupt()
     try:
-        with ended_with(ours):
+        with ended_with(ours), native_stderr_in(_log_folder(ray)):
             yield
     finally:
         with _uninterrupted():
@@ -162,7 +166,8 @@ def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
     _terminate_as_interrupt()
     try:
         _unpack_everywhere(ray)
-        yield
+        with watched_nodes():
+            yield
     finally:
         with _uninterrupted():
             ray.shutdown()
@@ -182,6 +187,11 @@ def _unpack_everywhere(ray: Any) -> None:
     ray.get([touch.options(scheduling_strategy=node).remote() for node in nodes])
     if in_job():
         os.chdir(ROOT)
+
+
+def _log_folder(ray: Any) -> Path:
+    """Where the connected Ray writes its logs."""
+    return Path(ray._private.worker._global_node.get_logs_dir_path())
 
 
 def _pid() -> int:
