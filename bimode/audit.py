@@ -3,18 +3,32 @@
 What is sealed has to be whole: the digests of the seals (`bimode.ledger`), a batch of the right size behind every update, the
 same tickets in the rollouts of that step, the questions of the data order, each checkpoint as it was when it was sealed. What
 comes after the last seal is told and not judged: a run that goes on cuts it off and does it again.
+
+A ledger cannot say of itself that its end is missing, or that it is another run's. Three witnesses outside of it can: the
+manifest of a finished stage (digests of the ledger and of metrics.jsonl), the note of the last seal
+(`bimode.checkpoints.LastSeal`), and a checkpoint that has no seal.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bimode.checkpoints import checkpoints, inventory, step_of
+from bimode.checkpoints import (
+    LAST_SEAL,
+    LastSeal,
+    checkpoint_path,
+    checkpoints,
+    inventory,
+    read_last_seal,
+    step_of,
+)
 from bimode.errors import LedgerError
 from bimode.ledger import FILE, Reading, State, read
+from bimode.rundir import digest_path, read_json
 
 SHOWN = 5  # of problems of one kind
 
@@ -30,20 +44,162 @@ class Audit:
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Witnesses:
+    """What a BPO folder says about its ledger. Read before the ledger, which only grows while a run lives."""
+
+    manifest: Mapping[str, Any] | None  # of a finished stage
+    last_seal: LastSeal | None
+    checkpoints: tuple[int, ...]  # steps, oldest first
+    logged: int  # steps in metrics.jsonl
+
+
 def audit(folder: Path, groups_per_step: int, id_of: Callable[[int], str] | None) -> Audit:
     """Audits a BPO folder. `id_of` is the data order, None where the data is not at hand. Raises LedgerError if unreadable."""
+    witnesses = _witnesses(folder)
     ledger = read(folder / "ledger" / FILE)
-    last = ledger.seals[-1]["seal"] if ledger.seals else 0
-    books = ledger.books
-    problems = [*_order(ledger, id_of), *_updates(ledger, folder, last, groups_per_step), *_checkpoints(ledger, folder)]
+    last, books = _last(ledger), ledger.books
+    problems = [
+        *_end(ledger, folder, witnesses, groups_per_step),
+        *_order(ledger, id_of),
+        *_updates(ledger, folder, last, groups_per_step),
+        *_checkpoints(ledger, folder),
+    ]
     if sum(books.counts().values()) != books.drawn:
         problems.append(f"{books.drawn} tickets were drawn, {sum(books.counts().values())} are in a state")
     notes = [] if id_of else ["the data is not at hand: which question each ticket was, is not checked"]
+    notes += [] if problems else _unsealed(ledger, witnesses)
     if ledger.torn:
         notes.append(f"the last line is torn ({ledger.torn} bytes): a resumed run repairs it")
     if under_way := len(books.open):
         notes.append(f"{under_way} tickets are under way; a run that goes on takes them up again, one that has ended needs none")
     return Audit(books.counts(), books.drawn, last, tuple(notes), tuple(problems))
+
+
+def _witnesses(folder: Path) -> Witnesses:
+    root = folder / "checkpoints"
+    steps = tuple(step_of(path) for path in checkpoints(root))
+    manifest = read_json(folder / "manifest.json")
+    return Witnesses(manifest, read_last_seal(root), steps, len(_logged(folder)))
+
+
+def _logged(folder: Path) -> list[int]:
+    """The steps in metrics.jsonl, up to a line that cannot be read."""
+    path, steps = folder / "metrics.jsonl", list[int]()
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        try:
+            steps.append(json.loads(line)["step"])
+        except (ValueError, KeyError, TypeError):
+            break
+    return steps
+
+
+def _end(
+    ledger: Reading, folder: Path, witnesses: Witnesses, groups_per_step: int
+) -> list[str]:
+    """The ledger is the run's own and has all of it; else what the first witness says."""
+    if witnesses.manifest is not None:
+        return _against_manifest(ledger, folder, witnesses.manifest, groups_per_step)
+    if missing := missing_seal(ledger, witnesses.last_seal):
+        return [missing]
+    sealed = {seal["seal"] for seal in ledger.seals}
+    problems = []
+    for step in witnesses.checkpoints:
+        is_there = checkpoint_path(folder / "checkpoints", step).is_dir()  # a live run removes old
+        if is_there and step not in sealed:
+            problems += _against_checkpoint(ledger, step, witnesses, groups_per_step)
+    return problems[:1]
+
+
+def _against_manifest(
+    ledger: Reading, folder: Path, manifest: Mapping[str, Any], groups_per_step: int
+) -> list[str]:
+    """A finished stage knows its ledger and its metrics to the byte."""
+    outputs = manifest.get("outputs", {})
+    updates = manifest.get("counts", {}).get("trained", 0) // groups_per_step
+    problems = []
+    if digest_path(folder / "ledger") != outputs.get("ledger"):
+        problems.append(
+            f"ledger/{FILE} is not the one that BPO finished with: manifest.json counts {updates} "
+            f"updates, the last seal of the ledger is that of step {_last(ledger)}"
+        )
+    if digest_path(folder / "metrics.jsonl") != outputs.get("metrics.jsonl"):
+        problems.append(
+            f"metrics.jsonl is not the one that BPO finished with: manifest.json counts {updates} "
+            f"updates, metrics.jsonl has {len(_logged(folder))}"
+        )
+    return problems
+
+
+def missing_seal(ledger: Reading, noted: LastSeal | None) -> str:
+    """What is wrong where a ledger lacks the seal that was noted outside of it; else nothing."""
+    if noted is None:
+        return ""
+    digests = {seal["seal"]: seal["digest"] for seal in ledger.seals}
+    if noted.step not in digests:
+        return (
+            f"ledger/{FILE} ends at the seal of step {_last(ledger)}, but checkpoints/{LAST_SEAL} "
+            f"says that step {noted.step} was sealed: the end of the ledger is missing"
+        )
+    if digests[noted.step] != noted.digest:
+        return (
+            f"ledger/{FILE} is another run's: its seal of step {noted.step} is not the one that "
+            f"checkpoints/{LAST_SEAL} says"
+        )
+    return ""
+
+
+def _against_checkpoint(
+    ledger: Reading, step: int, witnesses: Witnesses, groups_per_step: int
+) -> list[str]:
+    """A checkpoint without a seal is sound where the run was stopped between the two.
+
+    Then the ledger holds all its updates, and nothing was done after it.
+    """
+    last, trained = _last(ledger), _trained(ledger)
+    lacking = [at for at in range(last, step) if len(trained.get(at, ())) != groups_per_step]
+    further = max(witnesses.logged, witnesses.checkpoints[-1], last)
+    if lacking:
+        why = f"lacks groups of step {lacking[0]}"
+    elif further > step:
+        why = f"the run went on to step {further}"
+    else:
+        return []
+    return [
+        f"ledger/{FILE} is not that of checkpoints/step-{step:06d}: it has no seal of step {step}, "
+        f"and {why}; its last seal is that of step {last}"
+    ]
+
+
+def _unsealed(ledger: Reading, witnesses: Witnesses) -> list[str]:
+    """Notes on what a stopped run has left behind its last seal."""
+    last, updates = _last(ledger), len(_trained(ledger))
+    notes = [
+        f"step-{step:06d} has no seal: the run was stopped between the two; "
+        f"a resumed run goes on from step {last}"
+        for step in witnesses.checkpoints
+        if step > last
+    ]
+    if witnesses.logged > updates:
+        notes.append(
+            f"metrics.jsonl has {witnesses.logged} steps, the ledger {updates}, of which {last} are "
+            f"sealed; a resumed run goes on from there"
+        )
+    return notes
+
+
+def _last(ledger: Reading) -> int:
+    """The step of the last seal, 0 where there is none."""
+    return int(ledger.seals[-1]["seal"]) if ledger.seals else 0
+
+
+def _trained(ledger: Reading) -> dict[int, set[int]]:
+    """Step -> the tickets that it was trained on."""
+    trained: dict[int, set[int]] = {}
+    for move in ledger.moves:
+        if move["to"] == State.TRAINED:
+            trained.setdefault(move["step"], set()).add(move["ticket"])
+    return trained
 
 
 def _order(ledger: Reading, id_of: Callable[[int], str] | None) -> list[str]:
@@ -58,14 +214,14 @@ def _updates(ledger: Reading, folder: Path, last: int, groups_per_step: int) -> 
     """Every sealed update has its batch, its line of metrics and the rollouts of the same tickets."""
     import pyarrow.parquet as pq
 
-    trained: dict[int, set[int]] = {}
-    for move in ledger.moves:
-        if move["to"] == State.TRAINED:
-            trained.setdefault(move["step"], set()).add(move["ticket"])
-    metrics = folder / "metrics.jsonl"
-    lines = metrics.read_text(errors="replace").splitlines()[:last] if metrics.is_file() else []  # those behind may be torn
-    logged = [json.loads(line)["step"] for line in lines]
-    problems = [] if logged == list(range(last)) else [f"metrics.jsonl has not one line for each of {last} sealed steps"]
+    trained, logged = _trained(ledger), _logged(folder)[:last]
+    problems = []
+    if logged != list(range(last)):
+        lacking = next(step for step in range(last) if logged[step : step + 1] != [step])
+        problems.append(
+            f"metrics.jsonl has no line of step {lacking} where it should be; the ledger has sealed "
+            f"{last} steps"
+        )
     for step in range(last):
         batch, file = trained.get(step, set()), folder / "rollouts" / f"step-{step:05d}.parquet"
         if len(batch) != groups_per_step:

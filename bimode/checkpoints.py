@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bimode.rundir import digest_json, to_disk
+from bimode.rundir import digest_json, read_json, to_disk, write_atomic
 
 NAME = re.compile(r"step-(\d+)")
+LAST_SEAL = "last_seal.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LastSeal:
+    """The last seal of the ledger, noted outside of it once it is on disk: the ledger cannot lose it unseen."""
+
+    step: int
+    digest: str  # of every byte of the ledger before the seal
+
+
+def read_last_seal(root: Path) -> LastSeal | None:
+    """The note beside the checkpoints; None before the first seal. Raises ConfigError for another file."""
+    found = read_json(root / LAST_SEAL)
+    return None if found is None else LastSeal(int(found["step"]), str(found["digest"]))
+
+
+def write_last_seal(root: Path, seal: LastSeal | None) -> None:
+    """Replaces the note; with None there is no seal to go on from any more."""
+    if seal is None:
+        (root / LAST_SEAL).unlink(missing_ok=True)
+    else:
+        write_atomic(root / LAST_SEAL, json.dumps(asdict(seal)))
 
 
 def checkpoint_path(root: Path, step: int) -> Path:

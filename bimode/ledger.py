@@ -114,12 +114,17 @@ class Ledger:
                 self.books.move(ticket, to)
                 self._write({"ticket": ticket, "to": to.value, **facts})
 
-    def seal(self, step: int, checkpoint: str) -> None:
-        """Closes the books with the checkpoint of `step`, of which the inventory is given; on disk when it returns."""
+    def seal(self, step: int, checkpoint: str) -> str:
+        """Closes the books with the checkpoint of `step`, of which the inventory is given; on disk when it returns.
+
+        Returns the digest of every byte before the seal, which tells this ledger from any other.
+        """
         with self._lock:
+            digest = self._hasher.hexdigest()
             counts = {"drawn": self.books.drawn, "counts": self.books.counts()}
-            self._write({"seal": step, "checkpoint": checkpoint, **counts, "digest": self._hasher.hexdigest()})
+            self._write({"seal": step, "checkpoint": checkpoint, **counts, "digest": digest})
             os.fsync(self._file.fileno())
+            return digest
 
     def _write(self, line: dict[str, Any]) -> None:
         """Nothing may follow a line that is torn or missing, as on a full disk: whoever writes after it hears of it too."""

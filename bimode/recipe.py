@@ -6,19 +6,24 @@ import difflib
 import json
 import re
 import tomllib
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from bimode.config import Recipe
+from bimode.encoding import other_encoding
 from bimode.errors import ConfigError
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Recipe:
     """Reads `path`, applies ``a.b=c`` overrides in order, validates. Raises ConfigError."""
     try:
-        table = tomllib.loads(path.read_text())
+        data = path.read_bytes()
+        if found := other_encoding(data) or ("UTF-8 with a byte-order mark" if data.startswith(BOM_UTF8) else ""):
+            raise ConfigError("recipe", path, f"is {found}; save it as plain UTF-8")
+        table = tomllib.loads(data.decode())
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         raise ConfigError("recipe", path, f"no such file; here are {near}" if near else "no such file") from None

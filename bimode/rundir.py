@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,13 +53,31 @@ def digest_code(*packages: str) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes `text` so that a reader sees the old file or the new one, never half of it."""
+    """Writes `text` so that a reader sees the old file or the new one, never half of it.
+
+    This holds after a power failure too, and on a full disk nothing half written is left behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
-    Path(name).chmod(0o644)
-    Path(name).replace(path)
+    new = Path(name)
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        to_disk(new)
+        new.chmod(0o644)
+        new.replace(path)
+    except OSError:
+        new.unlink()
+        raise
+
+
+def remove_half_written(folder: Path) -> None:
+    """Removes what is called `.partial*` below `folder`, which nobody reads."""
+    for path in list(folder.rglob(".partial*")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def to_disk(*paths: Path) -> None:
@@ -177,7 +196,12 @@ class StageDir:
     def seal(
         self, config: Any, inputs: Mapping[str, str], outputs: tuple[str, ...], counts: Mapping[str, Any], started: float
     ) -> None:
-        """Writes the manifest: the last act of a stage that succeeded. `inputs` are the digests of what it began from."""
+        """Writes the manifest: the last act of a stage that succeeded.
+
+        `inputs` are the digests of what it began from; `started` is `time.monotonic()`, since the
+        system's clock may be set while a stage works.
+        """
+        seconds = round(time.monotonic() - started, 3)
         entry = {
             "stage": self.stage,
             "config": config,
@@ -185,8 +209,8 @@ class StageDir:
             "inputs": dict(inputs),
             "outputs": {name: digest_path(self.work / name) for name in outputs},
             "counts": dict(counts),
-            "started": started,
-            "seconds": round(time.time() - started, 3),
+            "started": time.time() - seconds,
+            "seconds": seconds,
         }
         write_atomic(self.work / self.manifest.name, json.dumps(entry, indent=1))
 

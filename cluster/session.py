@@ -15,8 +15,10 @@ from typing import Any
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError, check_name
 from cluster.checks import check_address, check_home, check_temporary
+from cluster.console import native_stderr_in
 from cluster.daemons import ended_with
 from cluster.environment import worker_env
+from cluster.nodes import watched_nodes
 
 ROOT = Path(__file__).resolve().parent.parent
 NOT_SHIPPED = (".git", ".venv*", "venv", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
@@ -25,7 +27,9 @@ DRIVER_ENV = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; without it every start prints a warning
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # stages show their own
     "RAY_TQDM": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task",  # who has lost it says so in a line
+    # What is told in a line of ours: by whoever has lost a worker, by `ended_with`, by `watched_nodes`.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task"
+    "|Raylet is terminated|has been marked dead because the detector",
 }
 SEGMENT = re.compile(r"/dev/shm/psm_\w+")  # as Python names what processes share
 # Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
@@ -76,7 +80,8 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     """A connected Ray; on the way out nothing that this call started is left running.
 
     Inside a job, or with RAY_ADDRESS set, it is that cluster, with the code as working directory. Otherwise it is a
-    local instance with `num_cpus` logical CPUs, which offers the custom resources that the recipe names. SIGTERM is Ctrl-C.
+    local instance with `num_cpus` logical CPUs, which offers the custom resources that the recipe names. SIGTERM and SIGHUP
+    are Ctrl-C.
     """
     import ray
 
@@ -98,7 +103,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     ours = [child for child in _children(recursive=True) if child not in before]  # nobody finds those of a raylet that has died
     _terminate_as_interrupt()
     try:
-        with ended_with(ours):
+        with ended_with(ours), native_stderr_in(_log_folder(ray)):
             yield
     finally:
         with _uninterrupted():
@@ -118,7 +123,8 @@ def start_local(environment: Mapping[str, str], **settings: Any) -> None:
     for is_last in (False, True):
         before = set(_children(recursive=True))
         try:
-            with _inherited(environment):
+            # a terminal that is gone sends SIGHUP to all of them; it is for this process to end them
+            with _inherited(environment), _ignored(signal.SIGHUP):
                 ray.init(address="local", include_dashboard=False, log_to_driver=False, _system_config=SYSTEM, **settings)
             return
         except Exception as error:  # Ray raises nothing narrower
@@ -160,7 +166,8 @@ def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
     _terminate_as_interrupt()
     try:
         _unpack_everywhere(ray)
-        yield
+        with watched_nodes():
+            yield
     finally:
         with _uninterrupted():
             ray.shutdown()
@@ -182,6 +189,11 @@ def _unpack_everywhere(ray: Any) -> None:
         os.chdir(ROOT)
 
 
+def _log_folder(ray: Any) -> Path:
+    """Where the connected Ray writes its logs."""
+    return Path(ray._private.worker._global_node.get_logs_dir_path())
+
+
 def _pid() -> int:
     return os.getpid()
 
@@ -192,16 +204,28 @@ def _python_path() -> str:
 
 
 def _terminate_as_interrupt() -> None:
-    """SIGTERM as Ctrl-C: `ray.init` set it to print a stack and to kill Ray under a driver that still needs it."""
+    """SIGTERM as Ctrl-C: `ray.init` set it to print a stack and to kill Ray under a driver that still needs it.
+
+    SIGHUP, of a terminal or a connection that is gone, too, unless `nohup` has it ignored.
+    """
     with suppress(ValueError):  # not the main thread: signals do not come here
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Keeps a second Ctrl-C or SIGTERM from cutting the shutdown short."""
+    """Keeps a second Ctrl-C, SIGTERM or SIGHUP from cutting the shutdown short."""
+    with _ignored(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        yield
+
+
+@contextmanager
+def _ignored(*numbers: signal.Signals) -> Iterator[None]:
+    """The signals are ignored in the block, and by the processes that are started there."""
     try:
-        previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     except ValueError:  # not the main thread
         yield
         return

@@ -18,7 +18,8 @@ def audit_run(run: Path) -> int:
     from bimode.audit import audit
 
     recipe = kept(run)
-    if recipe is None or not (run / "bpo" / "ledger").is_dir():
+    begun = any((run / "bpo" / name).exists() for name in ("ledger", "checkpoints", "manifest.json"))
+    if recipe is None or not begun:
         raise ConfigError("DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named")
     sealed, claim = (read_json(run / "bpo" / name) or {} for name in ("manifest.json", "claim.json"))
     own = sealed.get("config") or claim.get("settings") or recipe  # the run's may by now be another stage's
@@ -28,9 +29,9 @@ def audit_run(run: Path) -> int:
     console = Console()
     console.print(table)
     for note in found.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     for problem in found.problems:
-        console.print(f"PROBLEM: {problem}", style="bold red")
+        console.print(f"PROBLEM: {problem}", style="bold red", soft_wrap=True, markup=False)
     console.print("the books do not close" if found.problems else "the books close")
     return 1 if found.problems else 0
 

@@ -16,12 +16,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.alarm import Watch, view_of
-from bimode.audit import check_checkpoint
-from bimode.checkpoints import checkpoint_path, checkpoints, inventory, latest, step_of
+from bimode.audit import check_checkpoint, missing_seal
+from bimode.checkpoints import (
+    LAST_SEAL,
+    LastSeal,
+    checkpoint_path,
+    checkpoints,
+    inventory,
+    latest,
+    read_last_seal,
+    step_of,
+    write_last_seal,
+)
 from bimode.credit.expected import expected_auto
 from bimode.credit.summary import ALL_LEVELS, summarize
 from bimode.desk import Drawn
-from bimode.ledger import Ledger, read
+from bimode.errors import LedgerError
+from bimode.ledger import Ledger, Reading, read
 from bimode.modes import Mode, decides_direct
 from bimode.records import Completion, RolloutGroup
 from bimode.rundir import to_disk, write_atomic
@@ -48,17 +59,22 @@ class RunLog:
     def resume(self, graph: Graph, ledger: Ledger) -> int:
         """Restores the last sealed checkpoint, drops what was logged after it, publishes its weights; returns its step.
 
-        A checkpoint whose seal was not written is taken back: the run was killed between the two. Raises LedgerError.
+        A checkpoint whose seal was not written is taken back: the run was killed between the two. Raises LedgerError, also
+        where a seal was written and is gone: nothing is taken back for that.
         """
-        written = read(ledger.path)
+        written, root = read(ledger.path), self.path / "checkpoints"
+        if missing := missing_seal(written, read_last_seal(root)):
+            fix = f"copy the ledger back, or delete checkpoints/{LAST_SEAL} to go on from what it holds"
+            raise LedgerError(f"{missing}; {fix}")
         sealed = {seal["seal"] for seal in written.seals}
-        for unsealed in [path for path in checkpoints(self.path / "checkpoints") if step_of(path) not in sealed]:
+        for unsealed in [path for path in checkpoints(root) if step_of(path) not in sealed]:
             say(f"bpo: {unsealed.name} was not sealed by the ledger, so the run does not go on from there")
             shutil.rmtree(unsealed)
-        last = latest(self.path / "checkpoints")
+        last = latest(root)
         step = step_of(last) if last else 0
         if last:
             check_checkpoint(written, last)
+        write_last_seal(root, _seal_of(written, step))  # before the ledger is cut: it has this one
         if (cut := ledger.resume(step)) and step:
             say(f"bpo: going on from step {step}; {cut} bytes of the ledger after its seal were cut off")
         lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.is_file() else []
@@ -80,9 +96,11 @@ class RunLog:
         if self.sealed == self.done:
             return
         path = checkpoint_path(self.path / "checkpoints", self.done)
-        graph.learner.save(path)
-        to_disk(*map(self._rollouts, range(self.sealed, self.done)), self.path / "rollouts", self.metrics, self.path)
-        ledger.seal(self.done, inventory(path))
+        rollouts = map(self._rollouts, range(self.sealed, self.done))
+        to_disk(ledger.path, *rollouts, self.path / "rollouts", self.metrics, self.path)
+        graph.learner.save(path)  # where this is on disk, so is all that led to it
+        digest = ledger.seal(self.done, inventory(path))
+        write_last_seal(path.parent, LastSeal(self.done, digest))
         self.sealed = self.done
 
     def step(self, step: int, drawn: Sequence[Drawn], learnt: dict[str, Any]) -> str:
@@ -121,6 +139,11 @@ class RunLog:
 
         tokens = pq.read_table(self.path / "rollouts", columns=["tokens"])["tokens"]
         return {"completions": len(tokens), "tokens": pc.sum(tokens).as_py()}
+
+
+def _seal_of(ledger: Reading, step: int) -> LastSeal | None:
+    seals = [LastSeal(step, seal["digest"]) for seal in ledger.seals if seal["seal"] == step]
+    return seals[0] if seals else None
 
 
 def think_rates(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, one_of
 from pipelines.which_recipe import recipe_and_run, refuse_bare_name
 
 INTERRUPTED = 130
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     add_completion=False,
@@ -55,6 +57,10 @@ def exit_code(arguments: list[str]) -> int:
         return _fail(str(error), error.exit_code)
     except PermissionError as error:
         return _fail(f"{error.filename or error}: {NOT_PERMITTED}", ConfigError.exit_code)
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        return _fail(f"{error}: free some room on that disk; the same command continues", 1)
     except typer.TyperException as error:
         if not (message := error.format_message()):  # no arguments: typer has shown the help
             return error.exit_code
@@ -164,7 +170,7 @@ def evaluate(
     recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", callback=refuse_bare_name, help=EVALUATE_HELP)] = None,
     out: Annotated[str | None, typer.Option("--out", metavar="DIR", help="run directory; RECIPE's, where that is one")] = None,
     model: Annotated[Path | None, typer.Option("--model", metavar="M", help="any Hugging Face model directory")] = None,
-    data: Annotated[Path | None, typer.Option("--data", metavar="D", help="any curated data directory")] = None,
+    data: Annotated[Path | None, typer.Option("--data", metavar="D", help="any curated data directory, or a run's")] = None,
     modes: Annotated[str, typer.Option("--modes", metavar="A,B", help=MODES_HELP)] = "",
     set_: Set = NOTHING,
     seed: Seed = None,
@@ -203,6 +209,8 @@ def _evaluate_model(recipe: Path | None, model: Path, data: Path, out: str, over
     for key, path in (("--model", model), ("--data", data)):
         if not path.is_dir():
             raise ConfigError(key, path, "no such directory")
+    if (data / "curate" / "data").is_dir():
+        data = data / "curate" / "data"  # of a run's directory
     told = (*overrides, 'stages=["evaluate"]', f"model.base={model.absolute()}")
     loaded = load(recipe, told, seed) if recipe else build_recipe({"name": name_of(model)}, told, seed)
     prepare_process(loaded.cluster)  # before transformers is imported: it reads the environment

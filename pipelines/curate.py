@@ -79,7 +79,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again, whatever else has changed."""
-    from data_curation.publishing.alerts import alerts, warn_about_sources
+    from data_curation.publishing.alerts import alerts, warn_about_files, warn_about_sources
     from data_curation.publishing.publish import publish
     from data_curation.publishing.published import UNPUBLISHED
     from data_curation.publishing.report import Facts, read_costs, read_versions, render
@@ -115,7 +115,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         page = replace(facts, warnings=(f"Nothing was published: {why}", *facts.warnings))
         raise StarvedError(f"{why}; {leave_rejects(store, stage, page)}") from None
     write_index(store, stage.work / "index.parquet", recipe.name)
-    facts = warned(facts, alerts(store, published, curate))
+    unused = warn_about_files(store, files_of(shards))
+    facts = warned(facts, (*alerts(store, published, curate), *unused))
     write_atomic(stage.work / "report.html", render(store, published, facts))
     counts = asdict(published) | asdict(decided) | {"reasoning_share": published.reasoning_share}
     store.close()
@@ -162,6 +163,15 @@ def shards_of(recipe: Recipe, inputs: dict[str, Path]) -> list[Shard]:
 
     files = file_shards(recipe.curate.sources, inputs["sources"]) if "sources" in inputs else []
     return [*files, *plan_draws(recipe.curate, recipe.seed)]
+
+
+def files_of(shards: Sequence[Shard]) -> list[tuple[str, str]]:
+    """The source and the name of each file that is read, once."""
+    from data_curation.sources.layouts import source_name
+    from data_curation.sources.shards import FileShard
+
+    files = [shard for shard in shards if isinstance(shard, FileShard)]
+    return list(dict.fromkeys((source_name(f.source), f.part.file.name) for f in files))
 
 
 def indexes(runs: Sequence[str]) -> list[Path]:

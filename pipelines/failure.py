@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, StarvedError
+from bimode.rundir import remove_half_written
 
 GO_ON = "the same command continues"
 IN_CREATION = "an error raised in its creation task"
@@ -39,6 +40,7 @@ def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
             return type(cause)(f"{stage}: {cause} ({_kept(run)}{go_on})")
     kept = _kept(run)
     if any(is_full_disk(cause) for cause in chain):
+        remove_half_written(run / stage)
         return StageFailed(f"{stage}: no space left on the disk of {run}: free some ({kept}; {GO_ON})")
     if denied := next((cause for cause in chain if isinstance(cause, PermissionError)), None):
         return StageFailed(f"{stage}: {denied.filename or denied}: {NOT_PERMITTED} ({kept}; {GO_ON})")

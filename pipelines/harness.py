@@ -42,10 +42,12 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
     with one line for the user; every other error is told in DIR/error.log and becomes a StageFailed.
     """
     prepare_process(recipe.cluster)
-    with reported("start", run):
-        is_new = open_run(run)
     trains = not set(TRAINING).isdisjoint(names)
-    with exclusive(run), Session(recipe.cluster) as session:
+    with ExitStack() as held:
+        with reported("start", run):
+            is_new = open_run(run)
+            held.enter_context(exclusive(run))
+        session = held.enter_context(Session(recipe.cluster))
         try:
             for name in names:
                 with reported(name, run):
@@ -153,10 +155,10 @@ def _run_one(
     if not stage.is_current(config, digests):  # it is where work that was put aside came back whole
         stage.begin()
         say(f"{name}: started")
-        started = time.time()
+        started = time.monotonic()
         result = module.execute(recipe, stage, inputs)
         stage.seal(config, digests, result.outputs, result.counts, started)
-        say(f"{name}: done in {time.time() - started:.0f} s ({stage.path})")
+        say(f"{name}: done in {time.monotonic() - started:.0f} s ({stage.path})")
     sealed = read_json(stage.manifest)
     assert sealed is not None
     entry = {"config": sealed["config_digest"], **{key: sealed[key] for key in ("inputs", "counts", "seconds")}}

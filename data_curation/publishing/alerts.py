@@ -19,6 +19,7 @@ from data_curation.sources.layouts import source_name
 if TYPE_CHECKING:
     from data_curation.store import Store
 
+FILES_SHOWN = 5
 TEACHER = "name curate.traces.model to have reasoning written, or map a column of it as `trace`"
 FIXES = {  # of reasons that a key of the recipe changes
     "no_trace": TEACHER,
@@ -74,6 +75,36 @@ def warn_about_sources(store: Store, config: CurateConfig) -> list[str]:
     for (source, reason), n in store.counts(["source", "reason"]).items():
         counts.setdefault(source or "", {})[reason] = n
     return [_lost(store, source, lost) for source, lost in counts.items() if "" not in lost]
+
+
+def warn_about_files(store: Store, read: Iterable[tuple[str, str]]) -> list[str]:
+    """A line for each file of which no row could be used; `read` has the source and the name of each that was read.
+
+    A row that repeats another, or that a later stage leaves out, could be used. Where no file of a
+    source is left, `warn_about_sources` says so.
+    """
+    refused: dict[tuple[str, str], dict[str, int]] = {name: {} for name in read}
+    examples: dict[tuple[str, str], str] = {}
+    query = (
+        "SELECT source, regexp_replace(source_refs[1], '#[0-9]+$', ''), reason, count(*), min(detail) "
+        f"FROM {parquet(dict.fromkeys(store.files))} GROUP BY ALL ORDER BY ALL"
+    )
+    with duckdb.connect() as db:
+        rows = db.execute(query).fetchall()
+    for source, file, reason, n, detail in rows:
+        if (source, file) in refused:
+            refused[source, file][reason] = n
+            examples.setdefault((source, file), detail)
+    left = {source for (source, _), reasons in refused.items() if "" in reasons}
+    lost = [at for at, reasons in refused.items() if "" not in reasons and at[0] in left]
+    lines = []
+    for source, file in lost[:FILES_SHOWN]:
+        reasons, example = refused[source, file], examples.get((source, file), "")
+        told = f"{by_reason(reasons)}, e.g. {example}" if reasons else "it holds no record"
+        lines.append(f"WARNING: no row of the file {file} of source {source} could be used: {told}")
+    if len(lost) > FILES_SHOWN:
+        lines.append(f"WARNING: nor of {len(lost) - FILES_SHOWN:,} more files")
+    return lines
 
 
 def warn_about_items(store: Store) -> str:

@@ -69,11 +69,15 @@ def _run(missing: Sequence[tuple[Shard, Path]], config: CurateConfig) -> Iterato
 def write_candidates(shard: Shard, file: Path, config: CurateConfig) -> int:
     """Writes the candidates of `shard` to `file`; returns how many rows there are."""
     partial, count = file.with_name(f".{file.name}-{digest_json(str(shard.settings))[:8]}"), 0
-    with pq.ParquetWriter(partial, CANDIDATE_SCHEMA, compression="zstd") as writer:
-        for batch in batches(shard.samples()):
-            table = candidates(batch, shard.split, config)
-            writer.write_table(table, row_group_size=BATCH_ROWS)
-            count += table.num_rows
+    try:
+        with pq.ParquetWriter(partial, CANDIDATE_SCHEMA, compression="zstd") as writer:
+            for batch in batches(shard.samples()):
+                table = candidates(batch, shard.split, config)
+                writer.write_table(table, row_group_size=BATCH_ROWS)
+                count += table.num_rows
+    except OSError:  # a full disk gets its room back
+        partial.unlink(missing_ok=True)
+        raise
     partial.replace(file)
     return count
 

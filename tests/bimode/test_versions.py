@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bimode.errors import BusyError, ConfigError
-from bimode.rundir import digest_path
+from bimode.rundir import StageDir, digest_path, write_atomic
 from bimode.versions import VersionedDir, exclusive, is_at_work
 
 
@@ -19,7 +22,7 @@ def publish(stage: VersionedDir, text: str) -> None:
     stage.begin()
     (stage.work / "data").mkdir()
     (stage.work / "data" / "train.txt").write_text(text)
-    stage.seal({"text": text}, {}, ("data",), {}, time.time())
+    stage.seal({"text": text}, {}, ("data",), {}, time.monotonic())
 
 
 def test_a_reader_sees_the_version_before_until_the_next_is_whole(tmp_path: Path) -> None:
@@ -100,3 +103,29 @@ def test_a_second_run_in_a_directory_is_refused_and_a_killed_one_holds_nothing(t
     assert not is_at_work(tmp_path) and not is_at_work(tmp_path / "never")
     with exclusive(tmp_path):
         pass
+
+
+def test_a_clock_that_is_set_back_changes_no_duration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A manifest once held a negative number of seconds."""
+    stage = StageDir(tmp_path, "toy")
+    started = time.monotonic()
+    monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
+    stage.seal({}, {}, (), {}, started)
+    entry = json.loads(stage.manifest.read_text())
+    assert 0 <= entry["seconds"] < 60 and entry["started"] == 1_000_000.0 - entry["seconds"]
+
+
+def test_a_disk_that_is_full_leaves_no_half_written_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.json").write_text("old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomic(tmp_path / "a.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "old"

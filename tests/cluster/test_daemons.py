@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -17,7 +18,7 @@ from cluster import daemons, session
 
 
 @pytest.fixture
-def raylet(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[psutil.Process]]:
+def raylet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[psutil.Process]]:
     """What a start of Ray leaves as a child of this process."""
     import ray
 
@@ -30,6 +31,7 @@ def raylet(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[psutil.Process]]:
 
     monkeypatch.setattr(session, "start_local", start)
     monkeypatch.setattr(session, "prepare_process", lambda config: None)
+    monkeypatch.setattr(session, "_log_folder", lambda ray: tmp_path)
     monkeypatch.setattr(ray, "shutdown", lambda: started[-1].is_running() and started[-1].terminate())
     monkeypatch.setattr(session, "_end", lambda tree, end=session._end: end(tree, 0.1))
     monkeypatch.setattr(daemons, "NAMES", ("sleep",))

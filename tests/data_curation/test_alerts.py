@@ -11,9 +11,19 @@ from bimode.curate_config import CurateConfig, SourceConfig
 from bimode.mix_config import MixConfig
 from bimode.trace_config import TraceConfig
 from data_curation.mix import leave_out
-from data_curation.publishing.alerts import alerts, starving, warn_about_share, warn_about_sources, warn_about_traces
+from data_curation.publishing.alerts import (
+    alerts,
+    starving,
+    warn_about_files,
+    warn_about_share,
+    warn_about_sources,
+    warn_about_traces,
+)
 from data_curation.publishing.published import Published
+from data_curation.sources.ingest import write_candidates
+from data_curation.sources.listing import file_shards, list_sources
 from data_curation.store import Store, write_found
+from pipelines.curate import files_of
 from tests.data_curation.flow import CONFIG, candidate_files, decided
 
 SPLITS = ("train", "rl", "eval")
@@ -94,3 +104,27 @@ def test_a_source_of_which_nothing_is_kept_is_told_with_its_reasons(files: list[
     assert ": duplicate" in lost, "the example is of the most frequent reason"
     assert alerts(store, Published({}, {}, {}, {}), CONFIG) == (lost,)
     assert warn_about_sources(decided(files, tmp_path / "all"), CONFIG) == []
+
+
+def test_a_file_of_which_no_row_could_be_used_is_named(tmp_path: Path) -> None:
+    """Twelve rejects and exit code 0 said nothing of a file that had broken on its way."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "good.jsonl").write_text('{"q": "3 + 4 ?", "a": "7"}\n{"x": 1}\n')
+    (folder / "broken.jsonl").write_text('{"q": "cut off\n' * 12)
+    (folder / "empty.jsonl").write_text("\n")
+    columns = {"question": "q", "answer": "a"}
+    config = CurateConfig(sources=(SourceConfig(path=str(folder), columns=columns),))
+    shards = file_shards(config.sources, list_sources(config.sources, tmp_path / "s" / "sources.json"))
+    files = [tmp_path / f"{at}.parquet" for at in range(len(shards))]
+    for shard, file in zip(shards, files, strict=True):
+        write_candidates(shard, file, config)
+    read = files_of(shards)
+    assert warn_about_files(Store(files, tmp_path / "scratch"), read) == [
+        "WARNING: no row of the file broken.jsonl of source mine could be used: 12 bad_record, "
+        "e.g. Invalid control character at at character 14",
+        "WARNING: no row of the file empty.jsonl of source mine could be used: it holds no record",
+    ]
+    many = [*read, *(("mine", f"{at}.jsonl") for at in range(9))]
+    lines = warn_about_files(Store(files, tmp_path / "scratch"), many)
+    assert len(lines) == 6 and lines[-1] == "WARNING: nor of 6 more files"

@@ -74,6 +74,12 @@ class Running:
         self.process.terminate()
         return self.process.wait(timeout)
 
+    def hang_up(self, timeout: float = 60.0) -> int:
+        """SIGHUP to the whole group, as a terminal or a connection that is gone sends it; the exit code."""
+        self.note_tree()
+        os.killpg(self.process.pid, signal.SIGHUP)
+        return self.process.wait(timeout)
+
     def left(self) -> list[psutil.Process]:
         """Descendants that still run."""
         return [p for p in self.tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]

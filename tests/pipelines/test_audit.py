@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from bimode.ledger import Ledger, State
 from bimode.order import item_of
 from bimode.rundir import StageDir, digest_path
 from pipelines.audit import audit_run
+from pipelines.cli import exit_code
 
 OLD = ["q0", "q1", "q2", "q3"]
 
@@ -87,3 +89,46 @@ def test_an_unfinished_run_is_held_against_its_own_batch_and_not_against_what_ca
     pq.write_table(pa.table({"ticket": [0, 1]}), run / "bpo" / "rollouts" / "step-00000.parquet")
     assert audit_run(run) == 0
     assert "going on" in StageDir(run, "bpo").claim(work, {"of": "the same digest"}), "the settings are no part of the claim"
+
+
+def finished(run: Path, tickets: int) -> Path:
+    """A finished BPO of one group a step, with a seal after each."""
+    publish(run, "0001", OLD)
+    drawn_from(run, [])
+    bpo = run / "bpo"
+    ledger = Ledger(bpo / "ledger")
+    (bpo / "rollouts").mkdir()
+    for ticket in range(tickets):
+        ledger.move([ticket], State.PENDING, id=OLD[item_of(ticket, len(OLD), 0)])
+        for state in (State.LEASED, State.GENERATED, State.TRAINED):
+            ledger.move([ticket], state, step=ticket)
+        with (bpo / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": ticket}) + "\n")
+        rollouts = pa.table({"ticket": [ticket]})
+        pq.write_table(rollouts, bpo / "rollouts" / f"step-{ticket:05d}.parquet")
+        ledger.seal(ticket + 1, "")
+    stage, counts = StageDir(run, "bpo"), ledger.books.counts()
+    recipe = {"bpo": {"prompts_per_step": 1}, "seed": 0}
+    stage.seal(recipe, {}, ("metrics.jsonl", "ledger"), counts, 0.0)
+    return run
+
+
+def test_a_ledger_cut_to_two_thirds_under_a_finished_run_does_not_close(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said that all was accounted for; and with no ledger at all, that BPO had not begun."""
+    run = finished(tmp_path, 110)
+    assert exit_code(["audit", str(run)]) == 0
+    assert "the books close" in capsys.readouterr().out
+    path = run / "bpo" / "ledger" / "moves.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[: len(lines) * 2 // 3]))
+    assert exit_code(["audit", str(run)]) == 1
+    told = [line for line in capsys.readouterr().out.splitlines() if "PROBLEM" in line]
+    assert told == [
+        "PROBLEM: ledger/moves.jsonl is not the one that BPO finished with: manifest.json counts "
+        "110 updates, the last seal of the ledger is that of step 73"
+    ]
+    shutil.rmtree(path.parent)
+    assert exit_code(["audit", str(run)]) == 1
+    assert "the last seal of the ledger is that of step 0" in capsys.readouterr().out

@@ -178,6 +178,10 @@ def test_model_and_data_are_looked_into_before_anything_starts(
     assert said(capsys, *words, str(tiny_llava)) == (
         2, f"error: --data = {data}: no eval-*.parquet there; here are train-00000.parquet",
     )  # fmt: skip
+    curated = tmp_path / "earlier" / "curate" / "data"
+    curated.mkdir(parents=True)
+    run = ("evaluate", "--out", str(out), "--data", str(tmp_path / "earlier"), "--model", str(tiny_llava))
+    assert said(capsys, *run) == (2, f"error: --data = {curated}: no eval-*.parquet there"), "a run stands for its data"
     (data / "eval-00000.parquet").write_text("")
     assert said(capsys, *words, str(bare))[1].startswith(f"error: --model = {bare}: no config.json there")
     shutil.copy(tiny_llava / "config.json", bare)

@@ -60,7 +60,7 @@ def run(recipe: Recipe, folder: Path) -> dict[str, Any]:
     digests = stage.input_digests(inputs)
     stage.begin()
     result = curate.execute(recipe, stage, inputs)
-    stage.seal(curate.config(recipe), digests, result.outputs, result.counts, time.time())
+    stage.seal(curate.config(recipe), digests, result.outputs, result.counts, time.monotonic())
     assert stage.is_current(curate.config(recipe), stage.input_digests(curate.inputs(recipe, folder)))
     manifest: dict[str, Any] = json.loads(stage.manifest.read_text())
     return manifest

@@ -46,3 +46,21 @@ def test_unforeseen_error_goes_to_the_log_and_says_what_is_kept(tmp_path: Path) 
     assert str(as_user_error("bpo", tmp_path, learner)) == "bpo.learner.freeze = x: matches no parameter"
     unwritten = as_user_error("anneal", tmp_path / "gone", ZeroDivisionError("a bug"))
     assert "a bug" in str(unwritten) and "traceback" not in str(unwritten), "no log is claimed that was not written"
+
+
+def test_a_full_disk_gets_back_what_the_stage_has_half_written(tmp_path: Path) -> None:
+    """The line said "free some", and the model that had not found room lay there still."""
+    half = tmp_path / "bpo" / ".partial-model"
+    checkpoint = tmp_path / "bpo" / "checkpoints" / ".partial-step-000002" / "deepspeed"
+    whole = tmp_path / "bpo" / "checkpoints" / "step-000001"
+    others = tmp_path / "anneal" / ".partial-model"
+    for folder in (half, checkpoint, whole, others):
+        folder.mkdir(parents=True)
+        (folder / "weights").write_text("1234")
+    (tmp_path / "bpo" / ".partial-reference.parquet").write_text("12")
+    as_user_error("bpo", tmp_path, ZeroDivisionError("a bug"))
+    assert half.is_dir() and checkpoint.is_dir()
+    as_user_error("bpo", tmp_path, OSError(errno.ENOSPC, "No space left on device"))
+    left = {path.relative_to(tmp_path) for path in tmp_path.rglob("weights")}
+    assert left == {path.relative_to(tmp_path) / "weights" for path in (whole, others)}
+    assert not (tmp_path / "bpo" / ".partial-reference.parquet").exists()

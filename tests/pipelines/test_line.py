@@ -194,5 +194,6 @@ def test_an_annealing_that_was_cut_off_ends_where_it_would_have_ended(image_run:
 def test_a_foreign_text_model_goes_through_by_recipe_alone(runs: dict[str, Finished]) -> None:
     run = runs["smoke-text"]
     assert "lacked" in run.said and "<think>" in run.said
+    assert "core_worker.cc" not in run.said, "Ray's own log is on the console"
     check_run(run.path, ("curate", "anneal", "bpo", "evaluate"))
     assert Codec(run.path / "bpo" / "model").kind == "text"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bimode.audit import audit
-from bimode.checkpoints import checkpoint_path, inventory, partial_path, publish
+from bimode.checkpoints import checkpoint_path, checkpoints, inventory, partial_path, publish
 from bimode.desk import Drawn
+from bimode.errors import LedgerError
 from bimode.ledger import Ledger, State
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup
@@ -118,7 +120,10 @@ def test_what_a_seal_counts_is_on_disk_before_it(tmp_path: Path, monkeypatch: py
     log.checkpoint(Saving(), ledger)  # type: ignore[arg-type]
     weights = ["rank0.pt", "deepspeed", ".partial-step-000001", "checkpoints"]
     logged = ["metrics.jsonl", "step-00000.parquet", "rollouts", tmp_path.name]
-    assert {*weights, *logged} == {*synced[:-1]} and synced[-1] == "moves.jsonl"
+    seal = len(synced) - 1 - synced[::-1].index("moves.jsonl")
+    assert {*weights, *logged, "moves.jsonl"} == {*synced[:seal]}
+    assert [name[:15] for name in synced[seal + 1 :]] == [".last_seal.json"], "the seal is noted when it is there"
+    assert synced.index("moves.jsonl") < synced.index("rank0.pt"), "nor a checkpoint without what led to it"
     assert synced.index("rank0.pt") < synced.index("checkpoints"), "a folder is not named before it is whole"
     log.step(1, [DRAWN], LEARNT)
     synced.clear()
@@ -137,6 +142,47 @@ def test_a_checkpoint_that_was_not_sealed_is_taken_back(tmp_path: Path) -> None:
     assert log.resume(graph, Ledger(tmp_path / "ledger")) == 2  # type: ignore[arg-type]
     assert graph.restored == "step-000002" and not checkpoint_path(tmp_path / "checkpoints", 4).exists()
     assert len(log.metrics.read_text().splitlines()) == len(list((tmp_path / "rollouts").iterdir())) == 2
+
+
+def trained(log: RunLog, ledger: Ledger, steps: range) -> None:
+    """Steps of one group each, in the ledger and in the log."""
+    for step in steps:
+        ledger.move([step], State.PENDING)
+        for state in (State.LEASED, State.GENERATED):
+            ledger.move([step], state)
+        ledger.move([step], State.TRAINED, step=step)
+        log.step(step, [replace(DRAWN, ticket=step)], LEARNT)
+
+
+def test_a_ledger_that_has_lost_a_seal_is_refused_and_nothing_is_taken_back(tmp_path: Path) -> None:
+    """It once was "not sealed": the checkpoints after the cut were deleted, and the work in them."""
+    log, ledger, graph = RunLog(tmp_path, margin), Ledger(tmp_path / "ledger"), Saving()
+    for steps in (range(2), range(2, 4)):
+        trained(log, ledger, steps)
+        log.checkpoint(graph, ledger)  # type: ignore[arg-type]
+    whole = ledger.path.read_bytes()
+    ledger.path.write_bytes(whole[: len(whole) * 2 // 3])
+    with pytest.raises(LedgerError, match="step 4 was sealed: the end of the ledger is missing"):
+        RunLog(tmp_path, margin).resume(graph, Ledger(tmp_path / "ledger"))  # type: ignore[arg-type]
+    assert len(checkpoints(tmp_path / "checkpoints")) == 2 and len(log.metrics.read_text().splitlines()) == 4
+    [problem] = audit(tmp_path, 1, None).problems
+    assert problem.endswith("step 4 was sealed: the end of the ledger is missing")
+    ledger.path.write_bytes(whole)
+    assert RunLog(tmp_path, margin).resume(graph, Ledger(tmp_path / "ledger")) == 4  # type: ignore[arg-type]
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_stays_sound(tmp_path: Path) -> None:
+    """The newest was deleted by the user: its seal is cut off, and is not missed afterwards."""
+    log, ledger, graph = RunLog(tmp_path, margin), Ledger(tmp_path / "ledger"), Saving()
+    for steps in (range(2), range(2, 4)):
+        trained(log, ledger, steps)
+        log.checkpoint(graph, ledger)  # type: ignore[arg-type]
+    for step, left in ((4, 2), (2, 0)):
+        shutil.rmtree(checkpoint_path(tmp_path / "checkpoints", step))
+        assert audit(tmp_path, 1, None).problems == ()
+        again = Ledger(tmp_path / "ledger")
+        assert RunLog(tmp_path, margin).resume(graph, again) == left  # type: ignore[arg-type]
+        assert audit(tmp_path, 1, None).problems == ()
 
 
 def test_what_a_power_failure_has_left_behind_the_last_seal_stops_no_run(tmp_path: Path) -> None:

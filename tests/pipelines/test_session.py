@@ -5,6 +5,7 @@ Without Ray: what is sealed stays where it is until nothing can be refused any m
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -22,6 +23,7 @@ from bimode.errors import ConfigError
 from bimode.recipe import build_recipe
 from bimode.rundir import StageDir, StageResult
 from pipelines import anneal, harness
+from pipelines.cli import exit_code
 from pipelines.harness import Session, _run_one
 from pipelines.progress import PlainBar, counted, if_slow, kept_first, rate, track, until_loaded
 
@@ -202,6 +204,24 @@ def test_annealing_that_goes_on_counts_the_steps_before_as_kept(tmp_path: Path, 
     assert re.sub(r"  \d+ s", "", said) == "anneal: 4/4 step  2 new, 2 kept from before  loss 1.500, 10 tokens/s"
 
 
+def test_a_disk_without_room_for_the_lock_is_one_line(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was a traceback: the lock was written before anything was watched. No other run there loses what it is writing."""
+    run = tmp_path / "run"
+    theirs = run / "bpo" / ".partial-model"
+    theirs.mkdir(parents=True)
+
+    def full() -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("bimode.versions.socket.gethostname", full)
+    assert exit_code(["curate", recipe, "--out", str(run)]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: start: no space left on the disk of {run}: free some (")
+    assert line.count("\n") == 1 and theirs.is_dir()
+
+
 @pytest.mark.ray
 def test_stage_is_sealed_then_skipped_then_redone(recipe: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
@@ -235,9 +255,17 @@ def test_starved_worker_is_one_line_and_the_same_command_goes_on(recipe: str, tm
 
 @pytest.mark.ray
 @pytest.mark.parametrize(
-    ("kind", "end"), [("sleep", Running.interrupt), ("sleep", Running.terminate), ("train", Running.interrupt)]
+    ("kind", "end"),
+    [
+        ("sleep", Running.interrupt),
+        ("sleep", Running.terminate),
+        ("sleep", Running.hang_up),
+        ("train", Running.interrupt),
+    ],
 )
-def test_ctrl_c_and_sigterm_leave_no_process(recipe: str, tmp_path: Path, end: Callable[[Running], int], kind: str) -> None:
+def test_ctrl_c_sigterm_and_sighup_leave_no_process(
+    recipe: str, tmp_path: Path, end: Callable[[Running], int], kind: str
+) -> None:
     """Under Ray Train too, whose own answer to Ctrl-C is to exit with 1 and to say nothing."""
     run = tmp_path / "run"
     started = run / "toy" / "started"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bimode.config import Recipe
+from bimode.errors import ConfigError
 from bimode.recipe import build_recipe, load_recipe
 from pipelines import harness
 from pipelines.cli import exit_code
@@ -82,3 +83,24 @@ def test_a_manifest_that_is_damaged_or_of_others_is_named(
     assert exit_code([word.format(run=tmp_path) for word in words]) == 2
     assert capsys.readouterr().err.startswith(f"error: manifest.json = {spoilt}: is damaged, half copied")
     assert spoilt.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "what"),
+    [
+        ("utf-8-sig", "UTF-8 with a byte-order mark"),
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16"),
+        ("utf-32", "UTF-32"),
+    ],
+)
+def test_a_recipe_in_another_encoding_is_named_for_what_it_is(
+    tmp_path: Path, encoding: str, what: str
+) -> None:
+    """It was `Invalid statement (at line 1, column 1)`, of a line that looks right in every editor."""
+    path = tmp_path / "r.toml"
+    path.write_bytes('name = "é"\r\n'.encode(encoding))
+    with pytest.raises(ConfigError, match=f"is {what}; save it as plain UTF-8"):
+        load_recipe(path)
+    path.write_bytes('name = "é"\r\n'.encode())
+    assert load_recipe(path).name == "é"

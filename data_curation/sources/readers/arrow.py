@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import ipc
 
 from data_curation.sources.files import BLOCK, SourceFile, open_file
-from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Record, refuse
+from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Record, check_names, refuse
 from data_curation.sources.refusal import Refusal
 
 ROWS_PER_PART = 2000
@@ -43,6 +43,7 @@ def read_parquet(part: FilePart) -> Read:
     """Row groups one by one: one that is broken costs its own remaining rows and not those of the next."""
     with open_file(part.file) as source:
         table = pq.ParquetFile(source, buffer_size=BLOCK, page_checksum_verification=True)
+        check_names(table.schema_arrow.names, "column")
         starts = [0, *accumulate(_group_sizes(table))]
         if part.stop is not None and part.stop >= len(starts):
             raise ValueError("another file than was listed: it has changed since")
@@ -62,6 +63,7 @@ def read_hf(part: FilePart) -> Read:
     with open_file(part.file) as source:
         for batch in _ipc_batches(source):
             batch.validate()  # its lengths fit its buffers
+            check_names(batch.schema.names, "column")
             yield from _records(part.file, batch, row)
             row += batch.num_rows
 

@@ -11,7 +11,17 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from data_curation.sources.files import BLOCK
-from data_curation.sources.readers.parts import FilePart, Read, Record, open_plain, parse_object, refuse
+from data_curation.sources.readers.parts import (
+    FilePart,
+    ObjectNames,
+    Read,
+    Record,
+    check_encoding,
+    check_names,
+    open_plain,
+    parse_object,
+    refuse,
+)
 from data_curation.sources.refusal import Refusal
 
 MAX_LINE = 32 << 20  # bytes; an image of the largest size that validation lets pass fits in, as base64
@@ -21,12 +31,16 @@ IMAGE_COLUMNS = {"file_name": "image", "file_names": "images"}  # of metadata, a
 
 
 def read_jsonl(part: FilePart) -> Read:
-    """An object a line; a line that is none is refused by itself. `.json` may also be one list of objects."""
+    """An object a line, where a line that is none is refused by itself; or one list of objects.
+
+    The first byte says which, whatever the file is called.
+    """
     with open_plain(part.file) as source:
-        may_be_list = part.file.name.endswith((".json", ".json.gz"))
-        if may_be_list and source.peek(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":  # type: ignore[attr-defined]
-            for row, value in enumerate(_list_items(source)):
-                yield (row, value) if isinstance(value, dict) else refuse(part.file, row, "bad_record", "not a JSON object")
+        start = source.peek(64)  # type: ignore[attr-defined]
+        check_encoding(start)
+        if start.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
+            for row, (value, problem) in enumerate(_list_items(source)):
+                yield refuse(part.file, row, "bad_record", problem) if problem else (row, value)
             return
         for row, line in enumerate(_lines(source)):
             if line is None:
@@ -63,11 +77,13 @@ def _lines(source: BinaryIO) -> Iterator[bytes | None]:
         yield None
 
 
-def _list_items(source: BinaryIO) -> Iterator[Any]:
-    """The items of a JSON list. Raises ValueError where one is broken, behind which nothing says where the next one starts, and
-    where something follows the list, such as another one.
+def _list_items(source: BinaryIO) -> Iterator[tuple[Any, str]]:
+    """The items of a JSON list, each with what makes it no record. Raises ValueError where one is broken, behind which nothing
+    says where the next one starts, and where something follows the list, such as another one.
     """
-    reader, decoder = io.TextIOWrapper(source, encoding="utf-8-sig"), json.JSONDecoder()
+    names = ObjectNames()
+    reader = io.TextIOWrapper(source, encoding="utf-8-sig")
+    decoder = json.JSONDecoder(object_pairs_hook=names)
     text = reader.read(BLOCK)
     at = text.index("[") + 1
     while True:
@@ -77,6 +93,7 @@ def _list_items(source: BinaryIO) -> Iterator[Any]:
             if text[at + 1 :].strip(BLANK) or any(more.strip(BLANK) for more in iter(partial(reader.read, BLOCK), "")):
                 raise ValueError("something follows the list")
             return
+        names.twice = ""
         try:
             value, end = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
@@ -84,7 +101,7 @@ def _list_items(source: BinaryIO) -> Iterator[Any]:
         else:
             why = "the list does not end"
         if end < len(text):
-            yield value
+            yield value, names.twice if isinstance(value, dict) else "not a JSON object"
             at = end
             continue
         more = reader.read(max(BLOCK, len(text) - at)) if len(text) - at <= MAX_LINE else ""  # the item may be cut off here
@@ -95,7 +112,10 @@ def _list_items(source: BinaryIO) -> Iterator[Any]:
 
 def _csv_rows(part: FilePart) -> Read:
     with open_plain(part.file) as source:
-        for row, record in enumerate(csv.DictReader(_text_lines(source))):
+        check_encoding(source.peek(4))  # type: ignore[attr-defined]
+        rows = csv.DictReader(_text_lines(source))
+        check_names(rows.fieldnames or (), "column")
+        for row, record in enumerate(rows):
             if None in record:
                 yield refuse(part.file, row, "bad_record", "more fields than the header names")
             elif NO_UTF8.search("".join(text or "" for cell in record.items() for text in cell)):

@@ -8,12 +8,13 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
+from bimode.encoding import other_encoding
 from data_curation.sources.files import BLOCK, SourceFile, open_file
 from data_curation.sources.refusal import Refusal
 
@@ -60,7 +61,44 @@ def open_plain(file: SourceFile) -> BinaryIO:
 
 def parse_object(data: bytes) -> Record:
     """The JSON object in `data`. Raises ValueError for anything else and RecursionError for one that is nested too deeply."""
-    value = json.loads(data.decode("utf-8-sig"))
+    names = ObjectNames()
+    value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=names)
     if not isinstance(value, dict):
         raise ValueError(f"{type(value).__name__}, not a JSON object")
+    if names.twice:
+        raise ValueError(names.twice)
     return value
+
+
+class ObjectNames:
+    """Makes the objects of a JSON text, as `object_pairs_hook`; remembers a key that one has twice.
+
+    It does not raise, since a list of records has to be read on behind one of them.
+    """
+
+    def __init__(self) -> None:
+        self.twice = ""
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> Record:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            self.twice = twice([name for name, _ in pairs], "key")
+        return made
+
+
+def check_names(names: Sequence[str], kind: str) -> None:
+    """Raises ValueError where two columns have one name: only one of them could be read."""
+    if found := twice(names, kind):
+        raise ValueError(found)
+
+
+def twice(names: Sequence[str], kind: str) -> str:
+    """E.g. ``two columns 'answer'``; "" where all names differ."""
+    repeated = [name for at, name in enumerate(names) if name in names[:at]]
+    return f"two {kind}s {repeated[0]!r}" if repeated else ""
+
+
+def check_encoding(start: bytes) -> None:
+    """Raises ValueError for a text that begins with `start` and is not UTF-8."""
+    if found := other_encoding(start):
+        raise ValueError(f"the file is {found}; save it as UTF-8")
