@@ -9,19 +9,25 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import resource
 import select
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from bimode.errors import VerifierLostError
 
 SECONDS = 5.0
 START_SECONDS = 60.0  # the first import of sympy on a busy machine
 MEMORY = 4 << 30  # bytes of addresses, so that no answer can use up the machine's
+UNREADABLE = re.compile(r"\d\s+\d|\d\.\d+\.\d")  # math-verify adds "5 6", and multiplies "1.2.3"
+EXPONENT = re.compile(r"(\d)[eE]([+-]?\d+)")  # math-verify takes the e of 1e-7 for Euler's number
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 
 
@@ -80,17 +86,50 @@ class MathJudge:
 def _serve() -> None:
     """The child: answers lines until its parent closes the pipe."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    from math_verify import parse, verify
+    from math_verify import grader, verify
 
     for name in ("math_verify.parser", "math_verify.grader"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each warns on every call that its own limit is off
+    compare = grader.sympy_numeric_eq
+    grader.sympy_numeric_eq = lambda a, b, *places: _equal_values(a, b, lambda: compare(a, b, *places))
     print("ready", flush=True)
     for line in sys.stdin:
-        stated, answer = json.loads(line)
-        gold = parse(f"${answer}$", parsing_timeout=None)
-        given = parse(stated, parsing_timeout=None) or parse(f"${stated}$", parsing_timeout=None)
-        equal = bool(gold) and bool(given) and bool(verify(gold, given, timeout_seconds=None))
-        print(json.dumps(equal), flush=True)
+        stated, answer = (" ".join(formula.split()) for formula in json.loads(line))
+        equal = bool(stated) and stated == answer
+        if not equal and not any(map(UNREADABLE.search, (stated, answer))):
+            equal = verify(_parsed(answer), _parsed(stated), timeout_seconds=None)
+        print(json.dumps(bool(equal)), flush=True)
+
+
+def _parsed(formula: str) -> list[Any]:
+    """Parses all of `formula`: math-verify would find a number in any text. Units have been taken off by the reader."""
+    from math_verify import LatexExtractionConfig, parse
+
+    config = LatexExtractionConfig()
+    config = replace(config, normalization_config=replace(config.normalization_config, units=False))
+    latex = EXPONENT.sub(r"\1 \\times 10^{\2}", formula.replace("**", "^"))
+    return parse(f"${latex}$", extraction_config=[config], parsing_timeout=None)
+
+
+def _equal_values(a: Any, b: Any, compare: Callable[[], bool]) -> bool:
+    """Compares two values: rationals exactly, others to the digits that a decimal has, 7 at least.
+
+    math-verify rounds to 6 decimal places, so that any two values below 1e-6 would be equal.
+    """
+    from sympy import Expr, Float, floor, log
+
+    if not (isinstance(a, Expr) and isinstance(b, Expr) and a.is_number and b.is_number):
+        return compare()
+    floats = a.atoms(Float) | b.atoms(Float)
+    if not floats and a.is_rational and b.is_rational:
+        return bool(a.doit() == b.doit())
+    digits = [len(str(each).partition("e")[0].replace(".", "").strip("-0")) for each in floats]
+    kept = min(max([7, *digits]), 15) if floats else 15
+    x, y = a.evalf(30), b.evalf(30)
+    if x == 0:
+        return bool(y == 0)
+    last_digit = Float(10, 30) ** (floor(log(abs(x), 10)) - kept + 1)
+    return bool(abs(x - y) <= last_digit / 2)
 
 
 if __name__ == "__main__":
