@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from bimode.errors import VerifierLostError
 SECONDS = 5.0
 START_SECONDS = 60.0  # the first import of sympy on a busy machine
 MEMORY = 4 << 30  # bytes of addresses, so that no answer can use up the machine's
-UNREADABLE = re.compile(r"\d\s+\d|\d\.\d+\.\d")  # math-verify adds "5 6", and multiplies "1.2.3"
+# Compared as text: math-verify adds "5 6", multiplies "1.2.3", and takes "101_2" for 101.
+UNREADABLE = re.compile(r"\d\s+\d|\d\.\d+\.\d|\.\.|\d_")
 EXPONENT = re.compile(r"(\d)[eE]([+-]?\d+)")  # math-verify takes the e of 1e-7 for Euler's number
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 
@@ -91,18 +93,19 @@ def _serve() -> None:
     for name in ("math_verify.parser", "math_verify.grader"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each warns on every call that its own limit is off
     compare = grader.sympy_numeric_eq
-    grader.sympy_numeric_eq = lambda a, b, *places: _equal_values(a, b, lambda: compare(a, b, *places))
+    grader.sympy_numeric_eq = partial(_equal_values, compare)
     print("ready", flush=True)
     for line in sys.stdin:
         stated, answer = (" ".join(formula.split()) for formula in json.loads(line))
-        equal = bool(stated) and stated == answer
-        if not equal and not any(map(UNREADABLE.search, (stated, answer))):
-            equal = verify(_parsed(answer), _parsed(stated), timeout_seconds=None)
-        print(json.dumps(bool(equal)), flush=True)
+        if any(map(UNREADABLE.search, (stated, answer))):
+            equal = stated == answer
+        else:
+            equal = bool(verify(_parsed(answer), _parsed(stated), timeout_seconds=None))
+        print(json.dumps(equal), flush=True)
 
 
 def _parsed(formula: str) -> list[Any]:
-    """Parses all of `formula`: math-verify would find a number in any text. Units have been taken off by the reader."""
+    """Parses all of `formula`: by default math-verify would find a number in any text."""
     from math_verify import LatexExtractionConfig, parse
 
     config = LatexExtractionConfig()
@@ -111,25 +114,21 @@ def _parsed(formula: str) -> list[Any]:
     return parse(f"${latex}$", extraction_config=[config], parsing_timeout=None)
 
 
-def _equal_values(a: Any, b: Any, compare: Callable[[], bool]) -> bool:
-    """Compares two values: rationals exactly, others to the digits that a decimal has, 7 at least.
+def _equal_values(compare: Callable[..., bool], a: Any, b: Any, *places: int) -> bool:
+    """Compares rationals exactly and other values by the digits of a decimal, at least 7 of them.
 
-    math-verify rounds to 6 decimal places, so that any two values below 1e-6 would be equal.
+    math-verify's own `compare` rounds to 6 decimal places: all values below 1e-6 would be equal.
     """
-    from sympy import Expr, Float, floor, log
+    from sympy import Expr, Float
 
-    if not (isinstance(a, Expr) and isinstance(b, Expr) and a.is_number and b.is_number):
-        return compare()
-    floats = a.atoms(Float) | b.atoms(Float)
-    if not floats and a.is_rational and b.is_rational:
+    if not all(isinstance(value, Expr) and value.is_number for value in (a, b)):
+        return compare(a, b, *places)
+    if a.is_rational and b.is_rational:
         return bool(a.doit() == b.doit())
-    digits = [len(str(each).partition("e")[0].replace(".", "").strip("-0")) for each in floats]
-    kept = min(max([7, *digits]), 15) if floats else 15
-    x, y = a.evalf(30), b.evalf(30)
-    if x == 0:
-        return bool(y == 0)
-    last_digit = Float(10, 30) ** (floor(log(abs(x), 10)) - kept + 1)
-    return bool(abs(x - y) <= last_digit / 2)
+    written = [str(each).partition("e")[0] for each in a.atoms(Float) | b.atoms(Float)]
+    digits = max((len(each.replace(".", "").strip("-0")) for each in written), default=15)
+    kept = min(max(7, digits), 15)
+    return str(a.evalf(kept)) == str(b.evalf(kept))
 
 
 if __name__ == "__main__":

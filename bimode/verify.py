@@ -1,9 +1,9 @@
 r"""The one judge of answers: tags, rewards and evaluation all call `is_right`, so that they agree by construction.
 
 Typed and small, because a maths verifier cannot compare words (math-verify calls "circle" and "circle" different).
-What is judged is the answer after ``</think>``: a response whose think block never closes is wrong. Gold answer and
-response go through one reader (`bimode.answer_reader`): a list of guesses never passes, nor do two different letters.
-Numbers are compared exactly, formulas by math-verify in a child process.
+What is judged is the answer after ``</think>``: a response whose think block never closes is wrong.
+Gold answer and response go through one reader (`bimode.answer_reader`): a list of guesses never passes,
+nor do two different letters. Numbers are compared exactly, formulas by math-verify in a child process.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from bimode.records import Completion, Prompt
 from bimode.rundir import digest_json, digest_path
 
 MAX_CHARS = 2000  # of a judged answer: bounds what a symbolic parser can be made to do
-INT = re.compile(r"[+-]?\d+")
+INT = re.compile(r"[+\u2212-]?\d+")
 JUDGING_MODULES = ("verify", "answer_reader", "math_judge", "modes")
 YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
+NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(?:\{\w+\}|\(\w\))?\s*=(?!=)")
 FLOAT_DIGITS = Context(prec=15)  # what a float64 carries: 0.1 + 0.2 is written 0.30000000000000004
 
 
@@ -61,7 +62,8 @@ def is_correct(text: str, answer: str, verifier: str, verifier_args: str) -> boo
 @cache
 def code_digest() -> str:
     """Of the code that judges: a verdict that is kept holds as long as this does."""
-    return digest_json([digest_path(Path(__file__).with_name(f"{name}.py")) for name in JUDGING_MODULES])
+    modules = (Path(__file__).with_name(f"{name}.py") for name in JUDGING_MODULES)
+    return digest_json([digest_path(module) for module in modules])
 
 
 def _exact(text: str, answer: str, args: Mapping[str, Any]) -> bool:
@@ -69,7 +71,7 @@ def _exact(text: str, answer: str, args: Mapping[str, Any]) -> bool:
 
 
 def _int(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """Compares integers that are written as such: 50 % of what is asked for in per cent is 50, 15.0 is not 15."""
+    """Compares integers that are written as such: 15.0 is not 15; 50 % is 50."""
     stated, gold = read_number(text), read_number(answer)
     if stated is None or gold is None or not stated.agrees(gold):
         return False
@@ -77,32 +79,30 @@ def _int(text: str, answer: str, args: Mapping[str, Any]) -> bool:
 
 
 def _number(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """Compares values exactly, or within ``abs_tol`` and ``rel_tol``; a gold year takes no ``rel_tol``."""
+    """Compares values exactly or within ``abs_tol`` and ``rel_tol``; a year has no ``rel_tol``."""
     stated, gold = read_number(text), read_number(answer)
     if stated is None or gold is None:
         return False
     relative = 0 if YEAR.fullmatch(gold.digits) else args.get("rel_tol", 0)
-    tolerance = max(Fraction(str(args.get("abs_tol", 0))), abs(gold.value) * Fraction(str(relative)))
+    absolute = Fraction(str(args.get("abs_tol", 0)))
+    tolerance = max(absolute, abs(gold.value) * Fraction(str(relative)))
     return _same_value(stated, gold, tolerance)
 
 
 def _same_value(stated: Quantity, gold: Quantity, tolerance: Fraction = Fraction(0)) -> bool:
-    """``50%`` may be meant as 50 or as 0.5, as for math-verify, where the other number has no sign of it."""
+    """Compares rationals exactly, and decimals by the digits of a float64.
+
+    ``50%`` may be meant as 50 or as 0.5, as for math-verify, where the other number has no unit.
+    """
     if not stated.agrees(gold):
         return False
     scale = Fraction(100) ** ((gold.unit == "%") - (stated.unit == "%"))
     values = (stated.value, stated.value * scale)
     if any(abs(value - gold.value) <= tolerance for value in values):
         return True
-    if not (_is_float(stated) or _is_float(gold)):
+    if "." not in stated.digits + gold.digits:
         return False
     return any(_rounded(value) == _rounded(gold.value) for value in values)
-
-
-def _is_float(number: Quantity) -> bool:
-    """Whether a number has the digits of a printed float64, more than a person would write."""
-    mantissa = number.digits.lower().partition("e")[0]
-    return "." in mantissa and len(mantissa.replace(".", "").lstrip("0")) > FLOAT_DIGITS.prec
 
 
 def _rounded(value: Fraction) -> Decimal:
@@ -115,14 +115,15 @@ def is_number(text: str) -> bool:
 
 
 def _choice(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """Compares a letter ("B", "(b)", "option B, because ...") or a word ("yes", "circle"), whatever their case.
+    """Compares a letter ("B", "(b)", "Option B") or a word ("yes", "circle"), whatever the case.
 
-    A text that names another letter as well is wrong, unless it announced the first ("The answer is (B). (A) is ...").
+    A text that names a second letter is wrong, unless it announced the first: "The answer is (B).
+    (A) is too small."
     """
     gold, stated = _word(final_answer(answer)), final_answer(text)
     if len(gold) == 1 and gold.isascii() and gold.isalpha():
         return read_letters(text) == {gold}
-    return _word(stated) == gold
+    return bool(gold) and _word(stated) == gold
 
 
 def _word(text: str) -> str:
@@ -143,6 +144,10 @@ def _math(text: str, answer: str, args: Mapping[str, Any]) -> bool:
         return _same_value(stated, gold)
     (formula, unit), (wanted, gold_unit) = read_formula(text), read_formula(answer)
     if unit and gold_unit and unit != gold_unit:
+        return False
+    if "," in formula and "," not in wanted:  # math-verify takes "5, 5" for 5
+        return False
+    if "=" in formula and "=" not in wanted and not NAMED.match(formula):  # and "2x = 5" too
         return False
     return _math_judge().equal(formula, wanted)
 

@@ -120,15 +120,48 @@ def test_ai2d(tmp_path: Path) -> None:
 def test_chartqa(tmp_path: Path) -> None:
     schema = {"image": IMAGE, "query": TEXT, "label": TEXTS, "human_or_machine": pa.int64()}
     rows = [
-        {"image": PICTURE, "query": "How many?", "label": [label], "human_or_machine": 0}
-        for label in ("14", "0.57", "Yes", "Light Blue")
+        {"image": PICTURE, "query": "What is shown?", "label": [label], "human_or_machine": 0}
+        for label in ("14", "0.57", "Yes", "Light Blue", "2009")
     ]
     found = [whole(each) for each in from_parquet(tmp_path, "chartqa", schema, rows)]
-    assert [each.verifier for each in found] == ["number", "number", "choice", "open"]
-    assert [each.guess_rate for each in found] == [0.0, 0.0, 0.5, 0.0]
+    assert [each.verifier for each in found] == ["number", "number", "choice", "open", "number"]
+    assert [each.guess_rate for each in found] == [0.0, 0.0, 0.5, 0.0, 0.0]
     judge = (found[0].answer, found[0].verifier, found[0].verifier_args)
     assert is_correct("</think>14.6", *judge) and not is_correct("</think>14.8", *judge), "5 % of 14 is 0.7"
+    year = (found[4].answer, found[4].verifier, found[4].verifier_args)
+    assert is_correct("</think>2009", *year) and not is_correct("</think>1910", *year)
     assert sample("chartqa", {"image": png(), "query": "?", "label": ["a", "b"]}).answer == "a, b"
+
+
+@pytest.mark.parametrize("query", ["How many bars?", "What is the number of bars?",
+"In which year was it?", "Count: how many?"])
+def test_a_count_or_year_has_no_tolerance(query: str) -> None:
+    record = {"image": png(), "query": query, "label": ["40"]}
+    for found in (sample("chartqa", record), sample("chartqa", record, rel_tol=0.1)):
+        assert (found.answer, found.verifier, found.verifier_args) == ("40", "int", "{}")
+    share = sample("chartqa", record | {"label": ["40.5"]})
+    assert (share.verifier, share.verifier_args) == ("number", '{"rel_tol": 0.05}')
+
+
+def test_the_tolerance_is_a_key_of_the_source() -> None:
+    record = {"question": "How tall?", "answer": "40"}
+    found = sample("columns", record, rel_tol=0.1)
+    judge = (found.answer, found.verifier, found.verifier_args)
+    assert is_correct("</think>44", *judge) and not is_correct("</think>44.1", *judge)
+    assert sample("columns", record).verifier == "int"
+    strict = sample("chartqa", {"image": png(), "query": "How tall?", "label": ["40"]}, rel_tol=0.0)
+    assert not is_correct("</think>41", strict.answer, strict.verifier, strict.verifier_args)
+    named = sample("columns", record, rel_tol=0.1, verifier="number")
+    assert named.verifier_args == '{"rel_tol": 0.1}'
+
+
+@pytest.mark.parametrize("more", [{"verifier": "int"}, {"verifier": "math"}, {"path": "",
+"family": "digits", "columns": {}}])
+def test_a_tolerance_that_nothing_reads_is_refused(more: dict[str, Any]) -> None:
+    known = {"path": "data/set.parquet", "columns": {"question": "question", "answer": "answer"},
+    "rel_tol": 0.1}
+    with pytest.raises(ValueError, match="rel_tol"):
+        SourceConfig(**(known | more))
 
 
 def test_gsm8k(tmp_path: Path) -> None:
@@ -311,6 +344,15 @@ def test_an_answer_to_choices_is_a_text_a_letter_or_an_index(answer: object, cho
         (0.5, "number", "0.5"), ("3/4", "number", "3/4"), ("1e3", "number", "1e3"), ("1/0", "choice", "1/0"),
         ("12%", "number", "12%"), ("12 percent", "number", "12 percent"), (Decimal("0.50"), "number", "0.50"),
         (Decimal(7), "int", "7"), ("circle", "choice", "circle"), ("Yes", "choice", "Yes"), ("B", "choice", "B"),
+        (r"\frac{3}{4}", "number", r"\frac{3}{4}"), (r"$\frac{1}{2}$", "number", r"$\frac{1}{2}$"),
+        ("$5$", "int", "5"),
+        (r"\boxed{5}", "int", "5"), ("80{,}000", "int", "80000"), ("5 cm", "number", "5 cm"),
+        ("$80,000", "number", "$80,000"),
+        (r"90^\circ", "number", r"90^\circ"), ("x = 5", "number", "x = 5"),
+        (0.1 + 0.2, "number", "0.30000000000000004"),
+        (r"2\sqrt{3}", "math", r"2\sqrt{3}"), ("5!", "math", "5!"), ("x^2", "math", "x^2"),
+        (r"$2\sqrt{3}$", "math", r"$2\sqrt{3}$"),
+        (r"the area is $\pi r^2$", "open", r"the area is $\pi r^2$"), ("1.2.3", "choice", "1.2.3"),
         ("a word", "open", "a word"), ("...", "open", "..."), ("x" * 41, "open", "x" * 41), ("9" * 101, "number", "9" * 101),
     ],
 )  # fmt: skip

@@ -91,20 +91,18 @@ def _without_markers(draft: Draft) -> str:
 def _judge(draft: Draft, source: SourceConfig) -> tuple[str, str, str]:
     """(verifier, answer in the form it compares with, its arguments)."""
     number = None if LEAD_IN.search(draft.answer) else read_number(draft.answer)
-    integer = str(number.value) if number is not None and number.is_integer else ""
-    if len(integer) > MAX_DIGITS:
-        integer = ""
+    is_int = number is not None and number.is_integer and len(number.digits) <= MAX_DIGITS
     tolerance = json.loads(draft.number_args)
     if source.rel_tol is not None:
-        tolerance["rel_tol"] = source.rel_tol
-    if not tolerance.get("rel_tol") or (integer and COUNTED.search(draft.question)):
-        tolerance.pop("rel_tol", None)
+        tolerance = {"rel_tol": source.rel_tol}
+    if is_int and COUNTED.search(draft.question):
+        tolerance = {}
     verifier = str(source.verifier)
     if verifier == "auto":
-        verifier = _verifier_for(draft, bool(integer) and not tolerance)
-    if verifier == "int" and not integer:
+        verifier = _verifier_for(draft, is_int and not tolerance)
+    if verifier == "int" and not is_int:
         raise Refused(BAD, "answer: not an integer")
-    answer = integer if verifier == "int" else draft.answer
+    answer = str(number.value) if number is not None and verifier == "int" else draft.answer
     return verifier, answer, json.dumps(tolerance) if verifier == "number" else "{}"
 
 
