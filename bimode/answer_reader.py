@@ -21,11 +21,11 @@ LEAD_IN = re.compile(
     re.IGNORECASE,
 )
 AROUND = "*$` \t\n\r"  # what an answer may be set in
-STOP = re.compile(
-    r"[.;](?=\s)|\n|,?(?: [-\u2014])?\s\(?(?:because|since|so|as(?! well)"
-    r"|which (?:is|means|equals))\b",
+REASON = re.compile(
+    r",?(?: [-\u2014])?\s\(?(?:because|since|so|as(?! well)|which (?:is|means|equals))\b",
     re.IGNORECASE,
 )
+STOP = re.compile(rf"[.;](?=\s)|\n|{REASON.pattern}", re.IGNORECASE)
 HEDGE = re.compile(
     r"\b(?:or|either|maybe|perhaps|possibl[ey]|alternatively|another|others?|also|both|guess|might"
     r"|could|may|wait|actually|but|however|instead|no|not|nor|wrong|incorrect|unsure|second)\b",
@@ -70,7 +70,7 @@ QUANTITY = re.compile(
 NO_UNITS = re.compile(  # words behind a number that make another one of it, or a doubt
     r"\b(?:and|but|not|nor|for|the|than|then|plus|minus|over|into|from|with|more|less|fewer|other"
     r"|only|too|(?:hundred|thousand|million|billion|trillion)(?:th)?|dozen|score|pair|couple|gross"
-    r"|ten|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|squared|cubed"
+    r"|lakh|crore|mil|grand|below|above|under|negative|ten|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|squared|cubed"
     r"|factorial|binary|octal|hex|base|mod|choose|sqrt|sin|cos|tan|log|exp|maybe|perhaps|probably"
     r"|roughly|about|who|when|where|wrong|incorrect|false|true|right|correct|instead|also|doubled"
     r"|tripled|twice)s?\b"
@@ -97,7 +97,8 @@ OTHER_OPTION = re.compile(  # behind a letter: in brackets, named as one, at the
     r"|^[^\w,;/&+|]*+(?:or\b|and\b|[,;/&+|])\W*+([A-HJ-Z]\b(?! [a-z])|[A-Za-z](?=[.):,;]|\W*$))"
 )
 SECOND_THOUGHT = re.compile(  # anywhere behind a letter: another one by itself, or after "wait"
-    r"(?:^|[.;!?\n])[ >-]*+(?i:or |and )?\(?([A-Za-z])\b\)?(?=\s*(?:[.;\n]|$))"
+    r"(?:^|[.;!?\n])[ >-]*+(?i:(?:or |and )?(?:option |choice )?)\(?([A-Za-z])\b\)?"
+    r"(?=\s*(?:[.;\n]|$)|\sis (?:the )?(?:correct|right|best)\b)"
     r"|\b(?i:wait|actually|no|maybe|perhaps|possibly|sorry|alternatively|could|might|also)\b"
     r"\W{1,9}(?:[\w']{1,20}\W{1,9}){0,3}?(?:([B-HJ-Z])\b|(A)\b(?! (?!is )[a-z]))"
 )
@@ -214,6 +215,7 @@ def read_letters(text: str) -> set[str]:
     plain = FRAME.sub("", STYLE.sub(r"\1", stated)).replace("*", "").strip(AROUND)
     stop = STOP.search(plain)
     head = plain[: stop.start()] if stop else plain
+    announced |= plain[len(head) :].startswith("\n\n")  # a letter, and then an explanation
     option = OPTION.match(head)
     if option is None:
         return set()

@@ -111,7 +111,7 @@ def _parsed(formula: str) -> list[Any]:
     config = LatexExtractionConfig()
     config = replace(config, normalization_config=replace(config.normalization_config, units=False))
     latex = EXPONENT.sub(r"\1 \\times 10^{\2}", formula.replace("**", "^"))
-    return parse(f"${latex}$", extraction_config=[config], parsing_timeout=None)
+    return list(parse(f"${latex}$", extraction_config=[config], parsing_timeout=None))
 
 
 def _equal_values(compare: Callable[..., bool], a: Any, b: Any, *places: int) -> bool:

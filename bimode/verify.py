@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bimode.answer_reader import (
+    REASON,
     Quantity,
     final_answer,
     read_formula,
@@ -123,7 +124,7 @@ def _choice(text: str, answer: str, args: Mapping[str, Any]) -> bool:
     gold, stated = _word(final_answer(answer)), final_answer(text)
     if len(gold) == 1 and gold.isascii() and gold.isalpha():
         return read_letters(text) == {gold}
-    return bool(gold) and _word(stated) == gold
+    return bool(gold) and gold in (_word(stated), _word(REASON.split(stated)[0]))
 
 
 def _word(text: str) -> str:

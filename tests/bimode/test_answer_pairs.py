@@ -119,11 +119,12 @@ CHOICES = {
         "Answer: **C. the cat**", "The answer is C as the cell is big.",
         "The answer is $C$ because it is.", "C because it is cold",
         "The correct choice is C, which is the cat.",
+        "C\n\nOption A is too small, and (B) is wrong.", "**C**\n\nA: too small.\nB: too large.",
     ],
     "A": ["The answer is A because it is.", "Option A.", "A\n\nThe first one.",
     "The answer is A, as shown.", "The answer is (A)."],
     "$C$": ["C"], r"\boxed{C}": ["(c)", "The answer is C because it is."], "(B)": ["B", "b."],
-    "yes": ["Yes", "**yes**", "The answer is yes."],
+    "yes": ["Yes", "**yes**", "The answer is yes.", "The answer is yes because it is."],
     "Stop!": ["stop", "Stop!"],
 }  # fmt: skip
 
@@ -247,10 +248,13 @@ OTHER_LETTERS: dict[str, tuple[str, ...]] = {
         "The answer is carbon because", "C and A",
         "C\n\nWait, it is A.", "C. No, A.", "The answer is C. Hmm, no, it is A.", "C, possibly A",
         "c or a", "It is not C.", "3",
+        "C\n\nOption A is right.", "C\n\n(A) is the correct one.", "C\n\nOption A", "C\n\n(A)",
+        "The answer is C. Option A is correct.",
     ),
     "I": ("I think B", "I am not sure", "The answer is I think B"), "5!": ("5", "5.", "(5)", "120"),
     "1.2.3": ("1.2", "1.23", "2.3"),
-    "yes": ("no", "yes or no", "yes and no", "not yes", "The answer is no."), "A, C": ("A", "C",
+    "yes": ("no", "yes or no", "yes and no", "not yes", "The answer is no.",
+    "The answer is no because yes is wrong."), "A, C": ("A", "C",
     "(A)", "A, B"), "5 m": ("5", "m"),
     "x^2": ("x", "x2", "2"),
 }  # fmt: skip

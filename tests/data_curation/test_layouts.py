@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import json
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -121,47 +120,14 @@ def test_chartqa(tmp_path: Path) -> None:
     schema = {"image": IMAGE, "query": TEXT, "label": TEXTS, "human_or_machine": pa.int64()}
     rows = [
         {"image": PICTURE, "query": "What is shown?", "label": [label], "human_or_machine": 0}
-        for label in ("14", "0.57", "Yes", "Light Blue", "2009")
+        for label in ("14", "0.57", "Yes", "Light Blue")
     ]
     found = [whole(each) for each in from_parquet(tmp_path, "chartqa", schema, rows)]
-    assert [each.verifier for each in found] == ["number", "number", "choice", "open", "number"]
-    assert [each.guess_rate for each in found] == [0.0, 0.0, 0.5, 0.0, 0.0]
+    assert [each.verifier for each in found] == ["number", "number", "choice", "open"]
+    assert [each.guess_rate for each in found] == [0.0, 0.0, 0.5, 0.0]
     judge = (found[0].answer, found[0].verifier, found[0].verifier_args)
     assert is_correct("</think>14.6", *judge) and not is_correct("</think>14.8", *judge), "5 % of 14 is 0.7"
-    year = (found[4].answer, found[4].verifier, found[4].verifier_args)
-    assert is_correct("</think>2009", *year) and not is_correct("</think>1910", *year)
     assert sample("chartqa", {"image": png(), "query": "?", "label": ["a", "b"]}).answer == "a, b"
-
-
-@pytest.mark.parametrize("query", ["How many bars?", "What is the number of bars?",
-"In which year was it?", "Count: how many?"])
-def test_a_count_or_year_has_no_tolerance(query: str) -> None:
-    record = {"image": png(), "query": query, "label": ["40"]}
-    for found in (sample("chartqa", record), sample("chartqa", record, rel_tol=0.1)):
-        assert (found.answer, found.verifier, found.verifier_args) == ("40", "int", "{}")
-    share = sample("chartqa", record | {"label": ["40.5"]})
-    assert (share.verifier, share.verifier_args) == ("number", '{"rel_tol": 0.05}')
-
-
-def test_the_tolerance_is_a_key_of_the_source() -> None:
-    record = {"question": "How tall?", "answer": "40"}
-    found = sample("columns", record, rel_tol=0.1)
-    judge = (found.answer, found.verifier, found.verifier_args)
-    assert is_correct("</think>44", *judge) and not is_correct("</think>44.1", *judge)
-    assert sample("columns", record).verifier == "int"
-    strict = sample("chartqa", {"image": png(), "query": "How tall?", "label": ["40"]}, rel_tol=0.0)
-    assert not is_correct("</think>41", strict.answer, strict.verifier, strict.verifier_args)
-    named = sample("columns", record, rel_tol=0.1, verifier="number")
-    assert named.verifier_args == '{"rel_tol": 0.1}'
-
-
-@pytest.mark.parametrize("more", [{"verifier": "int"}, {"verifier": "math"}, {"path": "",
-"family": "digits", "columns": {}}])
-def test_a_tolerance_that_nothing_reads_is_refused(more: dict[str, Any]) -> None:
-    known = {"path": "data/set.parquet", "columns": {"question": "question", "answer": "answer"},
-    "rel_tol": 0.1}
-    with pytest.raises(ValueError, match="rel_tol"):
-        SourceConfig(**(known | more))
 
 
 def test_gsm8k(tmp_path: Path) -> None:
@@ -335,38 +301,6 @@ def test_an_answer_to_choices_is_a_text_a_letter_or_an_index(answer: object, cho
         assert (found.answer, found.verifier, found.guess_rate) == (letter, "choice", 0.5)
     else:
         assert refusal("columns", record, columns=mapped)[0] == "bad_record"
-
-
-@pytest.mark.parametrize(
-    ("answer", "verifier", "stored"),
-    [
-        ("42", "int", "42"), ("-1,234", "int", "-1234"), (7, "int", "7"), ("1,234.5", "number", "1,234.5"),
-        (0.5, "number", "0.5"), ("3/4", "number", "3/4"), ("1e3", "number", "1e3"), ("1/0", "choice", "1/0"),
-        ("12%", "number", "12%"), ("12 percent", "number", "12 percent"), (Decimal("0.50"), "number", "0.50"),
-        (Decimal(7), "int", "7"), ("circle", "choice", "circle"), ("Yes", "choice", "Yes"), ("B", "choice", "B"),
-        (r"\frac{3}{4}", "number", r"\frac{3}{4}"), (r"$\frac{1}{2}$", "number", r"$\frac{1}{2}$"),
-        ("$5$", "int", "5"),
-        (r"\boxed{5}", "int", "5"), ("80{,}000", "int", "80000"), ("5 cm", "number", "5 cm"),
-        ("$80,000", "number", "$80,000"),
-        (r"90^\circ", "number", r"90^\circ"), ("x = 5", "number", "x = 5"),
-        (0.1 + 0.2, "number", "0.30000000000000004"),
-        (r"2\sqrt{3}", "math", r"2\sqrt{3}"), ("5!", "math", "5!"), ("x^2", "math", "x^2"),
-        (r"$2\sqrt{3}$", "math", r"$2\sqrt{3}$"),
-        (r"the area is $\pi r^2$", "open", r"the area is $\pi r^2$"), ("1.2.3", "choice", "1.2.3"),
-        ("a word", "open", "a word"), ("...", "open", "..."), ("x" * 41, "open", "x" * 41), ("9" * 101, "number", "9" * 101),
-    ],
-)  # fmt: skip
-def test_auto_takes_the_strictest_verifier_that_the_answer_passes(answer: object, verifier: str, stored: str) -> None:
-    found = sample("columns", {"question": "?", "answer": answer})
-    assert (found.verifier, found.answer, found.verifier_args) == (verifier, stored, "{}")
-    assert verifier == "open" or is_correct(f"</think>{stored}", stored, verifier, "{}")
-
-
-def test_a_named_verifier_is_taken_and_int_wants_an_integer() -> None:
-    assert sample("columns", {"question": "?", "answer": "x^2"}, verifier="math").verifier == "math"
-    assert sample("columns", {"question": "?", "answer": "1,000"}, verifier="int").answer == "1000"
-    asks = {"question": "?", "answer": "the answer is 5"}
-    assert refusal("columns", asks, verifier="int") == ("bad_record", "answer: not an integer")
 
 
 @pytest.mark.parametrize("words", ["yes", "No", "TRUE", "false."])
