@@ -47,6 +47,11 @@ class SourceConfig(Section):
     verifier: Verifier = Field(
         "auto", description="of the answers of `path`; `auto` goes by the answer, and free text needs `curate.judge`"
     )
+    rel_tol: Share | None = Field(
+        None,
+        description="how far a number may be off, relative to the answer; years and counts are "
+        "compared exactly; by default 0.05 for `chartqa` and 0 for the others",
+    )
     name: str = Field("", description="of the source, in every row; empty: the last part of `path`")
     license: str = Field("unknown", description="of `path`, e.g. `CC-BY-4.0`; in every row and in the card")
 
@@ -57,6 +62,9 @@ class SourceConfig(Section):
             raise ConfigError("family", shown, "name a family or a path, one of them")
         if self.tasks and self.family != "reasoning_gym":
             raise ConfigError("tasks", ", ".join(self.tasks), f"only reasoning_gym has tasks; leave them out of {self.family}")
+        if self.rel_tol is not None and (self.family or self.verifier not in ("auto", "number")):
+            fix = 'applies to files with verifier "auto" or "number" only; leave it out'
+            raise ConfigError("rel_tol", self.rel_tol, fix)
         unknown = sorted(self.columns.keys() - OUR_COLUMNS)
         if unknown:
             raise ConfigError("columns", ", ".join(unknown), f"on the left stands one of {', '.join(sorted(OUR_COLUMNS))}")

@@ -9,19 +9,27 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import resource
 import select
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bimode.errors import VerifierLostError
 
 SECONDS = 5.0
 START_SECONDS = 60.0  # the first import of sympy on a busy machine
 MEMORY = 4 << 30  # bytes of addresses, so that no answer can use up the machine's
+# Compared as text: math-verify adds "5 6", multiplies "1.2.3", and takes "101_2" for 101.
+UNREADABLE = re.compile(r"\d\s+\d|\d\.\d+\.\d|\.\.|\d_")
+EXPONENT = re.compile(r"(\d)[eE]([+-]?\d+)")  # math-verify takes the e of 1e-7 for Euler's number
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 
 
@@ -80,17 +88,47 @@ class MathJudge:
 def _serve() -> None:
     """The child: answers lines until its parent closes the pipe."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    from math_verify import parse, verify
+    from math_verify import grader, verify
 
     for name in ("math_verify.parser", "math_verify.grader"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each warns on every call that its own limit is off
+    compare = grader.sympy_numeric_eq
+    grader.sympy_numeric_eq = partial(_equal_values, compare)
     print("ready", flush=True)
     for line in sys.stdin:
-        stated, answer = json.loads(line)
-        gold = parse(f"${answer}$", parsing_timeout=None)
-        given = parse(stated, parsing_timeout=None) or parse(f"${stated}$", parsing_timeout=None)
-        equal = bool(gold) and bool(given) and bool(verify(gold, given, timeout_seconds=None))
+        stated, answer = (" ".join(formula.split()) for formula in json.loads(line))
+        if any(map(UNREADABLE.search, (stated, answer))):
+            equal = stated == answer
+        else:
+            equal = bool(verify(_parsed(answer), _parsed(stated), timeout_seconds=None))
         print(json.dumps(equal), flush=True)
+
+
+def _parsed(formula: str) -> list[Any]:
+    """Parses all of `formula`: by default math-verify would find a number in any text."""
+    from math_verify import LatexExtractionConfig, parse
+
+    config = LatexExtractionConfig()
+    config = replace(config, normalization_config=replace(config.normalization_config, units=False))
+    latex = EXPONENT.sub(r"\1 \\times 10^{\2}", formula.replace("**", "^"))
+    return list(parse(f"${latex}$", extraction_config=[config], parsing_timeout=None))
+
+
+def _equal_values(compare: Callable[..., bool], a: Any, b: Any, *places: int) -> bool:
+    """Compares rationals exactly and other values by the digits of a decimal, at least 7 of them.
+
+    math-verify's own `compare` rounds to 6 decimal places: all values below 1e-6 would be equal.
+    """
+    from sympy import Expr, Float
+
+    if not all(isinstance(value, Expr) and value.is_number for value in (a, b)):
+        return compare(a, b, *places)
+    if a.is_rational and b.is_rational:
+        return bool(a.doit() == b.doit())
+    written = [str(each).partition("e")[0] for each in a.atoms(Float) | b.atoms(Float)]
+    digits = max((len(each.replace(".", "").strip("-0")) for each in written), default=15)
+    kept = min(max(7, digits), 15)
+    return str(a.evalf(kept)) == str(b.evalf(kept))
 
 
 if __name__ == "__main__":

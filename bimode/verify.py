@@ -1,11 +1,9 @@
 r"""The one judge of answers: tags, rewards and evaluation all call `is_right`, so that they agree by construction.
 
 Typed and small, because a maths verifier cannot compare words (math-verify calls "circle" and "circle" different).
-What is judged is the answer after ``</think>``: a response whose think block never closes is wrong. Numbers and choices
-take the last ``\boxed{...}``, else what follows the last "answer is" / "answer:", else the whole text, which must then
-be nothing but the number, in plain text, in bold (``**5**``) or as a formula (``$5$``): a list of guesses never passes,
-nor do two different letters. `math` takes the last ``\boxed{...}`` too, as DeepSeek-R1's graders do (math-verify alone
-would make a set of several), else whatever math-verify finds last.
+What is judged is the answer after ``</think>``: a response whose think block never closes is wrong.
+Gold answer and response go through one reader (`bimode.answer_reader`): a list of guesses never passes,
+nor do two different letters. Numbers are compared exactly, formulas by math-verify in a child process.
 """
 
 from __future__ import annotations
@@ -13,11 +11,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from decimal import Context, Decimal
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bimode.answer_reader import (
+    REASON,
+    Quantity,
+    final_answer,
+    read_formula,
+    read_letters,
+    read_number,
+)
 from bimode.errors import ConfigError
 from bimode.math_judge import MathJudge
 from bimode.modes import parse_response
@@ -25,19 +32,11 @@ from bimode.records import Completion, Prompt
 from bimode.rundir import digest_json, digest_path
 
 MAX_CHARS = 2000  # of a judged answer: bounds what a symbolic parser can be made to do
-LEAD_IN = re.compile(r"answer[\s*]*(?:is|:)[\s*]*:?[\s*]*", re.IGNORECASE)
-MINUS = "\u2212"  # as typesetters and models write it
-INT = re.compile(rf"[+{MINUS}-]?\d+")
-NUMBER = re.compile(rf"[+{MINUS}-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{{1,3}})?|[+{MINUS}-]?\d+/\d+")
-THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?:\D|$))")
-TEXT = re.compile(r"\\(?:text|textbf|mathrm)\{([^{}]*)\}")
-AROUND = "*$ \t\n\r"  # what an answer may be set in
-PERCENT = re.compile(r"\s*(?:\\?%|per ?cent)$", re.IGNORECASE)
-OPTION = re.compile(r"\(([A-Za-z])\)|([A-Za-z])(?:[.):]|$)")
-SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
-OTHER_OPTION = re.compile(  # behind the first: in brackets, or beside it, where "a cat" and "I think" name none
-    r"(?<!\w)\(([A-Za-z])\)|^\W*(?:or\b|and\b|[,;/&+|])\W*([A-HJ-Z]\b(?! [a-z])|[A-Za-z](?=[.):,;]|\W*$))"
-)
+INT = re.compile(r"[+\u2212-]?\d+")
+JUDGING_MODULES = ("verify", "answer_reader", "math_judge", "modes")
+YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
+NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(?:\{\w+\}|\(\w\))?\s*=(?!=)")
+FLOAT_DIGITS = Context(prec=15)  # what a float64 carries: 0.1 + 0.2 is written 0.30000000000000004
 
 
 def is_right(completion: Completion, prompt: Prompt) -> bool:
@@ -64,26 +63,8 @@ def is_correct(text: str, answer: str, verifier: str, verifier_args: str) -> boo
 @cache
 def code_digest() -> str:
     """Of the code that judges: a verdict that is kept holds as long as this does."""
-    return digest_json([digest_path(Path(__file__).with_name(f"{name}.py")) for name in ("verify", "math_judge", "modes")])
-
-
-def final_answer(text: str) -> str:
-    r"""The part of a free-form answer that states it: last ``\boxed{}``, else after the last "answer is", else all."""
-    if (boxed := last_box(text)) is not None:
-        return TEXT.sub(r"\1", boxed).strip()
-    *_, last = LEAD_IN.split(text)
-    return last.lstrip(AROUND).rstrip(f"{AROUND}.")
-
-
-def last_box(text: str) -> str | None:
-    r"""What the last ``\boxed{}`` of `text` holds; None without one, or where it does not end."""
-    _, box, rest = text.rpartition(r"\boxed{")
-    depth = 1
-    for at, char in enumerate(rest if box else ""):
-        depth += {"{": 1, "}": -1}.get(char, 0)
-        if depth == 0:
-            return rest[:at]
-    return None
+    modules = (Path(__file__).with_name(f"{name}.py") for name in JUDGING_MODULES)
+    return digest_json([digest_path(module) for module in modules])
 
 
 def _exact(text: str, answer: str, args: Mapping[str, Any]) -> bool:
@@ -91,61 +72,65 @@ def _exact(text: str, answer: str, args: Mapping[str, Any]) -> bool:
 
 
 def _int(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """50 % of what is asked for in per cent is 50."""
-    stated = PERCENT.sub("", plain_number(final_answer(text)))
-    return INT.fullmatch(stated) is not None and int(stated) == int(plain_number(answer))
+    """Compares integers that are written as such: 15.0 is not 15; 50 % is 50."""
+    stated, gold = read_number(text), read_number(answer)
+    if stated is None or gold is None or not stated.agrees(gold):
+        return False
+    return not {".", "/"} & set(stated.digits) and stated.value == gold.value
 
 
 def _number(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """``50%`` may be meant as 50 or as 0.5, as for math-verify, where it is compared with a number without the sign."""
-    final = final_answer(text)
-    stated, gold = (_as_number(PERCENT.sub("", words)) for words in (final, answer))
+    """Compares values exactly or within ``abs_tol`` and ``rel_tol``; a year has no ``rel_tol``."""
+    stated, gold = read_number(text), read_number(answer)
     if stated is None or gold is None:
         return False
-    tolerance = max(Fraction(str(args.get("abs_tol", 0))), abs(gold) * Fraction(str(args.get("rel_tol", 0))))
-    scale = Fraction(100) ** ((PERCENT.search(answer) is not None) - (PERCENT.search(final) is not None))
-    return any(abs(value - gold) <= tolerance for value in (stated, stated * scale))
+    relative = 0 if YEAR.fullmatch(gold.digits) else args.get("rel_tol", 0)
+    absolute = Fraction(str(args.get("abs_tol", 0)))
+    tolerance = max(absolute, abs(gold.value) * Fraction(str(relative)))
+    return _same_value(stated, gold, tolerance)
+
+
+def _same_value(stated: Quantity, gold: Quantity, tolerance: Fraction = Fraction(0)) -> bool:
+    """Compares rationals exactly, and decimals by the digits of a float64.
+
+    ``50%`` may be meant as 50 or as 0.5, as for math-verify, where the other number has no unit.
+    """
+    if not stated.agrees(gold):
+        return False
+    scale = Fraction(100) ** ((gold.unit == "%") - (stated.unit == "%"))
+    values = (stated.value, stated.value * scale)
+    if any(abs(value - gold.value) <= tolerance for value in values):
+        return True
+    if "." not in stated.digits + gold.digits:
+        return False
+    return any(_rounded(value) == _rounded(gold.value) for value in values)
+
+
+def _rounded(value: Fraction) -> Decimal:
+    return FLOAT_DIGITS.divide(Decimal(value.numerator), Decimal(value.denominator))
 
 
 def is_number(text: str) -> bool:
-    """Whether `text` spells an answer to `number`: ``1,234.5``, ``3/4``, ``12%``."""
-    return NUMBER.fullmatch(PERCENT.sub("", plain_number(text))) is not None
-
-
-def plain_number(text: str) -> str:
-    """`text` with its numbers as Python reads them: without separators of thousands, and with ``-`` for a minus."""
-    return THOUSANDS.sub("", text).replace(MINUS, "-")
-
-
-def _as_number(text: str) -> Fraction | None:
-    """Exact, so that 0.1 + 0.2 is no surprise; None for what is no number."""
-    plain = plain_number(text)
-    if NUMBER.fullmatch(plain) is None:
-        return None
-    try:
-        return Fraction(plain)
-    except ZeroDivisionError:
-        return None
+    """Whether `text` spells an answer to `number`: ``1,234.5``, ``3/4``, ``12%``, ``5 cm``."""
+    return read_number(text) is not None
 
 
 def _choice(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """A letter ("B", "(b)", "B. the cat") or a word ("yes", "circle"); case and end punctuation do not matter.
+    """Compares a letter ("B", "(b)", "Option B") or a word ("yes", "circle"), whatever the case.
 
-    An answer that names another letter as well is none: in brackets anywhere ("(A) is wrong, (B)"), or beside the first
-    ("A) or B"). Where it was announced ("The answer is (B). (A) is ..."), what stands in sentences behind it is no answer.
+    A text that names a second letter is wrong, unless it announced the first: "The answer is (B).
+    (A) is too small."
     """
-    gold, stated = _word(answer), final_answer(text)
+    gold, stated = _word(final_answer(answer)), final_answer(text)
     if len(gold) == 1 and gold.isascii() and gold.isalpha():
-        option = OPTION.match(stated)
-        behind = stated[option.end() :] if option else ""
-        others = OTHER_OPTION.finditer(SENTENCE_END.split(behind, 1)[0] if LEAD_IN.search(text) else behind)
-        named = [(match[1] or match[2]).casefold() for match in (option, *others) if match]
-        return bool(named) and set(named) == {gold}
-    return _word(stated) == gold
+        return read_letters(text) == {gold}
+    return bool(gold) and gold in (_word(stated), _word(REASON.split(stated)[0]))
 
 
 def _word(text: str) -> str:
-    return " ".join(text.casefold().split()).strip("().!")
+    """Without case, blanks and end punctuation; the ``!`` of ``5!`` is none."""
+    plain = " ".join(text.casefold().split()).strip("().")
+    return plain.strip("!") if plain.rstrip("!")[-1:].isalpha() else plain
 
 
 def _open(text: str, answer: str, args: Mapping[str, Any]) -> bool:
@@ -154,8 +139,18 @@ def _open(text: str, answer: str, args: Mapping[str, Any]) -> bool:
 
 
 def _math(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    boxed = last_box(text)
-    return _math_judge().equal(text if boxed is None else rf"\boxed{{{boxed}}}", answer)
+    """Compares numbers as `number` does without a tolerance, and formulas by math-verify."""
+    stated, gold = read_number(text), read_number(answer)
+    if stated is not None and gold is not None:
+        return _same_value(stated, gold)
+    (formula, unit), (wanted, gold_unit) = read_formula(text), read_formula(answer)
+    if unit and gold_unit and unit != gold_unit:
+        return False
+    if "," in formula and "," not in wanted:  # math-verify takes "5, 5" for 5
+        return False
+    if "=" in formula and "=" not in wanted and not NAMED.match(formula):  # and "2x = 5" too
+        return False
+    return _math_judge().equal(formula, wanted)
 
 
 @cache

@@ -10,11 +10,12 @@ import hashlib
 import re
 from collections.abc import Callable
 
+from bimode.answer_reader import LEAD_IN, OPTION, final_answer, plain_number
 from bimode.dataset import Row
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER
 from bimode.trace_config import TraceConfig
-from bimode.verify import LEAD_IN, OPEN, OPTION, final_answer, is_correct, is_number, plain_number
+from bimode.verify import OPEN, is_correct, is_number
 from data_curation.filters import repetition
 from data_curation.spelled import SPELLED, value_of
 from data_curation.traces.steps import wrong_step
@@ -23,7 +24,7 @@ EMPTY, FORBIDDEN, LOOP = "empty_trace", "forbidden_phrase", "looping_trace"
 INCONSISTENT, WRONG_STEP, TEMPLATE = "inconsistent_trace", "wrong_step", "template_trace"
 TRACE_REASONS = (EMPTY, FORBIDDEN, LOOP, INCONSISTENT, WRONG_STEP, TEMPLATE)
 MARKS = (THINK_OPEN, THINK_CLOSE, IMAGE_MARKER)  # would change the meaning of a row
-NUMBERS = re.compile(r"(?<![\w.])[+-]?\d+(?:/\d+|\.\d+)?(?!\d|st\b|nd\b|rd\b|th\b)")
+NUMBERS = re.compile(r"(?<![\w.])[+-]?\d+(?:/\d+|(?:\.\d+)?(?:e[+-]?\d+)?)(?!\d|st\b|nd\b|rd\b|th\b)")
 RESULTS = re.compile(rf"(?:=|\b(?:so|thus|hence|therefore)\b,?)\s*[$\u20ac\u00a3]?({NUMBERS.pattern})", re.I)
 SENTENCE = re.compile(r"(?<=[.!?])\s+|[;\n]")
 ANNOTATION = re.compile(r"<<.*?>>")

@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
-from bimode.verify import THOUSANDS
+from bimode.answer_reader import THOUSANDS
 
 LATEX = ((r"\times", "*"), (r"\cdot", "*"), (r"\div", "\u00f7"))
 BY_FRACTION = re.compile(r"\u00f7 ?(\d+/\d+)")  # 14 divided by 1/2 is 28

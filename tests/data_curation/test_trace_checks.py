@@ -63,6 +63,10 @@ def test_numbers_agree_by_value_and_within_the_rows_tolerance() -> None:
     assert reason("3/25 = 12%", "12%", "number") == "" == reason("so 0.12", "12%", "number")
     assert reason("so 13%", "12%", "number") == "inconsistent_trace"
     assert reason("so 3.1", "3.14", "number", '{"abs_tol": 0.05}') == ""
+    assert reason(r"it is \boxed{\frac{3}{4}}", "3/4", "number") == ""
+    assert reason("so 5 cm", "5 cm", "number") == "" == reason("so 5", "5 cm", "number")
+    assert reason(r"\boxed{80{,}000}", "80000") == "" == reason("that is 5 million", "5000000")
+    assert reason(r"it is \boxed{\frac{3}{5}}", "3/4", "number") == "inconsistent_trace"
     assert reason("so 8", "7", "exact") == "inconsistent_trace", "an answer that is a number is one, whatever the verifier"
     assert reason("so 8", "x + 7", "math") == "" == reason("so blue", "red", "exact"), "what cannot be told passes"
 

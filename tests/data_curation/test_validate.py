@@ -150,9 +150,9 @@ def test_rows_stay_as_they_are_and_a_single_row_gets_its_digest() -> None:
         ({"verifier": "reasoning_gym"}, "unknown_verifier", "reasoning_gym {}"),
         ({"verifier": "int", "answer": "1,500"}, "answer_type", "int: 1,500"),
         ({"verifier": "int", "answer": "15.0"}, "answer_type", "int: 15.0"),
-        ({"verifier": "number", "answer": "fifteen"}, "answer_type", "number: fifteen"),
+        ({"verifier": "number", "answer": "1/0"}, "answer_type", "number: 1/0"),
         ({"verifier": "choice", "answer": "()"}, "answer_type", "choice: ()"),
-        ({"verifier": "number", "answer": "1/0"}, "answer_fails", "1/0"),
+        ({"verifier": "choice", "answer": r"\boxed{} x"}, "answer_fails", "boxed"),
         ({"answer": "x" * 2001}, "long_answer", "2001 characters"),
     ],
 )  # fmt: skip

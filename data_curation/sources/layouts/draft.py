@@ -8,10 +8,11 @@ import os
 import re
 from dataclasses import dataclass
 
+from bimode.answer_reader import LEAD_IN, read_number
 from bimode.curate_config import SourceConfig
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER, Sample
-from bimode.verify import INT, OPEN, is_correct, plain_number
+from bimode.verify import OPEN, is_correct
 from data_curation.sources.layouts.cells import BAD, LETTERS, Refused
 from data_curation.validate import MAX_TEXT
 
@@ -20,6 +21,9 @@ MAX_WORD = 40  # characters of an answer that counts as one word
 YES_NO = ("yes", "no", "true", "false")
 LEVELS = ("easy", "mid", "hard")
 ENDINGS = re.compile(r"(\.(parquet|jsonl|ndjson|json|arrow|tar|tgz|csv|gz))+$")
+COUNTED = re.compile(r"\b(?:how many|number of|(?:which|what) year)\b", re.IGNORECASE)
+FORMULA = re.compile(r"\\[A-Za-z]|\^|\d!|\u221a")
+PROSE = re.compile(r"[A-Za-z]{2} [A-Za-z]{2}")
 PATTERN = re.compile(r"[*\[\]]+")
 
 
@@ -86,25 +90,33 @@ def _without_markers(draft: Draft) -> str:
 
 def _judge(draft: Draft, source: SourceConfig) -> tuple[str, str, str]:
     """(verifier, answer in the form it compares with, its arguments)."""
-    answer, plain = draft.answer, plain_number(draft.answer)
-    is_int = len(plain) <= MAX_DIGITS and INT.fullmatch(plain) is not None
+    number = None if LEAD_IN.search(draft.answer) else read_number(draft.answer)
+    is_int = number is not None and number.is_integer and len(number.digits) <= MAX_DIGITS
+    tolerance = json.loads(draft.number_args)
+    if source.rel_tol is not None:
+        tolerance = {"rel_tol": source.rel_tol}
+    if is_int and COUNTED.search(draft.question):
+        tolerance = {}
     verifier = str(source.verifier)
     if verifier == "auto":
-        verifier = _verifier_for(draft, is_int)
+        verifier = _verifier_for(draft, is_int and not tolerance)
     if verifier == "int" and not is_int:
         raise Refused(BAD, "answer: not an integer")
-    return verifier, plain if verifier == "int" else answer, draft.number_args if verifier == "number" else "{}"
+    answer = str(number.value) if number is not None and verifier == "int" else draft.answer
+    return verifier, answer, json.dumps(tolerance) if verifier == "number" else "{}"
 
 
-def _verifier_for(draft: Draft, is_int: bool) -> str:
+def _verifier_for(draft: Draft, is_exact_integer: bool) -> str:
     """The strictest verifier that the answer itself passes; `open` (a judge's business) for free text."""
     answer = draft.answer
     if draft.choices:
         return "choice"
-    if is_int and draft.number_args == "{}":
+    if is_exact_integer:
         return "int"
     if _passes(answer, "number"):
         return "number"
+    if FORMULA.search(answer):  # words would not be compared by their value
+        return "math" if not PROSE.search(answer) and _passes(answer, "math") else OPEN
     one_word = len(answer.split()) == 1 and len(answer) <= MAX_WORD and any(map(str.isalnum, answer))
     return "choice" if one_word and _passes(answer, "choice") else OPEN
 
