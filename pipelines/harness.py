@@ -56,9 +56,15 @@ def run_stages(names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[
                         found = dict(inputs or module.inputs(recipe, run))
                     _run_one(module, stage_dir(run, name, recipe), recipe, found, session, trains)
         except ConfigError:
-            if is_new and {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()} <= BEFORE_WORK:
+            if is_new and holds_no_work(run):
                 shutil.rmtree(run, ignore_errors=True)  # what is refused leaves nothing behind
             raise
+
+
+def holds_no_work(run: Path) -> bool:
+    """Whether `run` holds nothing but what is written before a stage begins: the base as it was prepared among it."""
+    files = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
+    return all(str(path) in BEFORE_WORK or path.parts[0] == "base" for path in files)
 
 
 class Session:
@@ -130,7 +136,7 @@ def package_versions() -> dict[str, str]:
 
 
 def _run_one(
-    module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[str, Path], session: Session, trains: bool
+    module: ModuleType, stage: StageDir, recipe: Recipe, inputs: dict[str, Path], session: Session, trains: bool = False
 ) -> None:
     """One stage. `trains`: a stage of this command trains, so that a model that cannot be trained is refused by the first."""
     name, config = stage.stage, module.config(recipe)
