@@ -23,18 +23,52 @@ class GatheredSource(WeightSource):
     """The parameters of a Hugging Face model, whole, one at a time, also where ZeRO-3 has split them.
 
     vLLM's own source unwraps DTensors only; a ZeRO-3 parameter is an empty tensor with its true shape in `ds_shape`.
+    Experts lie in one tensor in memory and leave one by one, as in the model's files, whose names
+    are those that vLLM's loaders know.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
+        self._merged = merged_parameters(model)
 
     def metadata(self) -> list[ParamMeta]:
-        named = self._model.named_parameters()
-        return [ParamMeta(name, p.dtype, tuple(getattr(p, "ds_shape", p.shape))) for name, p in named]
+        return [
+            ParamMeta(name, tensor.dtype, tuple(tensor.shape))
+            for key, parameter in self._model.named_parameters()
+            for name, tensor in self._as_saved(key, _outline(parameter))
+        ]
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self._model.named_parameters():
-            yield name, _whole(parameter)
+            yield from self._as_saved(name, _whole(parameter))
+
+    def _as_saved(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        if name not in self._merged:
+            yield name, tensor
+            return
+        for part, value in as_saved(self._model, {name: tensor}).items():
+            yield part, value.contiguous()
+
+
+def merged_parameters(model: torch.nn.Module) -> set[str]:
+    """Names of the parameters that are several tensors in the model's files."""
+    outlines = {name: _outline(parameter) for name, parameter in model.named_parameters()}
+    if len(as_saved(model, outlines)) == len(outlines):
+        return set()  # asked at once: one by one it takes seconds for a model of hundreds
+    return {name for name in outlines if len(as_saved(model, {name: outlines[name]})) > 1}
+
+
+def as_saved(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`tensors` under the names, and in the shapes, of the model's files."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return dict(revert_weight_conversion(model, tensors))
+
+
+def _outline(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A tensor of the whole parameter's shape and type, without memory."""
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    return torch.empty(tuple(shape), dtype=parameter.dtype, device="meta")
 
 
 def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:

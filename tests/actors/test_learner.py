@@ -101,7 +101,7 @@ def test_frozen_parameters_stay_and_others_move(found: dict[str, Any], wide_llav
 def test_bfloat16_gradients_of_512_passes_are_summed_in_float32(
     found: dict[str, Any], name: str
 ) -> None:
-    """In bfloat16, passes that agree add up to 3 to 5 % less: the sum's last bit rounds each off."""
+    """In bfloat16, passes that agree add up to 3 to 5 % less: the sum rounds each off."""
     norm, weights = found["passes"][name]
     same_passes, weights_of_same = found["passes"]["bfloat16"]
     assert norm == pytest.approx(found["passes"]["float32"][0], rel=1e-3)

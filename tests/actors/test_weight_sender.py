@@ -53,6 +53,29 @@ def test_each_worker_has_a_rank_of_its_own() -> None:
     assert placed({"packed": True}, 2) == {"packed": True}
 
 
+def test_merged_experts_leave_one_by_one(tmp_path: Path) -> None:
+    """As in the model's files. A name that vLLM does not know would leave the old experts live."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    from actors.weight_sender import GatheredSource
+
+    config = Qwen3MoeConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, moe_intermediate_size=16,
+        num_experts=4, num_hidden_layers=2, num_attention_heads=1, num_key_value_heads=1,
+        head_dim=32, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = Qwen3MoeForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    saved, source = load_file(tmp_path / "model.safetensors"), GatheredSource(model)
+    sent = dict(source)
+    assert sent.keys() == saved.keys() and "model.layers.1.mlp.experts.3.up_proj.weight" in sent
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in sent.items())
+    expected = [(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in sent.items()]
+    assert [(meta.name, meta.dtype, meta.shape) for meta in source.metadata()] == expected
+
+
 @pytest.mark.parametrize(("rows", "size"), [(151_936, 151_936 * 4096 * 2), (1000, 1 << 30)])
 def test_the_buffer_of_ipc_holds_the_largest_tensor(rows: int, size: int) -> None:
     """The embedding of an 8B model has 1.24 GB, and vLLM's own buffer 1.07."""
