@@ -13,7 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from PIL.Image import DecompressionBombError, Image
+from PIL.Image import Image
 from ray.exceptions import RayTaskError
 from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard, OpenAIHTTPException  # no public module has these
 from ray.llm._internal.serve.core.ingress.ingress import init
@@ -21,15 +21,16 @@ from ray.serve.llm.ingress import OpenAiIngress
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from vllm.exceptions import GenerationError, VLLMClientError, VLLMValidationError
-from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaWithBytes
+from vllm.multimodal.media.image import ImageMediaIO
 from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decides what it drops
 
 from actors.chat_request import ChatRequest
+from bimode.pictures import PictureError, open_picture
 
 GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
-# SyntaxError is Pillow's for a PNG that breaks off in its middle; RuntimeError is vLLM's for other than base64
 READY_S = 1.0  # for an engine that is there to say so
-UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, DecompressionBombError, VLLMClientError)
+UNREADABLE = (ValueError, RuntimeError, VLLMClientError)  # RuntimeError is vLLM's for other than base64
 
 
 class Refused(OpenAIHTTPException):
@@ -86,22 +87,33 @@ def template_keys(template: str) -> list[str]:
 def unreadable(url: str, error: BaseException) -> str:
     """One line for an image at `url`, which may be as long as the image."""
     shown = url if len(url) <= 100 else f"{url[:40]}..."
-    reason = " ".join(str(error).partition(" (parameter=")[0].split()) or type(error).__name__
+    says = error.detail if isinstance(error, PictureError) else str(error).partition(" (parameter=")[0]
+    reason = " ".join(says.split()) or type(error).__name__
     return f"image {shown}: {reason.rstrip('.')}; send a whole PNG or JPEG as data:image/png;base64,..."
+
+
+class PictureIO(ImageMediaIO):
+    """Decodes as every other stage does; vLLM's own differs in formats, transparency, 16 bits and bounds."""
+
+    def load_bytes(self, data: bytes) -> MediaWithBytes[Image]:
+        """The picture beside its bytes, by which vLLM's caches know it. Raises PictureError."""
+        return MediaWithBytes(open_picture(data), data)
 
 
 @MEDIA_CONNECTOR_REGISTRY.register("http")  # vLLM's default, which it replaces wherever this module is imported
 class ImageReader(MediaConnector):
-    """vLLM's own takes half of what a file can be broken by for a fault of the server, and fetches from wherever it can reach."""
+    """The one place where vLLM makes a picture of a URL. Its own takes half of what a file can be broken by for a fault of the
+    server, and fetches from wherever it can reach."""
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Image:
         """The image; raises VLLMValidationError, of which vLLM makes a 400, for whatever is wrong with it."""
         if image_url[:5].lower() != "data:":
             raise VLLMValidationError(unreadable(image_url, ValueError("this server fetches nothing")))
         try:
-            return await super().fetch_image_async(image_url, image_mode=image_mode)
+            picture: Image = await self.load_from_url_async(image_url, PictureIO())
         except UNREADABLE as error:
             raise VLLMValidationError(unreadable(image_url, error)) from error
+        return picture
 
 
 class ThinkingIngress(OpenAiIngress):

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from actors.engine_types import EnginePrompt, EngineSampling
-from bimode.codec import Codec, decode_image
+from bimode.codec import Codec
 from bimode.errors import ConfigError, CorruptWeightsError, LearnerLostError, StaleWeightsError
+from bimode.pictures import open_picture
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.shared_memory import machine
 from bimode.weights import WeightBucket
@@ -227,7 +228,7 @@ class RolloutWorker:
         return EnginePrompt(
             token_ids=self.codec.encode_unexpanded(prompt.question, len(prompt.images)) + tail,
             expanded_ids=expanded,
-            images=tuple(decode_image(data) for data in prompt.images),
+            images=tuple(open_picture(data) for data in prompt.images),
         )
 
     def _completion(self, request: GenerationRequest, sample: Any, version: int) -> Completion:

@@ -6,17 +6,15 @@ the model's config, and anything else is refused.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image
-
 from bimode.errors import ConfigError, check_name, permitted
 from bimode.large_imports import import_transformers
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
+from bimode.pictures import open_picture
 from bimode.records import IMAGE_MARKER
 
 if TYPE_CHECKING:
@@ -75,11 +73,6 @@ def save_model(model: Any, path: Path, weights: Mapping[str, Any] | None = None)
     model.save_pretrained(path, state_dict=weights)
     for file in path.glob("*.safetensors"):
         file.chmod((path / "config.json").stat().st_mode)
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """PNG or JPEG bytes as an RGB image."""
-    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 class Codec:
@@ -168,7 +161,7 @@ class Codec:
             if self.kind == "text":
                 ids = self.tokenizer.encode(text, add_special_tokens=False)
             else:
-                pictures = [decode_image(data) for data in images] or None
+                pictures = [open_picture(data) for data in images] or None
                 ids = self.processor(text=text, images=pictures, add_special_tokens=False)["input_ids"]
                 ids = ids[0] if isinstance(ids[0], list) else ids
             if not self._fixed_size:
@@ -189,7 +182,7 @@ class Codec:
         """Named tensors of the image processor, e.g. ``(("pixel_values", [n, 3, H, W]),)``; empty without images."""
         if not images:
             return ()
-        out = self.processor.image_processor([decode_image(data) for data in images], return_tensors="pt")
+        out = self.processor.image_processor([open_picture(data) for data in images], return_tensors="pt")
         return tuple((name, out[name]) for name in sorted(out))
 
     def encode_response(self, text: str) -> tuple[int, ...]:

@@ -69,8 +69,13 @@ FILES = {
     "webp lossless alpha": encoded(COLOUR.convert("RGBA"), "WEBP", lossless=True),
     "bmp": encoded(COLOUR, "BMP"),
     "bmp palette": encoded(COLOUR.convert("P"), "BMP"),
+    "tiff": encoded(COLOUR, "TIFF"),
+    "tiff 16": encoded(Image.fromarray(PIXELS.astype(np.uint16) * 200), "TIFF"),
 }
-ANIMATED = {kind: encoded(COLOUR, kind, save_all=True, append_images=[GREY.convert("RGB")]) for kind in ("GIF", "WEBP", "PNG")}
+ANIMATED = {
+    kind: encoded(COLOUR, kind, save_all=True, append_images=[GREY.convert("RGB")])
+    for kind in ("GIF", "WEBP", "PNG", "TIFF")
+}
 
 
 def row_with(*images: bytes, **changes: Any) -> Row:
@@ -199,7 +204,7 @@ def test_text_that_no_file_or_tokenizer_should_see_is_refused(name: str, charact
         (b"", "image_missing"),
         (b"<svg xmlns='http://www.w3.org/2000/svg' width='99' height='99'/>", "image_type"),
         *((text, "image_type") for text in (b"%PDF-1.7 ...", b"<!DOCTYPE html>404", b"no picture", b"BM begins this text")),
-        *((encoded(COLOUR, kind), "image_type") for kind in ("TIFF", "PPM")),
+        *((encoded(COLOUR, kind), "image_type") for kind in ("EPS", "PPM")),
         *((data, "image_type") for data in ANIMATED.values()),
         (encoded(GREY.resize((7, 32)), "PNG"), "image_size"),
         (encoded(GREY.resize((32, 4097)), "GIF"), "image_size"),

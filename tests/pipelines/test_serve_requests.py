@@ -89,7 +89,7 @@ def test_a_template_of_others_has_its_own_keys() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        (data_url(b"hello"), "cannot identify image file"),
+        (data_url(b"hello"), "begins with b'hello'"),
         (data_url(picture()[:3000]), "truncated"),
         ("data:image/png;base64,@", "Non-base64 digit"),
         ("data:image/png,hello", "Only base64"),
