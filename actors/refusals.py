@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -26,6 +26,7 @@ from vllm.multimodal.media.image import ImageMediaIO
 from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decides what it drops
 
 from actors.chat_request import ChatRequest
+from bimode.control_tokens import ControlTokens
 from bimode.pictures import PictureError, open_picture
 
 GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
@@ -66,6 +67,46 @@ def check_tools(body: ChatRequest) -> None:
     if body.tools and body.tool_choice != "none":
         message = 'tools: this server calls none; leave them out, or send "tool_choice": "none"'
         raise Refused(400, "BadRequestError", "tools", message)
+
+
+def check_text(body: ChatRequest, controls: ControlTokens) -> None:
+    """Raises Refused if a text of `body` would become a control token: a quoted ``<|im_end|>`` would end its own turn, and a
+    typed ``<image>`` take the place of a picture. A turn of the assistant may begin with its think block, as the template
+    writes it."""
+    given = {f"messages.{at}": _token_of(message, controls) for at, message in enumerate(body.messages)}
+    for key in ("documents", "tools", "chat_template_kwargs"):
+        given[key] = _first_token(_texts(getattr(body, key)), controls)
+    for key, token in given.items():
+        if token:
+            message = f"{key}: {token} is a control token of this model, and no text; take it out"
+            raise Refused(400, "BadRequestError", key, message)
+
+
+def _token_of(message: Mapping[str, Any], controls: ControlTokens) -> str:
+    content = list(_texts(message.get("content")))
+    others = [value for key, value in message.items() if key != "content"]
+    if content and message.get("role") == "assistant":
+        if token := controls.first_in_turn(content[0]):
+            return token
+        del content[0]
+    return _first_token([*content, *_texts(others)], controls)
+
+
+def _first_token(texts: Iterable[str], controls: ControlTokens) -> str:
+    return next(filter(None, map(controls.first_in, texts)), "")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text of a part of a request that may reach the model."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            if key not in ("type", "image_url"):
+                yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
 
 
 def check_writable(body: ChatRequest, error: BaseException) -> None:
@@ -119,9 +160,16 @@ class ImageReader(MediaConnector):
 class ThinkingIngress(OpenAiIngress):
     """Ray's ingress, which also looks at the names in a request."""
 
-    def __init__(self, llm_deployments: dict[str, Any], model_cards: dict[str, Any], *, known_keys: list[str]) -> None:
+    def __init__(
+        self,
+        llm_deployments: dict[str, Any],
+        model_cards: dict[str, Any],
+        *,
+        known_keys: list[str],
+        controls: ControlTokens,
+    ) -> None:
         super().__init__(llm_deployments, model_cards)
-        self.known_keys = known_keys
+        self.known_keys, self.controls = known_keys, controls
         self._is_loading = True
 
     async def _get_model_id(self, model: str | None) -> str:
@@ -142,10 +190,12 @@ class ThinkingIngress(OpenAiIngress):
         return await super().model(model_id)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
-        """Ray's, of a request whose `chat_template_kwargs` the template knows, and stand in their place."""
+        """Ray's, of a request whose `chat_template_kwargs` the template knows, and stand in their place, and whose text is
+        text."""
         check_tools(body)
         check_place(body.model_extra or {}, self.known_keys)
         check_keys(body.chat_template_kwargs or {}, self.known_keys)
+        check_text(body, self.controls)
         try:
             return await super().chat(body, request)
         except RayTaskError as error:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from bimode.control_tokens import ControlTokens, control_tokens
 from bimode.errors import ConfigError, check_name, permitted
 from bimode.large_imports import import_transformers
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
@@ -136,8 +137,21 @@ class Codec:
         names = (getattr(self.processor, name, None) for name in ("image_token", "video_token"))
         return tuple(self.tokenizer.convert_tokens_to_ids(name) for name in names if isinstance(name, str))
 
+    @cached_property
+    def control_tokens(self) -> ControlTokens:
+        """What no text of a row or a request may become."""
+        return control_tokens(self.processor)
+
+    def check_text(self, question: str) -> None:
+        """Raise ConfigError if the tokenizer would read a control token in `question`."""
+        _refuse("question", self.control_tokens.first_in(question))
+
     def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
-        """The chat prompt with the trigger of `mode`; ``<image>`` markers stand before the question."""
+        """The chat prompt with the trigger of `mode`; ``<image>`` markers stand before the question.
+
+        Raises ConfigError for images that a text model is given, and for a control token in the question.
+        """
+        self.check_text(question)
         if num_images and self.kind == "text":
             raise ConfigError("model", self.path, "a text model was given a question with images")
         content = IMAGE_MARKER * num_images + question
@@ -186,7 +200,11 @@ class Codec:
         return tuple((name, out[name]) for name in sorted(out))
 
     def encode_response(self, text: str) -> tuple[int, ...]:
-        """Ids of assistant text after its leading ``<think>``, with the end-of-turn token."""
+        """Ids of assistant text after its leading ``<think>``, with the end-of-turn token.
+
+        Raises ConfigError for a control token in it, but for the tags of its think block.
+        """
+        _refuse("response", self.control_tokens.first_in_turn(text))
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if ids[0] != self.tokens.open:
             raise ValueError(f"an assistant text must begin with <think>: {text[:40]!r}")
@@ -196,3 +214,8 @@ class Codec:
         """Text of response ids (after ``<think>``), without end-of-turn and padding."""
         kept = [i for i in ids if i not in (self.eos_id, self.pad_id)]
         return str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _refuse(key: str, token: str) -> None:
+    if token:
+        raise ConfigError(key, token, "is a control token of the model's tokenizer; take it out of the text")

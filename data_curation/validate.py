@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from bimode.control_tokens import OURS, ControlTokens
 from bimode.dataset import SCHEMA, SPLITS, Row, picture_digest, question_of
-from bimode.modes import THINK_CLOSE, THINK_OPEN
+from bimode.modes import THINK_CLOSE
 from bimode.pictures import MAX_BYTES, MAX_DETAIL, MAX_PIXELS, MAX_SCANS, MAX_SIDE, MIN_SIDE, PictureError, open_picture
 from bimode.records import IMAGE_MARKER
 from bimode.verify import INT, MAX_CHARS, OPEN, VERIFIERS, is_correct, is_number
@@ -29,6 +30,7 @@ MAX_TEXT = 1_000_000  # characters of any column; what is of use is for `curate.
 MAX_EXACT = 1 << 24  # float32 holds every whole number up to it
 NULLABLE = ("answer", "verifier", "verifier_args", "pass_rate_direct", "pass_rate_think", "images.bytes", "images.path")
 OPTIONAL = ("trace", "transcription")  # columns of a candidate that SCHEMA has not
+TAUGHT = ("answer", *OPTIONAL)  # texts that a model is trained on
 KNOWN_SPLITS = (*SPLITS, "check")
 BAD_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # a form feed is what is left of a "\frac"
 
@@ -38,7 +40,8 @@ REASONS = {
     "bad_schema": "a column is missing, is out of range, has another type, or holds NUL, control characters or lone surrogates",
     "empty_question": "no question",
     "empty_answer": "no answer",
-    "marker_mismatch": "not one <image> marker an image, or <image>, <think> or </think> where none may stand",
+    "marker_mismatch": "not one <image> marker an image",
+    "control_token": "a text that model.base's tokenizer would read as a control token, as <|im_end|> (which is in `detail`)",
     "image_missing": "an image without bytes, or a path that leads to no file",
     "image_type": "not one still picture as PNG, JPEG, WEBP, GIF, BMP or TIFF, whatever its name says",
     "image_size": f"an image with a side outside {MIN_SIDE}-{MAX_SIDE} pixels, of more than {MAX_BYTES >> 20} MB or of more than "
@@ -96,14 +99,15 @@ class Refused(Exception):
     """A check that fails: (reason, detail)."""
 
 
-def check_rows(rows: Sequence[Row], *, hashed: bool = True) -> list[Checked]:
+def check_rows(rows: Sequence[Row], *, hashed: bool = True, controls: ControlTokens = OURS) -> list[Checked]:
     """What each of `rows` comes to; they stay as they are. Raises RuntimeError if the maths verifier does not start.
 
+    `controls`: of the tokenizer that will read the rows.
     Unless `hashed`, nothing is made by which near pictures are found, which takes longer than to decode a small picture.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of images that are refused or sound all the same
-        return [_checked(row, hashed) for row in rows]
+        return [_checked(row, hashed, controls) for row in rows]
 
 
 def check_row(row: Row) -> tuple[str, str]:
@@ -114,11 +118,11 @@ def check_row(row: Row) -> tuple[str, str]:
     return checked.reason, checked.detail
 
 
-def _checked(row: Row, hashed: bool) -> Checked:
+def _checked(row: Row, hashed: bool, controls: ControlTokens) -> Checked:
     digest = ""
     try:
         _check_columns(row)
-        _check_text(row)
+        _check_text(row, controls)
         images = _decode(row["images"])
         digest = picture_digest(images)
         if row["split"] != "check":  # only what it asks is compared, by whatever it is marked
@@ -207,7 +211,7 @@ SCALARS: dict[pa.DataType, Problem] = {
 COLUMNS = [(field.name, _problem_of(field.type, field.name)) for field in SCHEMA] + [(name, _text_problem) for name in OPTIONAL]
 
 
-def _check_text(row: Row) -> None:
+def _check_text(row: Row, controls: ControlTokens) -> None:
     question = question_of(row) if row["prompt"] else ""
     if not question.strip():
         raise Refused("empty_question", "")
@@ -216,10 +220,10 @@ def _check_text(row: Row) -> None:
     markers = sum(turn["content"].count(IMAGE_MARKER) for turn in row["prompt"])
     if markers != len(row["images"]):
         raise Refused("marker_mismatch", f"{markers} markers, {len(row['images'])} images")
-    for name, text in (("question", question), ("answer", row["answer"]), ("trace", row.get("trace", ""))):
-        for marker in (IMAGE_MARKER, THINK_OPEN, THINK_CLOSE):
-            if marker in text:
-                raise Refused("marker_mismatch", f"{marker} in the {name}")
+    texts = {"question": question} | {name: row.get(name) or "" for name in TAUGHT}
+    for name, text in texts.items():
+        if token := controls.first_in(text):
+            raise Refused("control_token", _short(f"{token} in the {name}"))
 
 
 def _check_answer(answer: str, verifier: str | None, args_text: str | None) -> None:

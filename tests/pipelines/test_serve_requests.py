@@ -31,6 +31,7 @@ from actors.refusals import (
     make_app,
     template_keys,
 )  # fmt: skip
+from bimode.control_tokens import OURS
 from bimode.template import CHAT_TEMPLATE
 
 pytestmark = pytest.mark.ray  # of which it needs no more than the imports: with vLLM they take ten seconds
@@ -263,7 +264,7 @@ def test_a_model_that_is_loading_is_not_listed(monkeypatch: pytest.MonkeyPatch) 
     card = ModelCard(id="bpo", object="model", owned_by="", permission=[], metadata={})
 
     async def ask() -> list[str]:
-        ingress = ThinkingIngress({"bpo": engine}, {"bpo": card}, known_keys=[])
+        ingress = ThinkingIngress({"bpo": engine}, {"bpo": card}, known_keys=[], controls=OURS)
         for answer in (ingress.models(), ingress.model_data("bpo")):
             with pytest.raises(Refused) as refused:
                 await answer
