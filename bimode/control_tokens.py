@@ -1,8 +1,10 @@
-"""Text is text: which strings a tokenizer would read as control tokens, so that no row and no request can write one.
+"""Text is text: which strings a tokenizer would read as control tokens.
 
-A tokenizer looks for its added tokens in any text before anything else, so a question that quotes ``<|im_end|>`` ends its
-own turn. What counts is the list of the actual tokenizer: its special tokens, the tags of the modes, the placeholders of
-images and video, and the ends of a turn.
+A tokenizer looks for its added tokens in any text before anything else, so a question that quotes
+``<|im_end|>`` ends its own turn. What counts is the list of the actual tokenizer: its special
+tokens, the tags of the modes, the placeholders of images and video, and the ends of a turn.
+Curation rejects rows that hold one, prompts and responses are refused where they are encoded, and
+the endpoint answers with a 400.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ PLACEHOLDERS = ("image_token", "video_token", "audio_token")  # attributes of a 
 
 @dataclass(frozen=True)
 class ControlTokens:
-    """The control tokens of a tokenizer by their names, e.g. ``ControlTokens(("<|im_end|>", "<pad>"))``. Picklable.
+    """The control tokens of a tokenizer by their names. Picklable.
 
-    Those of `normalized` are looked for in what `normalizer` (of the `tokenizers` package) makes of a text, as the
-    tokenizer itself does.
+    Those of `normalized` are looked for in what `normalizer` (of the `tokenizers` package) makes of
+    a text, as the tokenizer itself does. Example: ``ControlTokens(("<|im_end|>", "<pad>"))``.
     """
 
     names: tuple[str, ...] = MARKS
@@ -39,7 +41,7 @@ class ControlTokens:
     normalizer: Any = None
 
     def first_in(self, text: str) -> str:
-        """The name of the first control token that `text` would become; "" if it is text all through."""
+        """Return the first control token that `text` would become; "" if it is text all through."""
         if found := self._pattern.search(text):
             return found[0]
         if self.normalized and (
@@ -49,7 +51,10 @@ class ControlTokens:
         return ""
 
     def first_in_turn(self, text: str) -> str:
-        """The same of an assistant's turn, which may begin with a think block of its own: ``<think>...</think>answer``."""
+        """The same of an assistant's turn, which may begin with its think block.
+
+        Example: ``<think>...</think>answer``.
+        """
         if not text.startswith(THINK_OPEN):
             return self.first_in(text)
         trace, _, answer = text.removeprefix(THINK_OPEN).partition(THINK_CLOSE)

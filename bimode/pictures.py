@@ -1,15 +1,16 @@
-"""One decoder for every stage: curation, hashing, training, rollouts, evaluation, pages and serving see the same pixels.
+"""One decoder for every stage, so that all of them see the same pixels of a picture.
 
-An encoded picture becomes plain RGB with 8 bits a color:
+Curation, hashing, training, rollouts, evaluation, pages and serving make RGB of 8 bits a color by it:
 
     orientation   that of EXIF is applied, as browsers and vLLM's own loader do
-    alpha         composited on white, whether it is a channel, a palette's or one transparent color
-    gray          16 bits are scaled from 0 to 65,535; integers of 32 bits and floats from 0 to the smallest of 255, 65,535
-                  and their own maximum that holds them, floats also to 1
-    CMYK, YCbCr   converted as Pillow does, which knows Adobe's inverted JPEGs; color profiles are ignored
+    alpha         composited on white, be it a channel, a palette's or one transparent color
+    gray          16 bits are scaled from 0 to 65,535; integers of 32 bits and floats from 0 to the
+                  smallest of 255, 65,535 and their own maximum that holds them, floats also to 1
+    CMYK, YCbCr   converted as Pillow does, which knows Adobe's inverted JPEGs
+    profiles      color profiles are ignored
 
-Only the formats below are opened, so that no other decoder of Pillow (and no Ghostscript) runs on foreign bytes. A picture of
-several frames or pages is refused: which of them is meant, nobody could say.
+Only the formats below are opened, so that no other decoder of Pillow (and no Ghostscript) runs on
+foreign bytes. A picture of several frames or pages is refused, since the question is about one.
 """
 
 from __future__ import annotations
@@ -136,8 +137,6 @@ def in_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith(("I", "F")):
         picture = _in_8_bits(picture)
     elif picture.has_transparency_data:
-        if picture.mode == "P":
-            picture.convert("RGB")  # raises ValueError without a palette, which "RGBA" would not
         seen = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen)
     shown = picture.convert("RGB")
@@ -194,6 +193,8 @@ def _check_kind(picture: Image.Image, kind: str) -> None:
         return
     if getattr(picture, "is_animated", False):
         raise _refusal("image_type", f"a {kind} of several frames")
+    if picture.mode == "P" and not picture.getpalette():
+        raise _refusal("image_broken", f"{kind}: no palette")
     # Pillow keeps 8 bits a color, and 16 of the transparent one: it would find no pixel of it
     if picture.mode == "RGB" and max(picture.info.get("transparency") or (0,)) > 255:
         raise _refusal("image_type", f"a {kind} of 16 bits with a transparent color")
