@@ -31,7 +31,8 @@ from bimode.pictures import PictureError, open_picture
 
 GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
 READY_S = 1.0  # for an engine that is there to say so
-UNREADABLE = (ValueError, RuntimeError, VLLMClientError)  # RuntimeError is vLLM's for other than base64
+# PictureError is a ValueError; RuntimeError is vLLM's for other than base64
+UNREADABLE = (ValueError, RuntimeError, VLLMClientError)
 
 
 class Refused(OpenAIHTTPException):
@@ -70,10 +71,14 @@ def check_tools(body: ChatRequest) -> None:
 
 
 def check_text(body: ChatRequest, controls: ControlTokens) -> None:
-    """Raises Refused if a text of `body` would become a control token: a quoted ``<|im_end|>`` would end its own turn, and a
-    typed ``<image>`` take the place of a picture. A turn of the assistant may begin with its think block, as the template
-    writes it."""
-    given = {f"messages.{at}": _token_of(message, controls) for at, message in enumerate(body.messages)}
+    """Raise Refused if the tokenizer would read a control token in a text of `body`.
+
+    A quoted ``<|im_end|>`` would end its own turn, and a typed ``<image>`` would take the place of a
+    picture. A turn of the assistant may begin with its think block, as the template writes it.
+    """
+    given = {}
+    for at, message in enumerate(body.messages):
+        given[f"messages.{at}"] = _token_of(message, controls)
     for key in ("documents", "tools", "chat_template_kwargs"):
         given[key] = _first_token(_texts(getattr(body, key)), controls)
     for key, token in given.items():
@@ -128,23 +133,26 @@ def template_keys(template: str) -> list[str]:
 def unreadable(url: str, error: BaseException) -> str:
     """One line for an image at `url`, which may be as long as the image."""
     shown = url if len(url) <= 100 else f"{url[:40]}..."
-    says = error.detail if isinstance(error, PictureError) else str(error).partition(" (parameter=")[0]
-    reason = " ".join(says.split()) or type(error).__name__
+    says = error.detail if isinstance(error, PictureError) else str(error)
+    reason = " ".join(says.partition(" (parameter=")[0].split()) or type(error).__name__
     return f"image {shown}: {reason.rstrip('.')}; send a whole PNG or JPEG as data:image/png;base64,..."
 
 
 class PictureIO(ImageMediaIO):
-    """Decodes as every other stage does; vLLM's own differs in formats, transparency, 16 bits and bounds."""
+    """Decodes as every other stage does; vLLM's own differs in formats, 16 bits and bounds."""
 
     def load_bytes(self, data: bytes) -> MediaWithBytes[Image]:
-        """The picture beside its bytes, by which vLLM's caches know it. Raises PictureError."""
+        """Return the picture with its bytes, which vLLM's caches hash. Raises PictureError."""
         return MediaWithBytes(open_picture(data), data)
 
 
 @MEDIA_CONNECTOR_REGISTRY.register("http")  # vLLM's default, which it replaces wherever this module is imported
 class ImageReader(MediaConnector):
-    """The one place where vLLM makes a picture of a URL. Its own takes half of what a file can be broken by for a fault of the
-    server, and fetches from wherever it can reach."""
+    """The one place where vLLM makes a picture of a URL.
+
+    Its own takes half of what a file can be broken by for a fault of the server, and fetches from
+    wherever it can reach.
+    """
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Image:
         """The image; raises VLLMValidationError, of which vLLM makes a 400, for whatever is wrong with it."""
@@ -190,8 +198,7 @@ class ThinkingIngress(OpenAiIngress):
         return await super().model(model_id)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
-        """Ray's, of a request whose `chat_template_kwargs` the template knows, and stand in their place, and whose text is
-        text."""
+        """Ray's, after the checks of tools, of the template's keys, and of control tokens in texts."""
         check_tools(body)
         check_place(body.model_extra or {}, self.known_keys)
         check_keys(body.chat_template_kwargs or {}, self.known_keys)

@@ -17,7 +17,13 @@ from typing import Any
 
 from actors.engine_types import EnginePrompt, EngineSampling
 from bimode.codec import Codec
-from bimode.errors import ConfigError, CorruptWeightsError, LearnerLostError, StaleWeightsError, under
+from bimode.errors import (
+    ConfigError,
+    CorruptWeightsError,
+    LearnerLostError,
+    StaleWeightsError,
+    under,
+)
 from bimode.pictures import open_picture
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.shared_memory import machine

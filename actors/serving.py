@@ -23,9 +23,10 @@ class ThinkingServer(LLMServer):
 
 
 def build_app(codec: Codec, *, name: str, gpus: int, max_model_len: int) -> Any:
-    """The Serve application for the model of `codec`, known to clients as `name`, on `gpus` GPUs (0: on one CPU).
+    """The Serve application for the model of `codec`, on `gpus` GPUs (0: on one CPU).
 
-    A request may set the variables of its chat template and no others, and write none of its control tokens.
+    Clients know it as `name`. A request may set the variables of its chat template and no others,
+    and write none of its control tokens.
     `max_model_len` bounds prompt and response together; at 0 it is the most that the model's config allows.
     """
     model_dir = codec.path.absolute()

@@ -147,9 +147,10 @@ class Codec:
         _refuse("question", self.control_tokens.first_in(question))
 
     def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
-        """The chat prompt with the trigger of `mode`; ``<image>`` markers stand before the question.
+        """The chat prompt with the trigger of `mode`; image markers stand before the question.
 
-        Raises ConfigError for images that a text model is given, and for a control token in the question.
+        Raises ConfigError for images that a text model is given, and for a control token in the
+        question.
         """
         self.check_text(question)
         if num_images and self.kind == "text":
@@ -196,7 +197,8 @@ class Codec:
         """Named tensors of the image processor, e.g. ``(("pixel_values", [n, 3, H, W]),)``; empty without images."""
         if not images:
             return ()
-        out = self.processor.image_processor([open_picture(data) for data in images], return_tensors="pt")
+        pictures = [open_picture(data) for data in images]
+        out = self.processor.image_processor(pictures, return_tensors="pt")
         return tuple((name, out[name]) for name in sorted(out))
 
     def encode_response(self, text: str) -> tuple[int, ...]:
@@ -218,4 +220,5 @@ class Codec:
 
 def _refuse(key: str, token: str) -> None:
     if token:
-        raise ConfigError(key, token, "is a control token of the model's tokenizer; take it out of the text")
+        fix = "is a control token of the model's tokenizer; take it out of the text"
+        raise ConfigError(key, token, fix)

@@ -86,7 +86,7 @@ SCHEMA = _FIELDS.with_metadata({"huggingface": json.dumps({"info": {"features": 
 
 
 def image_digest(images: Sequence[bytes]) -> str:
-    """Digest of the pictures as every stage sees them: the same picture as another file is the same.
+    """Digest of the pictures as every stage sees them, whatever files they are.
 
     Raises PictureError for bytes that are no picture.
     """

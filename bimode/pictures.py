@@ -1,6 +1,6 @@
 """One decoder for every stage, so that all of them see the same pixels of a picture.
 
-Curation, hashing, training, rollouts, evaluation, pages and serving make RGB of 8 bits a color by it:
+Curation, hashing, training, rollouts, evaluation, pages and serving get RGB of 8 bits a color:
 
     orientation   that of EXIF is applied, as browsers and vLLM's own loader do
     alpha         composited on white, be it a channel, a palette's or one transparent color
@@ -117,9 +117,9 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def picture_header(data: bytes) -> tuple[str, int, int]:
-    """Format, width and height as the header has them, e.g. ``("PNG", 40, 40)``; nothing is decoded.
+    """Return format, width and height as the header has them, without decoding.
 
-    Raises PictureError for bytes that are no picture.
+    Example: ``("PNG", 40, 40)``. Raises PictureError for bytes that are no picture.
     """
     kind = _kind_of(data)
     try:
@@ -148,6 +148,8 @@ def in_rgb(picture: Image.Image) -> Image.Image:
 
 def _orientation(picture: Image.Image) -> int:
     """EXIF's number; 1 where there is none, or none that can be read."""
+    if not picture.info:
+        return 1
     try:
         return int(picture.getexif().get(Base.Orientation, 1))
     except (*UNDECODABLE, TypeError, KeyError):

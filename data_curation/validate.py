@@ -21,7 +21,16 @@ from PIL import Image
 from bimode.control_tokens import OURS, ControlTokens
 from bimode.dataset import SCHEMA, SPLITS, Row, picture_digest, question_of
 from bimode.modes import THINK_CLOSE
-from bimode.pictures import MAX_BYTES, MAX_DETAIL, MAX_PIXELS, MAX_SCANS, MAX_SIDE, MIN_SIDE, PictureError, open_picture
+from bimode.pictures import (
+    MAX_BYTES,
+    MAX_DETAIL,
+    MAX_PIXELS,
+    MAX_SCANS,
+    MAX_SIDE,
+    MIN_SIDE,
+    PictureError,
+    open_picture,
+)
 from bimode.records import IMAGE_MARKER
 from bimode.verify import INT, MAX_CHARS, OPEN, VERIFIERS, is_correct, is_number
 from data_curation.repeats.fingerprints import perceptual_hash, thumbnails
@@ -41,12 +50,12 @@ REASONS = {
     "empty_question": "no question",
     "empty_answer": "no answer",
     "marker_mismatch": "not one <image> marker an image",
-    "control_token": "a text that model.base's tokenizer would read as a control token, as <|im_end|> (which is in `detail`)",
+    "control_token": "a text in which model.base's tokenizer would read a control token, an end of turn "
+    "for one (its name is in `detail`)",
     "image_missing": "an image without bytes, or a path that leads to no file",
     "image_type": "not one still picture as PNG, JPEG, WEBP, GIF, BMP or TIFF, whatever its name says",
-    "image_size": f"an image with a side outside {MIN_SIDE}-{MAX_SIDE} pixels, of more than {MAX_BYTES >> 20} MB or of more than "
-    f"{MAX_SCANS} scans, "
-    f"or images of more than {MAX_PIXELS >> 20} megapixels together",
+    "image_size": f"an image with a side outside {MIN_SIDE}-{MAX_SIDE} pixels, of more than "
+    f"{MAX_BYTES >> 20} MB or {MAX_SCANS} scans, or images of more than {MAX_PIXELS >> 20} megapixels together",
     "image_truncated": "an image whose end is missing",
     "image_broken": "an image that cannot be decoded",
     "unknown_verifier": "a verifier that does not exist, or arguments that it cannot use",
@@ -85,7 +94,8 @@ REASONS = {
 class Checked:
     """The first check that a row fails, or two empty strings; and what the images of a row are compared by, if it is sound.
 
-    E.g. ``Checked("image_type", "image 0: a GIF of several frames")`` or ``Checked("", "", "9f..", "c3..", b"..")``.
+    E.g. ``Checked("image_type", "image 0: a GIF of several frames")`` or
+    ``Checked("", "", "9f..", "c3..", b"..")``.
     """
 
     reason: str
@@ -99,7 +109,9 @@ class Refused(Exception):
     """A check that fails: (reason, detail)."""
 
 
-def check_rows(rows: Sequence[Row], *, hashed: bool = True, controls: ControlTokens = OURS) -> list[Checked]:
+def check_rows(
+    rows: Sequence[Row], *, hashed: bool = True, controls: ControlTokens = OURS
+) -> list[Checked]:
     """What each of `rows` comes to; they stay as they are. Raises RuntimeError if the maths verifier does not start.
 
     `controls`: of the tokenizer that will read the rows.

@@ -228,7 +228,9 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
         say(judge.compared(store, judge.sample_verdicts(store.files, known, who, replies, kept_first(bar))))
 
 
-def write_traces(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
+def write_traces(
+    recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path
+) -> None:
     """A teacher, or the tagging model itself, writes the traces that are missing."""
     from data_curation.traces import generate
     from pipelines import curate_models

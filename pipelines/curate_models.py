@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The directories by role: base, judge, teacher; those that the recipe does without are left out. Raises ConfigError.
+    """The directories by role: base, judge, teacher. Raises ConfigError.
 
-    The base is always there: its tokenizer decides which texts are no text.
+    Those that the recipe does without are left out. The base is always there: rows are held to the
+    control tokens of its tokenizer.
     """
     from pipelines.harness import base_directory, base_model
 
@@ -100,9 +101,16 @@ def teacher(recipe: Recipe, path: Path, base: Path) -> Teacher:
     name = Path(model.base).name if config.model == SELF else path.name
     opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
     return Teacher(
-        opener, name, digest_path(path), model.dtype, model.max_model_len, config, recipe.seed, _options(recipe),
-        Codec(base).control_tokens,
-    )  # fmt: skip
+        open_worker=opener,
+        name=name,
+        digest=digest_path(path),
+        dtype=model.dtype,
+        max_model_len=model.max_model_len,
+        config=config,
+        seed=recipe.seed,
+        options=_options(recipe),
+        controls=Codec(base).control_tokens,
+    )
 
 
 def _opener(kind: type[RolloutWorker], recipe: Recipe, path: Path, max_model_len: int) -> Callable[[], Any]:

@@ -59,12 +59,19 @@ def perceptual_hash(images: Sequence[Picture]) -> str:
 
 
 def thumbnails(images: Sequence[Picture]) -> bytes:
-    """Each image as 20 x 20 grey values, THUMB_BYTES an image, one after another; b"" for none. Raises PictureError as above."""
+    """Each image as 20 x 20 grey values, THUMB_BYTES an image, one after another; b"" for none.
+
+    Raises PictureError as above.
+    """
     size = (THUMB_SIDE, THUMB_SIDE)
     return b"".join(_grey(image).resize(size, Image.Resampling.BILINEAR).tobytes() for image in images)
 
 
 def _grey(image: Picture) -> Image.Image:
-    """`image` in 8 bits of gray, made of the pixels that a model sees."""
-    shown = open_picture(image) if isinstance(image, bytes) else in_rgb(image)
-    return shown.convert("L")
+    """`image` in 8 bits of gray, made of the pixels that a model sees.
+
+    A picture that is open in RGB is taken for one of `open_picture`.
+    """
+    if isinstance(image, bytes):
+        return open_picture(image).convert("L")
+    return (image if image.mode == "RGB" else in_rgb(image)).convert("L")

@@ -47,8 +47,8 @@ def ingest(
 ) -> list[Path]:
     """The files of candidates of `shards`, in their order; those that are missing are made. Needs a connected Ray for that.
 
-    `on_done` hears of shards as they are finished, those that were there at once. `controls` are those of the tokenizer
-    that will read the rows.
+    `on_done` hears of shards as they are finished, those that were there at once. `controls` are
+    those of the tokenizer that will read the rows.
     """
     files = [folder / f"{shard_key(shard, config, controls)}.parquet" for shard in shards]
     missing = [(shard, file) for file, shard in dict(zip(files, shards, strict=True)).items() if not file.exists()]
@@ -105,7 +105,10 @@ def batches(samples: Iterable[Sample | Refusal]) -> Iterator[list[Sample | Refus
 
 
 def candidates(
-    batch: Sequence[Sample | Refusal], split: str, config: CurateConfig, controls: ControlTokens = OURS
+    batch: Sequence[Sample | Refusal],
+    split: str,
+    config: CurateConfig,
+    controls: ControlTokens = OURS,
 ) -> pa.Table:
     """One row a sample or refusal, in CANDIDATE_SCHEMA."""
     rows = [refused_row(each, split) if isinstance(each, Refusal) else candidate_row(each, split) for each in batch]

@@ -99,7 +99,8 @@ def shard_key(shard: Shard, config: CurateConfig, controls: ControlTokens = OURS
     """The name under which a shard's candidates are kept."""
     taught, hashed = bool(config.traces.model), config.dedup.image_radius > 0
     limits = config.filter.model_dump(mode="json")
-    return digest_json([shard.settings, limits, config.tags, taught, hashed, controls.settings, code_digest()])
+    settings = [shard.settings, limits, config.tags, taught, hashed, controls.settings]
+    return digest_json([*settings, code_digest()])
 
 
 def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:

@@ -40,7 +40,8 @@ def check_trace(
 ) -> tuple[str, str]:
     """(reason, detail) of the first check that `trace` fails, ("", "") if none.
 
-    `row` has question, answer, verifier and verifier_args; `controls` are those of the tokenizer that will read the trace.
+    `row` has question, answer, verifier and verifier_args; `controls` are those of the tokenizer
+    that will read the trace.
     """
     if token := controls.first_in(trace):
         return FORBIDDEN, token

@@ -72,10 +72,8 @@ FILES = {
     "tiff": encoded(COLOUR, "TIFF"),
     "tiff 16": encoded(Image.fromarray(PIXELS.astype(np.uint16) * 200), "TIFF"),
 }
-ANIMATED = {
-    kind: encoded(COLOUR, kind, save_all=True, append_images=[GREY.convert("RGB")])
-    for kind in ("GIF", "WEBP", "PNG", "TIFF")
-}
+TWO: dict[str, Any] = {"save_all": True, "append_images": [GREY.convert("RGB")]}
+ANIMATED = {kind: encoded(COLOUR, kind, **TWO) for kind in ("GIF", "WEBP", "PNG", "TIFF")}
 
 
 def row_with(*images: bytes, **changes: Any) -> Row:
@@ -128,9 +126,9 @@ def test_rows_stay_as_they_are_and_a_single_row_gets_its_digest() -> None:
         ({"prompt": []}, "empty_question", ""),
         (asked(" \n"), "empty_question", ""),
         (asked("<image>Sum ?"), "marker_mismatch", "1 markers, 0 images"),
-        (asked("Close it with </think> ?"), "marker_mismatch", "</think> in the question"),
-        ({"answer": "<image>"}, "marker_mismatch", "<image> in the answer"),
-        ({"trace": "7 + 8 </think> 15"}, "marker_mismatch", "</think> in the trace"),
+        (asked("Close it with </think> ?"), "control_token", "</think> in the question"),
+        ({"answer": "<image>"}, "control_token", "<image> in the answer"),
+        ({"trace": "7 + 8 </think> 15"}, "control_token", "</think> in the trace"),
         ({"id": ""}, "bad_schema", "an empty id"),
         ({"split": "valid"}, "bad_schema", "split valid"),
         ({"guess_rate": 1.0}, "bad_schema", "guess_rate 1.0"),
