@@ -73,8 +73,8 @@ def check_tools(body: ChatRequest) -> None:
 def check_text(body: ChatRequest, controls: ControlTokens) -> None:
     """Raise Refused if the tokenizer would read a control token in a text of `body`.
 
-    A quoted ``<|im_end|>`` would end its own turn, and a typed ``<image>`` would take the place of a
-    picture. A turn of the assistant may begin with its think block, as the template writes it.
+    A quoted ``<|im_end|>`` would end its own turn, and a typed ``<image>`` would take the place of
+    a picture. A turn of the assistant may begin with its think block, as the template writes it.
     """
     given = {}
     for at, message in enumerate(body.messages):
@@ -198,7 +198,7 @@ class ThinkingIngress(OpenAiIngress):
         return await super().model(model_id)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
-        """Ray's, after the checks of tools, of the template's keys, and of control tokens in texts."""
+        """Ray's, after the checks of tools, of the template's keys, and of texts."""
         check_tools(body)
         check_place(body.model_extra or {}, self.known_keys)
         check_keys(body.chat_template_kwargs or {}, self.known_keys)

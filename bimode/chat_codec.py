@@ -24,8 +24,8 @@ class ChatCodec(Codec):
     def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
         """The chat prompt, images before the question.
 
-        Raises ConfigError for a model without a template, for images that a text model is given, and
-        for a control token in the question.
+        Raises ConfigError for a model without a template, for images that a text model is given,
+        and for a control token in the question.
         """
         self.check_text(question)
         if num_images and self.kind == "text":

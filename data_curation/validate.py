@@ -50,12 +50,14 @@ REASONS = {
     "empty_question": "no question",
     "empty_answer": "no answer",
     "marker_mismatch": "not one <image> marker an image",
-    "control_token": "a text in which model.base's tokenizer would read a control token, an end of turn "
-    "for one (its name is in `detail`)",
+    "control_token": "a text in which model.base's tokenizer would read a control token, an end of "
+    "turn for one (its name is in `detail`)",
     "image_missing": "an image without bytes, or a path that leads to no file",
-    "image_type": "not one still picture as PNG, JPEG, WEBP, GIF, BMP or TIFF, whatever its name says",
+    "image_type": "not one still picture as PNG, JPEG, WEBP, GIF, BMP or TIFF, whatever its name "
+    "says",
     "image_size": f"an image with a side outside {MIN_SIDE}-{MAX_SIDE} pixels, of more than "
-    f"{MAX_BYTES >> 20} MB or {MAX_SCANS} scans, or images of more than {MAX_PIXELS >> 20} megapixels together",
+    f"{MAX_BYTES >> 20} MB or {MAX_SCANS} scans, or images of more than {MAX_PIXELS >> 20} "
+    "megapixels together",
     "image_truncated": "an image whose end is missing",
     "image_broken": "an image that cannot be decoded",
     "unknown_verifier": "a verifier that does not exist, or arguments that it cannot use",

@@ -1,4 +1,4 @@
-"""A row of a data folder that was made elsewhere is refused by its id where it is encoded: its text, its picture."""
+"""A row of a data folder that was made elsewhere is refused by its id where it is encoded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text is text: whatever a tokenizer would read as a control token is found by its name, and ordinary text is not."""
+"""Text is text: what a tokenizer would read as a control token is found, ordinary text is not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ORDINARY = [
 
 
 def with_tokens(model: Path, to: Path) -> Path:
-    """A copy of the model whose tokenizer has four more special tokens, and one that is not special."""
+    """A copy of the model with four more special tokens, and one that is not special."""
     shutil.copytree(model, to)
     codec = Codec(to)
     codec.tokenizer.add_special_tokens({"additional_special_tokens": FOREIGN})
@@ -52,7 +52,7 @@ def codec(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Codec:
 
 
 def normalizing() -> Any:
-    """A tokenizer that folds width and case, and looks for one of its control tokens in what is left."""
+    """A tokenizer that folds width and case, and then looks for one of its control tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -76,7 +76,7 @@ def test_the_list_is_that_of_the_actual_tokenizer(codec: Codec, tiny_llava: Path
 
 @pytest.mark.parametrize("token", [*TINY, *FOREIGN])
 def test_each_is_refused_by_its_name_in_whatever_is_encoded(codec: Codec, token: str) -> None:
-    """A question that ended its own turn went to the model as two, and an answer taught to stop in its middle."""
+    """A question that ended its own turn went to the model as two turns."""
     says = f"= {token}: is a control token of the model's tokenizer; take it out of the text"
     for attempt in (
         lambda: codec.encode_prompt(f"what is {token} ?", ()),
@@ -93,7 +93,7 @@ def test_each_is_refused_by_its_name_in_whatever_is_encoded(codec: Codec, token:
 
 @pytest.mark.parametrize("text", ORDINARY)
 def test_ordinary_text_is_encoded_as_it_stands(codec: Codec, text: str) -> None:
-    """Its ids are those that stand between the template's, and none of them is a control token's."""
+    """None of its ids is a control token's: those are the template's own."""
     ids = codec.encode_prompt(text, ())
     empty = codec.encode_prompt("", ())
     control = {codec.tokenizer.convert_tokens_to_ids(name) for name in codec.control_tokens.names}
@@ -137,7 +137,7 @@ def tokenizers_of(codec: Codec, text_model: Path) -> dict[str, Any]:
 def test_what_is_found_is_what_the_tokenizer_would_read(
     codec: Codec, text_model: Path, name: str
 ) -> None:
-    """2,000 texts made of pieces of tokens: a name is found if and only if the ids hold a control token's."""
+    """2,000 texts of pieces of tokens: a name is found where the ids hold a control token's."""
     tokenizer = tokenizers_of(codec, text_model)[name]
     controls = control_tokens(tokenizer)
     unknown = (tokenizer.unk_token_id, None)  # any word that the tiny vocabulary lacks

@@ -1,4 +1,4 @@
-"""One picture: curation, learners, rollout workers and pages all see the pixels that were worked out by hand."""
+"""One picture: curation, learners, rollout workers and pages see the pixels worked out by hand."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.pictures import (
     halves,
     oriented,
     png_of_16_bits,
-)  # fmt: skip
+)
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
@@ -54,14 +54,24 @@ def test_a_picture_has_the_pixels_that_were_worked_out(kind: Kind) -> None:
 
 @pytest.mark.parametrize(
     ("number", "first", "second"),
-    [(1, "top left", "top right"), (2, "top right", "top left"), (3, "bottom right", "bottom left"),
-     (4, "bottom left", "bottom right"), (5, "top left", "bottom left"), (6, "top right", "bottom right"),
-     (7, "bottom right", "top right"), (8, "bottom left", "top left"), (0, "top left", "top right"),
-     (9, "top left", "top right")],
-)  # fmt: skip
+    [
+        (1, "top left", "top right"),
+        (2, "top right", "top left"),
+        (3, "bottom right", "bottom left"),
+        (4, "bottom left", "bottom right"),
+        (5, "top left", "bottom left"),
+        (6, "top right", "bottom right"),
+        (7, "bottom right", "top right"),
+        (8, "bottom left", "top left"),
+        (0, "top left", "top right"),
+        (9, "top left", "top right"),
+    ],
+)
 def test_each_orientation_is_applied(number: int, first: str, second: str) -> None:
-    """EXIF says on which side row 0 and column 0 are to be shown: of 6 row 0 is on the right, column 0 on top. A number that
-    there is not turns nothing."""
+    """EXIF says on which side row 0 and column 0 are to be shown: of 6 on the right and on top.
+
+    A number that there is not turns nothing.
+    """
     stored = Image.new("RGB", (24, 16), WHITE)
     stored.paste(RED, (0, 0, 8, 8))
     stored.paste(BLACK, (16, 0, 24, 8))
@@ -86,16 +96,30 @@ def test_orientation_that_cannot_be_read_turns_nothing() -> None:
 
 def row(data: bytes) -> dict[str, Any]:
     sample = Sample(
-        id="a-1", question="what is it ?", images=(data,), answer="15", trace="", transcription="", verifier="exact",
-        verifier_args="{}", guess_rate=0.1, task="charts", domain="chart", level="easy", difficulty="{}", split="train",
-        source="made here", source_license="CC0-1.0", source_refs=("made/1",),
-    )  # fmt: skip
+        id="a-1",
+        question="what is it ?",
+        images=(data,),
+        answer="15",
+        trace="",
+        transcription="",
+        verifier="exact",
+        verifier_args="{}",
+        guess_rate=0.1,
+        task="charts",
+        domain="chart",
+        level="easy",
+        difficulty="{}",
+        split="train",
+        source="made here",
+        source_license="CC0-1.0",
+        source_refs=("made/1",),
+    )
     return sample_row(sample, "train")
 
 
 @every_kind
 def test_curation_sees_it(kind: Kind) -> None:
-    """Its digest, its hash and its thumbnail are those of the plain picture, and so is what pages show of it."""
+    """Its digest, hash and thumbnail are those of the plain picture, and so is what pages show."""
     same = plain(kind)
     [checked] = check_rows([row(kind.data)])
     assert (checked.reason, checked.image_sha256) == ("", picture_digest([same]))
@@ -154,9 +178,11 @@ REFUSED = {
     "wide": (encoded(Image.new("1", (MAX_SIDE + 1, 9)), "PNG"), "image_size", "4097 x 9 pixels"),
     "cut": (encoded(WIDE, "JPEG")[:300], "image_truncated", "JPEG: "),
     "transparent color of 16 bits": (
-        png_of_16_bits(2, 65535, 32768, 0, transparent=b"\xff\xff\x80\0\0\0"), "image_type", "a PNG of 16 bits",
+        png_of_16_bits(2, 65535, 32768, 0, transparent=b"\xff\xff\x80\0\0\0"),
+        "image_type",
+        "a PNG of 16 bits",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -186,7 +212,7 @@ def test_no_decoder_of_a_foreign_language_runs(monkeypatch: pytest.MonkeyPatch) 
 def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each scan is decoded over all pixels: 144 kB take a minute. An honest progressive file has ten or so."""
+    """Each scan is decoded over all pixels: 144 kB take a minute. An honest file has ten or so."""
     honest = encoded(WIDE.resize((256, 128)), "JPEG", progressive=True)
     last = honest.rindex(b"\xff\xda")
     assert 1 < honest.count(b"\xff\xda") < 20 and open_picture(honest).size == (256, 128)

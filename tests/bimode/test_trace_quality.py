@@ -36,7 +36,8 @@ def arr(*values: float) -> Array:
 def test_the_variance_of_the_laplacian_is_that_of_the_four_neighbours() -> None:
     grey = np.zeros((8, 8))
     grey[1, 1] = 10
-    # Of 36 inner pixels one has -40, its two inner neighbours 10: the mean is -20 / 36 and that of squares 1800 / 36
+    # of 36 inner pixels one has -40, its two inner neighbors 10: the mean is -20 / 36, that of
+    # squares 1800 / 36
     variance = 50 - (20 / 36) ** 2
     assert sharpness([png(grey)]) == pytest.approx(variance)
     assert sharpness([png(grey), png(np.zeros((9, 9)))]) == pytest.approx(variance / 2)

@@ -1,4 +1,4 @@
-"""A row whose text would become a control token is rejected by that token's name, in every split."""
+"""A row whose text would become a control token is rejected by its name, in every split."""
 
 from __future__ import annotations
 

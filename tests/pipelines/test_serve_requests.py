@@ -138,14 +138,15 @@ def test_the_endpoint_and_the_engine_see_a_picture_as_every_other_stage(kind: Ki
     served = read(data_url(kind.data)).media
     assert (served.mode, served.size) == ("RGB", kind.size)
     assert {at: served.getpixel(at) for at in kind.pixels} == kind.pixels
-    rolled_out = MultiModalDataParser().parse_mm_data({"image": [open_picture(kind.data)]})["image"].get(0)
-    assert np.array_equal(np.asarray(rolled_out), np.asarray(served))
+    parsed = MultiModalDataParser().parse_mm_data({"image": [open_picture(kind.data)]})
+    assert np.array_equal(np.asarray(parsed["image"].get(0)), np.asarray(served))
 
 
 def test_what_curation_rejects_the_endpoint_refuses() -> None:
+    animated = encoded(halves(RED, BLUE), "GIF", save_all=True, append_images=[halves(BLUE, RED)])
     for data, says in (
         (b"%!PS-Adobe-3.0 EPSF-3.0", "begins with b'%!PS"),
-        (encoded(halves(RED, BLUE), "GIF", save_all=True, append_images=[halves(BLUE, RED)]), "a GIF of several frames"),
+        (animated, "a GIF of several frames"),
         (encoded(Image.new("1", (4097, 9)), "PNG"), "4097 x 9 pixels"),
         (encoded(Image.new("1", (13000, 13000)), "PNG"), "13000 x 13000 pixels"),
     ):
@@ -162,11 +163,13 @@ CONTROLS = ControlTokens((*OURS.names, "<pad>", "<|endoftext|>"))
 def test_a_text_with_a_control_token_is_refused_by_its_name(role: str, token: str) -> None:
     """It ended the turn that it stood in, and a typed <image> took the place of the picture."""
     for content in (f"what is {token} ?", [PICTURE, {"type": "text", "text": token}]):
-        sent = [{"role": "user", "content": "what ?"}, {"role": role, "content": content, "tool_call_id": "1"}]
+        turn = {"role": role, "content": content, "tool_call_id": "1"}
+        sent = [{"role": "user", "content": "what ?"}, turn]
         with pytest.raises(Refused) as refused:
             check_text(ChatRequest(model="m", messages=sent), CONTROLS)
         assert (refused.value.status_code, refused.value.param) == (400, "messages.1")
-        assert refused.value.message == f"messages.1: {token} is a control token of this model, and no text; take it out"
+        says = f"messages.1: {token} is a control token of this model, and no text; take it out"
+        assert refused.value.message == says
 
 
 @pytest.mark.parametrize(
@@ -179,7 +182,7 @@ def test_a_text_with_a_control_token_is_refused_by_its_name(role: str, token: st
         (None, ""),
         ("3 <think>", "<think>"),
         ("<think>\n</think>3 <|im_end|>", "<|im_end|>"),
-        ([{"type": "text", "text": "3"}, {"type": "text", "text": "<think>\n</think>3"}], "<think>"),
+        ([{"type": "text", "text": "3"}, {"type": "text", "text": "<think></think>3"}], "<think>"),
     ],
 )
 def test_an_earlier_turn_may_begin_with_its_think_block(content: Any, token: str) -> None:
@@ -205,10 +208,10 @@ def test_other_texts_of_a_request_are_text_too() -> None:
 
 
 def test_ordinary_text_and_pictures_are_let_through() -> None:
-    url = data_url(KINDS["rgba png"].data)
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "a <image of x> | <b>"}]
-    check_text(ChatRequest(model="m", messages=[{"role": "user", "content": parts}]), CONTROLS)
-    check_text(ChatRequest(model="m", messages=[{"role": "user", "content": "is 3 < 4 | <s> ?"}]), CONTROLS)
+    shown = {"type": "image_url", "image_url": {"url": data_url(KINDS["rgba png"].data)}}
+    parts = [shown, {"type": "text", "text": "a <image of x> | <b>"}]
+    for content in (parts, "is 3 < 4 | <s> ?"):
+        check_text(ChatRequest(model="m", messages=said_by(content)), CONTROLS)
 
 
 def test_the_body_is_openais_and_says_it_once() -> None:
