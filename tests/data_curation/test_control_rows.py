@@ -11,10 +11,12 @@ from bimode.control_tokens import ControlTokens
 from bimode.curate_config import CurateConfig, SourceConfig
 from bimode.records import Sample
 from bimode.trace_config import TraceConfig
+from data_curation.sampling.replies import Reply
 from data_curation.sources.ingest import candidates
 from data_curation.sources.layouts import to_sample
 from data_curation.sources.shards import DrawnShard, shard_key
 from data_curation.traces.checks import check_trace
+from data_curation.traces.generate import Teacher
 
 CONTROLS = ControlTokens(
     ("<image>", "<think>", "</think>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<pad>")
@@ -114,3 +116,7 @@ def test_a_trace_that_a_model_wrote_is_held_to_the_same_list() -> None:
         "<|endoftext|>",
     )
     assert check_trace(row, "3 + 5 = 8 so 8", TraceConfig(), CONTROLS) == ("", "")
+    teacher = Teacher(object, "wise", "0", "float32", 256, TraceConfig(), 0, {}, CONTROLS)
+    for trace, outcome in ((written, "forbidden_phrase"), ("3 + 5 = 8 so 8", "right")):
+        reply = Reply("a-1", "", 0, 0, "right", 1.0, 9, f"\n{trace}\n</think>\n\n8", "")
+        assert teacher.outcome(row, reply) == outcome
