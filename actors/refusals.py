@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from PIL.Image import DecompressionBombError, Image
+from PIL.Image import Image
 from ray.exceptions import RayTaskError
 from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard, OpenAIHTTPException  # no public module has these
 from ray.llm._internal.serve.core.ingress.ingress import init
@@ -21,15 +21,18 @@ from ray.serve.llm.ingress import OpenAiIngress
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from vllm.exceptions import GenerationError, VLLMClientError, VLLMValidationError
-from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, MediaWithBytes
+from vllm.multimodal.media.image import ImageMediaIO
 from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decides what it drops
 
 from actors.chat_request import ChatRequest
+from bimode.control_tokens import ControlTokens
+from bimode.pictures import PictureError, open_picture
 
 GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
-# SyntaxError is Pillow's for a PNG that breaks off in its middle; RuntimeError is vLLM's for other than base64
 READY_S = 1.0  # for an engine that is there to say so
-UNREADABLE = (OSError, ValueError, RuntimeError, SyntaxError, DecompressionBombError, VLLMClientError)
+# PictureError is a ValueError; RuntimeError is vLLM's for other than base64
+UNREADABLE = (ValueError, RuntimeError, VLLMClientError)
 
 
 class Refused(OpenAIHTTPException):
@@ -67,6 +70,50 @@ def check_tools(body: ChatRequest) -> None:
         raise Refused(400, "BadRequestError", "tools", message)
 
 
+def check_text(body: ChatRequest, controls: ControlTokens) -> None:
+    """Raise Refused if the tokenizer would read a control token in a text of `body`.
+
+    A quoted ``<|im_end|>`` would end its own turn, and a typed ``<image>`` would take the place of
+    a picture. A turn of the assistant may begin with its think block, as the template writes it.
+    """
+    given = {}
+    for at, message in enumerate(body.messages):
+        given[f"messages.{at}"] = _token_of(message, controls)
+    for key in ("documents", "tools", "chat_template_kwargs"):
+        given[key] = _first_token(_texts(getattr(body, key)), controls)
+    for key, token in given.items():
+        if token:
+            message = f"{key}: {token} is a control token of this model, and no text; take it out"
+            raise Refused(400, "BadRequestError", key, message)
+
+
+def _token_of(message: Mapping[str, Any], controls: ControlTokens) -> str:
+    content = list(_texts(message.get("content")))
+    others = [value for key, value in message.items() if key != "content"]
+    if content and message.get("role") == "assistant":
+        if token := controls.first_in_turn(content[0]):
+            return token
+        del content[0]
+    return _first_token([*content, *_texts(others)], controls)
+
+
+def _first_token(texts: Iterable[str], controls: ControlTokens) -> str:
+    return next(filter(None, map(controls.first_in, texts)), "")
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text of a part of a request that may reach the model."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            if key not in ("type", "image_url"):
+                yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+
+
 def check_writable(body: ChatRequest, error: BaseException) -> None:
     """Raises Refused if `error` says of the request `body` that no token was left which its grammar allows.
 
@@ -86,30 +133,51 @@ def template_keys(template: str) -> list[str]:
 def unreadable(url: str, error: BaseException) -> str:
     """One line for an image at `url`, which may be as long as the image."""
     shown = url if len(url) <= 100 else f"{url[:40]}..."
-    reason = " ".join(str(error).partition(" (parameter=")[0].split()) or type(error).__name__
+    says = error.detail if isinstance(error, PictureError) else str(error)
+    reason = " ".join(says.partition(" (parameter=")[0].split()) or type(error).__name__
     return f"image {shown}: {reason.rstrip('.')}; send a whole PNG or JPEG as data:image/png;base64,..."
+
+
+class PictureIO(ImageMediaIO):
+    """Decodes as every other stage does; vLLM's own differs in formats, 16 bits and bounds."""
+
+    def load_bytes(self, data: bytes) -> MediaWithBytes[Image]:
+        """Return the picture with its bytes, which vLLM's caches hash. Raises PictureError."""
+        return MediaWithBytes(open_picture(data), data)
 
 
 @MEDIA_CONNECTOR_REGISTRY.register("http")  # vLLM's default, which it replaces wherever this module is imported
 class ImageReader(MediaConnector):
-    """vLLM's own takes half of what a file can be broken by for a fault of the server, and fetches from wherever it can reach."""
+    """The one place where vLLM makes a picture of a URL.
+
+    Its own takes half of what a file can be broken by for a fault of the server, and fetches from
+    wherever it can reach.
+    """
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Image:
         """The image; raises VLLMValidationError, of which vLLM makes a 400, for whatever is wrong with it."""
         if image_url[:5].lower() != "data:":
             raise VLLMValidationError(unreadable(image_url, ValueError("this server fetches nothing")))
         try:
-            return await super().fetch_image_async(image_url, image_mode=image_mode)
+            picture: Image = await self.load_from_url_async(image_url, PictureIO())
         except UNREADABLE as error:
             raise VLLMValidationError(unreadable(image_url, error)) from error
+        return picture
 
 
 class ThinkingIngress(OpenAiIngress):
     """Ray's ingress, which also looks at the names in a request."""
 
-    def __init__(self, llm_deployments: dict[str, Any], model_cards: dict[str, Any], *, known_keys: list[str]) -> None:
+    def __init__(
+        self,
+        llm_deployments: dict[str, Any],
+        model_cards: dict[str, Any],
+        *,
+        known_keys: list[str],
+        controls: ControlTokens,
+    ) -> None:
         super().__init__(llm_deployments, model_cards)
-        self.known_keys = known_keys
+        self.known_keys, self.controls = known_keys, controls
         self._is_loading = True
 
     async def _get_model_id(self, model: str | None) -> str:
@@ -130,10 +198,11 @@ class ThinkingIngress(OpenAiIngress):
         return await super().model(model_id)
 
     async def chat(self, body: ChatRequest, request: Request) -> Response:
-        """Ray's, of a request whose `chat_template_kwargs` the template knows, and stand in their place."""
+        """Ray's, after the checks of tools, of the template's keys, and of texts."""
         check_tools(body)
         check_place(body.model_extra or {}, self.known_keys)
         check_keys(body.chat_template_kwargs or {}, self.known_keys)
+        check_text(body, self.controls)
         try:
             return await super().chat(body, request)
         except RayTaskError as error:

@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from actors.engine_types import EnginePrompt, EngineSampling
-from bimode.codec import Codec, decode_image
-from bimode.errors import ConfigError, CorruptWeightsError, LearnerLostError, StaleWeightsError
+from bimode.codec import Codec
+from bimode.errors import (
+    ConfigError,
+    CorruptWeightsError,
+    LearnerLostError,
+    StaleWeightsError,
+    under,
+)
+from bimode.pictures import open_picture
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.shared_memory import machine
 from bimode.weights import WeightBucket
@@ -220,14 +227,16 @@ class RolloutWorker:
 
     def _prompt(self, prompt: Prompt, tail: tuple[int, ...]) -> Any:
         """The prompt up to ``<think>`` and then `tail`, as the engine takes it."""
-        expanded = self.codec.encode_prompt(prompt.question, prompt.images) + tail
+        with under(f"prompt {prompt.id}"):
+            expanded = self.codec.encode_prompt(prompt.question, prompt.images) + tail
+            images = tuple(open_picture(data) for data in prompt.images)
         if len(expanded) >= self.max_model_len:
             fix = f"prompt {prompt.id} alone has {len(expanded)} tokens; raise it"
             raise ConfigError("model.max_model_len", self.max_model_len, fix)
         return EnginePrompt(
             token_ids=self.codec.encode_unexpanded(prompt.question, len(prompt.images)) + tail,
             expanded_ids=expanded,
-            images=tuple(decode_image(data) for data in prompt.images),
+            images=images,
         )
 
     def _completion(self, request: GenerationRequest, sample: Any, version: int) -> Completion:

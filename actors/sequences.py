@@ -11,7 +11,7 @@ from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from bimode.codec import Codec
 from bimode.dataset import question_of
-from bimode.errors import StarvedError
+from bimode.errors import StarvedError, under
 from bimode.modes import Mode
 from bimode.records import TrainingSample
 from bimode.strategies import hardness
@@ -41,7 +41,11 @@ class Tokenize:
         self.codec, self.mask_empty_think = Codec(model_dir), mask_empty_think
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([self._row(row) for row in table.to_pylist()], schema=SEQUENCES)
+        rows = []
+        for row in table.to_pylist():
+            with under(f"row {row['id']}"):
+                rows.append(self._row(row))
+        return pa.Table.from_pylist(rows, schema=SEQUENCES)
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         images = [image["bytes"] for image in row["images"]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -14,7 +13,7 @@ from ray.serve.llm.ingress import make_fastapi_ingress
 from actors import thinking_parser
 from actors.refusals import ThinkingIngress, make_app, template_keys
 from actors.vllm_engine import MAX_IMAGES, implementation
-from bimode.codec import ModelKind
+from bimode.codec import Codec
 
 UNBOUNDED = 10**9  # requests at a time, as Ray has it: vLLM queues them
 
@@ -23,12 +22,14 @@ class ThinkingServer(LLMServer):
     """Ray's server. Its module registers the parser and the reader of images: a replica that unpickles this class has them."""
 
 
-def build_app(model_dir: Path, kind: ModelKind, template: str, *, name: str, gpus: int, max_model_len: int) -> Any:
-    """The Serve application for `model_dir`, known to clients as `name`, on `gpus` GPUs (0: on one CPU).
+def build_app(codec: Codec, *, name: str, gpus: int, max_model_len: int) -> Any:
+    """The Serve application for the model of `codec`, on `gpus` GPUs (0: on one CPU).
 
-    `template` is its chat template; a request may set the variables of it and no others.
+    Clients know it as `name`. A request may set the variables of its chat template and no others,
+    and write none of its control tokens.
     `max_model_len` bounds prompt and response together; at 0 it is the most that the model's config allows.
     """
+    model_dir = codec.path.absolute()
     bundle = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0}
     engine: dict[str, Any] = {
         "dtype": "auto" if gpus else "float32",
@@ -40,7 +41,7 @@ def build_app(model_dir: Path, kind: ModelKind, template: str, *, name: str, gpu
     }
     if max_model_len:
         engine["max_model_len"] = max_model_len
-    if kind == "image_text":
+    if codec.kind == "image_text":
         engine["limit_mm_per_prompt"] = {"image": MAX_IMAGES}
     config = LLMConfig(
         model_loading_config={"model_id": name, "model_source": str(model_dir)},
@@ -61,5 +62,6 @@ def build_app(model_dir: Path, kind: ModelKind, template: str, *, name: str, gpu
     return ingress.bind(
         llm_deployments={name: build_llm_deployment(config)},
         model_cards={name: to_model_metadata(name, config)},
-        known_keys=template_keys(template),
+        known_keys=template_keys(codec.tokenizer.chat_template),
+        controls=codec.control_tokens,
     )

@@ -22,8 +22,12 @@ class ChatCodec(Codec):
         return int(self.tokenizer.eos_token_id)
 
     def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
-        """The chat prompt, images before the question. Raises ConfigError for a model without a template, and for images that a
-        text model is given."""
+        """The chat prompt, images before the question.
+
+        Raises ConfigError for a model without a template, for images that a text model is given,
+        and for a control token in the question.
+        """
+        self.check_text(question)
         if num_images and self.kind == "text":
             raise ConfigError(
                 "curate.judge.images", "true", f"{self.path} is a text model, and the question has images; set images = false"

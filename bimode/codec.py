@@ -6,17 +6,16 @@ the model's config, and anything else is refused.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image
-
+from bimode.control_tokens import ControlTokens, control_tokens
 from bimode.errors import ConfigError, check_name, permitted
 from bimode.large_imports import import_transformers
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
+from bimode.pictures import open_picture
 from bimode.records import IMAGE_MARKER
 
 if TYPE_CHECKING:
@@ -75,11 +74,6 @@ def save_model(model: Any, path: Path, weights: Mapping[str, Any] | None = None)
     model.save_pretrained(path, state_dict=weights)
     for file in path.glob("*.safetensors"):
         file.chmod((path / "config.json").stat().st_mode)
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """PNG or JPEG bytes as an RGB image."""
-    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 class Codec:
@@ -143,8 +137,22 @@ class Codec:
         names = (getattr(self.processor, name, None) for name in ("image_token", "video_token"))
         return tuple(self.tokenizer.convert_tokens_to_ids(name) for name in names if isinstance(name, str))
 
+    @cached_property
+    def control_tokens(self) -> ControlTokens:
+        """What no text of a row or a request may become."""
+        return control_tokens(self.processor)
+
+    def check_text(self, question: str) -> None:
+        """Raise ConfigError if the tokenizer would read a control token in `question`."""
+        _refuse("question", self.control_tokens.first_in(question))
+
     def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
-        """The chat prompt with the trigger of `mode`; ``<image>`` markers stand before the question."""
+        """The chat prompt with the trigger of `mode`; image markers stand before the question.
+
+        Raises ConfigError for images that a text model is given, and for a control token in the
+        question.
+        """
+        self.check_text(question)
         if num_images and self.kind == "text":
             raise ConfigError("model", self.path, "a text model was given a question with images")
         content = IMAGE_MARKER * num_images + question
@@ -168,7 +176,7 @@ class Codec:
             if self.kind == "text":
                 ids = self.tokenizer.encode(text, add_special_tokens=False)
             else:
-                pictures = [decode_image(data) for data in images] or None
+                pictures = [open_picture(data) for data in images] or None
                 ids = self.processor(text=text, images=pictures, add_special_tokens=False)["input_ids"]
                 ids = ids[0] if isinstance(ids[0], list) else ids
             if not self._fixed_size:
@@ -189,11 +197,16 @@ class Codec:
         """Named tensors of the image processor, e.g. ``(("pixel_values", [n, 3, H, W]),)``; empty without images."""
         if not images:
             return ()
-        out = self.processor.image_processor([decode_image(data) for data in images], return_tensors="pt")
+        pictures = [open_picture(data) for data in images]
+        out = self.processor.image_processor(pictures, return_tensors="pt")
         return tuple((name, out[name]) for name in sorted(out))
 
     def encode_response(self, text: str) -> tuple[int, ...]:
-        """Ids of assistant text after its leading ``<think>``, with the end-of-turn token."""
+        """Ids of assistant text after its leading ``<think>``, with the end-of-turn token.
+
+        Raises ConfigError for a control token in it, but for the tags of its think block.
+        """
+        _refuse("response", self.control_tokens.first_in_turn(text))
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if ids[0] != self.tokens.open:
             raise ValueError(f"an assistant text must begin with <think>: {text[:40]!r}")
@@ -203,3 +216,9 @@ class Codec:
         """Text of response ids (after ``<think>``), without end-of-turn and padding."""
         kept = [i for i in ids if i not in (self.eos_id, self.pad_id)]
         return str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _refuse(key: str, token: str) -> None:
+    if token:
+        fix = "is a control token of the model's tokenizer; take it out of the text"
+        raise ConfigError(key, token, fix)

@@ -8,7 +8,6 @@ images. No column is called `image`: Ray Data's multimodal stages claim that nam
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from bimode.errors import ConfigError
+from bimode.pictures import open_picture
 from bimode.records import IMAGE_MARKER, Prompt, Sample
 
 Row = dict[str, Any]  # one Parquet row as Python values, always with exactly the columns of a schema
@@ -86,28 +86,21 @@ SCHEMA = _FIELDS.with_metadata({"huggingface": json.dumps({"info": {"features": 
 
 
 def image_digest(images: Sequence[bytes]) -> str:
-    """sha256 over mode, size and pixels of the decoded images: the same picture as another file is the same.
+    """Digest of the pictures as every stage sees them, whatever files they are.
 
-    Raises OSError or ValueError for bytes that are no image.
+    Raises PictureError for bytes that are no picture.
     """
-    return picture_digest(Image.open(io.BytesIO(data)) for data in images)
+    return picture_digest(map(open_picture, images))
 
 
 def picture_digest(pictures: Iterable[Image.Image]) -> str:
-    """The same of pictures that are open."""
+    """sha256 over mode, size and pixels of decoded pictures; "" for none."""
     hasher, some = hashlib.sha256(), False
     for picture in pictures:
-        some, shown = True, in_colours(picture)
-        hasher.update(f"{shown.mode}{shown.size}".encode())
-        hasher.update(shown.tobytes())
+        some = True
+        hasher.update(f"{picture.mode}{picture.size}".encode())
+        hasher.update(picture.tobytes())
     return hasher.hexdigest() if some else ""
-
-
-def in_colours(picture: Image.Image) -> Image.Image:
-    """`picture` without a palette: a red square and a blue one may differ in nothing else, as GIFs and small PNGs do."""
-    if not picture.mode.startswith("P"):
-        return picture
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 
 def user_turn(question: str, num_images: int) -> list[dict[str, str]]:

@@ -16,13 +16,13 @@ The word lists are English. A row without images has no S_v: its quality is the 
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+
+from bimode.pictures import open_picture, picture_header
 
 Array = NDArray[np.float64]
 
@@ -46,15 +46,11 @@ PLAIN = re.compile(
 def sharpness(images: Sequence[bytes]) -> float:
     """Mean over `images` of the variance of the Laplacian (4 neighbours) of their grey levels 0-255: low is blurred.
 
-    0 for an image of less than 3 pixels a side. Raises OSError for bytes that are no image.
+    Raises PictureError for bytes that are no picture.
     """
     variances = []
     for data in images:
-        with Image.open(io.BytesIO(data)) as image:
-            grey = np.asarray(image.convert("L"), dtype=np.float64)
-        if min(grey.shape) < 3:
-            variances.append(0.0)
-            continue
+        grey = np.asarray(open_picture(data).convert("L"), dtype=np.float64)
         inner = grey[1:-1, 1:-1]
         around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
         variances.append(float((around - 4 * inner).var()))
@@ -65,8 +61,8 @@ def pixels(images: Sequence[bytes]) -> float:
     """Pixels of all `images`; 0 without any."""
     total = 0
     for data in images:
-        with Image.open(io.BytesIO(data)) as image:
-            total += image.width * image.height
+        _, width, height = picture_header(data)
+        total += width * height
     return float(total)
 
 

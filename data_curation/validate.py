@@ -7,36 +7,41 @@ perceptual hash. The errors that are caught are those which mutated files have b
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import re
-import struct
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from bimode.dataset import SCHEMA, SPLITS, Row, in_colours, picture_digest, question_of
-from bimode.modes import THINK_CLOSE, THINK_OPEN
+from bimode.control_tokens import OURS, ControlTokens
+from bimode.dataset import SCHEMA, SPLITS, Row, picture_digest, question_of
+from bimode.modes import THINK_CLOSE
+from bimode.pictures import (
+    MAX_BYTES,
+    MAX_DETAIL,
+    MAX_PIXELS,
+    MAX_SCANS,
+    MAX_SIDE,
+    MIN_SIDE,
+    PictureError,
+    open_picture,
+)
 from bimode.records import IMAGE_MARKER
 from bimode.verify import INT, MAX_CHARS, OPEN, VERIFIERS, is_correct, is_number
 from data_curation.repeats.fingerprints import perceptual_hash, thumbnails
 
-MIN_SIDE, MAX_SIDE = 8, 4096  # pixels
-MAX_PIXELS = 1 << 26  # of all images of a row, which are in memory together
-MAX_IMAGE_BYTES = 16 << 20
 MAX_TEXT = 1_000_000  # characters of any column; what is of use is for `curate.filter` to say
 MAX_EXACT = 1 << 24  # float32 holds every whole number up to it
-MAX_DETAIL = 200  # characters
 NULLABLE = ("answer", "verifier", "verifier_args", "pass_rate_direct", "pass_rate_think", "images.bytes", "images.path")
 OPTIONAL = ("trace", "transcription")  # columns of a candidate that SCHEMA has not
+TAUGHT = ("answer", *OPTIONAL)  # texts that a model is trained on
 KNOWN_SPLITS = (*SPLITS, "check")
 BAD_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # a form feed is what is left of a "\frac"
-UNDECODABLE = (OSError, SyntaxError, ValueError, IndexError, AssertionError, struct.error)  # what Pillow raises
 
 REASONS = {
     "unreadable_file": "a file that cannot be read as what it should be",
@@ -44,11 +49,15 @@ REASONS = {
     "bad_schema": "a column is missing, is out of range, has another type, or holds NUL, control characters or lone surrogates",
     "empty_question": "no question",
     "empty_answer": "no answer",
-    "marker_mismatch": "not one <image> marker an image, or <image>, <think> or </think> where none may stand",
+    "marker_mismatch": "not one <image> marker an image",
+    "control_token": "a text in which model.base's tokenizer would read a control token, an end of "
+    "turn for one (its name is in `detail`)",
     "image_missing": "an image without bytes, or a path that leads to no file",
-    "image_type": "not one still picture as PNG, JPEG, WEBP, GIF or BMP, whatever its name says",
-    "image_size": f"an image with a side outside {MIN_SIDE}-{MAX_SIDE} pixels or of more than {MAX_IMAGE_BYTES >> 20} MB, "
-    f"or images of more than {MAX_PIXELS >> 20} megapixels together",
+    "image_type": "not one still picture as PNG, JPEG, WEBP, GIF, BMP or TIFF, whatever its name "
+    "says",
+    "image_size": f"an image with a side outside {MIN_SIDE}-{MAX_SIDE} pixels, of more than "
+    f"{MAX_BYTES >> 20} MB or {MAX_SCANS} scans, or images of more than {MAX_PIXELS >> 20} "
+    "megapixels together",
     "image_truncated": "an image whose end is missing",
     "image_broken": "an image that cannot be decoded",
     "unknown_verifier": "a verifier that does not exist, or arguments that it cannot use",
@@ -87,7 +96,8 @@ REASONS = {
 class Checked:
     """The first check that a row fails, or two empty strings; and what the images of a row are compared by, if it is sound.
 
-    E.g. ``Checked("image_type", "image 0: an animated GIF")`` or ``Checked("", "", "9f..", "c3..", b"..")``.
+    E.g. ``Checked("image_type", "image 0: a GIF of several frames")`` or
+    ``Checked("", "", "9f..", "c3..", b"..")``.
     """
 
     reason: str
@@ -101,14 +111,17 @@ class Refused(Exception):
     """A check that fails: (reason, detail)."""
 
 
-def check_rows(rows: Sequence[Row], *, hashed: bool = True) -> list[Checked]:
+def check_rows(
+    rows: Sequence[Row], *, hashed: bool = True, controls: ControlTokens = OURS
+) -> list[Checked]:
     """What each of `rows` comes to; they stay as they are. Raises RuntimeError if the maths verifier does not start.
 
+    `controls`: of the tokenizer that will read the rows.
     Unless `hashed`, nothing is made by which near pictures are found, which takes longer than to decode a small picture.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of images that are refused or sound all the same
-        return [_checked(row, hashed) for row in rows]
+        return [_checked(row, hashed, controls) for row in rows]
 
 
 def check_row(row: Row) -> tuple[str, str]:
@@ -119,11 +132,11 @@ def check_row(row: Row) -> tuple[str, str]:
     return checked.reason, checked.detail
 
 
-def _checked(row: Row, hashed: bool) -> Checked:
+def _checked(row: Row, hashed: bool, controls: ControlTokens) -> Checked:
     digest = ""
     try:
         _check_columns(row)
-        _check_text(row)
+        _check_text(row, controls)
         images = _decode(row["images"])
         digest = picture_digest(images)
         if row["split"] != "check":  # only what it asks is compared, by whatever it is marked
@@ -212,7 +225,7 @@ SCALARS: dict[pa.DataType, Problem] = {
 COLUMNS = [(field.name, _problem_of(field.type, field.name)) for field in SCHEMA] + [(name, _text_problem) for name in OPTIONAL]
 
 
-def _check_text(row: Row) -> None:
+def _check_text(row: Row, controls: ControlTokens) -> None:
     question = question_of(row) if row["prompt"] else ""
     if not question.strip():
         raise Refused("empty_question", "")
@@ -221,10 +234,10 @@ def _check_text(row: Row) -> None:
     markers = sum(turn["content"].count(IMAGE_MARKER) for turn in row["prompt"])
     if markers != len(row["images"]):
         raise Refused("marker_mismatch", f"{markers} markers, {len(row['images'])} images")
-    for name, text in (("question", question), ("answer", row["answer"]), ("trace", row.get("trace", ""))):
-        for marker in (IMAGE_MARKER, THINK_OPEN, THINK_CLOSE):
-            if marker in text:
-                raise Refused("marker_mismatch", f"{marker} in the {name}")
+    texts = {"question": question} | {name: row.get(name) or "" for name in TAUGHT}
+    for name, text in texts.items():
+        if token := controls.first_in(text):
+            raise Refused("control_token", _short(f"{token} in the {name}"))
 
 
 def _check_answer(answer: str, verifier: str | None, args_text: str | None) -> None:
@@ -267,66 +280,15 @@ WANTED: dict[str, Callable[[str], bool]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """How a file of a format begins, and whether it has its end."""
-
-    begins: Callable[[bytes], bool]
-    ends: Callable[[bytes], bool]
-
-
-FORMATS = {
-    "PNG": Format(lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), lambda data: b"IEND" in data),
-    "JPEG": Format(lambda data: data.startswith(b"\xff\xd8\xff"), lambda data: data.rstrip(b"\0").endswith(b"\xff\xd9")),
-    "WEBP": Format(
-        lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP",
-        lambda data: len(data) >= 8 + int.from_bytes(data[4:8], "little"),
-    ),
-    "GIF": Format(lambda data: data.startswith((b"GIF87a", b"GIF89a")), lambda data: data.rstrip(b"\0").endswith(b";")),
-    "BMP": Format(
-        lambda data: data.startswith(b"BM") and b"\0" in data[2:14],  # a text may begin with these two letters
-        lambda data: len(data) >= int.from_bytes(data[2:6], "little"),
-    ),
-}
-
-
 def _decode(images: Sequence[Row]) -> list[Image.Image]:
-    """The decoded pictures, without palettes."""
+    """The pictures of a row, each decoded once; together they have a bound."""
     decoded: list[Image.Image] = []
     pixels = 0
     for at, image in enumerate(images):
         try:
-            picture = _decode_one(image.get("bytes") or b"", MAX_PIXELS - pixels)
-        except Refused as refused:
-            reason, detail = refused.args
-            raise Refused(reason, f"image {at}: {detail}") from None
+            picture = open_picture(image.get("bytes") or b"", MAX_PIXELS - pixels)
+        except PictureError as error:
+            raise Refused(error.reason, f"image {at}: {error.detail}") from None
         pixels += picture.width * picture.height
         decoded.append(picture)
     return decoded
-
-
-def _decode_one(data: bytes, pixels_left: int) -> Image.Image:
-    """Whatever can be refused before it is decoded, is."""
-    if not data:
-        raise Refused("image_missing", "no bytes")
-    if len(data) > MAX_IMAGE_BYTES:
-        raise Refused("image_size", f"{len(data)} bytes")
-    kind = next((name for name, form in FORMATS.items() if form.begins(data)), "")
-    if not kind:
-        raise Refused("image_type", f"begins with {data[:12]!r}")
-    try:
-        picture = Image.open(io.BytesIO(data), formats=(kind,))
-        width, height = picture.size
-        if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE or width * height > pixels_left:
-            raise Refused("image_size", f"{width} x {height} pixels, {len(data)} bytes")
-        if getattr(picture, "is_animated", False) and picture.format != "MPO":  # a camera's JPEG with a preview behind it
-            raise Refused("image_type", f"an animated {kind}")
-        picture.load()
-        if picture.mode.startswith("P"):
-            picture.convert("RGB")  # the palette may be missing
-        return in_colours(picture)
-    except Image.DecompressionBombError as error:
-        raise Refused("image_size", _short(str(error))) from None
-    except UNDECODABLE as error:
-        why = "no header" if isinstance(error, UnidentifiedImageError) else str(error)  # which names an address
-        raise Refused("image_broken" if FORMATS[kind].ends(data) else "image_truncated", f"{kind}: {_short(why)}") from None

@@ -79,6 +79,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again, whatever else has changed."""
+    from bimode.codec import Codec
     from data_curation.publishing.alerts import alerts, warn_about_files, warn_about_sources
     from data_curation.publishing.publish import publish
     from data_curation.publishing.published import UNPUBLISHED
@@ -94,7 +95,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     shards = shards_of(recipe, inputs)
     shutil.rmtree(stage.path / UNPUBLISHED, ignore_errors=True)  # of an earlier run
     with track("curate: read", total=len(shards), unit="shard") as bar:
-        files = ingest(shards, curate, cache / "candidates", kept_first(bar))
+        controls = Codec(inputs["base"]).control_tokens
+        files = ingest(shards, curate, cache / "candidates", kept_first(bar), controls)
     store, decisions = Store(files, scratch), scratch / "decisions.parquet"
     decided = decide(files, indexes(curate.dedup.against), curate.dedup, decisions)
     store.apply(decisions)
@@ -207,7 +209,7 @@ def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scra
     store.apply(tag_rows(store, sampled, known, curate, scratch / "tags.parquet"))
     ask_judge(recipe, store, inputs, cache, scratch, scratch.parent / "tags")
     if "teacher" in inputs:
-        write_traces(recipe, store, inputs["teacher"], cache, scratch)
+        write_traces(recipe, store, inputs, cache, scratch)
     store.apply(reject_traceless(store, scratch / "traceless.parquet"))
 
 
@@ -236,13 +238,16 @@ def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path
         say(judge.compared(store, judge.sample_verdicts(store.files, known, who, replies, kept_first(bar))))
 
 
-def write_traces(recipe: Recipe, store: Store, model: Path, cache: Path, scratch: Path) -> None:
+def write_traces(
+    recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path
+) -> None:
     """A teacher, or the tagging model itself, writes the traces that are missing."""
     from data_curation.traces import generate
     from pipelines import curate_models
     from pipelines.progress import counted, say, track, until_loaded
 
-    teacher, outcomes = curate_models.teacher(recipe, model), generate.Outcomes()
+    teacher = curate_models.teacher(recipe, inputs["teacher"], inputs["base"])
+    outcomes = generate.Outcomes()
     chosen = generate.choose_rows(store, recipe.curate, teacher.config)
     with track("curate: traces", total=chosen.num_rows, unit="row") as bar:
         engines = counted(teacher.config.concurrency, "engine")

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
 
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The directories by role: base, judge, teacher; those that the recipe does without are left out. Raises ConfigError."""
+    """The directories by role: base, judge, teacher. Raises ConfigError.
+
+    Those that the recipe does without are left out. The base is always there: rows are held to the
+    control tokens of its tokenizer.
+    """
     from pipelines.harness import base_directory, base_model
 
     curate = recipe.curate
-    if not curate.tags:
-        return {}
     found = {"base": base_model(recipe, run)}
+    if not curate.tags:
+        return found
     for at, model in enumerate(curate.rollouts.models):
         found[f"tagger-{at}"] = base_directory(model, f"curate.rollouts.models.{at}")
     for role, key, model in (("judge", "judge", curate.judge.model), ("teacher", "traces", curate.traces.model)):
@@ -87,15 +91,26 @@ def judge(recipe: Recipe, path: Path) -> Judge:
     return Judge(opener, path.name, digest_path(path), recipe.model.dtype, config, recipe.seed, _options(recipe))
 
 
-def teacher(recipe: Recipe, path: Path) -> Teacher:
-    """The model that writes traces."""
+def teacher(recipe: Recipe, path: Path, base: Path) -> Teacher:
+    """The model that writes traces, for the one in `base` to learn from."""
     from actors.rollout_worker import RolloutWorker
+    from bimode.codec import Codec
     from data_curation.traces.generate import Teacher
 
     model, config = recipe.model, recipe.curate.traces
     name = Path(model.base).name if config.model == SELF else path.name
     opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
-    return Teacher(opener, name, digest_path(path), model.dtype, model.max_model_len, config, recipe.seed, _options(recipe))
+    return Teacher(
+        open_worker=opener,
+        name=name,
+        digest=digest_path(path),
+        dtype=model.dtype,
+        max_model_len=model.max_model_len,
+        config=config,
+        seed=recipe.seed,
+        options=_options(recipe),
+        controls=Codec(base).control_tokens,
+    )
 
 
 def _opener(kind: type[RolloutWorker], recipe: Recipe, path: Path, max_model_len: int) -> Callable[[], Any]:

@@ -59,8 +59,7 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
         say(f"serve: loading {model}{'' if gpus else ', which takes a minute or more on a CPU'}")
         serve.start(http_options={"host": host, "port": port})
         try:
-            template = codec.tokenizer.chat_template
-            app = build_app(model.absolute(), codec.kind, template, name=name, gpus=gpus, max_model_len=max_model_len)
+            app = build_app(codec, name=name, gpus=gpus, max_model_len=max_model_len)
             serve.run(app, name=name, route_prefix=path or "/")
             say(f'serve: ready at http://{host}:{port}{path}/v1, model="{name}"; Ctrl-C ends it')
             with suppress(KeyboardInterrupt):

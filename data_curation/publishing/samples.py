@@ -8,11 +8,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from PIL import Image
-
 from bimode.dataset import Row
+from bimode.pictures import PictureError, open_picture
 from data_curation.store import Store, read_candidates
-from data_curation.validate import MAX_PIXELS, UNDECODABLE
 
 SIDE = 240  # pixels of a picture on the page, at most
 COLUMNS = (
@@ -80,20 +78,13 @@ def _images(store: Store, places: Sequence[tuple[int, int]]) -> dict[tuple[int, 
 
 def picture(data: bytes) -> Picture:
     """`data` as a picture of at most `SIDE` pixels a side; a bomb is not decoded."""
-    if not data:
-        return Picture("", "no bytes")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, on files that open all the same
-            with Image.open(io.BytesIO(data)) as image:
-                size = f"{image.width} x {image.height} pixels"
-                if image.width * image.height > MAX_PIXELS:
-                    return Picture("", size)
-                small = image.convert("RGB")
-    except Image.DecompressionBombError:
-        return Picture("", "too many pixels to decode")
-    except UNDECODABLE:
-        return Picture("", "cannot be decoded")
+            small = open_picture(data)
+    except PictureError as error:
+        return Picture("", error.detail)
+    size = f"{small.width} x {small.height} pixels"
     small.thumbnail((SIDE, SIDE))
     out = io.BytesIO()
     small.save(out, "PNG", optimize=True)

@@ -5,17 +5,16 @@ Only narrow columns of the files are read, and the images of the one row that is
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
-from PIL import Image
 
 from bimode.dataset import Row
 from bimode.errors import ConfigError
+from bimode.pictures import PictureError, picture_header
 from bimode.rundir import read_json
 from bimode.tags import correct_for_guessing
 from data_curation.parquet_sql import parquet
@@ -23,7 +22,6 @@ from data_curation.publishing.lookup import Lookup, Neighbour, Stored, fetch
 from data_curation.publishing.published import UNPUBLISHED
 from data_curation.sampling.rollouts import content_of
 from data_curation.store import read_candidates
-from data_curation.validate import UNDECODABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +126,10 @@ def _find(folders: Sequence[Path], wanted: str) -> tuple[Lookup, str]:
 def seen(data: bytes) -> Seen:
     """What an image's header says."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return Seen(f"{image.format}, {image.width} x {image.height} pixels", len(data))
-    except Image.DecompressionBombError:
-        return Seen("too many pixels to open", len(data))
-    except UNDECODABLE:
-        return Seen("cannot be decoded", len(data))
+        kind, width, height = picture_header(data)
+    except PictureError as error:
+        return Seen(error.detail, len(data))
+    return Seen(f"{kind}, {width} x {height} pixels", len(data))
 
 
 def _history(run: Path, question: str) -> dict[str, str]:

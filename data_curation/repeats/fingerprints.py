@@ -7,7 +7,6 @@ has to decode a picture again, and an index of an earlier run needs no pictures.
 
 from __future__ import annotations
 
-import io
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from bimode.pictures import in_rgb, open_picture
 from bimode.rundir import digest_json
 
 HASH_SIZE = 16  # ImageHash's: a hash has its square in bits
@@ -50,7 +50,7 @@ def perceptual_hash(images: Sequence[Picture]) -> str:
 
     The 16 x 16 lowest frequencies of a cosine transform, each above or below their median
     (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1; ImageHash's code).
-    Raises OSError for bytes that are no image.
+    Raises PictureError for bytes that are no picture.
     """
     import imagehash
 
@@ -59,19 +59,19 @@ def perceptual_hash(images: Sequence[Picture]) -> str:
 
 
 def thumbnails(images: Sequence[Picture]) -> bytes:
-    """Each image as 20 x 20 grey values, THUMB_BYTES an image, one after another; b"" for none. Raises OSError as above."""
+    """Each image as 20 x 20 grey values, THUMB_BYTES an image, one after another; b"" for none.
+
+    Raises PictureError as above.
+    """
     size = (THUMB_SIDE, THUMB_SIDE)
     return b"".join(_grey(image).resize(size, Image.Resampling.BILINEAR).tobytes() for image in images)
 
 
 def _grey(image: Picture) -> Image.Image:
-    """`image` in 8 bits of grey. What has more bits is scaled down: Pillow would make everything above 255 white. What is
-    transparent is seen on white: of a black drawing on nothing Pillow would keep black all over, whatever it shows."""
-    picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else image
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float64)
-        picture = Image.fromarray(np.clip(values * (255 / max(values.max(), 255.0)), 0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("L")
+    """`image` in 8 bits of gray, made of the pixels that a model sees.
+
+    A picture that is open in RGB is taken for one of `open_picture`.
+    """
+    if isinstance(image, bytes):
+        return open_picture(image).convert("L")
+    return (image if image.mode == "RGB" else in_rgb(image)).convert("L")

@@ -23,7 +23,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from bimode.errors import ConfigError, StorageError
-from data_curation.validate import MAX_IMAGE_BYTES
+from bimode.pictures import MAX_BYTES
 
 ReadImage = Callable[[str], bytes]  # path as a record gives it -> the encoded image
 
@@ -183,7 +183,7 @@ def image_reader(file: SourceFile) -> ReadImage:
                 if where.get_file_info(full).type != fs.FileType.File:  # a pipe would block for ever
                     raise FileNotFoundError(full)
                 with where.open_input_file(full) as image:
-                    return cast(bytes, image.read(MAX_IMAGE_BYTES + 1))
+                    return cast(bytes, image.read(MAX_BYTES + 1))
         except pa.ArrowException as error:
             raise OSError(_first_line(error)) from None
 

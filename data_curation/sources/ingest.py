@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bimode.control_tokens import OURS, ControlTokens
 from bimode.curate_config import CurateConfig
 from bimode.dataset import Row, question_of, sample_row
 from bimode.records import Sample
@@ -37,27 +38,36 @@ EMPTY: Row = {
 }
 
 
-def ingest(shards: Sequence[Shard], config: CurateConfig, folder: Path, on_done: Callable[[int], None]) -> list[Path]:
+def ingest(
+    shards: Sequence[Shard],
+    config: CurateConfig,
+    folder: Path,
+    on_done: Callable[[int], None],
+    controls: ControlTokens = OURS,
+) -> list[Path]:
     """The files of candidates of `shards`, in their order; those that are missing are made. Needs a connected Ray for that.
 
-    `on_done` hears of shards as they are finished, those that were there at once.
+    `on_done` hears of shards as they are finished, those that were there at once. `controls` are
+    those of the tokenizer that will read the rows.
     """
-    files = [folder / f"{shard_key(shard, config)}.parquet" for shard in shards]
+    files = [folder / f"{shard_key(shard, config, controls)}.parquet" for shard in shards]
     missing = [(shard, file) for file, shard in dict(zip(files, shards, strict=True)).items() if not file.exists()]
     on_done(len(files) - len(missing))
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        for done in _run(missing, config):
+        for done in _run(missing, config, controls):
             on_done(done)
     return files
 
 
-def _run(missing: Sequence[tuple[Shard, Path]], config: CurateConfig) -> Iterator[int]:
+def _run(
+    missing: Sequence[tuple[Shard, Path]], config: CurateConfig, controls: ControlTokens
+) -> Iterator[int]:
     """Says how many shards are finished, as they finish."""
 
     def make(batch: pa.Table) -> pa.Table:
         asked = [missing[at] for at in batch["at"].to_pylist()]
-        rows = [write_candidates(shard, file, config) for shard, file in asked]
+        rows = [write_candidates(shard, file, config, controls) for shard, file in asked]
         return pa.table({"rows": pa.array(rows, pa.int64())})
 
     processes = 1 + sum(shard.size for shard, _ in missing) // ROWS_PER_PROCESS
@@ -66,13 +76,15 @@ def _run(missing: Sequence[tuple[Shard, Path]], config: CurateConfig) -> Iterato
         yield part.num_rows
 
 
-def write_candidates(shard: Shard, file: Path, config: CurateConfig) -> int:
+def write_candidates(
+    shard: Shard, file: Path, config: CurateConfig, controls: ControlTokens = OURS
+) -> int:
     """Writes the candidates of `shard` to `file`; returns how many rows there are."""
     partial, count = file.with_name(f".{file.name}-{digest_json(str(shard.settings))[:8]}"), 0
     try:
         with pq.ParquetWriter(partial, CANDIDATE_SCHEMA, compression="zstd") as writer:
             for batch in batches(shard.samples()):
-                table = candidates(batch, shard.split, config)
+                table = candidates(batch, shard.split, config, controls)
                 writer.write_table(table, row_group_size=BATCH_ROWS)
                 count += table.num_rows
     except OSError:  # a full disk gets its room back
@@ -96,11 +108,17 @@ def batches(samples: Iterable[Sample | Refusal]) -> Iterator[list[Sample | Refus
         yield batch
 
 
-def candidates(batch: Sequence[Sample | Refusal], split: str, config: CurateConfig) -> pa.Table:
+def candidates(
+    batch: Sequence[Sample | Refusal],
+    split: str,
+    config: CurateConfig,
+    controls: ControlTokens = OURS,
+) -> pa.Table:
     """One row a sample or refusal, in CANDIDATE_SCHEMA."""
     rows = [refused_row(each, split) if isinstance(each, Refusal) else candidate_row(each, split) for each in batch]
     sound = [row for row in rows if not row["reason"]]
-    for row, found in zip(sound, check_rows(sound, hashed=config.dedup.image_radius > 0), strict=True):
+    checks = check_rows(sound, hashed=config.dedup.image_radius > 0, controls=controls)
+    for row, found in zip(sound, checks, strict=True):
         reason, detail = found.reason, found.detail
         if reason == "bad_schema":
             ref = repr([row["source"], row["source_refs"], row["id"]])  # whatever these are

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
+from bimode.control_tokens import OURS, ControlTokens
 from bimode.curate_config import CurateConfig, SourceConfig
 from bimode.errors import ConfigError, under
 from bimode.records import Sample
@@ -94,10 +95,12 @@ def code_digest() -> str:
     return digest_code("bimode", "data_curation")
 
 
-def shard_key(shard: Shard, config: CurateConfig) -> str:
+def shard_key(shard: Shard, config: CurateConfig, controls: ControlTokens = OURS) -> str:
     """The name under which a shard's candidates are kept."""
     taught, hashed = bool(config.traces.model), config.dedup.image_radius > 0
-    return digest_json([shard.settings, config.filter.model_dump(mode="json"), config.tags, taught, hashed, code_digest()])
+    limits = config.filter.model_dump(mode="json")
+    settings = [shard.settings, limits, config.tags, taught, hashed, controls.settings]
+    return digest_json([*settings, code_digest()])
 
 
 def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:

@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable
 
 from bimode.answer_reader import LEAD_IN, OPTION, final_answer, plain_number
+from bimode.control_tokens import OURS, ControlTokens
 from bimode.dataset import Row
-from bimode.modes import THINK_CLOSE, THINK_OPEN
-from bimode.records import IMAGE_MARKER
+from bimode.modes import THINK_CLOSE
 from bimode.trace_config import TraceConfig
 from bimode.verify import OPEN, is_correct, is_number
 from data_curation.filters import repetition
@@ -23,7 +23,6 @@ from data_curation.traces.steps import wrong_step
 EMPTY, FORBIDDEN, LOOP = "empty_trace", "forbidden_phrase", "looping_trace"
 INCONSISTENT, WRONG_STEP, TEMPLATE = "inconsistent_trace", "wrong_step", "template_trace"
 TRACE_REASONS = (EMPTY, FORBIDDEN, LOOP, INCONSISTENT, WRONG_STEP, TEMPLATE)
-MARKS = (THINK_OPEN, THINK_CLOSE, IMAGE_MARKER)  # would change the meaning of a row
 NUMBERS = re.compile(r"(?<![\w.])[+-]?\d+(?:/\d+|(?:\.\d+)?(?:e[+-]?\d+)?)(?!\d|st\b|nd\b|rd\b|th\b)")
 RESULTS = re.compile(rf"(?:=|\b(?:so|thus|hence|therefore)\b,?)\s*[$\u20ac\u00a3]?({NUMBERS.pattern})", re.I)
 SENTENCE = re.compile(r"(?<=[.!?])\s+|[;\n]")
@@ -37,11 +36,16 @@ def is_replaceable(verifier: str, config: TraceConfig) -> bool:
     return bool(config.model) and verifier != OPEN
 
 
-def check_trace(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
+def check_trace(
+    row: Row, trace: str, config: TraceConfig, controls: ControlTokens = OURS
+) -> tuple[str, str]:
     """(reason, detail) of the first check that `trace` fails, ("", "") if none.
 
-    `row` has question, answer, verifier and verifier_args.
+    `row` has question, answer, verifier and verifier_args; `controls` are those of the tokenizer
+    that will read the trace.
     """
+    if token := controls.first_in(trace):
+        return FORBIDDEN, token
     for check in CHECKS:
         reason, detail = check(row, trace, config)
         if reason:
@@ -55,7 +59,7 @@ def _empty(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
 
 def _forbidden(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
     said = " ".join(trace.casefold().replace("\u2019", "'").split())
-    found = next((phrase for phrase in (*config.forbidden, *MARKS) if phrase in said), "")
+    found = next((phrase for phrase in config.forbidden if phrase in said), "")
     return (FORBIDDEN, found) if found else ("", "")
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from bimode.control_tokens import OURS, ControlTokens
 from bimode.curate_config import CurateConfig
 from bimode.dataset import PROMPT_COLUMNS, Row, row_prompt
 from bimode.modes import Mode, parse_response
@@ -52,6 +53,7 @@ class Teacher:
     config: TraceConfig
     seed: int
     options: Mapping[str, Any]
+    controls: ControlTokens = OURS  # of the model that will learn from the traces
 
     @property
     def concurrency(self) -> int:
@@ -93,7 +95,8 @@ class Teacher:
         """`right`, or why the chain is not kept: the verdict, or the check that it failed."""
         if reply.verdict != RIGHT:
             return reply.verdict
-        return check_trace(row, parse_response(reply.text).trace, self.config)[0] or RIGHT
+        trace = parse_response(reply.text).trace
+        return check_trace(row, trace, self.config, self.controls)[0] or RIGHT
 
 
 @dataclass(frozen=True, slots=True)

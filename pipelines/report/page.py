@@ -245,13 +245,13 @@ def _responses(item: ItemResult) -> dict[str, list[Any]]:
 
 
 def _data_url(image: bytes) -> str:
-    from PIL import Image
+    """The picture as the model sees it, reduced to what a page has room for."""
+    from bimode.pictures import PictureError, open_picture
 
-    with Image.open(io.BytesIO(image)) as picture:
-        kind = (picture.format or "PNG").lower()
-        if max(picture.size) > MAX_SIDE:
-            picture.thumbnail((MAX_SIDE, MAX_SIDE))
-            buffer = io.BytesIO()
-            picture.convert("RGB").save(buffer, format="PNG")
-            image, kind = buffer.getvalue(), "png"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+    try:
+        shown, buffer = open_picture(image), io.BytesIO()
+    except PictureError:
+        return "data:,"  # no model has seen it either
+    shown.thumbnail((MAX_SIDE, MAX_SIDE))
+    shown.save(buffer, format="PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

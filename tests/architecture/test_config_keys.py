@@ -22,7 +22,9 @@ ARGUMENTS = {"recipe", "RECIPE", "DIR", "ID", "RAY_ADDRESS", "HOME", "--host and
 ROLES = {"model", "data", "tokenizer"}  # of what is given; whoever was given it puts the flag or the key in its place (`keyed`)
 INNER = {
     "bimode/verify.py": {"verifier"},  # of a row, which is refused for it
-    "actors/rollout_worker.py": {"max_tokens"},  # of a request; a recipe with such a value is refused by its schema
+    # of a request, whose recipe's schema refuses such a value; a prompt is refused by its id
+    "actors/rollout_worker.py": {"max_tokens", "prompt ID"},
+    "actors/sequences.py": {"row ID"},
     "actors/engines.py": {"learner.freeze"},  # of whichever stage the learner works for (`pipelines.failure`)
     "data_curation/sources/files.py": {"curate.sources.path"},  # of whichever source it is (`data_curation.sources.listing`)
     "data_curation/sources/families/text.py": {"tasks", "family"},  # the same (`data_curation.sources.shards`)

@@ -34,13 +34,15 @@ def arr(*values: float) -> Array:
 
 
 def test_the_variance_of_the_laplacian_is_that_of_the_four_neighbours() -> None:
-    grey = np.zeros((3, 4))
+    grey = np.zeros((8, 8))
     grey[1, 1] = 10
-    # Laplacians of the two inner pixels: 0 * 4 - 4 * 10 = -40, and 10 from its left neighbour: mean -15, variance 625
-    assert sharpness([png(grey)]) == pytest.approx(625.0)
-    assert sharpness([png(grey), png(np.zeros((5, 5)))]) == pytest.approx(312.5)
-    assert sharpness([png(np.full((2, 9), 7))]) == 0.0 == sharpness([])
-    assert pixels([png(grey), png(np.zeros((5, 5)))]) == 12 + 25
+    # of 36 inner pixels one has -40, its two inner neighbors 10: the mean is -20 / 36, that of
+    # squares 1800 / 36
+    variance = 50 - (20 / 36) ** 2
+    assert sharpness([png(grey)]) == pytest.approx(variance)
+    assert sharpness([png(grey), png(np.zeros((9, 9)))]) == pytest.approx(variance / 2)
+    assert sharpness([png(np.full((8, 9), 7))]) == 0.0 == sharpness([])
+    assert pixels([png(grey), png(np.zeros((9, 9)))]) == 64 + 81
 
 
 def test_a_blurred_copy_is_less_sharp() -> None:

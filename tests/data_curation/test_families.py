@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from bimode.codec import decode_image
+from bimode.pictures import open_picture
 from data_curation.sources.families import FAMILIES, arithmetic, canvas, charts, digits
 from data_curation.sources.families.arithmetic import arithmetic_trace
 from data_curation.sources.families.charts import SPLIT_DATASETS, chart_trace, ninth, series
@@ -27,7 +27,7 @@ def test_equal_arguments_give_equal_samples_and_other_seeds_others(name: str) ->
 @pytest.mark.parametrize("name", IMAGE_FAMILIES)
 def test_one_canvas_for_all_and_the_wording_never_tells_the_level(name: str) -> None:
     samples = [FAMILIES[name](i, "train", 0, EVEN) for i in range(120)]
-    assert {decode_image(s.images[0]).size for s in samples} == {(canvas.SIDE, canvas.SIDE)}
+    assert {open_picture(s.images[0]).size for s in samples} == {(canvas.SIDE, canvas.SIDE)}
     words = {level: {s.question for s in samples if s.level == level} for level in canvas.LEVELS}
     assert words["easy"] == words["mid"] == words["hard"]
     assert all(json.loads(s.difficulty)["operands"] in canvas.LEVELS[s.level] for s in samples)

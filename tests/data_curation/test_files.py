@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.errors import ConfigError, StorageError
+from bimode.pictures import MAX_BYTES
 from data_curation.sources.files import RemoteFile, SourceFile, content_digest, filesystem, image_reader, list_files, open_file
 from data_curation.sources.readers import FilePart, read_records, split_file
 from data_curation.sources.refusal import Refusal
-from data_curation.validate import MAX_IMAGE_BYTES
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -160,7 +160,7 @@ def test_of_a_huge_image_only_as_much_is_read_as_shows_that_it_is(tmp_path: Path
     fill(tmp_path, "a.jsonl")
     with (tmp_path / "huge.png").open("wb") as huge:
         huge.truncate(1 << 32)
-    assert len(image_reader(list_files(str(tmp_path), "auto")[0])("huge.png")) == MAX_IMAGE_BYTES + 1
+    assert len(image_reader(list_files(str(tmp_path), "auto")[0])("huge.png")) == MAX_BYTES + 1
 
 
 OBJECTS = {

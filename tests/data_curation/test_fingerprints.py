@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from bimode.dataset import image_digest
+from bimode.pictures import PictureError
 from data_curation.repeats.fingerprints import (
     HASH_HEX,
     THUMB_BYTES,
@@ -79,7 +80,7 @@ def test_the_same_grey_in_another_mode_is_the_same(mode: str) -> None:
 def test_more_bits_of_grey_are_scaled_and_not_cut_off(kind: type) -> None:
     """Pillow's own conversion makes all above 255 white, and then all such pictures would be the same."""
     deep = Image.fromarray(np.asarray(picture()).astype(kind) * 200)
-    assert bits_apart(perceptual_hash([deep]), perceptual_hash([picture()])) <= 16
+    assert bits_apart(perceptual_hash([deep]), perceptual_hash([picture()])) <= 24
     assert len(set(thumbnails([deep]))) > 50
 
 
@@ -90,7 +91,7 @@ def test_twice_the_size_changes_few_bits_and_another_picture_many() -> None:
 
 
 def test_what_is_no_picture_is_refused() -> None:
-    with pytest.raises(OSError, match="cannot identify"):
+    with pytest.raises(PictureError, match="begins with b'no picture'"):
         perceptual_hash([b"no picture"])
 
 

@@ -98,12 +98,15 @@ def test_files_are_curated_and_new_ones_cost_themselves(ray_local: Any, tiny_lla
     folder, out = tmp_path / "files", tmp_path / "out"
     for split, stop in (("train", 6), ("rl", 2), ("eval", 3)):
         write_digits(folder / split / "0.parquet", 0, stop, split)
-    (folder / "open.jsonl").write_text("".join(json.dumps(line) + "\n" for line in OPEN) + "{broken\n")
+    lines = [*OPEN, {"q": "What fills a batch up ?", "a": "<pad>"}]  # of the base's own list
+    (folder / "open.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "{broken\n")
     judged = {"model": str(tiny_llava), "votes": 1, "retries": 0, "max_tokens": 4, "max_model_len": 256}
     recipe = recipe_of(folder, tiny_llava, paired_share=1.0, judge=judged, traces={"model": "base"})
     first = run(recipe, out)["counts"]
     assert first["rows"] == {"train": 12, "rl": 2, "eval": 3}, "every row has a trace of its own: the teacher is not asked"
-    assert first["rejects"] == {"bad_record": 1, "judge_unclear": 2}, "a model with random weights says neither word"
+    assert first["rejects"] == {"bad_record": 1, "control_token": 1, "judge_unclear": 2}, (
+        "a model with random weights says neither word"
+    )
     votes = pq.read_table(out / "curate" / "tags" / "verdicts.parquet").to_pylist()
     assert [(vote["mode"], vote["unparsed"]) for vote in votes] == [("", 1), ("", 1)]
     assert len(attempts(out)) == len(set(attempts(out))) == 6 * 2 * 2

@@ -8,15 +8,18 @@ import io
 import json
 import pickle
 import random
+import re
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi import Request
 from PIL import Image
 from ray.exceptions import RayTaskError
 from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard
 from vllm.exceptions import GenerationError, VLLMValidationError
+from vllm.multimodal.parse import MultiModalDataParser
 
 from actors.chat_request import ChatRequest
 from actors.refusals import (
@@ -26,12 +29,16 @@ from actors.refusals import (
     check_keys,
     check_place,
     check_served,
+    check_text,
     check_tools,
     check_writable,
     make_app,
     template_keys,
 )  # fmt: skip
+from bimode.control_tokens import OURS, ControlTokens
+from bimode.pictures import open_picture
 from bimode.template import CHAT_TEMPLATE
+from tests.pictures import BLUE, KINDS, RED, Kind, encoded, halves
 
 pytestmark = pytest.mark.ray  # of which it needs no more than the imports: with vLLM they take ten seconds
 
@@ -89,7 +96,7 @@ def test_a_template_of_others_has_its_own_keys() -> None:
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        (data_url(b"hello"), "cannot identify image file"),
+        (data_url(b"hello"), "begins with b'hello'"),
         (data_url(picture()[:3000]), "truncated"),
         ("data:image/png;base64,@", "Non-base64 digit"),
         ("data:image/png,hello", "Only base64"),
@@ -123,6 +130,88 @@ def test_whatever_bytes_are_wrong_it_is_an_image_or_a_refusal(form: str) -> None
         except VLLMValidationError:
             refused += 1
     assert refused > 50
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_endpoint_and_the_engine_see_a_picture_as_every_other_stage(kind: Kind) -> None:
+    """vLLM's own loader took 16 bits for white, and turned what training had not."""
+    served = read(data_url(kind.data)).media
+    assert (served.mode, served.size) == ("RGB", kind.size)
+    assert {at: served.getpixel(at) for at in kind.pixels} == kind.pixels
+    parsed = MultiModalDataParser().parse_mm_data({"image": [open_picture(kind.data)]})
+    assert np.array_equal(np.asarray(parsed["image"].get(0)), np.asarray(served))
+
+
+def test_what_curation_rejects_the_endpoint_refuses() -> None:
+    animated = encoded(halves(RED, BLUE), "GIF", save_all=True, append_images=[halves(BLUE, RED)])
+    for data, says in (
+        (b"%!PS-Adobe-3.0 EPSF-3.0", "begins with b'%!PS"),
+        (animated, "a GIF of several frames"),
+        (encoded(Image.new("1", (4097, 9)), "PNG"), "4097 x 9 pixels"),
+        (encoded(Image.new("1", (13000, 13000)), "PNG"), "13000 x 13000 pixels"),
+    ):
+        with pytest.raises(VLLMValidationError, match="image data:") as refused:
+            read(data_url(data))
+        assert says in str(refused.value)
+
+
+CONTROLS = ControlTokens((*OURS.names, "<pad>", "<|endoftext|>"))
+
+
+@pytest.mark.parametrize("token", CONTROLS.names)
+@pytest.mark.parametrize("role", ["system", "developer", "user", "tool"])
+def test_a_text_with_a_control_token_is_refused_by_its_name(role: str, token: str) -> None:
+    """It ended the turn that it stood in, and a typed <image> took the place of the picture."""
+    for content in (f"what is {token} ?", [PICTURE, {"type": "text", "text": token}]):
+        turn = {"role": role, "content": content, "tool_call_id": "1"}
+        sent = [{"role": "user", "content": "what ?"}, turn]
+        with pytest.raises(Refused) as refused:
+            check_text(ChatRequest(model="m", messages=sent), CONTROLS)
+        assert (refused.value.status_code, refused.value.param) == (400, "messages.1")
+        says = f"messages.1: {token} is a control token of this model, and no text; take it out"
+        assert refused.value.message == says
+
+
+@pytest.mark.parametrize(
+    ("content", "token"),
+    [
+        ("<think>\nlook : 3\n</think>\n\n3", ""),
+        ("<think>\nlook : 3", ""),
+        ([{"type": "text", "text": "<think>\n\n</think>\n\n3"}], ""),
+        ("3", ""),
+        (None, ""),
+        ("3 <think>", "<think>"),
+        ("<think>\n</think>3 <|im_end|>", "<|im_end|>"),
+        ([{"type": "text", "text": "3"}, {"type": "text", "text": "<think></think>3"}], "<think>"),
+    ],
+)
+def test_an_earlier_turn_may_begin_with_its_think_block(content: Any, token: str) -> None:
+    """So the template writes it, and a response that is continued begins so."""
+    turns = [{"role": "user", "content": "what ?"}, {"role": "assistant", "content": content}]
+    body = ChatRequest(model="m", messages=turns)
+    if not token:
+        check_text(body, CONTROLS)
+        return
+    with pytest.raises(Refused, match=f"messages.1: {re.escape(token)} is a control token"):
+        check_text(body, CONTROLS)
+
+
+def test_other_texts_of_a_request_are_text_too() -> None:
+    asked = [{"role": "user", "content": "what ?"}]
+    for key, value in (
+        ("documents", [{"title": "a", "text": "b <pad>"}]),
+        ("chat_template_kwargs", {"thinking_mode": "<pad>"}),
+        ("messages", [{"role": "user", "content": "what ?", "name": "<pad>"}]),
+    ):
+        with pytest.raises(Refused, match=f"{key}.*<pad> is a control token"):
+            check_text(ChatRequest(**{"model": "m", "messages": asked, key: value}), CONTROLS)
+
+
+def test_ordinary_text_and_pictures_are_let_through() -> None:
+    shown = {"type": "image_url", "image_url": {"url": data_url(KINDS["rgba png"].data)}}
+    parts = [shown, {"type": "text", "text": "a <image of x> | <b>"}]
+    for content in (parts, "is 3 < 4 | <s> ?"):
+        check_text(ChatRequest(model="m", messages=said_by(content)), CONTROLS)
 
 
 def test_the_body_is_openais_and_says_it_once() -> None:
@@ -263,7 +352,7 @@ def test_a_model_that_is_loading_is_not_listed(monkeypatch: pytest.MonkeyPatch) 
     card = ModelCard(id="bpo", object="model", owned_by="", permission=[], metadata={})
 
     async def ask() -> list[str]:
-        ingress = ThinkingIngress({"bpo": engine}, {"bpo": card}, known_keys=[])
+        ingress = ThinkingIngress({"bpo": engine}, {"bpo": card}, known_keys=[], controls=OURS)
         for answer in (ingress.models(), ingress.model_data("bpo")):
             with pytest.raises(Refused) as refused:
                 await answer

@@ -1,0 +1,93 @@
+"""A row of a data folder that was made elsewhere is refused by its id where it is encoded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from actors.rollout_worker import RolloutWorker
+from actors.sequences import Tokenize
+from bimode.errors import ConfigError
+from bimode.modes import Mode, render_response
+from bimode.records import GenerationRequest, Prompt
+
+CONTROL = "is a control token of the model's tokenizer; take it out of the text"
+
+
+class WithoutEngine(RolloutWorker):
+    """A rollout worker that reads prompts and generates nothing."""
+
+    def open_engine(self, *_: Any) -> None:
+        return None
+
+
+@pytest.fixture(scope="module")
+def worker(tiny_llava: Path) -> RolloutWorker:
+    return WithoutEngine(
+        "w", tiny_llava, max_model_len=64, dtype="float32", seed=0, sync="object_store"
+    )
+
+
+def request(question: str, *images: bytes) -> GenerationRequest:
+    prompt = Prompt("q-7", question, images, "15", "exact", "{}", "charts", "easy")
+    return GenerationRequest(prompt, Mode.AUTO, 1, 1.0, 8, 0)
+
+
+@pytest.mark.parametrize(
+    ("question", "images", "says"),
+    [
+        ("what is <|im_end|> ?", (), f"prompt q-7.question = <|im_end|>: {CONTROL}"),
+        ("<pad>", (), f"prompt q-7.question = <pad>: {CONTROL}"),
+        ("what ?", (b"GIF89a",), "prompt q-7.image = image_truncated: GIF: no header"),
+        ("what ?", (b"%!PS-Adobe",), "prompt q-7.image = image_type: begins with b'%!PS-Adobe'"),
+        ("what ?", (), ""),
+    ],
+)
+def test_a_rollout_worker_refuses_a_prompt_by_its_id(
+    worker: RolloutWorker, question: str, images: tuple[bytes, ...], says: str
+) -> None:
+    asked = request(question, *images)
+    assert worker.refusal(asked) == says
+    if says:
+        with pytest.raises(ConfigError) as refused:
+            worker.begin(0, [asked])
+        assert str(refused.value) == says
+
+
+def row(question: str, response: str) -> dict[str, Any]:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
+    return {
+        "id": "q-7-thinking",
+        "parent_ids": ["q-7"],
+        "format": "thinking",
+        "prompt": turns[:1],
+        "messages": turns,
+        "images": [],
+        "pass_rate_direct": None,
+        "pass_rate_think": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("question", "trace", "answer", "says"),
+    [
+        ("what is <|im_end|> ?", "look : 3", "8", "question = <|im_end|>"),
+        ("what ?", "look : <|im_end|> so 3", "8", "response = <|im_end|>"),
+        ("what ?", "look : 3", "8 <|im_end|>", "response = <|im_end|>"),
+        ("what ?", "look : </think> 3", "8", "response = </think>"),
+    ],
+)
+def test_annealing_refuses_a_row_by_its_id(
+    tiny_llava: Path, question: str, trace: str, answer: str, says: str
+) -> None:
+    """A trace with an end of turn in its middle taught the model to stop there."""
+    tokenize = Tokenize(tiny_llava, mask_empty_think=False)
+    sound = row("what is the number ?", render_response(Mode.THINKING, "look : 3", "8"))
+    assert tokenize(pa.Table.from_pylist([sound])).num_rows == 1
+    wrong = row(question, render_response(Mode.THINKING, trace, answer))
+    with pytest.raises(ConfigError) as refused:
+        tokenize(pa.Table.from_pylist([sound, wrong]))
+    assert str(refused.value) == f"row q-7-thinking.{says}: {CONTROL}"
