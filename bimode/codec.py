@@ -128,6 +128,11 @@ class Codec:
         return mode_tokens(self.tokenizer)
 
     @cached_property
+    def max_forced(self) -> int:
+        """Most tokens that a mode forces behind ``<think>``."""
+        return max(len(self.tokens.trigger(mode)) for mode in Mode) - 1
+
+    @cached_property
     def eos_id(self) -> int:
         """The end-of-turn token of the chat template."""
         return int(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
@@ -179,6 +184,16 @@ class Codec:
     def encode_unexpanded(self, question: str, num_images: int) -> tuple[int, ...]:
         """Ids up to and with ``<think>`` with one placeholder an image, as an inference engine wants them."""
         return tuple(self.tokenizer.encode(self.prompt_text(question, num_images), add_special_tokens=False))
+
+    def num_prompt_tokens(self, question: str, images: Sequence[bytes]) -> int:
+        """Length of `encode_prompt`, whose ids are neither made nor kept where sizes are fixed."""
+        if not self._fixed_size:
+            return len(self.encode_prompt(question, images))
+        unexpanded = len(self.encode_unexpanded(question, len(images)))
+        if not images:
+            return unexpanded
+        added_by_one = len(self.encode_prompt("", images[:1])) - len(self.encode_unexpanded("", 1))
+        return unexpanded + len(images) * added_by_one
 
     @cached_property
     def _fixed_size(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 PATTERN = "*?[]\\"
@@ -28,6 +29,20 @@ class ConfigError(BimodeError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.key} = {self.value}: {self.fix}"
+
+
+@dataclass(frozen=True, slots=True)
+class RowNote:
+    """An error that leaves the block has a note with the row's id, which stays with it from process to process (PEP 678)."""
+
+    id: str
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            error.add_note(f"row {self.id}")
 
 
 @contextmanager
@@ -69,6 +84,20 @@ def one_of(key: str, value: str, known: Sequence[str]) -> str:
         near = difflib.get_close_matches(value, known, n=1)
         raise ConfigError(key, value, f"use one of {', '.join(known)}{f'; did you mean {near[0]}?' if near else ''}")
     return value
+
+
+class RefusedPromptError(BimodeError, ValueError):
+    """A prompt that an engine does not take; it costs its row or its group, never a stage.
+
+    `reason` is the word under which curation rejects such a row (`data_curation.validate.REASONS`).
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason, self.detail = reason, detail
+        super().__init__(reason, detail)
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 class BusyError(BimodeError, RuntimeError):

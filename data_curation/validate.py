@@ -11,7 +11,6 @@ import io
 import json
 import math
 import re
-import struct
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ import pyarrow as pa
 from PIL import Image, UnidentifiedImageError
 
 from bimode.dataset import SCHEMA, SPLITS, Row, in_colours, picture_digest, question_of
+from bimode.errors import RowNote
 from bimode.modes import THINK_CLOSE, THINK_OPEN
+from bimode.prompt_limits import UNDECODABLE
 from bimode.records import IMAGE_MARKER
 from bimode.verify import INT, MAX_CHARS, OPEN, VERIFIERS, is_correct, is_number
 from data_curation.repeats.fingerprints import perceptual_hash, thumbnails
@@ -36,7 +37,6 @@ NULLABLE = ("answer", "verifier", "verifier_args", "pass_rate_direct", "pass_rat
 OPTIONAL = ("trace", "transcription")  # columns of a candidate that SCHEMA has not
 KNOWN_SPLITS = (*SPLITS, "check")
 BAD_CHARACTER = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # a form feed is what is left of a "\frac"
-UNDECODABLE = (OSError, SyntaxError, ValueError, IndexError, AssertionError, struct.error)  # what Pillow raises
 
 REASONS = {
     "unreadable_file": "a file that cannot be read as what it should be",
@@ -54,6 +54,9 @@ REASONS = {
     "unknown_verifier": "a verifier that does not exist, or arguments that it cannot use",
     "answer_type": "an answer that is not of the type its verifier compares",
     "answer_fails": "the row's own answer does not pass its verifier",
+    "too_many_images": "more images than an engine takes in one prompt (`detail`: how many, and the limit)",
+    "long_prompt": "more tokens, its images expanded, than leave one for a response within model.max_model_len "
+    "(`detail`: how many, and the limit)",
     "long_question": "a question longer than curate.filter.max_question",
     "long_answer": f"an answer longer than curate.filter.max_answer, or than the {MAX_CHARS} characters that a verifier reads",
     "long_trace": "a trace longer than curate.filter.max_trace",
@@ -106,9 +109,13 @@ def check_rows(rows: Sequence[Row], *, hashed: bool = True) -> list[Checked]:
 
     Unless `hashed`, nothing is made by which near pictures are found, which takes longer than to decode a small picture.
     """
+    found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of images that are refused or sound all the same
-        return [_checked(row, hashed) for row in rows]
+        for row in rows:
+            with RowNote(_short(str(row.get("id")))):
+                found.append(_checked(row, hashed))
+    return found
 
 
 def check_row(row: Row) -> tuple[str, str]:

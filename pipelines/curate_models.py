@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The directories by role: base, judge, teacher; those that the recipe does without are left out. Raises ConfigError."""
+    """The directories by role: base, whose prompts the rows have to fit, judge, teacher; those that the recipe does without are
+    left out. Raises ConfigError."""
     from pipelines.harness import base_directory, base_model
 
-    curate = recipe.curate
+    curate, found = recipe.curate, {"base": base_model(recipe, run)}
     if not curate.tags:
-        return {}
-    found = {"base": base_model(recipe, run)}
+        return found
     for at, model in enumerate(curate.rollouts.models):
         found[f"tagger-{at}"] = base_directory(model, f"curate.rollouts.models.{at}")
     for role, key, model in (("judge", "judge", curate.judge.model), ("teacher", "traces", curate.traces.model)):

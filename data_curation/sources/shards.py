@@ -94,10 +94,12 @@ def code_digest() -> str:
     return digest_code("bimode", "data_curation")
 
 
-def shard_key(shard: Shard, config: CurateConfig) -> str:
-    """The name under which a shard's candidates are kept."""
+def shard_key(shard: Shard, config: CurateConfig, limits_key: str = "") -> str:
+    """The name under which a shard's candidates are kept; `limits_key` is that of the limits which they are held to."""
     taught, hashed = bool(config.traces.model), config.dedup.image_radius > 0
-    return digest_json([shard.settings, config.filter.model_dump(mode="json"), config.tags, taught, hashed, code_digest()])
+    limits = limits_key if shard.split != "check" else ""  # whose rows become no prompts
+    filters = config.filter.model_dump(mode="json")
+    return digest_json([shard.settings, filters, config.tags, taught, hashed, limits, code_digest()])
 
 
 def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:

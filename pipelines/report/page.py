@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from markupsafe import Markup
 
 from bimode.modes import Mode
 from bimode.percent import percent as whole
+from bimode.prompt_limits import UNDECODABLE
 from bimode.records import Prompt
 from bimode.routing import ItemResult, Outcome
 from bimode.rundir import digest_bytes
 from pipelines.report.numbers import LEVELS, Results
 
 MAX_VIEWED = 400  # items in the viewer; a page of more is slow to open
+MAX_REFUSED = 50  # refused questions of a model that the page lists; report.json has them all
 DASH = "\N{EN DASH}"
 MAX_SIDE = 512  # pixels; larger pictures are shown reduced
 CAPTIONS = {
@@ -68,7 +71,8 @@ def render(report: Mapping[str, Any], results: Results, prompts: Sequence[Prompt
         headline=headline(report, results), by_level=level_rows(results), viewer=Markup(viewer_json(results, prompts)),
         figures={name: (Markup(svg), CAPTIONS[name]) for name, svg in figures.items()},
         trained=trained_words(run.bpo), funnel=funnel(run.counts), tags=tags_words(run.counts.get("tags", {})),
-        shown=min(len(prompts), MAX_VIEWED), total=len(prompts),
+        shown=min(len(prompts), MAX_VIEWED), total=len(prompts), refused=report["data"].get("refused", {}),
+        max_refused=MAX_REFUSED,
     )  # fmt: skip
 
 
@@ -230,7 +234,7 @@ def viewer_json(results: Results, prompts: Sequence[Prompt]) -> str:
         "items": [
             {
                 "id": prompt.id, "task": prompt.task, "level": prompt.level, "question": prompt.question,
-                "answer": prompt.answer, "images": [_data_url(image) for image in prompt.images],
+                "answer": prompt.answer, "images": _data_urls(prompt.images),
                 "responses": {name: _responses(by_id[prompt.id]) for name, by_id in found.items()},
             }
             for prompt in chosen
@@ -242,6 +246,15 @@ def viewer_json(results: Results, prompts: Sequence[Prompt]) -> str:
 def _responses(item: ItemResult) -> dict[str, list[Any]]:
     """[correct, tokens, thought, text] by mode."""
     return {mode.value: [int(o.correct), o.tokens, int(o.thought), o.text] for mode, o in item.greedy.items()}
+
+
+def _data_urls(images: Sequence[bytes]) -> list[str]:
+    """Those that can be decoded: a question with another one is refused, and listed without it."""
+    urls = []
+    for image in images:
+        with suppress(*UNDECODABLE):
+            urls.append(_data_url(image))
+    return urls
 
 
 def _data_url(image: bytes) -> str:

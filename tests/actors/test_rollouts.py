@@ -92,13 +92,13 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
             return [(ticket, prompt_of(ticket)) for ticket in lease.tickets]
 
         desk = Desk(
-            Ledger(tmp_path / name), prompt_of, lambda group, step: True, groups_per_step=bpo.prompts_per_step,
-            lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness, may_filter=0,
+            Ledger(tmp_path / name), prompt_of, lambda group, step: True, num_prompts=1 << 30,
+            groups_per_step=bpo.prompts_per_step, lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness, may_filter=0,
             leases_in_flight=bpo.leases_in_flight,
         )  # fmt: skip
         return Rollouts(
             fleet, learner, desk, lambda lease: requests(asked(lease), bpo, 0),
-            lambda lease, completions: drawn(asked(lease), bpo, completions, {}),
+            lambda lease, results: drawn(asked(lease), bpo, results, {}),
             sync_timeout_s=600.0, wanted=wanted, say=(said if said is not None else []).append,
             trace=Trace(tmp_path / "trace.json"),
         )  # fmt: skip

@@ -32,9 +32,11 @@ def carries_credit(group: RolloutGroup, step: int) -> bool:
     return int(group.prompt.id[1:]) not in DULL
 
 
-def desk(folder: Path, staleness: int = 0, may_filter: int = 0, lease_groups: int = 2, groups: int = 4) -> Desk:
+def desk(
+    folder: Path, staleness: int = 0, may_filter: int = 0, lease_groups: int = 2, groups: int = 4, num_prompts: int = 1 << 30
+) -> Desk:
     return Desk(
-        Ledger(folder), prompt_of, carries_credit, groups_per_step=groups, lease_groups=lease_groups,
+        Ledger(folder), prompt_of, carries_credit, num_prompts=num_prompts, groups_per_step=groups, lease_groups=lease_groups,
         max_staleness=staleness, may_filter=may_filter,
     )  # fmt: skip
 

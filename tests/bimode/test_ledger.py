@@ -35,7 +35,7 @@ def written(folder: Path) -> Ledger:
 def test_counts_add_up_to_what_was_drawn(tmp_path: Path) -> None:
     books = written(tmp_path).books
     assert books.drawn == 5
-    assert books.counts() == {"pending": 0, "leased": 1, "generated": 1, "trained": 2, "filtered": 1, "stale": 0}
+    assert books.counts() == {"pending": 0, "leased": 1, "generated": 1, "trained": 2, "filtered": 1, "stale": 0, "refused": 0}
     found = read(tmp_path / FILE)
     assert found.books == books and [s["seal"] for s in found.seals] == [1] and found.torn == 0
     assert found.moves[0] == {"ticket": 0, "to": "pending", "id": "q"}
@@ -111,7 +111,8 @@ def test_what_was_under_way_at_a_seal_is_pending_again(tmp_path: Path) -> None:
     ledger.seal(2, "c")
     again = Ledger(tmp_path)
     assert again.resume(2) == 0
-    assert again.books.counts() == {"pending": 2, "leased": 0, "generated": 0, "trained": 2, "filtered": 1, "stale": 0}
+    counts = {"pending": 2, "leased": 0, "generated": 0, "trained": 2, "filtered": 1, "stale": 0, "refused": 0}
+    assert again.books.counts() == counts
     assert read(tmp_path / FILE).moves[-1] == {"ticket": 4, "to": "pending", "why": "resumed at step 2"}
 
 

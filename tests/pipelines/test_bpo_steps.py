@@ -24,7 +24,7 @@ from bimode.desk import Drawn, Lease
 from bimode.ledger import Ledger
 from bimode.losses import policy_loss
 from bimode.modes import Mode
-from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
+from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt, RolloutGroup
 from pipelines.bpo_log import RunLog
 from pipelines.bpo_reference import FILE, reference_rewards
 from pipelines.bpo_steps import credit, drawn, open_desk, requests, update
@@ -41,13 +41,16 @@ class ScriptedGraph:
     asked: list[GenerationRequest] = field(default_factory=list)
     divided_by: list[float] = field(default_factory=list)
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
         self.asked += requests
-        return [
-            replace(completion(r.mode, 3, text=RIGHT if i < self.right[r.prompt.id] else WRONG), prompt_id=r.prompt.id)
-            for r in requests
-            for i in range(r.n)
-        ]
+        return [self._result(request) for request in requests]
+
+    def _result(self, request: GenerationRequest) -> GenerationResult:
+        name = request.prompt.id
+        if name not in self.right:
+            return GenerationResult((), "5 images, at most 4")
+        texts = [RIGHT if i < self.right[name] else WRONG for i in range(request.n)]
+        return GenerationResult(tuple(replace(completion(request.mode, 3, text=text), prompt_id=name) for text in texts))
 
     @property
     def learner(self) -> Any:
@@ -71,13 +74,13 @@ class Step:
 def collect(graph: ScriptedGraph, asked: list[Prompt], bpo: BpoConfig, references: dict[str, float], seed: int = 5) -> Step:
     """The batch of step 0 of a run whose data order is `asked`, by one worker without a fault."""
     with tempfile.TemporaryDirectory() as folder:
-        desk = open_desk(bpo, asked.__getitem__, Ledger(Path(folder)))
+        desk = open_desk(bpo, asked.__getitem__, len(asked), Ledger(Path(folder)))
         while (batch := desk.batch(0)) is None:
             lease = desk.grant("w", 0, 0)
             assert lease is not None
             tickets = [(ticket, asked[ticket]) for ticket in lease.tickets]
-            completions = graph.generate(requests(tickets, bpo.at(0), seed))
-            desk.deliver(lease, drawn(tickets, bpo.at(0), completions, references))
+            results = graph.generate(requests(tickets, bpo.at(0), seed))
+            desk.deliver(lease, drawn(tickets, bpo.at(0), results, references))
         return Step([d.group for d in batch], [c for d in batch for c in d.probes], desk.filtered, batch)
 
 
@@ -117,7 +120,7 @@ def test_a_group_that_spans_more_versions_than_may_be_is_dropped_and_ends_no_run
     """Credit refuses such a group: it must not be asked whether there is any before the group is found to be too old."""
     bpo = BpoConfig(prompts_per_step=1, group_size=1, max_staleness=1, resample=1)
     prompt = paired([1], [1]).prompt
-    desk = open_desk(bpo, lambda ticket: prompt, Ledger(tmp_path))
+    desk = open_desk(bpo, lambda ticket: prompt, 1, Ledger(tmp_path))
 
     def answer(lease: Lease | None, first: int, last: int) -> None:
         assert lease is not None
