@@ -16,12 +16,14 @@ class BimodeError(Exception):
     """Base of every error that the command line prints as one line."""
 
     exit_code = 1
+    comes_again = False  # whether the same command would end in the same way
 
 
 class ConfigError(BimodeError, ValueError):
     """A recipe, flag or input that cannot work; raised before anything starts (exit code 2)."""
 
     exit_code = 2
+    comes_again = True
 
     def __init__(self, key: str, value: object, fix: str) -> None:
         self.key, self.value, self.fix = key, value, fix
@@ -42,7 +44,7 @@ class RowNote:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
         if error is not None:
-            error.add_note(f"row {self.id}")
+            error.add_note(f"in row {self.id}")
 
 
 @contextmanager
@@ -86,8 +88,8 @@ def one_of(key: str, value: str, known: Sequence[str]) -> str:
     return value
 
 
-class RefusedPromptError(BimodeError, ValueError):
-    """A prompt that an engine does not take; it costs its row or its group, never a stage.
+class RefusedPromptError(ValueError):
+    """A prompt that an engine does not take. It costs its row or its group and ends no stage.
 
     `reason` is the word under which curation rejects such a row (`data_curation.validate.REASONS`).
     """
@@ -117,6 +119,8 @@ class DivergedError(BimodeError, RuntimeError):
 class StarvedError(BimodeError, RuntimeError):
     """A stage that was left with nothing to work on (empty data set, every group filtered)."""
 
+    comes_again = True
+
 
 class StaleWeightsError(BimodeError, RuntimeError):
     """A rollout worker answered with another policy version than the one asked for."""
@@ -128,6 +132,8 @@ class CorruptWeightsError(BimodeError, RuntimeError):
 
 class IncompleteGroupError(BimodeError, ValueError):
     """A rollout group that is not what was asked for: a missing completion, or a reward that is missing or not finite."""
+
+    comes_again = True
 
 
 class WorkerLostError(BimodeError, RuntimeError):
@@ -148,3 +154,5 @@ class VerifierLostError(BimodeError, RuntimeError):
 
 class LedgerError(BimodeError, RuntimeError):
     """A ledger whose lines do not add up: a ticket that jumps, ends twice or is left out, or a sealed part that was changed."""
+
+    comes_again = True
