@@ -121,7 +121,8 @@ class RolloutWorker:
             images = tuple(decode_image(data) for data in prompt.images)
             expanded = self.codec.encode_prompt(prompt.question, prompt.images)
         except UNDECODABLE as error:
-            raise RefusedPromptError("image_broken", f"an image cannot be read: {error}") from None
+            why = type(error).__name__  # the message may name an address, which no two runs share
+            raise RefusedPromptError("image_broken", f"an image cannot be read: {why}") from None
         self.limits.check_tokens(len(expanded))
         unexpanded = self.codec.encode_unexpanded(prompt.question, len(prompt.images))
         return EnginePrompt(unexpanded, expanded, images)
@@ -159,15 +160,15 @@ class RolloutWorker:
         places = [at for at, request in enumerate(requests) if request.prompt in encoded]
         try:
             return enqueue(places), {}
-        except ValueError:  # of one of them; prompt by prompt shows which
+        except RefusedPromptError:  # of one of them; prompt by prompt shows which
             pass
         keys: dict[int, str] = {}
         refused: dict[Prompt, str] = {}
         for prompt in encoded:
             try:
                 keys |= enqueue([at for at in places if requests[at].prompt == prompt])
-            except ValueError as error:
-                refused[prompt] = str(error).partition("\n")[0]
+            except RefusedPromptError as error:
+                refused[prompt] = str(error)
         return keys, refused
 
     def advance(self, seconds: float) -> dict[int, list[GenerationResult]]:

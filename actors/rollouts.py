@@ -44,7 +44,7 @@ class Ended:
 SLICE_S = 0.5  # of a worker's time, between two of which weights may land
 POLL_S = 0.2
 MOST_DAMAGED = 3  # weights in a row that arrive damaged, before the run ends
-REFUSALS_SHOWN = 5  # of a run; `refused` in metrics.jsonl counts them all, the ledger has the reasons
+REFUSALS_SHOWN = 5  # questions; metrics.jsonl counts all that are refused, the ledger has the reasons
 
 
 class Rollouts:
@@ -77,7 +77,7 @@ class Rollouts:
         self._since = self._booked = time.monotonic()
         self.lost = 0  # workers that died, were late or held wrong weights
         self._damaged = 0
-        self._refusals_left = REFUSALS_SHOWN  # that are still shown
+        self._refusals: set[str] = set()  # ids of those that have been shown
         self._leases = defaultdict[Member, dict[int, tuple[Lease, float]]](dict)  # by first ticket, with when they were begun
         self._learner_waits = False
         self._changed = threading.Condition()
@@ -244,15 +244,19 @@ class Rollouts:
     ) -> None:
         self.trace.span(member.name, "lease", begun, time.monotonic(), tickets=lease.tickets)
         found = self.judge(lease, results)
-        for refused in found:
-            if isinstance(refused, RefusedTicket) and self._refusals_left:
-                self._refusals_left -= 1
-                name = self.desk.prompt_of(refused.ticket).id
-                rest = "" if self._refusals_left else " (further ones are in the ledger)"
-                self.say(f"{name} is refused: {refused.reason}; the next question replaces it{rest}")
+        for each in found:
+            if isinstance(each, RefusedTicket):
+                self._show_refusal(self.desk.prompt_of(each.ticket).id, each.reason)
         with self._changed:
             self.desk.deliver(lease, found)
             self._changed.notify_all()
+
+    def _show_refusal(self, question: str, reason: str) -> None:
+        if question in self._refusals or len(self._refusals) == REFUSALS_SHOWN:
+            return
+        self._refusals.add(question)
+        rest = " (the ledger has further ones)" if len(self._refusals) == REFUSALS_SHOWN else ""
+        self.say(f"{question} is refused: {reason}; the next question replaces it{rest}")
 
     def _phase_over(self, member: Member, phase: Phase, version: int, began: float, stopped: float) -> None:
         """Books the time that a worker was in a phase of a weight update, and at its end that it was stopped."""

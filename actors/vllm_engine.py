@@ -13,7 +13,7 @@ from typing import Any
 
 from actors.engine_types import EnginePrompt, EngineSample, EngineSampling
 from actors.host_memory import map_large_tensors
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, RefusedPromptError
 from bimode.large_imports import large_import
 from bimode.prompt_limits import PromptLimits
 
@@ -93,9 +93,10 @@ class VllmEngine:
     def begin(self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]) -> list[str]:
         """Takes prompts in, beside those that are under way; a key for each.
 
-        Raises ValueError, with none of them taken in, if vLLM does not take one of them.
+        Raises RefusedPromptError, with none of them taken in, if vLLM does not take one of them.
         """
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         params = [
@@ -111,7 +112,11 @@ class VllmEngine:
         for p in prompts:
             images = {"multi_modal_data": {"image": list(p.images)}} if p.images else {}
             inputs.append({"prompt_token_ids": list(p.token_ids), **images})
-        internal = self._llm.enqueue(inputs, params, use_tqdm=False)
+        try:
+            internal = self._llm.enqueue(inputs, params, use_tqdm=False)
+        except (VLLMClientError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            raise RefusedPromptError("rollout_failed", why) from error
         keys = [key.rpartition("-")[0] for key in internal]  # vLLM appends what its outputs do not show
         self._expanded |= zip(keys, (p.expanded_ids for p in prompts), strict=True)
         return keys

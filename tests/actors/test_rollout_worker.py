@@ -144,6 +144,69 @@ def test_too_little_room_is_one_line_that_names_the_key(ray_local: Any, rollout_
         completions_of(rollout_actor, [tight])
 
 
+def refused_prompts() -> dict[str, Prompt]:
+    """Prompts that do not fit an engine of 128 tokens."""
+    images = tuple(picture(i) for i in range(5))
+    long = replace(ask("long", images[:1]), question=" ".join(["read"] * 200))
+    return {
+        "5 images, at most 4": ask("five", images),
+        "at most 125": long,
+        "an image cannot be read: UnidentifiedImageError": ask("broken", (b"\x89PNG no picture",)),
+    }
+
+
+def test_a_prompt_that_is_not_taken_costs_itself(ray_local: Any, rollout_actor: Any) -> None:
+    """The others' samples are what they are without it, and no mode of it is answered."""
+    good = [request(PROMPTS[0], Mode.THINKING), request(PROMPTS[1], Mode.AUTO)]
+    bad = [request(prompt, mode) for prompt in refused_prompts().values() for mode in Mode]
+    results = ray_local.get(rollout_actor.generate.remote([good[0], *bad, good[1]]))
+    alone = ray_local.get(rollout_actor.generate.remote(good))
+    assert [[c.token_ids_T for c in r.completions] for r in (results[0], results[-1])] == [
+        [c.token_ids_T for c in result.completions] for result in alone
+    ]
+    assert [len(result.completions) for result in results] == [4, *[0] * 9, 4]
+    for result, said in zip(results[1:-1], [said for said in refused_prompts() for _ in Mode], strict=True):
+        assert said in result.refused
+    nothing = ray_local.get(rollout_actor.generate.remote(bad))
+    assert all(result.refused and not result.completions for result in nothing)
+
+
+def test_what_only_the_engine_knows_costs_its_prompt_too(ray_local: Any, rollout_actor: Any) -> None:
+    """vLLM's own limits, found by a worker whose statement of them is too generous."""
+
+    def answered(worker: Any, asked: list[GenerationRequest]) -> list[Any]:
+        limits = worker.limits
+        worker.limits = replace(limits, max_images=99, max_model_len=9999)
+        try:
+            return worker.generate(asked)
+        finally:
+            worker.limits = limits
+
+    five, long, _ = refused_prompts().values()
+    asked = [request(PROMPTS[0], Mode.AUTO), *(request(five, mode) for mode in Mode), request(long, Mode.AUTO)]
+    asked.append(request(PROMPTS[0], Mode.THINKING))
+    results = ray_local.get(rollout_actor.__ray_call__.remote(answered, asked))
+    assert [len(result.completions) for result in results] == [4, 0, 0, 0, 0, 4]
+    assert all("image" in result.refused for result in results[1:4]) and "length" in results[4].refused
+    assert len(completions_of(rollout_actor, [request(PROMPTS[2], Mode.AUTO)])) == 4, "nothing is left under way"
+
+
+def test_a_prompt_is_encoded_once_a_lease(ray_local: Any, rollout_actor: Any) -> None:
+    """Not for every completion: a processor without a fixed size would prepare its images each time."""
+
+    def counted(worker: Any, asked: list[GenerationRequest]) -> int:
+        calls, encode = [], worker.codec.encode_prompt
+        worker.codec.encode_prompt = lambda *given: calls.append(given) or encode(*given)
+        try:
+            worker.generate(asked)
+        finally:
+            del worker.codec.encode_prompt
+        return len(calls)
+
+    asked = [request(p, mode, n=8) for p in PROMPTS[:2] for mode in Mode]
+    assert ray_local.get(rollout_actor.__ray_call__.remote(counted, asked)) == 2
+
+
 def test_gpu_transport_is_refused_without_a_gpu(tiny_llava: Path) -> None:
     import torch
 

@@ -45,7 +45,7 @@ def test_counts_add_up_to_what_was_drawn(tmp_path: Path) -> None:
     ("ticket", "to", "says"),
     [
         (6, P, "is not the next; 5 is"), (0, L, "has ended"), (0, P, "has ended"), (4, T, "it is leased"),
-        (3, L, "it is generated"), (5, L, "it is not drawn"),
+        (3, L, "it is generated"), (5, L, "it is not drawn"), (3, State.REFUSED, "it is generated"),
     ],
 )  # fmt: skip
 def test_a_move_that_no_run_makes_is_refused_and_not_written(tmp_path: Path, ticket: int, to: State, says: str) -> None:
