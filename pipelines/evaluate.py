@@ -91,7 +91,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         count = f"{found['n']} of {len(prompts)} questions are refused and count as wrong"
         say(f"evaluate: {name}: {count}; {first['id']}: {first['reason']}")
     figures = write_report(recipe, stage, results, prompts, data, inputs.get("metrics"))
-    responses = sum(len(i.greedy) + sum(map(len, i.sampled.values())) for items in results.values() for i in items)
+    answered = [item for items in results.values() for item in items if not item.refused]
+    responses = sum(len(item.greedy) + sum(map(len, item.sampled.values())) for item in answered)
     return StageResult(
         outputs=("report.json", "report.html", "results", *figures),
         counts={"items": len(prompts), "models": list(results), "responses": responses},

@@ -24,6 +24,7 @@ from bimode.desk import Drawn, Lease
 from bimode.ledger import Ledger
 from bimode.losses import policy_loss
 from bimode.modes import Mode
+from bimode.order import item_of
 from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt, RolloutGroup
 from pipelines.bpo_log import RunLog
 from pipelines.bpo_reference import FILE, reference_rewards
@@ -136,6 +137,21 @@ def test_a_group_that_spans_more_versions_than_may_be_is_dropped_and_ends_no_run
     assert desk.batch(2) is None and (desk.stale, desk.filtered) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "rewards"),
+    [("per_mode", [(1, 0, 1, 0), (1, 1, 1, 1), (1, 0, 1, 0)]), ("dapo", [(1, 0, 0, 0), (1, 1, 0, 0), (1, 0, 0, 0)])],
+)
+def test_the_next_question_replaces_one_that_the_engine_refuses(algorithm: str, rewards: list[Any]) -> None:
+    """Where the choice is probed, and where it is drawn: no completion is taken for another question's."""
+    graph = ScriptedGraph({"a": 1, "c": 2, "d": 1})
+    wanted = config(algorithm, prompts_per_step=3, overlong_buffer=0.0, resample=0)
+    drawn = collect(graph, prompts("abcd"), wanted, {}, seed=5)
+    assert [g.prompt.id for g in drawn.groups] == ["a", "c", "d"]
+    assert [g.rewards_G for g in drawn.groups] == rewards
+    assert all(c.prompt_id == g.prompt.id for g in drawn.groups for c in g.completions)
+    assert all(c.prompt_id == d.group.prompt.id for d in drawn.drawn for c in d.probes)
+
+
 def test_a_group_that_only_length_tells_apart_stays() -> None:
     """All right, 3 tokens of 4 at most: the direct trigger is a token more, so the price of length teaches R-4B's joint group."""
     graph = ScriptedGraph({"a": 2, "b": 1})
@@ -212,6 +228,17 @@ def test_the_starting_policy_is_asked_what_will_be_drawn(tmp_path: Path) -> None
     (tmp_path / FILE).unlink()
     any_of_them = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2, resample=1))
     assert len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), any_of_them, tmp_path)) == 8
+
+
+def test_a_question_that_replaces_a_refused_one_is_compared_with_the_starting_policy_too(tmp_path: Path) -> None:
+    """The first two of eight are to be drawn; one is refused, so any other may come: all that can be asked are."""
+    recipe = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=1))
+    names = "abcdefgh"
+    refused = prompts(names)[item_of(0, 8, recipe.seed)].id
+    right = {name: 2 for name in names if name != refused}
+    found = reference_rewards(ScriptedGraph(right), prompts(names), recipe, tmp_path)
+    assert found == dict.fromkeys(right, 0.25)
+    assert reference_rewards(ScriptedGraph({}), prompts(names), recipe, tmp_path) == found, "kept"
 
 
 def test_the_starting_policy_pays_for_length_too(tmp_path: Path) -> None:
