@@ -74,7 +74,7 @@ def _read_block(block: str) -> Reason:
     rest = lines[headers[-1] + 1 :] if headers else lines
     while len(rest) > 1 and rest[0].startswith("    "):  # a line of code
         rest = rest[1:]
-    found = NAMED.match(rest[0]) if rest else None
+    found = NAMED.fullmatch(rest[0]) if rest else None
     if found is None:
         return Reason("Exception", _one_line(lines[-1] if lines else ""))
     said = "\n".join([found["said"] or "", *rest[1:]])
