@@ -17,6 +17,10 @@ class EnginePrompt:
     expanded_ids: tuple[int, ...]
     images: tuple[Any, ...] = ()  # decoded
 
+    def followed_by(self, forced: tuple[int, ...]) -> EnginePrompt:
+        """The prompt with the tokens `forced` behind it."""
+        return EnginePrompt(self.token_ids + forced, self.expanded_ids + forced, self.images)
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSampling:

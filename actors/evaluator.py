@@ -16,8 +16,8 @@ from actors import shares
 from actors.fleet import Member, RolloutFleet
 from bimode.codec import load_model
 from bimode.config import ModelConfig
-from bimode.records import Completion, GenerationRequest
-from bimode.rundir import digest_json, digest_path
+from bimode.records import GenerationRequest, GenerationResult
+from bimode.rundir import digest_without_weights
 from bimode.weights import WeightBucket
 
 CHUNK = 128  # requests a worker is given at once: a full engine batch, and a progress bar that moves
@@ -47,9 +47,9 @@ class Evaluator:
         self._shape = ""
 
     def open(self, model_dir: Path) -> None:
-        """Makes the model in `model_dir` the one that answers."""
+        """Makes the model in `model_dir` the one that answers; one of the same shape and tokenizer by a weight update."""
         self._opened = model_dir
-        shape = shape_digest(model_dir)
+        shape = digest_without_weights(model_dir)
         if self._fleet is not None and shape == self._shape and _weight_bytes(model_dir) <= MAX_SWAP_BYTES:
             self._fleet.load_weights(weights_of(model_dir, self._fleet.version + 1))
             return
@@ -62,17 +62,17 @@ class Evaluator:
 
     def generate(
         self, requests: Sequence[GenerationRequest], on_done: Callable[[int], None] = lambda _: None
-    ) -> list[Completion]:
-        """Completions in the order of `requests`, then samples; `on_done` hears the size of each finished chunk."""
+    ) -> list[GenerationResult]:
+        """Results in the order of `requests`; `on_done` hears the size of each finished chunk."""
         if self._fleet is None:
             raise RuntimeError("open a model first")
-        completions: list[Completion] = []
+        results: list[GenerationResult] = []
         size = CHUNK * self.num_workers
         for start in range(0, len(requests), size):
             chunk = requests[start : start + size]
-            completions += shares.generate(self._fleet, chunk, self._replaced)
+            results += shares.generate(self._fleet, chunk, self._replaced)
             on_done(len(chunk))
-        return completions
+        return results
 
     def _replaced(self, member: Member, why: str) -> Member:
         assert self._fleet is not None
@@ -93,12 +93,6 @@ class Evaluator:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def shape_digest(model_dir: Path) -> str:
-    """Of everything in a model directory but its weights: equal digests may follow each other by weight update."""
-    others = [p for p in sorted(model_dir.iterdir()) if p.is_file() and ".safetensors" not in p.name]
-    return digest_json([(p.name, digest_path(p)) for p in others])
 
 
 def weights_of(model_dir: Path, version: int) -> WeightBucket:

@@ -17,7 +17,7 @@ from actors.lost import GONE
 from actors.weight_sync import WeightSync
 from bimode.config import ModelConfig
 from bimode.errors import WorkerLostError
-from bimode.records import Completion, GenerationRequest
+from bimode.records import GenerationRequest, GenerationResult
 from bimode.sections import LearnerConfig, OptimConfig
 
 
@@ -60,8 +60,8 @@ class Graph:
             StorePublisher(fleet) if sync == "object_store" else TransferPublisher(fleet, learner, sync, sync_timeout_s)
         )
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
-        """Completions drawn under the current version, while no loop drives the fleet."""
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
+        """Results drawn under the current version, while no loop drives the fleet."""
         self.catch_up()
         return shares.generate(self.fleet, requests)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,12 @@ from bimode.errors import (
     ConfigError,
     CorruptWeightsError,
     LearnerLostError,
+    RefusedPromptError,
     StaleWeightsError,
-    under,
 )
 from bimode.pictures import open_picture
-from bimode.records import Completion, GenerationRequest, Prompt
+from bimode.prompt_limits import PromptLimits
+from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt
 from bimode.shared_memory import machine
 from bimode.weights import WeightBucket
 
@@ -42,7 +43,7 @@ class RolloutWorker:
         self.name = name
         self.codec = self.open_codec(Path(model_dir))
         self._stop_id = self.codec.eos_id  # loads the tokenizer, which takes seconds, before the first lease
-        self.max_model_len = max_model_len
+        self.limits = PromptLimits.of(self.codec, max_model_len)
         self._version = 0
         self._begun: dict[int, _Begun] = {}
         self._expected: dict[WeightBucket, tuple[WeightBucket, Future[None]]] = {}
@@ -58,7 +59,7 @@ class RolloutWorker:
         """vLLM."""
         from actors.vllm_engine import VllmEngine
 
-        return VllmEngine(model_dir, kind=self.codec.kind, max_model_len=self.max_model_len, dtype=dtype, seed=seed, sync=sync)
+        return VllmEngine(model_dir, limits=self.limits, dtype=dtype, seed=seed, sync=sync)
 
     def machine(self) -> str:
         """Where it runs, as `bimode.shared_memory.machine` names it."""
@@ -68,68 +69,135 @@ class RolloutWorker:
         """The policy version that is live; 0 is the model in the directory."""
         return self._version
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
         """`begin` and `advance` until it is done, on a worker with nothing else under way."""
         self.begin(0, requests)
         while not (done := self.advance(float("inf"))):
             pass
         return done[0]
 
-    def refusal(self, request: GenerationRequest) -> str:
-        """Why `begin` would raise for it; empty if it would not."""
-        try:
-            self._prompt(request.prompt, self._forced(request))
-        except (ConfigError, OSError) as error:
-            return str(error)
-        return ""
-
-    def begin(self, lease: int, requests: Sequence[GenerationRequest], forget: bool = False) -> None:
-        """Takes a lease in, beside those under way; `advance` will give `n` completions for each of its requests.
+    def begin(
+        self, lease: int, requests: Sequence[GenerationRequest], forget: bool = False
+    ) -> None:
+        """Takes a lease in, beside those under way; `advance` gives a result for each of its requests.
 
         `forget`: without what earlier leases have left in the caches, so that the last bits do not depend on them.
 
         `max_tokens` counts from ``<think>`` on, forced tokens included, so that modes compare. Log-probabilities are
         the model's own (temperature 1), the quantity that `bimode.policy` computes. Equal requests in equal leases give
-        equal samples. Raises ConfigError for a prompt or a limit that leaves no room.
+        equal samples. Raises ConfigError for a `max_tokens` that leaves no room; a prompt that the engine does not
+        take costs the requests for it and nothing else.
         """
-        prompts, sampling = [], []
-        for r in requests:
-            forced = self._forced(r)
-            prompts.append(self._prompt(r.prompt, forced))
-            sampling.append(
-                EngineSampling(
-                    n=r.n,
-                    temperature=r.temperature,
-                    max_tokens=r.max_tokens - len(forced),
-                    seed=_stream(r) + r.first,
-                    stop_id=self._stop_id,
-                    banned_ids=self.codec.placeholder_ids,
-                    repetition_penalty=r.repetition_penalty,
-                    choices=r.choices,
-                )
-            )
+        encoded, refused = self._encode_all(requests)
+        sampling = [self._sampling(request) for request in requests]
         if forget:
             self.reset_caches()
-        keys = self._engine.begin(prompts, sampling)
-        self._begun[lease] = _Begun(tuple(requests), keys, set(keys), self._version)
+        keys, refused_by_engine = self._enqueue(requests, encoded, sampling)
+        self._begun[lease] = _Begun(
+            requests=tuple(requests),
+            prompt_ids={prompt: encoded[prompt].expanded_ids for prompt in encoded},
+            refused=refused | refused_by_engine,
+            keys=keys,
+            waiting=set(keys.values()),
+            version=self._version,
+        )
 
-    def advance(self, seconds: float) -> dict[int, list[Completion]]:
-        """Generates until a lease is done, or for `seconds`; completions by lease: requests in order, then samples."""
+    def _encode_all(
+        self, requests: Sequence[GenerationRequest]
+    ) -> tuple[dict[Prompt, EnginePrompt], dict[Prompt, str]]:
+        """Each prompt once, as the engine takes it in auto mode, and why it does not take the others."""
+        encoded: dict[Prompt, EnginePrompt] = {}
+        refused: dict[Prompt, str] = {}
+        for prompt in dict.fromkeys(request.prompt for request in requests):
+            try:
+                encoded[prompt] = self._encode(prompt)
+            except RefusedPromptError as error:
+                refused[prompt] = error.detail
+        return encoded, refused
+
+    def _encode(self, prompt: Prompt) -> EnginePrompt:
+        """The prompt up to and with ``<think>``. Raises RefusedPromptError."""
+        self.limits.check_images(len(prompt.images))
+        images = tuple(open_picture(data) for data in prompt.images)
+        expanded = self.codec.encode_prompt(prompt.question, prompt.images)
+        self.limits.check_tokens(len(expanded))
+        unexpanded = self.codec.encode_unexpanded(prompt.question, len(prompt.images))
+        return EnginePrompt(unexpanded, expanded, images)
+
+    def _sampling(self, request: GenerationRequest) -> EngineSampling:
+        return EngineSampling(
+            n=request.n,
+            temperature=request.temperature,
+            max_tokens=request.max_tokens - len(self._forced(request)),
+            seed=_stream(request) + request.first,
+            stop_id=self._stop_id,
+            banned_ids=self.codec.placeholder_ids,
+            repetition_penalty=request.repetition_penalty,
+            choices=request.choices,
+        )
+
+    def _enqueue(
+        self,
+        requests: Sequence[GenerationRequest],
+        encoded: Mapping[Prompt, EnginePrompt],
+        sampling: Sequence[EngineSampling],
+    ) -> tuple[dict[int, str], dict[Prompt, str]]:
+        """The engine's keys by place in `requests`, and why it does not take a prompt after all."""
+
+        def enqueue(places: Sequence[int]) -> dict[int, str]:
+            if not places:
+                return {}
+            prompts = []
+            for place in places:
+                request = requests[place]
+                prompts.append(encoded[request.prompt].followed_by(self._forced(request)))
+            keys = self._engine.begin(prompts, [sampling[place] for place in places])
+            return dict(zip(places, keys, strict=True))
+
+        places = [at for at, request in enumerate(requests) if request.prompt in encoded]
+        try:
+            return enqueue(places), {}
+        except RefusedPromptError:  # of one of them; prompt by prompt shows which
+            pass
+        keys: dict[int, str] = {}
+        refused: dict[Prompt, str] = {}
+        for prompt in encoded:
+            try:
+                keys |= enqueue([at for at in places if requests[at].prompt == prompt])
+            except RefusedPromptError as error:
+                refused[prompt] = error.detail
+        return keys, refused
+
+    def advance(self, seconds: float) -> dict[int, list[GenerationResult]]:
+        """Generates until a lease is done, or for `seconds`; the results of the leases that are, in
+        the order of their requests."""
         until = time.monotonic() + seconds
-        while self._begun:
+        done = self._done()
+        while self._begun and not done:
             for key, samples in self._engine.step():
                 self._samples[key] = samples
                 for begun in self._begun.values():
                     begun.waiting.discard(key)
-            if done := [lease for lease, begun in self._begun.items() if not begun.waiting]:
-                return {lease: self._completions(self._begun.pop(lease)) for lease in done}
+            done = self._done()
             if time.monotonic() >= until:
                 break
-        return {}
+        return {lease: self._results(self._begun.pop(lease)) for lease in done}
 
-    def _completions(self, begun: _Begun) -> list[Completion]:
-        drawn = zip(begun.requests, [self._samples.pop(key) for key in begun.keys], strict=True)
-        return [self._completion(r, sample, begun.version) for r, samples in drawn for sample in samples]
+    def _done(self) -> list[int]:
+        return [lease for lease, begun in self._begun.items() if not begun.waiting]
+
+    def _results(self, begun: _Begun) -> list[GenerationResult]:
+        results = []
+        for at, request in enumerate(begun.requests):
+            prompt = request.prompt
+            if prompt in begun.refused:
+                results.append(GenerationResult((), begun.refused[prompt]))
+                continue
+            ids = begun.prompt_ids[prompt]
+            samples = self._samples.pop(begun.keys[at])
+            completions = [self._completion(request, ids, each, begun.version) for each in samples]
+            results.append(GenerationResult(tuple(completions)))
+        return results
 
     def load_weights(self, whole: WeightBucket) -> int:
         """Makes all weights of a version live at once and returns the version. Raises as `receive` and `verify`, and
@@ -225,27 +293,15 @@ class RolloutWorker:
             raise ConfigError("max_tokens", request.max_tokens, f"{request.mode} alone takes {len(forced)}; raise it")
         return forced
 
-    def _prompt(self, prompt: Prompt, tail: tuple[int, ...]) -> Any:
-        """The prompt up to ``<think>`` and then `tail`, as the engine takes it."""
-        with under(f"prompt {prompt.id}"):
-            expanded = self.codec.encode_prompt(prompt.question, prompt.images) + tail
-            images = tuple(open_picture(data) for data in prompt.images)
-        if len(expanded) >= self.max_model_len:
-            fix = f"prompt {prompt.id} alone has {len(expanded)} tokens; raise it"
-            raise ConfigError("model.max_model_len", self.max_model_len, fix)
-        return EnginePrompt(
-            token_ids=self.codec.encode_unexpanded(prompt.question, len(prompt.images)) + tail,
-            expanded_ids=expanded,
-            images=images,
-        )
-
-    def _completion(self, request: GenerationRequest, sample: Any, version: int) -> Completion:
+    def _completion(
+        self, request: GenerationRequest, prompt_ids: tuple[int, ...], sample: Any, version: int
+    ) -> Completion:
         forced = self._forced(request)
         ids = forced + sample.token_ids
         return Completion(
             prompt_id=request.prompt.id,
             mode=request.mode,
-            prompt_ids=self.codec.encode_prompt(request.prompt.question, request.prompt.images),
+            prompt_ids=prompt_ids,
             token_ids_T=ids,
             num_forced=len(forced),
             logprobs_T=(float("nan"),) * len(forced) + sample.logprobs,
@@ -258,12 +314,13 @@ class RolloutWorker:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A lease under way: what was asked, the engine's keys in the same order, those that have not ended, and the version that its
-    forced tokens carry."""
+    """A lease under way. `version` is that of its forced tokens."""
 
     requests: tuple[GenerationRequest, ...]
-    keys: list[str]
-    waiting: set[str]
+    prompt_ids: Mapping[Prompt, tuple[int, ...]]  # as the learner sees them
+    refused: Mapping[Prompt, str]  # why the engine does not take a prompt
+    keys: Mapping[int, str]  # the engine's, by place in `requests`
+    waiting: set[str]  # those of them that have not ended
     version: int
 
 

@@ -21,19 +21,21 @@ from actors.fleet import Call, Member, RolloutFleet
 from actors.learner_group import LearnerGroup
 from actors.lost import GONE, could_not_start
 from actors.weight_sync import Phase, WeightSync
-from bimode.desk import Desk, Drawn, Lease
+from bimode.desk import Desk, Drawn, Lease, RefusedTicket
 from bimode.errors import CorruptWeightsError, LearnerLostError
-from bimode.records import Completion, GenerationRequest
+from bimode.records import GenerationRequest, GenerationResult
 from bimode.trace import Trace
 from bimode.waits import Waits
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What came of a step beside its batch: groups without credit and groups too old, workers there and lost so far, waits."""
+    """What came of a step beside its batch: groups without credit, groups too old, prompts that the engine refused, workers
+    there and lost so far, waits."""
 
     dropped: int
     stale: int
+    refused: int
     workers: int
     lost: int
     waits: Waits
@@ -42,12 +44,13 @@ class Ended:
 SLICE_S = 0.5  # of a worker's time, between two of which weights may land
 POLL_S = 0.2
 MOST_DAMAGED = 3  # weights in a row that arrive damaged, before the run ends
+REFUSALS_SHOWN = 5  # questions; metrics.jsonl counts all that are refused, the ledger has the reasons
 
 
 class Rollouts:
     """The loop over one fleet, one learner and one desk.
 
-    `requests_of` says what a lease asks of a worker, `judge` turns its completions into rewarded groups, ticket by ticket; who
+    `requests_of` says what a lease asks of a worker, `judge` turns its results into rewarded groups, ticket by ticket; who
     gets no further in a weight update for `sync_timeout_s` is replaced; `wanted` is how many workers there should be, at any
     time; `say` is told of every change, and `heed` of the waits of each step.
     """
@@ -58,7 +61,7 @@ class Rollouts:
         learner: LearnerGroup,
         desk: Desk,
         requests_of: Callable[[Lease], list[GenerationRequest]],
-        judge: Callable[[Lease, Sequence[Completion]], list[Drawn]],
+        judge: Callable[[Lease, Sequence[GenerationResult]], list[Drawn | RefusedTicket]],
         *,
         sync_timeout_s: float,
         wanted: Callable[[], int],
@@ -74,6 +77,7 @@ class Rollouts:
         self._since = self._booked = time.monotonic()
         self.lost = 0  # workers that died, were late or held wrong weights
         self._damaged = 0
+        self._refusals: set[str] = set()  # ids of those that have been shown
         self._leases = defaultdict[Member, dict[int, tuple[Lease, float]]](dict)  # by first ticket, with when they were begun
         self._learner_waits = False
         self._changed = threading.Condition()
@@ -119,7 +123,7 @@ class Rollouts:
             self._book_idle()
             now, workers = self._booked, len(self.fleet.members)
             waits = (self._waits + Waits(total=now - self._since)).over(workers)
-            ended = Ended(self.desk.filtered, self.desk.stale, workers, self.lost, waits)
+            ended = self._ended(workers, waits)
             self.desk.trained(batch, step)
             if self._past_first:  # in which the engines load
                 self.total += waits
@@ -128,6 +132,10 @@ class Rollouts:
         self.heed(waits)
         self.trace.span("learner", "learn", now - (waits.total - waits.learner), now, step=step)
         return ended
+
+    def _ended(self, workers: int, waits: Waits) -> Ended:
+        desk = self.desk
+        return Ended(desk.filtered, desk.stale, desk.refused, workers, self.lost, waits)
 
     def turn(self) -> None:
         """One round: workers come and go; who is idle gets work, who has answered is heard, who is late is replaced."""
@@ -228,15 +236,27 @@ class Rollouts:
             )
             return
         if call.verb == "advance":
-            for ticket, completions in answer.items():
-                self._deliver(member, *self._leases[member].pop(ticket), completions)
+            for ticket, results in answer.items():
+                self._deliver(member, *self._leases[member].pop(ticket), results)
 
-    def _deliver(self, member: Member, lease: Lease, begun: float, completions: list[Completion]) -> None:
+    def _deliver(
+        self, member: Member, lease: Lease, begun: float, results: list[GenerationResult]
+    ) -> None:
         self.trace.span(member.name, "lease", begun, time.monotonic(), tickets=lease.tickets)
-        drawn = self.judge(lease, completions)
+        found = self.judge(lease, results)
+        for each in found:
+            if isinstance(each, RefusedTicket):
+                self._show_refusal(self.desk.prompt_of(each.ticket).id, each.reason)
         with self._changed:
-            self.desk.deliver(lease, drawn)
+            self.desk.deliver(lease, found)
             self._changed.notify_all()
+
+    def _show_refusal(self, question: str, reason: str) -> None:
+        if question in self._refusals or len(self._refusals) == REFUSALS_SHOWN:
+            return
+        self._refusals.add(question)
+        rest = " (the ledger has further ones)" if len(self._refusals) == REFUSALS_SHOWN else ""
+        self.say(f"{question} is refused: {reason}; the next question replaces it{rest}")
 
     def _phase_over(self, member: Member, phase: Phase, version: int, began: float, stopped: float) -> None:
         """Books the time that a worker was in a phase of a weight update, and at its end that it was stopped."""

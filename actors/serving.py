@@ -12,8 +12,9 @@ from ray.serve.llm.ingress import make_fastapi_ingress
 
 from actors import thinking_parser
 from actors.refusals import ThinkingIngress, make_app, template_keys
-from actors.vllm_engine import MAX_IMAGES, implementation
+from actors.vllm_engine import implementation
 from bimode.codec import Codec
+from bimode.prompt_limits import MAX_IMAGES
 
 UNBOUNDED = 10**9  # requests at a time, as Ray has it: vLLM queues them
 

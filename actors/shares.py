@@ -1,20 +1,19 @@
 """Generation by a fleet that no loop drives: each worker answers a share of the requests, and says all the time that it lives.
 
 Consumes requests; waits for slices of the workers, none of whom may be silent for longer than the fleet's patience; is unblocked
-by a slice that ends, a worker that dies and one that is late; produces completions in the order of the requests.
+by a slice that ends, a worker that dies and one that is late; produces results in the order of the requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 import ray
 
 from actors.fleet import Member, RolloutFleet
 from actors.lost import GONE, could_not_start
 from bimode.errors import StaleWeightsError, WorkerLostError
-from bimode.records import Completion, GenerationRequest
+from bimode.records import GenerationRequest, GenerationResult
 
 SLICE_S = 5.0  # of a share, after which a worker says that it is alive
 POLL_S = 1.0
@@ -27,14 +26,16 @@ def no_successor(member: Member, why: str) -> Member:
     raise WorkerLostError(f"{member.name} {why}")
 
 
-def generate(fleet: RolloutFleet, requests: Sequence[GenerationRequest], lost: Lost = no_successor) -> list[Completion]:
-    """Completions in the order of `requests`. Raises StaleWeightsError if any was drawn under another version than the fleet's.
+def generate(
+    fleet: RolloutFleet, requests: Sequence[GenerationRequest], lost: Lost = no_successor
+) -> list[GenerationResult]:
+    """Results in the order of `requests`. Raises StaleWeightsError if any was drawn under another version than the fleet's.
 
     The successor of a lost worker is asked the same again: samples are seeded, so they are the same. Raises WorkerLostError if
     that one is lost too, and what `lost` raises.
     """
     shares = {member: range(i, len(requests), len(fleet.members)) for i, member in enumerate(fleet.members[: len(requests)])}
-    by_request: dict[int, list[Completion]] = {}
+    by_request: dict[int, GenerationResult] = {}
     successors: set[Member] = set()
     for member, share in shares.items():
         member.ask("begin", 0, [requests[i] for i in share])
@@ -49,8 +50,7 @@ def generate(fleet: RolloutFleet, requests: Sequence[GenerationRequest], lost: L
                 gone[member] = f"died, {seconds:.1f} s into {call.verb}"
                 continue
             if call.verb == "advance" and answer:
-                drawn = iter(answer[0])
-                by_request |= {i: list(islice(drawn, requests[i].n)) for i in shares.pop(member)}
+                by_request |= zip(shares.pop(member), answer[0], strict=True)
             elif not member.calls:  # `lost` may have asked it for more than its share
                 member.ask("advance", SLICE_S)
         gone |= {member: why for member in shares if (why := member.silence(fleet.patience_s))}
@@ -63,7 +63,8 @@ def generate(fleet: RolloutFleet, requests: Sequence[GenerationRequest], lost: L
             successors.add(successor := lost(member, why))
             shares[successor] = share
             successor.ask("begin", 0, [requests[i] for i in share])
-    ordered = [completion for i in range(len(requests)) for completion in by_request[i]]
-    if stale := {v for c in ordered for v in c.versions_T} - {fleet.version}:
+    ordered = [by_request[i] for i in range(len(requests))]
+    completions = [completion for result in ordered for completion in result.completions]
+    if stale := {v for c in completions for v in c.versions_T} - {fleet.version}:
         raise StaleWeightsError(f"asked for policy version {fleet.version}, got tokens of {sorted(stale)}")
     return ordered

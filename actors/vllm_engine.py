@@ -14,12 +14,11 @@ from typing import Any
 from actors.devices import check_compiler, on_gpu
 from actors.engine_types import EnginePrompt, EngineSample, EngineSampling
 from actors.host_memory import map_large_tensors
-from bimode.codec import ModelKind
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, RefusedPromptError
 from bimode.large_imports import large_import
+from bimode.prompt_limits import PromptLimits
 
 GPUS = "cluster.rollout_gpus"
-MAX_IMAGES = 4  # of one prompt; vLLM sizes its encoder budget by it
 KV_BLOCK = 32  # tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is 128)
 GPU_SHARE = {"object_store": 0.85, "nccl": 0.85, "ipc": 0.4}  # of the device's memory; ipc shares it with a learner
 
@@ -50,8 +49,7 @@ class VllmEngine:
         self,
         model_dir: Path,
         *,
-        kind: ModelKind,
-        max_model_len: int,
+        limits: PromptLimits,
         dtype: str,
         seed: int,
         sync: str,
@@ -77,15 +75,15 @@ class VllmEngine:
             model_impl=implementation(model_dir),
             dtype=dtype,
             seed=seed,
-            max_model_len=max_model_len,
+            max_model_len=limits.max_model_len,
             max_num_seqs=256,
             block_size=KV_BLOCK,
             gpu_memory_utilization=GPU_SHARE[sync],  # on CPU the environment bounds the cache instead
             enforce_eager=not gpu,
             # a seeded request whose prefill is cut in two kills a CPU engine ("CPU Generator does not use offset")
             enable_chunked_prefill=gpu,
-            max_num_batched_tokens=max(8192, max_model_len),
-            limit_mm_per_prompt={"image": MAX_IMAGES} if kind == "image_text" else {},
+            max_num_batched_tokens=max(8192, limits.max_model_len),
+            limit_mm_per_prompt={"image": limits.max_images} if limits.max_images else {},
             logprobs_mode="raw_logprobs",
             weight_transfer_config=WeightTransferConfig(backend=sync),
             worker_extension_cls="actors.weight_transfer.WorkerExtension",
@@ -98,8 +96,12 @@ class VllmEngine:
         self._llm.update_weight_version("0")
 
     def begin(self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]) -> list[str]:
-        """Takes prompts in, beside those that are under way; a key for each."""
+        """Takes prompts in, beside those that are under way; a key for each.
+
+        Raises RefusedPromptError, with none of them taken in, if vLLM does not take one of them.
+        """
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         params = [
@@ -115,7 +117,11 @@ class VllmEngine:
         for p in prompts:
             images = {"multi_modal_data": {"image": list(p.images)}} if p.images else {}
             inputs.append({"prompt_token_ids": list(p.token_ids), **images})
-        internal = self._llm.enqueue(inputs, params, use_tqdm=False)
+        try:
+            internal = self._llm.enqueue(inputs, params, use_tqdm=False)
+        except (VLLMClientError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            raise RefusedPromptError("prompt", "rollout_failed", why) from error
         keys = [key.rpartition("-")[0] for key in internal]  # vLLM appends what its outputs do not show
         self._expanded |= zip(keys, (p.expanded_ids for p in prompts), strict=True)
         return keys

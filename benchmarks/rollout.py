@@ -31,7 +31,7 @@ def bare(worker: Any, requests: list[GenerationRequest]) -> float:
 
     prompts, params = [], []
     for request in requests:
-        prompts.append({"prompt_token_ids": list(worker._prompt(request.prompt, ()).token_ids)})
+        prompts.append({"prompt_token_ids": list(worker._encode(request.prompt).token_ids)})
         params.append(
             SamplingParams(
                 temperature=1.0, max_tokens=request.max_tokens, seed=request.seed, logprobs=0, flat_logprobs=True,

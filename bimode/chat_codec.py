@@ -16,6 +16,11 @@ class ChatCodec(Codec):
     def __reduce__(self) -> tuple[type[Codec], tuple[Any]]:
         return ChatCodec, (self.path,)
 
+    @property
+    def max_forced(self) -> int:
+        """Nothing is forced, in any mode."""
+        return 0
+
     @cached_property
     def eos_id(self) -> int:
         """The end of a turn: the tokenizer's end of text, which chat models make the same."""

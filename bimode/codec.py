@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bimode.control_tokens import ControlTokens, control_tokens
-from bimode.errors import ConfigError, check_name, permitted
+from bimode.errors import ConfigError, RefusedPromptError, check_name, permitted
 from bimode.large_imports import import_transformers
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
 from bimode.pictures import open_picture
@@ -122,6 +122,11 @@ class Codec:
         return mode_tokens(self.tokenizer)
 
     @cached_property
+    def max_forced(self) -> int:
+        """Most tokens that a mode forces behind ``<think>``."""
+        return max(len(self.tokens.trigger(mode)) for mode in Mode) - 1
+
+    @cached_property
     def eos_id(self) -> int:
         """The end-of-turn token of the chat template."""
         return int(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
@@ -143,7 +148,7 @@ class Codec:
         return control_tokens(self.processor)
 
     def check_text(self, question: str) -> None:
-        """Raise ConfigError if the tokenizer would read a control token in `question`."""
+        """Raise RefusedPromptError if the tokenizer would read a control token in `question`."""
         _refuse("question", self.control_tokens.first_in(question))
 
     def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
@@ -188,6 +193,16 @@ class Codec:
         """Ids up to and with ``<think>`` with one placeholder an image, as an inference engine wants them."""
         return tuple(self.tokenizer.encode(self.prompt_text(question, num_images), add_special_tokens=False))
 
+    def num_prompt_tokens(self, question: str, images: Sequence[bytes]) -> int:
+        """Length of `encode_prompt`, whose ids are neither made nor kept where sizes are fixed."""
+        if not self._fixed_size:
+            return len(self.encode_prompt(question, images))
+        unexpanded = len(self.encode_unexpanded(question, len(images)))
+        if not images:
+            return unexpanded
+        added_by_one = len(self.encode_prompt("", images[:1])) - len(self.encode_unexpanded("", 1))
+        return unexpanded + len(images) * added_by_one
+
     @cached_property
     def _fixed_size(self) -> bool:
         """True for text, and for LLaVA-like processors whose images all become the same number of tokens."""
@@ -220,5 +235,5 @@ class Codec:
 
 def _refuse(key: str, token: str) -> None:
     if token:
-        fix = "is a control token of the model's tokenizer; take it out of the text"
-        raise ConfigError(key, token, fix)
+        fix = f"{token} is one of the model's tokenizer; take it out of the text"
+        raise RefusedPromptError(key, "control_token", fix)

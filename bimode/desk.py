@@ -2,7 +2,7 @@
 
 Admission (AReaL, arXiv 2505.24298, section 5.1): with policy version `v` live, B groups a step and staleness bound s,
 
-    admitted <= (v + s + 1) B        admitted: drawn, less those filtered or dropped as stale
+    admitted <= (v + s + 1) B        admitted: drawn, less those filtered, refused or dropped as stale
 
 so a group is trained on at most s versions after it was begun, unless others overtake it; those that are older then are dropped.
 At s = 0 this is the synchronous loop: the B questions of a step are cut into leases of a fixed size before the first is granted,
@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bimode.errors import StarvedError
 from bimode.ledger import Ledger, State
 from bimode.records import Completion, Prompt, RolloutGroup
 
@@ -41,10 +42,19 @@ class Drawn:
         return min(v for c in self.group.completions for v in c.versions_T)
 
 
+@dataclass(frozen=True, slots=True)
+class RefusedTicket:
+    """A ticket whose prompt the engine does not take. Example: ``RefusedTicket(3, "5 images, at most 4")``."""
+
+    ticket: int
+    reason: str
+
+
 class Desk:
     """Grants leases and hands out batches; every move of a ticket is written to the ledger before it is acted on.
 
-    `prompt_of` is the data order; `keep` says whether a group carries credit; `may_filter` that do not may give way in a step.
+    `prompt_of` is the data order over `num_prompts` questions;
+    `keep` says whether a group carries credit; `may_filter` that do not may give way in a step.
     At `max_staleness` 0 a worker has one lease at a time, so that what it draws depends on nothing else.
     """
 
@@ -54,6 +64,7 @@ class Desk:
         prompt_of: Callable[[int], Prompt],
         keep: Callable[[RolloutGroup, int], bool],
         *,
+        num_prompts: int,
         groups_per_step: int,
         lease_groups: int,
         max_staleness: int,
@@ -61,11 +72,13 @@ class Desk:
         leases_in_flight: int = 1,
     ) -> None:
         self.ledger, self.prompt_of, self.keep = ledger, prompt_of, keep
+        self.num_prompts = num_prompts
         self.groups_per_step, self.lease_groups = groups_per_step, lease_groups
         self.max_staleness, self.may_filter = max_staleness, may_filter
         self.leases_in_flight = leases_in_flight if max_staleness else 1
         self.granted: set[Lease] = set()
-        self.filtered = self.stale = 0  # since the last batch
+        self.filtered = self.stale = self.refused = 0  # since the last batch
+        self._refused_ids: set[str] = set()
         self._queue: deque[Lease] = deque()
         self._fresh: dict[int, Drawn] = {}
         self._ready: dict[int, Drawn] = {}
@@ -74,7 +87,8 @@ class Desk:
     def admitted(self) -> int:
         """Tickets that have been, or may still be, trained on."""
         books = self.ledger.books
-        return books.drawn - books.ended[State.FILTERED] - books.ended[State.STALE]
+        dropped = (State.FILTERED, State.STALE, State.REFUSED)
+        return books.drawn - sum(books.ended[state] for state in dropped)
 
     def grant(self, worker: str, version: int, live: int) -> Lease | None:
         """The next lease, for `worker` with weights of `version`, where `live` ones are on their way or there; None while no
@@ -95,12 +109,29 @@ class Desk:
         self.ledger.move(lease.tickets, State.PENDING, why=why)
         self._queue.appendleft(lease)
 
-    def deliver(self, lease: Lease, drawn: Sequence[Drawn]) -> None:
-        """Takes the answer to a lease."""
-        assert tuple(d.ticket for d in drawn) == lease.tickets
+    def deliver(self, lease: Lease, found: Sequence[Drawn | RefusedTicket]) -> None:
+        """Takes what came of a lease, ticket by ticket; the next questions replace refused ones.
+
+        Raises StarvedError once every question of the data has been refused.
+        """
+        assert tuple(each.ticket for each in found) == lease.tickets
         self.granted.remove(lease)
-        self.ledger.move(lease.tickets, State.GENERATED)
-        self._fresh.update({d.ticket: d for d in drawn})
+        for each in found:
+            if isinstance(each, RefusedTicket):
+                self._refuse(each)
+            else:
+                self.ledger.move([each.ticket], State.GENERATED)
+                self._fresh[each.ticket] = each
+
+    def _refuse(self, found: RefusedTicket) -> None:
+        """The ticket has ended; its question will be refused again whenever it is drawn."""
+        self.ledger.move([found.ticket], State.REFUSED, why=found.reason)
+        self.refused += 1
+        name = self.prompt_of(found.ticket).id
+        self._refused_ids.add(name)
+        if len(self._refused_ids) == self.num_prompts:
+            every = f"the engine refused every question ({self.num_prompts})"
+            raise StarvedError(f"{every}; the last was {name}: {found.reason}")
 
     def batch(self, version: int) -> list[Drawn] | None:
         """The groups of update `version`, ordered by ticket; None while there are not enough."""
@@ -125,7 +156,7 @@ class Desk:
         self.ledger.move([drawn.ticket for drawn in batch], State.TRAINED, step=step)
         for drawn in batch:
             del self._ready[drawn.ticket]
-        self.filtered = self.stale = 0
+        self.filtered = self.stale = self.refused = 0
 
     def _plan(self, version: int) -> None:
         """Cuts what may be drawn now into leases: pending tickets first, of which there are some after a resume."""

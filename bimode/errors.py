@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 PATTERN = "*?[]\\"
@@ -15,12 +16,14 @@ class BimodeError(Exception):
     """Base of every error that the command line prints as one line."""
 
     exit_code = 1
+    comes_again = False  # whether the same command would end in the same way
 
 
 class ConfigError(BimodeError, ValueError):
     """A recipe, flag or input that cannot work; raised before anything starts (exit code 2)."""
 
     exit_code = 2
+    comes_again = True
 
     def __init__(self, key: str, value: object, fix: str) -> None:
         self.key, self.value, self.fix = key, value, fix
@@ -28,6 +31,20 @@ class ConfigError(BimodeError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.key} = {self.value}: {self.fix}"
+
+
+@dataclass(frozen=True, slots=True)
+class RowNote:
+    """An error that leaves the block has a note with the row's id, which stays with it from process to process (PEP 678)."""
+
+    id: str
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            error.add_note(f"in row {self.id}")
 
 
 @contextmanager
@@ -71,6 +88,24 @@ def one_of(key: str, value: str, known: Sequence[str]) -> str:
     return value
 
 
+class RefusedPromptError(ConfigError):
+    """A text, an image or a whole prompt that a model or its engine does not take.
+
+    It costs its row, its question or its group, and ends no stage that can do without it. Example:
+    ``RefusedPromptError("prompt", "long_prompt", "126 tokens, at most 125")``.
+    """
+
+    @property
+    def reason(self) -> str:
+        """The word under which curation rejects such a row (`data_curation.validate.REASONS`)."""
+        return str(self.value)
+
+    @property
+    def detail(self) -> str:
+        """What was found, and the limit."""
+        return self.fix
+
+
 class BusyError(BimodeError, RuntimeError):
     """A run directory in which another run is at work: nothing has failed, and a later try may find it free."""
 
@@ -88,9 +123,13 @@ class DivergedError(BimodeError, RuntimeError):
 class MismatchError(BimodeError, RuntimeError):
     """Engine and learner give the same tokens other log-probabilities; raised before the optimizer moves."""
 
+    comes_again = True
+
 
 class StarvedError(BimodeError, RuntimeError):
     """A stage that was left with nothing to work on (empty data set, every group filtered)."""
+
+    comes_again = True
 
 
 class StaleWeightsError(BimodeError, RuntimeError):
@@ -103,6 +142,8 @@ class CorruptWeightsError(BimodeError, RuntimeError):
 
 class IncompleteGroupError(BimodeError, ValueError):
     """A rollout group that is not what was asked for: a missing completion, or a reward that is missing or not finite."""
+
+    comes_again = True
 
 
 class WorkerLostError(BimodeError, RuntimeError):
@@ -123,3 +164,5 @@ class VerifierLostError(BimodeError, RuntimeError):
 
 class LedgerError(BimodeError, RuntimeError):
     """A ledger whose lines do not add up: a ticket that jumps, ends twice or is left out, or a sealed part that was changed."""
+
+    comes_again = True

@@ -3,8 +3,9 @@
 A ticket is one draw of a question (`bimode.order`). It is in exactly one state:
 
     pending -> leased -> generated -> trained
-       ^          |          |------> filtered      there was no credit in it
-       |          |          '------> stale         the policy had moved on too far
+       ^          |  |       |------> filtered      there was no credit in it
+       |          |  |       '------> stale         the policy had moved on too far
+       |          |  '--------------> refused       the engine does not take its prompt
        '----------'----------'  its worker died, or the run went on from a checkpoint
 
 The file is only appended to while a run lives. `seal` closes a stretch of it together with a checkpoint: its line holds how many
@@ -40,14 +41,16 @@ class State(StrEnum):
     TRAINED = "trained"
     FILTERED = "filtered"
     STALE = "stale"
+    REFUSED = "refused"
 
 
-ENDS = frozenset({State.TRAINED, State.FILTERED, State.STALE})
+GROUP_ENDS = frozenset({State.TRAINED, State.FILTERED, State.STALE})  # of a group that there is
+ENDS = GROUP_ENDS | {State.REFUSED}
 MOVES = {
     None: {State.PENDING},
     State.PENDING: {State.LEASED},
-    State.LEASED: {State.GENERATED, State.PENDING},
-    State.GENERATED: {*ENDS, State.PENDING},
+    State.LEASED: {State.GENERATED, State.REFUSED, State.PENDING},
+    State.GENERATED: {*GROUP_ENDS, State.PENDING},
 }
 
 

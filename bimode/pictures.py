@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
-from bimode.errors import ConfigError
+from bimode.errors import RefusedPromptError
 
 MIN_SIDE, MAX_SIDE = 8, 4096  # pixels
 MAX_PIXELS = 1 << 26  # of all pictures of a row, which are in memory together
@@ -80,19 +80,8 @@ FORMATS = {
 }
 
 
-class PictureError(ConfigError):
-    """A picture that is refused; `reason` is a key of `data_curation.validate.REASONS`.
-
-    Example: ``PictureError("image", "image_size", "9000 x 9000 pixels, 512 bytes")``.
-    """
-
-    @property
-    def reason(self) -> str:
-        return str(self.value)
-
-    @property
-    def detail(self) -> str:
-        return self.fix
+class PictureError(RefusedPromptError):
+    """A picture that is refused. Example: ``PictureError("image", "image_size", "9000 x 9000 pixels")``."""
 
 
 def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:

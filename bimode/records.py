@@ -140,3 +140,14 @@ class GenerationRequest:
     repetition_penalty: float = 1.0
     choices: tuple[str, ...] = ()
     first: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """What came of a `GenerationRequest`: its `n` completions in order, or none and why not.
+
+    Example: ``GenerationResult((), refused="5 images, at most 4")``.
+    """
+
+    completions: tuple[Completion, ...]
+    refused: str = ""  # why the engine does not take the prompt; empty where it did

@@ -46,6 +46,7 @@ class ItemResult:
     question: str
     greedy: Mapping[Mode, Outcome]
     sampled: Mapping[Mode, tuple[Outcome, ...]] = field(default_factory=dict)
+    refused: str = ""  # why the engine did not take the prompt: all of `greedy` is wrong, at no token
 
 
 @dataclass(frozen=True, slots=True)

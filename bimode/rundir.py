@@ -45,6 +45,13 @@ def digest_path(path: Path) -> str:
     return digest_json([(str(p.relative_to(path)), digest_path(p)) for p in files])
 
 
+def digest_without_weights(model: Path) -> str:
+    """Digest of everything in a model directory but its weights: shape, tokenizer, processor and template."""
+    weights = (".safetensors", ".safetensors.index.json", ".bin")
+    others = [p for p in sorted(model.iterdir()) if p.is_file() and not p.name.endswith(weights)]
+    return digest_json([(p.name, digest_path(p)) for p in others])
+
+
 def digest_code(*packages: str) -> str:
     """Digest of the modules of `packages`, which lie beside this one."""
     root = Path(__file__).resolve().parents[1]

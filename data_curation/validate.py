@@ -20,6 +20,7 @@ from PIL import Image
 
 from bimode.control_tokens import OURS, ControlTokens
 from bimode.dataset import SCHEMA, SPLITS, Row, picture_digest, question_of
+from bimode.errors import RowNote
 from bimode.modes import THINK_CLOSE
 from bimode.pictures import (
     MAX_BYTES,
@@ -63,6 +64,9 @@ REASONS = {
     "unknown_verifier": "a verifier that does not exist, or arguments that it cannot use",
     "answer_type": "an answer that is not of the type its verifier compares",
     "answer_fails": "the row's own answer does not pass its verifier",
+    "too_many_images": "more images than an engine takes in one prompt (`detail`: how many, and the limit)",
+    "long_prompt": "more tokens, its images expanded, than leave one for a response within model.max_model_len "
+    "(`detail`: how many, and the limit)",
     "long_question": "a question longer than curate.filter.max_question",
     "long_answer": f"an answer longer than curate.filter.max_answer, or than the {MAX_CHARS} characters that a verifier reads",
     "long_trace": "a trace longer than curate.filter.max_trace",
@@ -119,9 +123,13 @@ def check_rows(
     `controls`: of the tokenizer that will read the rows.
     Unless `hashed`, nothing is made by which near pictures are found, which takes longer than to decode a small picture.
     """
+    found = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of images that are refused or sound all the same
-        return [_checked(row, hashed, controls) for row in rows]
+        for row in rows:
+            with RowNote(_short(str(row.get("id")))):
+                found.append(_checked(row, hashed, controls))
+    return found
 
 
 def check_row(row: Row) -> tuple[str, str]:

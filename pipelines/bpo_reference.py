@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,8 @@ FILE = "reference.parquet"
 
 
 def reference_rewards(graph: Graph, prompts: Sequence[Prompt], recipe: Recipe, path: Path) -> dict[str, float]:
-    """Mean reward by prompt id of `Algorithm.reference_samples` completions in auto mode; empty where it is 0.
+    """Mean reward by prompt id of `Algorithm.reference_samples` completions in auto mode; empty where it is 0. A prompt that
+    the engine refuses has none.
 
     `graph` holds the policy that the run started from. Kept in the stage's folder `path`, so drawn once per run.
     """
@@ -33,17 +33,30 @@ def reference_rewards(graph: Graph, prompts: Sequence[Prompt], recipe: Recipe, p
     if not n:
         return {}
     if not (path / FILE).is_file():
-        asked = _asked(prompts, bpo, recipe.seed)
-        drawn = iter(graph.generate([
-            GenerationRequest(p, Mode.AUTO, n, bpo.temperature, bpo.max_tokens, seed=recipe.seed + i)
-            for i, p in enumerate(asked)
-        ]))  # fmt: skip
-        rewards = [_mean_reward(p, tuple(islice(drawn, n)), bpo) for p in asked]
-        table = pa.table({"prompt_id": [p.id for p in asked], "reward": rewards})
+        rewards = _rewards(graph, _asked(prompts, bpo, recipe.seed), n, recipe)
+        if None in rewards.values():  # any question may replace a refused one
+            rest = [prompt for prompt in prompts if prompt.id not in rewards]
+            rewards |= _rewards(graph, rest, n, recipe)
+        rewards = {name: reward for name, reward in rewards.items() if reward is not None}
+        table = pa.table({"prompt_id": list(rewards), "reward": pa.array(rewards.values(), pa.float64())})
         pq.write_table(table, path / f".partial-{FILE}")
         (path / f".partial-{FILE}").replace(path / FILE)
     kept = pq.read_table(path / FILE)
     return dict(zip(kept["prompt_id"].to_pylist(), kept["reward"].to_pylist(), strict=True))
+
+
+def _rewards(graph: Graph, asked: Sequence[Prompt], n: int, recipe: Recipe) -> dict[str, float | None]:
+    """Mean reward by prompt id; None for a prompt that the engine refuses."""
+    bpo = recipe.bpo
+    requests = [
+        GenerationRequest(p, Mode.AUTO, n, bpo.temperature, bpo.max_tokens, seed=recipe.seed + i)
+        for i, p in enumerate(asked)
+    ]
+    rewards: dict[str, float | None] = {}
+    for prompt, result in zip(asked, graph.generate(requests), strict=True):
+        refused = bool(result.refused)
+        rewards[prompt.id] = None if refused else _mean_reward(prompt, result.completions, bpo)
+    return rewards
 
 
 def _asked(prompts: Sequence[Prompt], bpo: BpoConfig, seed: int) -> list[Prompt]:

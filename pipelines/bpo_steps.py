@@ -15,13 +15,13 @@ from bimode.bpo_config import BpoConfig
 from bimode.config import Recipe
 from bimode.credit import CreditedBatch, assign, informative, modes_drawn, shuffle_rewards
 from bimode.credit.duplicates import merge_duplicates
-from bimode.desk import Desk, Drawn, Lease
+from bimode.desk import Desk, Drawn, Lease, RefusedTicket
 from bimode.errors import MismatchError
 from bimode.ledger import Ledger
 from bimode.losses import LossFn
 from bimode.modes import Mode
 from bimode.order import item_of
-from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
+from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt, RolloutGroup
 from bimode.rewards import correctness, shaped
 from bimode.token_metrics import means_by_mode, metric_means
 from bimode.trace import Trace
@@ -92,14 +92,14 @@ def open_rollouts(
         asked = [(ticket, prompt_of(ticket)) for ticket in lease.tickets]
         return requests(asked, bpo.at(lease.step), recipe.seed)
 
-    def judge(lease: Lease, completions: Sequence[Completion]) -> list[Drawn]:
+    def judge(lease: Lease, results: Sequence[GenerationResult]) -> list[Drawn | RefusedTicket]:
         asked = [(ticket, prompt_of(ticket)) for ticket in lease.tickets]
-        return drawn(asked, bpo.at(lease.step), completions, references)
+        return drawn(asked, bpo.at(lease.step), results, references)
 
     return Rollouts(
         graph.fleet,
         graph.learner,
-        open_desk(bpo, prompt_of, ledger),
+        open_desk(bpo, prompt_of, len(prompts), ledger),
         requests_of,
         judge,
         sync_timeout_s=bpo.sync_timeout_s,
@@ -110,12 +110,12 @@ def open_rollouts(
     )
 
 
-def open_desk(bpo: BpoConfig, prompt_of: Callable[[int], Prompt], ledger: Ledger) -> Desk:
-    """The desk as the recipe wants it."""
+def open_desk(bpo: BpoConfig, prompt_of: Callable[[int], Prompt], num_prompts: int, ledger: Ledger) -> Desk:
+    """The desk as the recipe wants it; `prompt_of` is the data order over `num_prompts` questions."""
     return Desk(
         ledger, prompt_of, lambda group, step: informative(shaped(group, bpo.at(step)), bpo.at(step)),
-        groups_per_step=bpo.prompts_per_step, lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness,
-        may_filter=bpo.resample * bpo.prompts_per_step, leases_in_flight=bpo.leases_in_flight,
+        num_prompts=num_prompts, groups_per_step=bpo.prompts_per_step, lease_groups=bpo.lease_groups,
+        max_staleness=bpo.max_staleness, may_filter=bpo.resample * bpo.prompts_per_step, leases_in_flight=bpo.leases_in_flight,
     )  # fmt: skip
 
 
@@ -140,13 +140,26 @@ def requests(asked: Asked, bpo: BpoConfig, seed: int) -> list[GenerationRequest]
     return [*wanted, *probing]
 
 
-def drawn(asked: Asked, bpo: BpoConfig, completions: Sequence[Completion], references: Mapping[str, float]) -> list[Drawn]:
-    """The answers to `requests` as groups with correctness as their reward, each with the probes of its question."""
-    answers = iter(completions)
-    size = sum(n for _, n in modes_drawn(bpo))
-    groups = [_group(prompt, tuple(islice(answers, size)), references) for _, prompt in asked]
-    probes = [tuple(islice(answers, _probes(bpo))) for _ in asked]
-    return [Drawn(ticket, group, probe) for (ticket, _), group, probe in zip(asked, groups, probes, strict=True)]
+def drawn(
+    asked: Asked,
+    bpo: BpoConfig,
+    results: Sequence[GenerationResult],
+    references: Mapping[str, float],
+) -> list[Drawn | RefusedTicket]:
+    """The results of `requests` as groups with correctness as their reward, each with the probes of its question; a question
+    that the engine refused is a RefusedTicket."""
+    left = iter(results)
+    per_group = len(modes_drawn(bpo))
+    groups = [tuple(islice(left, per_group)) for _ in asked]
+    probes = [next(left).completions if _probes(bpo) else () for _ in asked]
+    found: list[Drawn | RefusedTicket] = []
+    for (ticket, prompt), group, probe in zip(asked, groups, probes, strict=True):
+        if why := group[0].refused:  # as all requests for the same prompt are
+            found.append(RefusedTicket(ticket, why))
+            continue
+        completions = tuple(c for result in group for c in result.completions)
+        found.append(Drawn(ticket, _group(prompt, completions, references), probe))
+    return found
 
 
 def _probes(bpo: BpoConfig) -> int:

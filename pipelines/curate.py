@@ -79,7 +79,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again, whatever else has changed."""
-    from bimode.codec import Codec
+    from bimode.prompt_limits import PromptModel
     from data_curation.publishing.alerts import alerts, warn_about_files, warn_about_sources
     from data_curation.publishing.publish import publish
     from data_curation.publishing.published import UNPUBLISHED
@@ -92,11 +92,11 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from pipelines.progress import kept_first, say, track
 
     curate, cache, scratch = recipe.curate, stage.run / "cache", stage.work / ".scratch"
+    model = PromptModel(inputs["base"].absolute(), recipe.model.max_model_len)
     shards = shards_of(recipe, inputs)
     shutil.rmtree(stage.path / UNPUBLISHED, ignore_errors=True)  # of an earlier run
     with track("curate: read", total=len(shards), unit="shard") as bar:
-        controls = Codec(inputs["base"]).control_tokens
-        files = ingest(shards, curate, cache / "candidates", kept_first(bar), controls)
+        files = ingest(shards, curate, cache / "candidates", kept_first(bar), model)
     store, decisions = Store(files, scratch), scratch / "decisions.parquet"
     decided = decide(files, indexes(curate.dedup.against), curate.dedup, decisions)
     store.apply(decisions)

@@ -21,15 +21,13 @@ if TYPE_CHECKING:
 
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The directories by role: base, judge, teacher. Raises ConfigError.
+    """The directories by role: base, judge, teacher; those that the recipe does without are left out. Raises ConfigError.
 
-    Those that the recipe does without are left out. The base is always there: rows are held to the
-    control tokens of its tokenizer.
+    The base is always there: its tokenizer and its length decide which rows can be prompts.
     """
     from pipelines.harness import base_directory, base_model
 
-    curate = recipe.curate
-    found = {"base": base_model(recipe, run)}
+    curate, found = recipe.curate, {"base": base_model(recipe, run)}
     if not curate.tags:
         return found
     for at, model in enumerate(curate.rollouts.models):

@@ -12,13 +12,13 @@ the same twice.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config import EvaluateConfig, Recipe
-from bimode.errors import StarvedError, keyed
+from bimode.errors import RowNote, StarvedError, keyed
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.routing import ItemResult, Outcome
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from actors.evaluator import Evaluator
 
 NOT_MODELS = ("data", "metrics")
+WRONG = Outcome(correct=False, tokens=0, thought=False)  # of a question that the engine refuses
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
@@ -75,6 +76,7 @@ def name_of(model: Path) -> str:
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Evaluates the models of `inputs` in order and writes the report."""
     from bimode.dataset import read_prompts, split_files
+    from pipelines.progress import say
 
     settings = recipe.evaluate
     prompts = list({p.id: p for p in read_prompts(inputs["data"], settings.split)}.values())
@@ -82,9 +84,15 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         raise StarvedError(f"no {settings.split} rows in {inputs['data']}: raise curate.{settings.split}")
     digest = digest_json([(f.name, digest_path(f)) for f in split_files(inputs["data"], settings.split)])
     results = evaluate_models(recipe, stage, models_of(inputs), prompts, digest)
-    data = {"digest": digest, "n": len(prompts), "split": settings.split}
+    data: dict[str, Any] = {"digest": digest, "n": len(prompts), "split": settings.split}
+    data["refused"] = refused_items(results)
+    for name, found in data["refused"].items():
+        first = found["items"][0]
+        count = f"{found['n']} of {len(prompts)} questions are refused and count as wrong"
+        say(f"evaluate: {name}: {count}; {first['id']}: {first['reason']}")
     figures = write_report(recipe, stage, results, prompts, data, inputs.get("metrics"))
-    responses = sum(len(i.greedy) + sum(map(len, i.sampled.values())) for items in results.values() for i in items)
+    answered = [item for items in results.values() for item in items if not item.refused]
+    responses = sum(len(item.greedy) + sum(map(len, item.sampled.values())) for item in answered)
     return StageResult(
         outputs=("report.json", "report.html", "results", *figures),
         counts={"items": len(prompts), "models": list(results), "responses": responses},
@@ -169,19 +177,44 @@ def ask(
     requests: Sequence[GenerationRequest],
     on_done: Callable[[int], None],
 ) -> list[ItemResult]:
-    """All `requests` to the open model, judged and put together by item, in the order of `prompts`."""
-    completions = evaluator.generate(requests, on_done)
+    """All `requests` to the open model, judged and put together by item, in the order of `prompts`.
+
+    A question that the engine refuses counts as wrong. Raises StarvedError if it refuses all of them.
+    """
+    results = evaluator.generate(requests, on_done)
     greedy: dict[str, dict[Mode, Outcome]] = {p.id: {} for p in prompts}
     sampled: dict[str, dict[Mode, tuple[Outcome, ...]]] = {p.id: {} for p in prompts}
-    at = 0
-    for request in requests:
-        outcomes = tuple(judge(request.prompt, c) for c in completions[at : at + request.n])
-        at += request.n
+    refused: dict[str, str] = {}
+    for request, result in zip(requests, results, strict=True):
+        name = request.prompt.id
+        if result.refused:
+            refused[name] = result.refused
+            greedy[name][request.mode] = WRONG
+            continue
+        with RowNote(name):
+            outcomes = tuple(judge(request.prompt, each) for each in result.completions)
         if request.temperature == 0.0:
-            greedy[request.prompt.id][request.mode] = outcomes[0]
+            greedy[name][request.mode] = outcomes[0]
         else:
-            sampled[request.prompt.id][request.mode] = outcomes
-    return [ItemResult(p.id, p.task, p.level, p.question, greedy[p.id], sampled[p.id]) for p in prompts]
+            sampled[name][request.mode] = outcomes
+    if len(refused) == len(prompts):
+        name, why = next(iter(refused.items()))
+        every = f"the engine refused every question ({len(prompts)})"
+        raise StarvedError(f"{every}; the first was {name}: {why}")
+    return [
+        ItemResult(p.id, p.task, p.level, p.question, greedy[p.id], sampled[p.id], refused.get(p.id, ""))
+        for p in prompts
+    ]
+
+
+def refused_items(results: Mapping[str, Sequence[ItemResult]]) -> dict[str, Any]:
+    """By model, how many questions its engine refused and which; models that took all are left out."""
+    found = {}
+    for name, items in results.items():
+        refused = [{"id": item.id, "reason": item.refused} for item in items if item.refused]
+        if refused:
+            found[name] = {"n": len(refused), "items": refused}
+    return found
 
 
 def judge(prompt: Prompt, completion: Completion) -> Outcome:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, StarvedError
+from bimode import errors
+from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError
 from bimode.rundir import remove_half_written
+from pipelines.reasons import Reason, reason_of
 
 GO_ON = "the same command continues"
-IN_CREATION = "an error raised in its creation task"
+AGAIN = "it would come again: mend its cause first, then run the same command"
+PASSING = (OSError, MemoryError, EOFError)
+LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+CONFIG_ERROR = re.compile(r"(?P<key>[\w.-]+) = (?P<value>.*?): (?P<fix>.*)")
 FULL_DISK = ("no space left on device", "disk quota exceeded", "] . unexpected pos")  # the last is all that torch.save says
 
 
@@ -31,31 +38,57 @@ def reported(stage: str, run: Path) -> Iterator[None]:
 
 def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
     """The one line for `error`. ConfigErrors stay as they are; others gain the stage and what is kept."""
-    chain = list(causes(error))[::-1]  # a Ray task error is also an instance of its cause: the cause itself first
+    outermost_first = list(causes(error))
+    chain = outermost_first[::-1]  # a Ray task error is also an instance of its cause: the cause itself first
     for cause in chain:
-        if isinstance(cause, ConfigError):  # a learner does not know whose it is
-            return ConfigError(f"{stage}.{cause.key}", cause.value, cause.fix) if cause.key.startswith("learner.") else cause
         if isinstance(cause, BimodeError):
-            go_on = "" if isinstance(cause, StarvedError) else f"; {GO_ON}"  # the same again would end in the same way
-            return type(cause)(f"{stage}: {cause} ({_kept(run)}{go_on})")
+            return _told(stage, run, cause)
     kept = _kept(run)
     if any(is_full_disk(cause) for cause in chain):
         remove_half_written(run / stage)
         return StageFailed(f"{stage}: no space left on the disk of {run}: free some ({kept}; {GO_ON})")
     if denied := next((cause for cause in chain if isinstance(cause, PermissionError)), None):
         return StageFailed(f"{stage}: {denied.filename or denied}: {NOT_PERMITTED} ({kept}; {GO_ON})")
+    reason = reason_of(outermost_first)
+    if ours := _restored(reason):
+        return _told(stage, run, ours)
     log, where = run / "error.log", ""
     with suppress(OSError):
         log.write_text("".join(traceback.format_exception(error)))
         where = f"traceback in {log}; "
-    cause = chain[0]
-    return StageFailed(f"{stage}: {_what(cause)} ({kept}; {where}{GO_ON})")
+    go_on = AGAIN if _comes_again(reason) else GO_ON
+    return StageFailed(f"{stage}: {reason} ({kept}; {where}{go_on})")
 
 
-def _what(cause: BaseException) -> str:
-    """Kind and first line of an error; of an actor that died in its making the last, where Ray has put what killed it."""
-    lines = str(cause).strip().splitlines() or [""]
-    return lines[-1].strip() if IN_CREATION in lines[0] and len(lines) > 1 else f"{type(cause).__name__}: {lines[0]}"
+def _told(stage: str, run: Path, cause: BimodeError) -> BimodeError:
+    """An error that has its words already."""
+    if isinstance(cause, ConfigError):  # a learner does not know whose it is
+        return ConfigError(f"{stage}.{cause.key}", cause.value, cause.fix) if cause.key.startswith("learner.") else cause
+    go_on = "" if cause.comes_again else f"; {GO_ON}"
+    return type(cause)(f"{stage}: {cause} ({_kept(run)}{go_on})")
+
+
+def _restored(reason: Reason) -> BimodeError | None:
+    """The BimodeError of which Ray has kept only the text, as of one that an actor's constructor raised."""
+    module, _, name = reason.name.rpartition(".")
+    kind = getattr(errors, name, None) if module == errors.__name__ else None
+    if not isinstance(kind, type) or not issubclass(kind, BimodeError):
+        return None
+    if config := CONFIG_ERROR.fullmatch(reason.said):
+        return ConfigError(config["key"], config["value"], config["fix"])
+    row = f" in row {reason.row}" if reason.row else ""
+    return kind(f"{reason.said}{row}")
+
+
+def _comes_again(reason: Reason) -> bool:
+    """Whether the same command would end in the same way: not what a machine, a disk or the network does."""
+    module, _, name = reason.name.rpartition(".")
+    if module.startswith("ray.") or name.startswith("Dist"):  # of Ray itself, and of torch.distributed
+        return False
+    kind = getattr(builtins, name, None)
+    if not isinstance(kind, type):
+        return True
+    return not issubclass(kind, PASSING) or issubclass(kind, LASTING)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -1,23 +1,20 @@
 """Whether a model is computed rightly when it is trained here, asked once a run, before an engine starts.
 
 The answer depends on the model's architecture and on our code, not on the values of its weights (ours): it is kept
-in the run's manifest under the digest of the model's config and tokenizer files, the code and the packages.
+in the run's manifest under the digest of the model's files but its weights, the code and the packages.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from bimode.config import Recipe
-from bimode.rundir import digest_json, digest_path, read_json, update_run_manifest
+from bimode.rundir import digest_json, digest_without_weights, read_json, update_run_manifest
 from cluster.environment import code_version
 from cluster.placement import plan
 from pipelines.progress import say
 
-VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")  # of config.json
 TRAINING = ("anneal", "bpo")
 
 
@@ -26,7 +23,7 @@ def ensure_model_is_trainable(
 ) -> None:
     """Compares packed with single sequences for the model in `path`, unless this run has. Raises ConfigError."""
     model = recipe.model
-    key = digest_json([architecture_digest(path), model.dtype, model.max_model_len, code_version(), versions])
+    key = digest_json([digest_without_weights(path), model.dtype, model.max_model_len, code_version(), versions])
     known = (read_json(run / "manifest.json") or {}).get("packing_check", {})
     if known.get("key") == key:
         return
@@ -39,12 +36,3 @@ def ensure_model_is_trainable(
     say(f"{stage}: packed sequences equal single ones: {found.float32:.1g} nats at most{in_bfloat16}")
     entry = {"key": key, **asdict(found)}
     update_run_manifest(run, lambda manifest: manifest.update(packing_check=entry))
-
-
-def architecture_digest(path: Path) -> str:
-    """Digest of a model directory without its weights, and without what saving it anew changes."""
-    config: dict[str, Any] = json.loads((path / "config.json").read_text())
-    kept = {name: value for name, value in config.items() if name not in VOLATILE}
-    others = sorted(file for file in path.iterdir() if file.suffix in (".json", ".jinja") and "index" not in file.name)
-    digests = [(file.name, digest_path(file)) for file in others if file.name != "config.json"]
-    return digest_json([kept, digests])

@@ -17,9 +17,9 @@ from actors.learner_group import LearnerGroup
 from actors.rollouts import Rollouts
 from benchmarks.peers.command import errors_in_one_line
 from bimode.config import ClusterConfig, ModelConfig
-from bimode.desk import Desk, Drawn, Lease
+from bimode.desk import Desk, Drawn, Lease, RefusedTicket
 from bimode.ledger import Ledger
-from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
+from bimode.records import GenerationRequest, GenerationResult, Prompt, RolloutGroup
 from bimode.sections import LearnerConfig, OptimConfig
 from bimode.trace import Trace
 
@@ -84,18 +84,19 @@ def open_loop(
     """The rollout loop over tickets of which `requests_of` says what is asked; every reward is 0."""
     folder.mkdir(parents=True, exist_ok=True)
 
-    def judge(lease: Lease, completions: Sequence[Completion]) -> list[Drawn]:
-        drawn, at = [], 0
+    def judge(lease: Lease, results: Sequence[GenerationResult]) -> list[Drawn | RefusedTicket]:
+        drawn: list[Drawn | RefusedTicket] = []
+        left = iter(results)
         for ticket in lease.tickets:
             asked = requests_of(ticket)
-            mine = tuple(completions[at : at + sum(r.n for r in asked)])
-            at += len(mine)
+            mine = tuple(c for _ in asked for c in next(left).completions)
             drawn.append(Drawn(ticket, RolloutGroup(asked[0].prompt, mine, (0.0,) * len(mine)), ()))
         return drawn
 
     desk = Desk(
         Ledger(folder / "ledger"), lambda ticket: requests_of(ticket)[0].prompt, lambda group, step: True,
-        groups_per_step=groups_per_step, lease_groups=lease_groups, max_staleness=max_staleness, may_filter=0,
+        num_prompts=1 << 30, groups_per_step=groups_per_step, lease_groups=lease_groups,
+        max_staleness=max_staleness, may_filter=0,
     )  # fmt: skip
     return Rollouts(
         fleet, learner, desk, lambda lease: [r for ticket in lease.tickets for r in requests_of(ticket)], judge,

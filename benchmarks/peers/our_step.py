@@ -48,7 +48,7 @@ def one_step(graph: Graph, work: Workload, bpo: BpoConfig, step: int) -> Answer:
     """Generation with log-probabilities, credit, loss, backward, optimizer step, new weights live in the engine."""
     clock = [time.perf_counter()]
     requests = requests_of(work, step)
-    completions = graph.generate(requests)
+    completions = [c for result in graph.generate(requests) for c in result.completions]
     clock.append(time.perf_counter())
     batch = assign(groups_of(work, requests, completions), bpo)
     graph.learner.update(batch.samples, policy_loss(bpo.clip_low, bpo.clip_high, 0.0), batch.denominator)

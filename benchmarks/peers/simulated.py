@@ -23,6 +23,7 @@ class PlainCodec:
     """All questions are the same two ids."""
 
     tokens, eos_id, placeholder_ids = ModeTokens(open=0, think=1, direct=2, close=3), 4, ()
+    kind, max_forced = "image_text", 2
 
     def encode_prompt(self, question: str, images: Sequence[bytes]) -> tuple[int, ...]:
         """A word and ``<think>``."""

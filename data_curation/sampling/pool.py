@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from bimode.dataset import Row
-from bimode.records import Completion, GenerationRequest
 from data_curation.store import read_candidates
 
 ROWS_PER_BATCH = 32  # that an engine works on at a time; what an interruption costs
+MAX_ERROR = 300  # characters that are kept of why a worker refused a prompt
 
 
 def run_pool(
@@ -37,12 +37,3 @@ def with_candidates(files: Sequence[Path], wanted: Sequence[Row], columns: Seque
         of_file = [row for row in wanted if row["file"] == file]
         found = read_candidates(files[file], [row["row"] for row in of_file], columns).to_pylist()
         yield from zip(found, of_file, strict=True)
-
-
-def answer(worker: Any, requests: Sequence[GenerationRequest]) -> Iterator[tuple[str, list[Completion]]]:
-    """Of each request why the worker refuses it, or "" and its completions; all that are sound are generated together."""
-    refused = [worker.refusal(request)[:300] for request in requests]
-    sound = [request for request, why in zip(requests, refused, strict=True) if not why]
-    drawn = iter(worker.generate(sound) if sound else ())
-    for request, why in zip(requests, refused, strict=True):
-        yield why, [] if why else [next(drawn) for _ in range(request.n)]

@@ -21,10 +21,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from bimode.dataset import Row
+from bimode.errors import RowNote
 from bimode.records import Completion, GenerationRequest
 from data_curation.parquet_sql import parquet
 from data_curation.sampling.parts import compact, parts_of, write_part
-from data_curation.sampling.pool import ROWS_PER_BATCH, answer, run_pool, with_candidates
+from data_curation.sampling.pool import MAX_ERROR, ROWS_PER_BATCH, run_pool, with_candidates
 from data_curation.store import MEMORY, READ_ROWS
 
 KEY = ("id", "content", "round", "number")
@@ -54,7 +55,7 @@ REPLY_SCHEMA = pa.schema(
 
 
 class Asker(Protocol):
-    """Who asks, what, and how often. Picklable; `open_worker` makes a rollout worker (`refusal`, `generate`) in an actor with the
+    """Who asks, what, and how often. Picklable; `open_worker` makes a rollout worker (`generate`) in an actor with the
     ray.remote options `options`. `columns` are those of a candidate that a request needs, `rounds` how often a row may be asked.
     """
 
@@ -166,9 +167,14 @@ class Replier:
 
     def _draw(self, rows: Sequence[Row], requests: Sequence[GenerationRequest]) -> Iterator[list[Reply]]:
         """The replies to each request; one with an error where the worker refuses it."""
-        for row, request, (why, drawn) in zip(rows, requests, answer(self.worker, requests), strict=True):
-            blank = Reply(row["id"], row["content"], row["round"], -1, "", request.repetition_penalty, 0, "", why)
-            yield [blank] if why else [self._read(blank, k, row, completion) for k, completion in enumerate(drawn)]
+        for row, request, result in zip(rows, requests, self.worker.generate(requests), strict=True):
+            error, penalty = result.refused[:MAX_ERROR], request.repetition_penalty
+            blank = Reply(row["id"], row["content"], row["round"], -1, "", penalty, 0, "", error)
+            if error:
+                yield [blank]
+                continue
+            with RowNote(row["id"]):
+                yield [self._read(blank, k, row, each) for k, each in enumerate(result.completions)]
 
     def _read(self, blank: Reply, number: int, row: Row, completion: Completion) -> Reply:
         verdict = self.asker.verdict(row, completion)

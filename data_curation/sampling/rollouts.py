@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 
 from bimode.curate_config import RolloutSampling
 from bimode.dataset import Row, row_prompt
+from bimode.errors import RowNote
 from bimode.modes import Mode
-from bimode.records import Completion, GenerationRequest, Prompt
+from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt
 from bimode.rundir import digest_json
 from bimode.verify import code_digest, is_right
 from data_curation.sampling.parts import compact, parts_of, write_part
-from data_curation.sampling.pool import ROWS_PER_BATCH, answer, run_pool, with_candidates
+from data_curation.sampling.pool import MAX_ERROR, ROWS_PER_BATCH, run_pool, with_candidates
 from data_curation.store import Store
 
 MODES = (Mode.NON_THINKING, Mode.THINKING)
@@ -36,7 +37,7 @@ ATTEMPT = ("id", "content", "mode", "attempt")  # what an attempt is known by
 @dataclass(frozen=True, slots=True)
 class Tagger:
     """The model that is sampled, how, and on what. `digest` is that of its directory; `open_worker` makes a rollout worker of it
-    (`refusal`, `generate`), in an actor with the ray.remote options `options`."""
+    (`generate`), in an actor with the ray.remote options `options`."""
 
     open_worker: Callable[[], Any]
     name: str
@@ -136,16 +137,12 @@ class Sampler:
             for mode, missing in zip(MODES, place["missing"], strict=True)
             if missing
         ]
-        answers = answer(self.worker, [request for _, request in asked])
-        return [
-            made
-            for (empty, request), (why, drawn) in zip(asked, answers, strict=True)
-            for made in (
-                [replace(blank, error=why) for blank in empty]
-                if why
-                else [judged(blank, request.prompt, response) for blank, response in zip(empty, drawn, strict=True)]
-            )
-        ]
+        results = self.worker.generate([request for _, request in asked])
+        rollouts: list[Rollout] = []
+        for (empty, request), result in zip(asked, results, strict=True):
+            with RowNote(request.prompt.id):
+                rollouts += _rollouts(empty, request.prompt, result)
+        return rollouts
 
     def _request(self, row: Row, mode: Mode, missing: Sequence[int]) -> GenerationRequest:
         sampling = self.tagger.sampling
@@ -157,6 +154,14 @@ class Sampler:
 def blanks(row: Row, mode: Mode, missing: Sequence[int]) -> list[Rollout]:
     """The attempts `missing` at `row`, before they are made."""
     return [Rollout(row["id"], row["content"], mode.value, k, False, 0, "", "") for k in missing]
+
+
+def _rollouts(empty: Sequence[Rollout], prompt: Prompt, result: GenerationResult) -> list[Rollout]:
+    """`empty` with the completions and their verdicts, or with the error of a refused prompt."""
+    if result.refused:
+        return [replace(blank, error=result.refused[:MAX_ERROR]) for blank in empty]
+    pairs = zip(empty, result.completions, strict=True)
+    return [judged(blank, prompt, completion) for blank, completion in pairs]
 
 
 def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:

@@ -14,9 +14,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bimode.control_tokens import OURS, ControlTokens
+from bimode.control_tokens import OURS
 from bimode.curate_config import CurateConfig
 from bimode.dataset import Row, question_of, sample_row
+from bimode.errors import RowNote
+from bimode.prompt_limits import PromptModel
 from bimode.records import Sample
 from bimode.rundir import digest_json
 from data_curation.candidates import CANDIDATE_SCHEMA
@@ -43,31 +45,32 @@ def ingest(
     config: CurateConfig,
     folder: Path,
     on_done: Callable[[int], None],
-    controls: ControlTokens = OURS,
+    model: PromptModel | None = None,
 ) -> list[Path]:
     """The files of candidates of `shards`, in their order; those that are missing are made. Needs a connected Ray for that.
 
-    `on_done` hears of shards as they are finished, those that were there at once. `controls` are
-    those of the tokenizer that will read the rows.
+    Rows whose prompt does not fit `model` are rejects; without one, no row is asked.
+    `on_done` hears of shards as they are finished, those that were there at once.
     """
-    files = [folder / f"{shard_key(shard, config, controls)}.parquet" for shard in shards]
+    limits_key = model.key if model else ""
+    files = [folder / f"{shard_key(shard, config, limits_key)}.parquet" for shard in shards]
     missing = [(shard, file) for file, shard in dict(zip(files, shards, strict=True)).items() if not file.exists()]
     on_done(len(files) - len(missing))
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        for done in _run(missing, config, controls):
+        for done in _run(missing, config, model):
             on_done(done)
     return files
 
 
 def _run(
-    missing: Sequence[tuple[Shard, Path]], config: CurateConfig, controls: ControlTokens
+    missing: Sequence[tuple[Shard, Path]], config: CurateConfig, model: PromptModel | None
 ) -> Iterator[int]:
     """Says how many shards are finished, as they finish."""
 
     def make(batch: pa.Table) -> pa.Table:
         asked = [missing[at] for at in batch["at"].to_pylist()]
-        rows = [write_candidates(shard, file, config, controls) for shard, file in asked]
+        rows = [write_candidates(shard, file, config, model) for shard, file in asked]
         return pa.table({"rows": pa.array(rows, pa.int64())})
 
     processes = 1 + sum(shard.size for shard, _ in missing) // ROWS_PER_PROCESS
@@ -77,14 +80,14 @@ def _run(
 
 
 def write_candidates(
-    shard: Shard, file: Path, config: CurateConfig, controls: ControlTokens = OURS
+    shard: Shard, file: Path, config: CurateConfig, model: PromptModel | None = None
 ) -> int:
     """Writes the candidates of `shard` to `file`; returns how many rows there are."""
     partial, count = file.with_name(f".{file.name}-{digest_json(str(shard.settings))[:8]}"), 0
     try:
         with pq.ParquetWriter(partial, CANDIDATE_SCHEMA, compression="zstd") as writer:
             for batch in batches(shard.samples()):
-                table = candidates(batch, shard.split, config, controls)
+                table = candidates(batch, shard.split, config, model)
                 writer.write_table(table, row_group_size=BATCH_ROWS)
                 count += table.num_rows
     except OSError:  # a full disk gets its room back
@@ -112,25 +115,35 @@ def candidates(
     batch: Sequence[Sample | Refusal],
     split: str,
     config: CurateConfig,
-    controls: ControlTokens = OURS,
+    model: PromptModel | None = None,
 ) -> pa.Table:
     """One row a sample or refusal, in CANDIDATE_SCHEMA."""
     rows = [refused_row(each, split) if isinstance(each, Refusal) else candidate_row(each, split) for each in batch]
     sound = [row for row in rows if not row["reason"]]
+    controls = model.control_tokens if model else OURS
     checks = check_rows(sound, hashed=config.dedup.image_radius > 0, controls=controls)
     for row, found in zip(sound, checks, strict=True):
-        reason, detail = found.reason, found.detail
-        if reason == "bad_schema":
+        if found.reason == "bad_schema":
             ref = repr([row["source"], row["source_refs"], row["id"]])  # whatever these are
-            row |= refused_row(Refusal(ref, reason, detail, *_origin(row)), split)
-        else:
+            refusal = Refusal(ref, found.reason, found.detail, *_origin(row))
+            row |= refused_row(refusal, split)
+            continue
+        reason, detail = found.reason, found.detail
+        with RowNote(row["id"]):
             if not reason and split != "check":
-                # a teacher's takes the place of one that is no good
-                own = "" if is_replaceable(row["verifier"], config.traces) else row["trace"]
-                reason, detail = filter_row(row["question"], row["answer"], own, config.filter)
-            row |= fingerprint(row, found)
-        row |= {"reason": reason, "detail": detail}
+                reason, detail = _refusal(row, config, model)
+            row |= fingerprint(row, found) | {"reason": reason, "detail": detail}
     return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
+
+
+def _refusal(row: Row, config: CurateConfig, model: PromptModel | None) -> tuple[str, str]:
+    """(reason, detail) of the first filter or limit that a sound row does not meet."""
+    # a teacher's takes the place of one that is no good
+    own = "" if is_replaceable(row["verifier"], config.traces) else row["trace"]
+    found = filter_row(row["question"], row["answer"], own, config.filter)
+    if any(found) or model is None:
+        return found
+    return model.refusal(row["question"], [image["bytes"] for image in row["images"]])
 
 
 def candidate_row(sample: Sample, split: str) -> Row:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from bimode.control_tokens import OURS, ControlTokens
 from bimode.curate_config import CurateConfig, SourceConfig
 from bimode.errors import ConfigError, under
 from bimode.records import Sample
@@ -95,12 +94,11 @@ def code_digest() -> str:
     return digest_code("bimode", "data_curation")
 
 
-def shard_key(shard: Shard, config: CurateConfig, controls: ControlTokens = OURS) -> str:
-    """The name under which a shard's candidates are kept."""
+def shard_key(shard: Shard, config: CurateConfig, model_key: str = "") -> str:
+    """The name under which a shard's candidates are kept; `model_key` is that of the model whose prompts they become."""
     taught, hashed = bool(config.traces.model), config.dedup.image_radius > 0
-    limits = config.filter.model_dump(mode="json")
-    settings = [shard.settings, limits, config.tags, taught, hashed, controls.settings]
-    return digest_json([*settings, code_digest()])
+    filters = config.filter.model_dump(mode="json")
+    return digest_json([shard.settings, filters, config.tags, taught, hashed, model_key, code_digest()])
 
 
 def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:

@@ -21,6 +21,7 @@ from bimode.rundir import digest_bytes
 from pipelines.report.numbers import LEVELS, Results
 
 MAX_VIEWED = 400  # items in the viewer; a page of more is slow to open
+MAX_REFUSED = 50  # refused questions of a model that the page lists; report.json has them all
 DASH = "\N{EN DASH}"
 MAX_SIDE = 512  # pixels; larger pictures are shown reduced
 CAPTIONS = {
@@ -68,7 +69,8 @@ def render(report: Mapping[str, Any], results: Results, prompts: Sequence[Prompt
         headline=headline(report, results), by_level=level_rows(results), viewer=Markup(viewer_json(results, prompts)),
         figures={name: (Markup(svg), CAPTIONS[name]) for name, svg in figures.items()},
         trained=trained_words(run.bpo), funnel=funnel(run.counts), tags=tags_words(run.counts.get("tags", {})),
-        shown=min(len(prompts), MAX_VIEWED), total=len(prompts),
+        shown=min(len(prompts), MAX_VIEWED), total=len(prompts), refused=report["data"].get("refused", {}),
+        max_refused=MAX_REFUSED,
     )  # fmt: skip
 
 
@@ -251,7 +253,7 @@ def _data_url(image: bytes) -> str:
     try:
         shown, buffer = open_picture(image), io.BytesIO()
     except PictureError:
-        return "data:,"  # no model has seen it either
+        return "data:,"
     shown.thumbnail((MAX_SIDE, MAX_SIDE))
     shown.save(buffer, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

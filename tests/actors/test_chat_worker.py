@@ -46,7 +46,8 @@ def opened(worker: type[RolloutWorker]) -> Any:
 def test_what_is_forced_and_how_it_is_sampled(worker: type[RolloutWorker], forced: tuple[int, ...]) -> None:
     asked = Prompt("a", "q", (), "1", "exact", "{}", "t", "")
     made = opened(worker)
-    [completion] = made.generate([GenerationRequest(asked, Mode.NON_THINKING, 1, 0.7, 10, 3, repetition_penalty=1.25)])
+    [result] = made.generate([GenerationRequest(asked, Mode.NON_THINKING, 1, 0.7, 10, 3, repetition_penalty=1.25)])
+    [completion] = result.completions
     [sampling] = made._engine.sampling
     assert (sampling.repetition_penalty, sampling.max_tokens, sampling.temperature) == (1.25, 10 - len(forced), 0.7)
     assert completion.token_ids_T == (*forced, 9) and completion.num_forced == len(forced)

@@ -14,7 +14,7 @@ from bimode.errors import ConfigError
 from bimode.modes import Mode, render_response
 from bimode.records import GenerationRequest, Prompt
 
-CONTROL = "is a control token of the model's tokenizer; take it out of the text"
+CONTROL = "is one of the model's tokenizer; take it out of the text"
 
 
 class WithoutEngine(RolloutWorker):
@@ -39,22 +39,19 @@ def request(question: str, *images: bytes) -> GenerationRequest:
 @pytest.mark.parametrize(
     ("question", "images", "says"),
     [
-        ("what is <|im_end|> ?", (), f"prompt q-7.question = <|im_end|>: {CONTROL}"),
-        ("<pad>", (), f"prompt q-7.question = <pad>: {CONTROL}"),
-        ("what ?", (b"GIF89a",), "prompt q-7.image = image_truncated: GIF: no header"),
-        ("what ?", (b"%!PS-Adobe",), "prompt q-7.image = image_type: begins with b'%!PS-Adobe'"),
-        ("what ?", (), ""),
+        ("what is <|im_end|> ?", (), f"<|im_end|> {CONTROL}"),
+        ("<pad>", (), f"<pad> {CONTROL}"),
+        ("what ?", (b"GIF89a",), "GIF: no header"),
+        ("what ?", (b"%!PS-Adobe",), "begins with b'%!PS-Adobe'"),
     ],
 )
-def test_a_rollout_worker_refuses_a_prompt_by_its_id(
+def test_a_prompt_that_is_refused_costs_its_own_requests(
     worker: RolloutWorker, question: str, images: tuple[bytes, ...], says: str
 ) -> None:
-    asked = request(question, *images)
-    assert worker.refusal(asked) == says
-    if says:
-        with pytest.raises(ConfigError) as refused:
-            worker.begin(0, [asked])
-        assert str(refused.value) == says
+    """Its reason is told, and what stands beside it in the lease is generated."""
+    worker.begin(0, [request(question, *images), request(question, *images)])
+    results = worker.advance(0.0)[0]
+    assert [(result.completions, result.refused) for result in results] == [((), says)] * 2
 
 
 def row(question: str, response: str) -> dict[str, Any]:
@@ -74,10 +71,10 @@ def row(question: str, response: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("question", "trace", "answer", "says"),
     [
-        ("what is <|im_end|> ?", "look : 3", "8", "question = <|im_end|>"),
-        ("what ?", "look : <|im_end|> so 3", "8", "response = <|im_end|>"),
-        ("what ?", "look : 3", "8 <|im_end|>", "response = <|im_end|>"),
-        ("what ?", "look : </think> 3", "8", "response = </think>"),
+        ("what is <|im_end|> ?", "look : 3", "8", "question = control_token: <|im_end|>"),
+        ("what ?", "look : <|im_end|> so 3", "8", "response = control_token: <|im_end|>"),
+        ("what ?", "look : 3", "8 <|im_end|>", "response = control_token: <|im_end|>"),
+        ("what ?", "look : </think> 3", "8", "response = control_token: </think>"),
     ],
 )
 def test_annealing_refuses_a_row_by_its_id(
@@ -90,4 +87,4 @@ def test_annealing_refuses_a_row_by_its_id(
     wrong = row(question, render_response(Mode.THINKING, trace, answer))
     with pytest.raises(ConfigError) as refused:
         tokenize(pa.Table.from_pylist([sound, wrong]))
-    assert str(refused.value) == f"row q-7-thinking.{says}: {CONTROL}"
+    assert str(refused.value) == f"row q-7-thinking.{says} {CONTROL}"

@@ -40,6 +40,15 @@ def request(prompt: Prompt, mode: Mode, n: int = 4, temperature: float = 1.0, se
     return GenerationRequest(prompt, mode, n, temperature, LIMIT, seed)
 
 
+def completions_of(actor: Any, requests: list[GenerationRequest]) -> list[Completion]:
+    """Those of all requests, none of which is refused."""
+    import ray
+
+    results = ray.get(actor.generate.remote(requests))
+    assert not any(result.refused for result in results)
+    return [completion for result in results for completion in result.completions]
+
+
 PROMPTS = [ask(f"p{i}", (picture(i),)) for i in range(8)]
 
 
@@ -47,7 +56,7 @@ PROMPTS = [ask(f"p{i}", (picture(i),)) for i in range(8)]
 def drawn(ray_local: Any, rollout_actor: Any) -> list[Completion]:
     """4 samples of 8 prompts in 3 modes, prompts outermost."""
     requests = [request(p, mode) for p in PROMPTS for mode in Mode]
-    return ray_local.get(rollout_actor.generate.remote(requests))
+    return completions_of(rollout_actor, requests)
 
 
 def test_completions_come_in_the_order_of_requests_then_samples(drawn: list[Completion]) -> None:
@@ -103,7 +112,7 @@ def test_image_placeholders_are_never_sampled(drawn: list[Completion], tiny_llav
 def test_equal_seeds_give_equal_samples(ray_local: Any, rollout_actor: Any) -> None:
     def draw(seed: int, temperature: float = 1.0) -> list[tuple[int, ...]]:
         requests = [request(PROMPTS[0], Mode.AUTO, n=4 if temperature else 1, seed=seed, temperature=temperature)]
-        return [c.token_ids_T for c in ray_local.get(rollout_actor.generate.remote(requests))]
+        return [c.token_ids_T for c in completions_of(rollout_actor, requests)]
 
     first = draw(seed=1)
     assert draw(seed=1) == first
@@ -111,13 +120,13 @@ def test_equal_seeds_give_equal_samples(ray_local: Any, rollout_actor: Any) -> N
     assert len(set(first)) == 4
     assert draw(seed=1, temperature=0.0) == draw(seed=2, temperature=0.0)  # greedy
     later = replace(request(PROMPTS[0], Mode.AUTO, n=2, seed=1), first=2)
-    assert [c.token_ids_T for c in ray_local.get(rollout_actor.generate.remote([later]))] == first[2:]
+    assert [c.token_ids_T for c in completions_of(rollout_actor, [later])] == first[2:]
 
 
 def test_a_repetition_penalty_makes_repeated_tokens_rarer(ray_local: Any, rollout_actor: Any) -> None:
     def repeats(penalty: float) -> int:
         asked = [replace(request(p, Mode.THINKING), repetition_penalty=penalty) for p in PROMPTS]
-        drawn = ray_local.get(rollout_actor.generate.remote(asked))
+        drawn = completions_of(rollout_actor, asked)
         return sum(c.num_tokens - len(set(c.token_ids_T)) for c in drawn)
 
     assert repeats(2.0) < 0.9 * repeats(1.0)
@@ -125,17 +134,77 @@ def test_a_repetition_penalty_makes_repeated_tokens_rarer(ray_local: Any, rollou
 
 def test_nothing_but_a_choice_is_said(ray_local: Any, rollout_actor: Any) -> None:
     asked = [replace(request(PROMPTS[0], Mode.AUTO, n=8, seed=seed), choices=("digits", "so")) for seed in (1, 2)]
-    drawn = ray_local.get(rollout_actor.generate.remote(asked))
+    drawn = completions_of(rollout_actor, asked)
     assert {c.text.strip() for c in drawn} == {"digits", "so"} and all(c.finished for c in drawn)
 
 
 def test_too_little_room_is_one_line_that_names_the_key(ray_local: Any, rollout_actor: Any) -> None:
     tight = GenerationRequest(PROMPTS[0], Mode.NON_THINKING, 1, 1.0, 2, 0)
     with pytest.raises(ConfigError, match="max_tokens = 2: "):
-        ray_local.get(rollout_actor.generate.remote([tight]))
-    long = ask("long", tuple(picture(i) for i in range(6)))
-    with pytest.raises(ConfigError, match="max_model_len = 128: prompt long alone has"):
-        ray_local.get(rollout_actor.generate.remote([request(long, Mode.AUTO)]))
+        completions_of(rollout_actor, [tight])
+
+
+def refused_prompts() -> dict[str, Prompt]:
+    """Prompts that do not fit an engine of 128 tokens."""
+    images = tuple(picture(i) for i in range(5))
+    long = replace(ask("long", images[:1]), question=" ".join(["read"] * 200))
+    return {
+        "5 images, at most 4": ask("five", images),
+        "at most 125": long,
+        "an image cannot be read: UnidentifiedImageError": ask("broken", (b"\x89PNG no picture",)),
+    }
+
+
+def test_a_prompt_that_is_not_taken_costs_itself(ray_local: Any, rollout_actor: Any) -> None:
+    """The others' samples are what they are without it, and no mode of it is answered."""
+    good = [request(PROMPTS[0], Mode.THINKING), request(PROMPTS[1], Mode.AUTO)]
+    bad = [request(prompt, mode) for prompt in refused_prompts().values() for mode in Mode]
+    results = ray_local.get(rollout_actor.generate.remote([good[0], *bad, good[1]]))
+    alone = ray_local.get(rollout_actor.generate.remote(good))
+    assert [[c.token_ids_T for c in r.completions] for r in (results[0], results[-1])] == [
+        [c.token_ids_T for c in result.completions] for result in alone
+    ]
+    assert [len(result.completions) for result in results] == [4, *[0] * 9, 4]
+    for result, said in zip(results[1:-1], [said for said in refused_prompts() for _ in Mode], strict=True):
+        assert said in result.refused
+    nothing = ray_local.get(rollout_actor.generate.remote(bad))
+    assert all(result.refused and not result.completions for result in nothing)
+
+
+def test_what_only_the_engine_knows_costs_its_prompt_too(ray_local: Any, rollout_actor: Any) -> None:
+    """vLLM's own limits, found by a worker whose statement of them is too generous."""
+
+    def answered(worker: Any, asked: list[GenerationRequest]) -> list[Any]:
+        limits = worker.limits
+        worker.limits = replace(limits, max_images=99, max_model_len=9999)
+        try:
+            return worker.generate(asked)
+        finally:
+            worker.limits = limits
+
+    five, long, _ = refused_prompts().values()
+    asked = [request(PROMPTS[0], Mode.AUTO), *(request(five, mode) for mode in Mode), request(long, Mode.AUTO)]
+    asked.append(request(PROMPTS[0], Mode.THINKING))
+    results = ray_local.get(rollout_actor.__ray_call__.remote(answered, asked))
+    assert [len(result.completions) for result in results] == [4, 0, 0, 0, 0, 4]
+    assert all("image" in result.refused for result in results[1:4]) and "length" in results[4].refused
+    assert len(completions_of(rollout_actor, [request(PROMPTS[2], Mode.AUTO)])) == 4, "nothing is left under way"
+
+
+def test_a_prompt_is_encoded_once_a_lease(ray_local: Any, rollout_actor: Any) -> None:
+    """Not for every completion: a processor without a fixed size would prepare its images each time."""
+
+    def counted(worker: Any, asked: list[GenerationRequest]) -> int:
+        calls, encode = [], worker.codec.encode_prompt
+        worker.codec.encode_prompt = lambda *given: calls.append(given) or encode(*given)
+        try:
+            worker.generate(asked)
+        finally:
+            del worker.codec.encode_prompt
+        return len(calls)
+
+    asked = [request(p, mode, n=8) for p in PROMPTS[:2] for mode in Mode]
+    assert ray_local.get(rollout_actor.__ray_call__.remote(counted, asked)) == 2
 
 
 def test_gpu_transport_is_refused_without_a_gpu(tiny_llava: Path) -> None:
@@ -150,14 +219,9 @@ def test_gpu_transport_is_refused_without_a_gpu(tiny_llava: Path) -> None:
 
 
 def test_a_text_only_model_generates_in_each_mode(ray_local: Any, text_actor: Any) -> None:
-    drawn = ray_local.get(text_actor.generate.remote([request(ask("t", ()), mode) for mode in Mode]))
+    drawn = completions_of(text_actor, [request(ask("t", ()), mode) for mode in Mode])
     assert [c.num_forced for c in drawn[::4]] == [0, 1, 2]
     assert all(c.num_forced < c.num_tokens <= LIMIT for c in drawn)
-
-
-def test_a_text_only_model_refuses_images(ray_local: Any, text_actor: Any) -> None:
-    with pytest.raises(ConfigError, match="text model was given a question with images"):
-        ray_local.get(text_actor.generate.remote([request(PROMPTS[0], Mode.AUTO)]))
 
 
 def test_images_survive_caches_that_are_emptied_under_way(ray_local: Any, rollout_actor: Any) -> None:
@@ -170,7 +234,7 @@ def test_images_survive_caches_that_are_emptied_under_way(ray_local: Any, rollou
             while not (done := worker.advance(0.3)):
                 worker.reset_caches()
                 resets += 1
-            answered += len(done[lease])
+            answered += sum(len(result.completions) for result in done[lease])
         return resets, answered
 
     asked = [request(p, mode, n=24) for p in PROMPTS for mode in (Mode.THINKING, Mode.NON_THINKING)]

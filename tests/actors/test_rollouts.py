@@ -15,7 +15,7 @@ import pytest
 from bimode.bpo_config import BpoConfig
 from bimode.config import ModelConfig
 from bimode.desk import Desk, Drawn, Lease
-from bimode.errors import ConfigError
+from bimode.errors import ConfigError, StarvedError
 from bimode.ledger import FILE, Ledger, read
 from bimode.records import Prompt
 from bimode.sections import LearnerConfig, OptimConfig
@@ -27,12 +27,13 @@ from tests.rollouts import paired
 
 pytestmark = pytest.mark.ray
 
+FIVE = (b"never looked at",) * 5  # images, one more than an engine takes
 QUESTION = "digits : read the strip as one number . what is its remainder ?"
 BPO = BpoConfig(prompts_per_step=4, group_size=3, max_tokens=40, rollout_workers=2)
 
 
-def prompt_of(ticket: int) -> Prompt:
-    return replace(paired([1], [1]).prompt, id=f"q{ticket}", question=QUESTION, images=())
+def prompt_of(ticket: int, images: tuple[bytes, ...] = ()) -> Prompt:
+    return replace(paired([1], [1]).prompt, id=f"q{ticket}", question=QUESTION, images=images)
 
 
 def open_fleet(model_dir: Path, worker: type | None = None) -> Any:
@@ -87,18 +88,20 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
         bpo: BpoConfig = BPO,
         said: list[str] | None = None,
         wanted: Callable[[], int] = lambda: 2,
+        prompt: Callable[[int], Prompt] = prompt_of,
+        num_prompts: int = 1 << 30,
     ) -> Rollouts:
         def asked(lease: Lease) -> list[tuple[int, Prompt]]:
-            return [(ticket, prompt_of(ticket)) for ticket in lease.tickets]
+            return [(ticket, prompt(ticket)) for ticket in lease.tickets]
 
         desk = Desk(
-            Ledger(tmp_path / name), prompt_of, lambda group, step: True, groups_per_step=bpo.prompts_per_step,
-            lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness, may_filter=0,
+            Ledger(tmp_path / name), prompt, lambda group, step: True, num_prompts=num_prompts,
+            groups_per_step=bpo.prompts_per_step, lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness, may_filter=0,
             leases_in_flight=bpo.leases_in_flight,
         )  # fmt: skip
         return Rollouts(
             fleet, learner, desk, lambda lease: requests(asked(lease), bpo, 0),
-            lambda lease, completions: drawn(asked(lease), bpo, completions, {}),
+            lambda lease, results: drawn(asked(lease), bpo, results, {}),
             sync_timeout_s=600.0, wanted=wanted, say=(said if said is not None else []).append,
             trace=Trace(tmp_path / "trace.json"),
         )  # fmt: skip
@@ -173,6 +176,41 @@ def test_what_goes_wrong_in_a_worker_surfaces_where_the_learner_waits(loop: Any)
         impossible = BPO.model_copy(update={"max_tokens": 1, "max_staleness": staleness})
         with loop(str(staleness), impossible) as rollouts, pytest.raises(ConfigError, match="max_tokens = 1"):
             rollouts.batch(0)
+
+
+@pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_refused_question_costs_itself_and_is_said_once(loop: Any, tmp_path: Path, staleness: int) -> None:
+    said: list[str] = []
+    bpo = BPO.model_copy(update={"max_staleness": staleness})
+
+    def prompt(ticket: int) -> Prompt:
+        return prompt_of(ticket, FIVE if ticket in (1, 2) else ())
+
+    with loop("run", bpo, said, prompt=prompt) as rollouts:
+        batch = rollouts.batch(0)
+        ended = rollouts.trained(batch, 0)
+    tickets = [d.ticket for d in batch]
+    assert len(tickets) == 4 and not {1, 2} & set(tickets) and (staleness or tickets == [0, 3, 4, 5])
+    assert ended.refused == 2 and ended.dropped == ended.stale == ended.lost == 0
+    assert sorted(said) == [f"q{k} is refused: 5 images, at most 4; the next question replaces it" for k in (1, 2)]
+    assert read(tmp_path / "run" / FILE).books.counts()["refused"] == 2
+
+
+@pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_run_whose_every_question_is_refused_ends_in_a_line(loop: Any, staleness: int) -> None:
+    bpo = BPO.model_copy(update={"max_staleness": staleness})
+    said: list[str] = []
+
+    def of_nine(ticket: int) -> Prompt:
+        return prompt_of(ticket % 9, FIVE)
+
+    line = r"^the engine refused every question \(9\); the last was q\d: 5 images, at most 4$"
+    loop_of_nine = loop("run", bpo, said, prompt=of_nine, num_prompts=9)
+    with loop_of_nine as rollouts, pytest.raises(StarvedError, match=line):
+        rollouts.batch(0)
+    assert len(said) == 5 and said[-1].endswith("(the ledger has further ones)")
 
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)

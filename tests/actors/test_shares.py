@@ -14,7 +14,7 @@ import pytest
 from bimode.config import ModelConfig
 from bimode.errors import WorkerLostError
 from bimode.modes import Mode
-from bimode.records import GenerationRequest
+from bimode.records import Completion, GenerationRequest, GenerationResult
 from pipelines.chaos import stall
 from tests.rollouts import paired
 
@@ -23,6 +23,10 @@ pytestmark = pytest.mark.ray
 PROMPT = replace(paired([1], [1]).prompt, question="what is 3 + 4 ?", images=())
 REQUESTS = [GenerationRequest(replace(PROMPT, id=f"q{i}"), Mode.AUTO, 2, 1.0, 12, seed=i) for i in range(5)]
 MODEL = ModelConfig(max_model_len=128)
+
+
+def flat(results: list[GenerationResult]) -> list[Completion]:
+    return [completion for result in results for completion in result.completions]
 
 
 @pytest.fixture
@@ -60,7 +64,8 @@ def test_who_is_lost_without_a_loop_is_named_and_replaced_once(ray_local: Any, f
         shares.generate(fleet, REQUESTS)
     fleet.members[0].calls.clear()
     again = shares.generate(fleet, REQUESTS, successor)
-    assert [c.prompt_id for c in again] == [c.prompt_id for c in whole] == [f"q{i}" for i in range(5) for _ in range(2)]
+    asked = [f"q{i}" for i in range(5) for _ in range(2)]
+    assert [c.prompt_id for c in flat(again)] == [c.prompt_id for c in flat(whole)] == asked
     assert len(lost) == 1 and lost[0].startswith("rollout-1 ")
 
     def doomed(member: Any, why: str) -> Any:
@@ -99,7 +104,7 @@ def test_an_evaluation_survives_a_dead_engine_with_the_same_answers(ray_local: A
         assert evaluator._fleet is not None
         ray_local.kill(evaluator._fleet.workers[0])
         again = evaluator.generate(REQUESTS)
-        assert {v for c in again for v in c.versions_T} == {1}
-    assert [c.token_ids_T for c in again] == [c.token_ids_T for c in whole]
+        assert {v for c in flat(again) for v in c.versions_T} == {1}
+    assert [c.token_ids_T for c in flat(again)] == [c.token_ids_T for c in flat(whole)]
     [line] = said
     assert re.fullmatch(r"rollout-0 died, .* s into \w+: rollout-2 takes its place and is asked the same", line)

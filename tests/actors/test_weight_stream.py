@@ -84,12 +84,13 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
 
     def make(said: list[str], by: Any = learner, max_staleness: int = 0) -> Rollouts:
         desk = Desk(
-            Ledger(tmp_path / "ledger"), prompt_of, lambda group, step: True, groups_per_step=2, lease_groups=1,
+            Ledger(tmp_path / "ledger"), prompt_of, lambda group, step: True, num_prompts=1 << 30,
+            groups_per_step=2, lease_groups=1,
             max_staleness=max_staleness, may_filter=0,
         )  # fmt: skip
         return Rollouts(
             fleet, by, desk, lambda lease: requests([(t, prompt_of(t)) for t in lease.tickets], BPO, 0),
-            lambda lease, completions: drawn([(t, prompt_of(t)) for t in lease.tickets], BPO, completions, {}),
+            lambda lease, results: drawn([(t, prompt_of(t)) for t in lease.tickets], BPO, results, {}),
             sync_timeout_s=DEADLINE_S, wanted=lambda: 2, say=said.append, trace=Trace(tmp_path / "trace.json"),
         )  # fmt: skip
 

@@ -98,7 +98,8 @@ class Bench:
 
     def draw(self) -> list[Completion]:
         """Both forced modes and auto, 3 samples each, always the same requests."""
-        return self.call("generate", [GenerationRequest(self.asked, mode, 3, 1.0, 24, 0) for mode in Mode])
+        results = self.call("generate", [GenerationRequest(self.asked, mode, 3, 1.0, 24, 0) for mode in Mode])
+        return [completion for result in results for completion in result.completions]
 
     def gap(self, model: Any) -> float:
         return gap(model, self.codec, self.asked, self.draw())

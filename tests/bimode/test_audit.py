@@ -88,7 +88,7 @@ def test_a_run_closes(tmp_path: Path) -> None:
     found = audit(write_run(tmp_path), GROUPS, id_of)
     assert found.problems == () and found.notes == ()
     assert (found.drawn, found.sealed_steps) == (9, 2)
-    assert found.counts == {"pending": 0, "leased": 0, "generated": 0, "trained": 6, "filtered": 3, "stale": 0}
+    assert found.counts == {"pending": 0, "leased": 0, "generated": 0, "trained": 6, "filtered": 3, "stale": 0, "refused": 0}
 
 
 def test_what_is_under_way_or_torn_or_unknown_is_noted(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_list_is_that_of_the_actual_tokenizer(codec: Codec, tiny_llava: Path
 @pytest.mark.parametrize("token", [*TINY, *FOREIGN])
 def test_each_is_refused_by_its_name_in_whatever_is_encoded(codec: Codec, token: str) -> None:
     """A question that ended its own turn went to the model as two turns."""
-    says = f"= {token}: is a control token of the model's tokenizer; take it out of the text"
+    says = f"= control_token: {token} is one of the model's tokenizer; take it out of the text"
     for attempt in (
         lambda: codec.encode_prompt(f"what is {token} ?", ()),
         lambda: codec.encode_unexpanded(f"{token}what", 0),

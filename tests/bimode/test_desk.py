@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bimode.desk import Desk, Drawn, Lease
+from bimode.desk import Desk, Drawn, Lease, RefusedTicket
+from bimode.errors import StarvedError
 from bimode.ledger import FILE, Ledger, read
 from bimode.modes import Mode
 from bimode.records import Prompt, RolloutGroup
@@ -32,9 +33,11 @@ def carries_credit(group: RolloutGroup, step: int) -> bool:
     return int(group.prompt.id[1:]) not in DULL
 
 
-def desk(folder: Path, staleness: int = 0, may_filter: int = 0, lease_groups: int = 2, groups: int = 4) -> Desk:
+def desk(
+    folder: Path, staleness: int = 0, may_filter: int = 0, lease_groups: int = 2, groups: int = 4, num_prompts: int = 1 << 30
+) -> Desk:
     return Desk(
-        Ledger(folder), prompt_of, carries_credit, groups_per_step=groups, lease_groups=lease_groups,
+        Ledger(folder), prompt_of, carries_credit, num_prompts=num_prompts, groups_per_step=groups, lease_groups=lease_groups,
         max_staleness=staleness, may_filter=may_filter,
     )  # fmt: skip
 
@@ -119,12 +122,70 @@ def test_what_has_become_too_old_is_dropped_and_replaced(tmp_path: Path) -> None
     assert it.ledger.books.counts()["stale"] == 4 and it.grant("a", 2, 2) == Lease((12, 13, 14, 15), 2)
 
 
+def refuse(desk: Desk, lease: Lease | None, version: int, refused: set[int]) -> None:
+    """Answers a lease, of which the engine refuses the tickets `refused`."""
+    assert lease is not None
+    found = [RefusedTicket(t, "5 images") if t in refused else drawn(t, version) for t in lease.tickets]
+    desk.deliver(lease, found)
+
+
+def test_the_next_question_replaces_a_refused_one(tmp_path: Path) -> None:
+    """At staleness 0, where the step waits for it."""
+    it = desk(tmp_path)
+    refuse(it, it.grant("a", 0, 0), 0, {1})
+    assert it.batch(0) is None
+    refuse(it, it.grant("a", 0, 0), 0, {2, 3})
+    assert it.batch(0) is None and it.refused == 3
+    assert it.ledger.books.counts()["refused"] == 3 and it.admitted == 1
+    refuse(it, it.grant("a", 0, 0), 0, set())
+    refuse(it, it.grant("a", 0, 0), 0, set())
+    batch = it.batch(0)
+    assert batch is not None and [d.ticket for d in batch] == [0, 4, 5, 6]
+    it.trained(batch, 0)
+    assert it.refused == 0 and it.grant("a", 1, 1) == Lease((7, 8), 1)
+    moves = read(tmp_path / FILE).moves
+    assert [move["why"] for move in moves if move["to"] == "refused"] == ["5 images"] * 3
+
+
+def test_a_refused_question_makes_room_above_staleness_0_too(tmp_path: Path) -> None:
+    it = desk(tmp_path, staleness=1)
+    leases = [it.grant("a", 0, 0) for _ in range(4)]
+    assert it.grant("a", 0, 0) is None, "eight questions are under way"
+    refuse(it, leases[0], 0, {0, 1})
+    assert it.grant("a", 0, 0) == Lease((8, 9), 0)
+
+
+def test_a_run_goes_on_behind_its_refused_questions(tmp_path: Path) -> None:
+    """What was refused before the seal is not drawn again; what was refused behind it is."""
+    it = desk(tmp_path, groups=2)
+    refuse(it, it.grant("a", 0, 0), 0, {0})
+    refuse(it, it.grant("a", 0, 0), 0, set())
+    it.trained(it.batch(0) or [], 0)
+    it.ledger.seal(1, "c")
+    refuse(it, it.grant("a", 1, 1), 1, {3, 4})
+    again = desk(tmp_path, groups=2)
+    again.ledger.resume(1)
+    assert again.ledger.books.counts()["refused"] == 1
+    assert again.grant("a", 1, 1) == Lease((3, 4), 1)
+
+
+def test_a_run_whose_every_question_is_refused_ends(tmp_path: Path) -> None:
+    """Once each of them has been; not while one of them may still be answered."""
+    it = desk(tmp_path, num_prompts=4)
+    refuse(it, it.grant("a", 0, 0), 0, {0, 1})
+    with pytest.raises(StarvedError, match=r"^the engine refused every question \(4\); the last was q3: 5 images$"):
+        refuse(it, it.grant("a", 0, 0), 0, {2, 3})
+    patient = desk(tmp_path / "patient", num_prompts=5)
+    for _ in range(2):
+        refuse(patient, patient.grant("a", 0, 0), 0, {0, 1, 2, 3})
+
+
 @settings(max_examples=60)
 @given(st.data(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 4))
 def test_nothing_is_lost_or_repeated_whoever_dies(
     data: st.DataObject, staleness: int, lease_groups: int, may_filter: int
 ) -> None:
-    """Workers answer, die or wait in any order: tickets stay whole, bounds hold, and the run gets on."""
+    """Workers answer, refuse, die or wait in any order: tickets stay whole, bounds hold, and the run gets on."""
     with tempfile.TemporaryDirectory() as folder:
         it = desk(Path(folder), staleness, may_filter, lease_groups, groups=3)
         version, held, trained = 0, dict[Lease, int](), list[int]()
@@ -136,7 +197,7 @@ def test_nothing_is_lost_or_repeated_whoever_dies(
                 lease = data.draw(st.sampled_from(sorted(held, key=lambda x: x.tickets)))
                 since = held.pop(lease)
                 if data.draw(st.booleans()):
-                    answer(it, lease, since)
+                    refuse(it, lease, since, data.draw(st.sets(st.sampled_from(lease.tickets))))
                 else:
                     it.give_back(lease, "died")
             if (batch := it.batch(version)) is not None:

@@ -35,7 +35,7 @@ def written(folder: Path) -> Ledger:
 def test_counts_add_up_to_what_was_drawn(tmp_path: Path) -> None:
     books = written(tmp_path).books
     assert books.drawn == 5
-    assert books.counts() == {"pending": 0, "leased": 1, "generated": 1, "trained": 2, "filtered": 1, "stale": 0}
+    assert books.counts() == {"pending": 0, "leased": 1, "generated": 1, "trained": 2, "filtered": 1, "stale": 0, "refused": 0}
     found = read(tmp_path / FILE)
     assert found.books == books and [s["seal"] for s in found.seals] == [1] and found.torn == 0
     assert found.moves[0] == {"ticket": 0, "to": "pending", "id": "q"}
@@ -45,7 +45,7 @@ def test_counts_add_up_to_what_was_drawn(tmp_path: Path) -> None:
     ("ticket", "to", "says"),
     [
         (6, P, "is not the next; 5 is"), (0, L, "has ended"), (0, P, "has ended"), (4, T, "it is leased"),
-        (3, L, "it is generated"), (5, L, "it is not drawn"),
+        (3, L, "it is generated"), (5, L, "it is not drawn"), (3, State.REFUSED, "it is generated"),
     ],
 )  # fmt: skip
 def test_a_move_that_no_run_makes_is_refused_and_not_written(tmp_path: Path, ticket: int, to: State, says: str) -> None:
@@ -111,7 +111,8 @@ def test_what_was_under_way_at_a_seal_is_pending_again(tmp_path: Path) -> None:
     ledger.seal(2, "c")
     again = Ledger(tmp_path)
     assert again.resume(2) == 0
-    assert again.books.counts() == {"pending": 2, "leased": 0, "generated": 0, "trained": 2, "filtered": 1, "stale": 0}
+    counts = {"pending": 2, "leased": 0, "generated": 0, "trained": 2, "filtered": 1, "stale": 0, "refused": 0}
+    assert again.books.counts() == counts
     assert read(tmp_path / FILE).moves[-1] == {"ticket": 4, "to": "pending", "why": "resumed at step 2"}
 
 

@@ -14,7 +14,7 @@ import pytest
 from bimode.calibration import Judged, calibrate
 from bimode.curate_config import CurateConfig
 from bimode.modes import Mode
-from bimode.records import Completion, GenerationRequest, Sample
+from bimode.records import Completion, GenerationRequest, GenerationResult, Sample
 from bimode.trace_config import JudgeConfig
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.sampling import replies as module
@@ -68,19 +68,20 @@ class Scripted:
     def __init__(self, script: dict[str, list[str]]) -> None:
         self.script, self.asked = script, list[GenerationRequest]()
 
-    def refusal(self, request: GenerationRequest) -> str:
-        return "" if request.prompt.id in self.script else "too long"
+    def generate(self, requests: list[GenerationRequest]) -> list[GenerationResult]:
+        self.asked += [request for request in requests if request.prompt.id in self.script]
+        return [self._result(request) for request in requests]
 
-    def generate(self, requests: list[GenerationRequest]) -> list[Completion]:
-        self.asked += requests
-        return [
+    def _result(self, r: GenerationRequest) -> GenerationResult:
+        if r.prompt.id not in self.script:
+            return GenerationResult((), "too long")
+        return GenerationResult(tuple(
             Completion(
                 prompt_id=r.prompt.id, mode=r.mode, prompt_ids=(), token_ids_T=(7,), num_forced=0, logprobs_T=(-1.0,),
                 versions_T=(0,), text=text.rstrip("~"), finished=not text.endswith("~"), worker="scripted",
             )
-            for r in requests
             for text in [self.script[r.prompt.id].pop(0) for _ in range(r.n)]
-        ]  # fmt: skip
+        ))  # fmt: skip
 
 
 def judge_of(worker: Scripted, **config: Any) -> Judge:

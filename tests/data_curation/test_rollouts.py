@@ -15,7 +15,7 @@ from benchmarks.peers.simulated import PlainCodec
 from bimode.curate_config import CurateConfig, RolloutSampling, SourceConfig, TraceConfig
 from bimode.dataset import Row, row_prompt, user_turn
 from bimode.modes import Mode
-from bimode.records import Completion, GenerationRequest
+from bimode.records import Completion, GenerationRequest, GenerationResult
 from bimode.rundir import digest_path
 from bimode.verify import is_correct
 from data_curation.candidates import CANDIDATE_SCHEMA
@@ -89,18 +89,19 @@ class Echo:
 
     codec = PlainCodec()
 
-    def refusal(self, request: GenerationRequest) -> str:
-        return "too long" if request.prompt.id.endswith("-2") else ""
+    def generate(self, requests: list[GenerationRequest]) -> list[GenerationResult]:
+        return [self._result(request) for request in requests]
 
-    def generate(self, requests: list[GenerationRequest]) -> list[Completion]:
-        return [
+    def _result(self, r: GenerationRequest) -> GenerationResult:
+        if r.prompt.id.endswith("-2"):
+            return GenerationResult((), "too long")
+        return GenerationResult(tuple(
             Completion(
                 prompt_id=r.prompt.id, mode=r.mode, prompt_ids=(), token_ids_T=(7,), num_forced=0, logprobs_T=(-1.0,),
                 versions_T=(0,), text=f"{r.prompt.id} {r.mode} {k}", finished=True, worker="echo",
             )
-            for r in requests
             for k in range(r.first, r.first + r.n)
-        ]  # fmt: skip
+        ))  # fmt: skip
 
 
 def test_only_what_is_missing_is_asked_for_and_answers_find_their_attempts(file: Path, tmp_path: Path) -> None:
@@ -122,7 +123,8 @@ def test_an_attempt_that_was_cut_off_has_not_passed(file: Path) -> None:
     """Nor is a teacher's chain right: "2" may be the beginning of "24"."""
     row: Row = pq.read_table(file).to_pylist()[0]
     [prompt], [blank] = [row_prompt(row)], blanks(row, Mode.NON_THINKING, [0])
-    [whole, _] = Echo().generate([GenerationRequest(prompt, Mode.NON_THINKING, 2, 1.0, 8, 0)])
+    [result] = Echo().generate([GenerationRequest(prompt, Mode.NON_THINKING, 2, 1.0, 8, 0)])
+    whole, _ = result.completions
     right = replace(whole, text=f"\n\n</think>\n\n{row['answer']}")
     assert judged(blank, prompt, right).passed and not judged(blank, prompt, replace(right, finished=False)).passed
     teacher = Teacher(Echo, "wise", "digest", "float32", 256, TraceConfig(model="wise"), 0, {})

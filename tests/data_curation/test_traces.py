@@ -16,7 +16,7 @@ import pytest
 from benchmarks.peers.simulated import PlainCodec
 from bimode.curate_config import CurateConfig, FilterConfig, SourceConfig
 from bimode.modes import Mode, parse_response
-from bimode.records import Completion, GenerationRequest
+from bimode.records import Completion, GenerationRequest, GenerationResult
 from bimode.rundir import digest_path
 from bimode.trace_config import JudgeConfig, TraceConfig
 from bimode.verify import is_correct
@@ -75,12 +75,15 @@ class Scripted:
     def __init__(self, script: dict[str, list[str]]) -> None:
         self.script, self.asked = script, list[GenerationRequest]()
 
-    def refusal(self, request: GenerationRequest) -> str:
-        return "" if request.prompt.id in self.script else "too long"
+    def generate(self, requests: list[GenerationRequest]) -> list[GenerationResult]:
+        self.asked += [request for request in requests if request.prompt.id in self.script]
+        return [self._result(request) for request in requests]
 
-    def generate(self, requests: list[GenerationRequest]) -> list[Completion]:
-        self.asked += requests
-        return [self._completion(r, self.script[r.prompt.id].pop(0)) for r in requests for _ in range(r.n)]
+    def _result(self, request: GenerationRequest) -> GenerationResult:
+        if request.prompt.id not in self.script:
+            return GenerationResult((), "too long")
+        chains = [self.script[request.prompt.id].pop(0) for _ in range(request.n)]
+        return GenerationResult(tuple(self._completion(request, chain) for chain in chains))
 
     def _completion(self, request: GenerationRequest, chain: str) -> Completion:
         answer = int(request.prompt.answer)

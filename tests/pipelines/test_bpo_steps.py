@@ -25,7 +25,8 @@ from bimode.errors import MismatchError
 from bimode.ledger import Ledger
 from bimode.losses import policy_loss
 from bimode.modes import Mode
-from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
+from bimode.order import item_of
+from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt, RolloutGroup
 from pipelines.bpo_log import RunLog
 from pipelines.bpo_reference import FILE, reference_rewards
 from pipelines.bpo_steps import credit, drawn, open_desk, requests, update
@@ -42,13 +43,16 @@ class ScriptedGraph:
     asked: list[GenerationRequest] = field(default_factory=list)
     divided_by: list[float] = field(default_factory=list)
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
         self.asked += requests
-        return [
-            replace(completion(r.mode, 3, text=RIGHT if i < self.right[r.prompt.id] else WRONG), prompt_id=r.prompt.id)
-            for r in requests
-            for i in range(r.n)
-        ]
+        return [self._result(request) for request in requests]
+
+    def _result(self, request: GenerationRequest) -> GenerationResult:
+        name = request.prompt.id
+        if name not in self.right:
+            return GenerationResult((), "5 images, at most 4")
+        texts = [RIGHT if i < self.right[name] else WRONG for i in range(request.n)]
+        return GenerationResult(tuple(replace(completion(request.mode, 3, text=text), prompt_id=name) for text in texts))
 
     @property
     def learner(self) -> Any:
@@ -72,13 +76,13 @@ class Step:
 def collect(graph: ScriptedGraph, asked: list[Prompt], bpo: BpoConfig, references: dict[str, float], seed: int = 5) -> Step:
     """The batch of step 0 of a run whose data order is `asked`, by one worker without a fault."""
     with tempfile.TemporaryDirectory() as folder:
-        desk = open_desk(bpo, asked.__getitem__, Ledger(Path(folder)))
+        desk = open_desk(bpo, asked.__getitem__, len(asked), Ledger(Path(folder)))
         while (batch := desk.batch(0)) is None:
             lease = desk.grant("w", 0, 0)
             assert lease is not None
             tickets = [(ticket, asked[ticket]) for ticket in lease.tickets]
-            completions = graph.generate(requests(tickets, bpo.at(0), seed))
-            desk.deliver(lease, drawn(tickets, bpo.at(0), completions, references))
+            results = graph.generate(requests(tickets, bpo.at(0), seed))
+            desk.deliver(lease, drawn(tickets, bpo.at(0), results, references))
         return Step([d.group for d in batch], [c for d in batch for c in d.probes], desk.filtered, batch)
 
 
@@ -118,7 +122,7 @@ def test_a_group_that_spans_more_versions_than_may_be_is_dropped_and_ends_no_run
     """Credit refuses such a group: it must not be asked whether there is any before the group is found to be too old."""
     bpo = BpoConfig(prompts_per_step=1, group_size=1, max_staleness=1, resample=1)
     prompt = paired([1], [1]).prompt
-    desk = open_desk(bpo, lambda ticket: prompt, Ledger(tmp_path))
+    desk = open_desk(bpo, lambda ticket: prompt, 1, Ledger(tmp_path))
 
     def answer(lease: Lease | None, first: int, last: int) -> None:
         assert lease is not None
@@ -132,6 +136,21 @@ def test_a_group_that_spans_more_versions_than_may_be_is_dropped_and_ends_no_run
         desk.trained(desk.batch(version) or [], version)
     answer(slow, 0, 2)
     assert desk.batch(2) is None and (desk.stale, desk.filtered) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "rewards"),
+    [("per_mode", [(1, 0, 1, 0), (1, 1, 1, 1), (1, 0, 1, 0)]), ("dapo", [(1, 0, 0, 0), (1, 1, 0, 0), (1, 0, 0, 0)])],
+)
+def test_the_next_question_replaces_one_that_the_engine_refuses(algorithm: str, rewards: list[Any]) -> None:
+    """Where the choice is probed, and where it is drawn: no completion is taken for another question's."""
+    graph = ScriptedGraph({"a": 1, "c": 2, "d": 1})
+    wanted = config(algorithm, prompts_per_step=3, overlong_buffer=0.0, resample=0)
+    drawn = collect(graph, prompts("abcd"), wanted, {}, seed=5)
+    assert [g.prompt.id for g in drawn.groups] == ["a", "c", "d"]
+    assert [g.rewards_G for g in drawn.groups] == rewards
+    assert all(c.prompt_id == g.prompt.id for g in drawn.groups for c in g.completions)
+    assert all(c.prompt_id == d.group.prompt.id for d in drawn.drawn for c in d.probes)
 
 
 def test_a_group_that_only_length_tells_apart_stays() -> None:
@@ -210,6 +229,17 @@ def test_the_starting_policy_is_asked_what_will_be_drawn(tmp_path: Path) -> None
     (tmp_path / FILE).unlink()
     any_of_them = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2, resample=1))
     assert len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), any_of_them, tmp_path)) == 8
+
+
+def test_a_question_that_replaces_a_refused_one_is_compared_with_the_starting_policy_too(tmp_path: Path) -> None:
+    """The first two of eight are to be drawn; one is refused, so any other may come: all that can be asked are."""
+    recipe = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=1))
+    names = "abcdefgh"
+    refused = prompts(names)[item_of(0, 8, recipe.seed)].id
+    right = {name: 2 for name in names if name != refused}
+    found = reference_rewards(ScriptedGraph(right), prompts(names), recipe, tmp_path)
+    assert found == dict.fromkeys(right, 0.25)
+    assert reference_rewards(ScriptedGraph({}), prompts(names), recipe, tmp_path) == found, "kept"
 
 
 def test_the_starting_policy_pays_for_length_too(tmp_path: Path) -> None:

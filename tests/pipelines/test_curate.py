@@ -29,13 +29,16 @@ OPEN = [
 ]
 
 
-def write_digits(file: Path, start: int, stop: int, split: str = "train") -> None:
-    """Digit strips in somebody else's columns."""
+def write_digits(
+    file: Path, start: int, stop: int, split: str = "train", images: int = 1, words: int = 0
+) -> None:
+    """Digit strips in somebody else's columns, each with so many `images`, and so many `words` behind its question."""
+    more = "".join(f" w{k}" for k in range(words))
     draw = family_of(SourceConfig(family="digits"))
     samples = [draw(index, split, 0, (0.5, 0.3, 0.2)) for index in range(start, stop)]
     table = {
-        "query": [s.question for s in samples], "label": [s.answer for s in samples], "why": [s.trace for s in samples],
-        "image": [{"bytes": s.images[0], "path": None} for s in samples], "uid": [s.id for s in samples],
+        "query": [s.question + more for s in samples], "label": [s.answer for s in samples], "why": [s.trace for s in samples],
+        "image": [[{"bytes": s.images[0], "path": None}] * images for s in samples], "uid": [s.id for s in samples],
     }  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(table), file)
@@ -98,15 +101,23 @@ def test_files_are_curated_and_new_ones_cost_themselves(ray_local: Any, tiny_lla
     folder, out = tmp_path / "files", tmp_path / "out"
     for split, stop in (("train", 6), ("rl", 2), ("eval", 3)):
         write_digits(folder / split / "0.parquet", 0, stop, split)
+    write_digits(folder / "train" / "five.parquet", 20, 21, images=5)
+    write_digits(folder / "rl" / "long.parquet", 20, 21, "rl", words=150)
     lines = [*OPEN, {"q": "What fills a batch up ?", "a": "<pad>"}]  # of the base's own list
     (folder / "open.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "{broken\n")
     judged = {"model": str(tiny_llava), "votes": 1, "retries": 0, "max_tokens": 4, "max_model_len": 256}
     recipe = recipe_of(folder, tiny_llava, paired_share=1.0, judge=judged, traces={"model": "base"})
     first = run(recipe, out)["counts"]
     assert first["rows"] == {"train": 12, "rl": 2, "eval": 3}, "every row has a trace of its own: the teacher is not asked"
-    assert first["rejects"] == {"bad_record": 1, "control_token": 1, "judge_unclear": 2}, (
-        "a model with random weights says neither word"
-    )
+    unclear = {"judge_unclear": 2}  # a model with random weights says neither word
+    refused = {"control_token": 1, "long_prompt": 1, "too_many_images": 1}
+    assert first["rejects"] == {"bad_record": 1, **refused, **unclear}
+    rejects = pq.read_table(out / "curate" / "rejects").to_pylist()
+    told = {row["id"]: (row["split"], row["reason"], row["detail"]) for row in rejects}
+    assert told["train-digits-train-0-20"] == ("train", "too_many_images", "5 images, at most 4")
+    split, reason, detail = told["rl-digits-rl-0-20"]
+    assert (split, reason) == ("rl", "long_prompt")
+    assert detail.endswith(" tokens, at most 125 (max_model_len = 128, 3 of them for the response)")
     votes = pq.read_table(out / "curate" / "tags" / "verdicts.parquet").to_pylist()
     assert [(vote["mode"], vote["unparsed"]) for vote in votes] == [("", 1), ("", 1)]
     assert len(attempts(out)) == len(set(attempts(out))) == 6 * 2 * 2

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import errno
 import pickle
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
+from pydantic import BaseModel
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from bimode.errors import ConfigError, DivergedError, StarvedError
-from pipelines.failure import as_user_error
+from bimode.config import ModelConfig
+from bimode.errors import BimodeError, ConfigError, DivergedError, LedgerError, RowNote, StarvedError, WorkerLostError
+from data_curation.sampling.pool import run_pool
+from data_curation.tasks import run_tasks
+from pipelines.failure import GO_ON, as_user_error
+from pipelines.reasons import Reason, read_reason
+
+PYDANTIC = """pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+  Value error, max_model_len (99999) is greater than 1024. [type=value_error, input_value=ArgsKwargs((), {})]
+    For further information visit https://errors.pydantic.dev/2.14/v/value_error"""
 
 
 def test_ray_task_error_unwraps_to_its_cause(tmp_path: Path) -> None:
@@ -64,3 +77,147 @@ def test_a_full_disk_gets_back_what_the_stage_has_half_written(tmp_path: Path) -
     left = {path.relative_to(tmp_path) for path in tmp_path.rglob("weights")}
     assert left == {path.relative_to(tmp_path) / "weights" for path in (whole, others)}
     assert not (tmp_path / "bpo" / ".partial-reference.parquet").exists()
+def read(raise_it: Callable[[], None]) -> Reason:
+    """The reason of what `raise_it` raises, as its traceback tells it."""
+    try:
+        raise_it()
+    except Exception as error:
+        return read_reason("".join(traceback.format_exception(error)))
+    raise AssertionError("nothing was raised")
+
+
+def from_cause() -> None:
+    try:
+        raise ValueError("Head size 20 is not supported\nby any backend")
+    except ValueError as error:
+        raise RuntimeError("Engine core initialization failed. See root cause above.") from error
+
+
+def in_handler() -> None:
+    try:
+        from_cause()
+    except RuntimeError:
+        raise AttributeError("None has no shutdown")  # noqa: B904 as code that cleans up does
+
+
+def in_two_rows() -> None:
+    with RowNote("q7"):
+        from_cause()
+
+
+def a_field() -> None:
+    class Settings(BaseModel):
+        block_size: int
+
+    Settings(block_size="many")
+
+
+def hidden() -> None:
+    try:
+        raise KeyError("k")
+    except KeyError:
+        raise ValueError("two lines\nKeyError: of a table") from None
+
+
+@pytest.mark.parametrize(
+    ("raise_it", "says"),
+    [
+        (from_cause, "ValueError: Head size 20 is not supported"),
+        (in_handler, "AttributeError: None has no shutdown, while handling ValueError: Head size 20 is not supported"),
+        (in_two_rows, "ValueError: Head size 20 is not supported in row q7"),
+        (a_field, "ValueError: Settings.block_size: Input should be a valid integer, unable to parse string as an integer"),
+        (hidden, "ValueError: two lines"),
+    ],
+)
+def test_the_deepest_reason_of_a_chain_is_told(raise_it: Callable[[], None], says: str) -> None:
+    """What was raised on purpose from another error is not; what only came up meanwhile is told behind."""
+    assert str(read(raise_it)) == says
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f"ray::W.__init__() (pid=1)\n           ^^^^\n{PYDANTIC}", "ValueError: max_model_len (99999) is greater than 1024."),
+        ("ray::W.f() (pid=1)\nKeyError", "KeyError: "),
+        ("ray::W.f() (pid=1)\n  File \"a.py\", line 1\n    f()\nbimode.errors.StarvedError: no rows", "StarvedError: no rows"),
+        ("nothing that we know", "Exception: nothing that we know"),
+        ("", "Exception: "),
+    ],
+)
+def test_whatever_text_there_is_has_a_reason(text: str, says: str) -> None:
+    assert str(read_reason(text)) == says
+
+
+@pytest.mark.parametrize(
+    ("cause", "comes_again"),
+    [
+        (ValueError("Head size 20 is not supported"), True), (KeyError("k"), True), (TypeError("t"), True),
+        (FileNotFoundError(2, "No such file", "x"), True), (LedgerError("line 3"), True), (StarvedError("no rows"), True),
+        (OSError(5, "Input/output error"), False), (ConnectionResetError("reset"), False), (MemoryError(), False),
+        (TimeoutError("late"), False), (WorkerLostError("rollout-0 died"), False), (ActorDiedError(), False),
+    ],
+)  # fmt: skip
+def test_that_the_same_command_continues_is_said_of_what_may_pass_alone(
+    tmp_path: Path, cause: Exception, comes_again: bool
+) -> None:
+    text = "".join(traceback.format_exception_only(cause))
+    for error in (cause, RayTaskError("work", f"ray::work()\n{text}", cause).as_instanceof_cause()):
+        line = str(as_user_error("bpo", tmp_path, error))
+        assert (GO_ON not in line) is comes_again and "unfinished work is kept" in line
+
+
+def boom(batch: Any) -> Any:
+    with RowNote("q7"):
+        from_cause()
+
+
+def wrong_key(batch: Any) -> Any:
+    raise ConfigError("curate.filter.languages", "xx", "use en")
+
+
+class Doomed:
+    """An actor of a pool whose constructor fails as an engine's does."""
+
+    def __init__(self) -> None:
+        from_cause()
+
+    def __call__(self, batch: Any) -> Any:
+        return batch
+
+
+class Misconfigured(Doomed):
+    def __init__(self) -> None:
+        raise ConfigError("bpo.sync", "nccl", "moves weights between GPUs; use object_store")
+
+
+@pytest.mark.ray
+def test_what_fails_inside_ray_data_is_told_by_its_own_reason(ray_local: Any, tmp_path: Path) -> None:
+    """With the row's id, not as a UDF that failed; a mistake of the user's keeps its key and its code, from a constructor too."""
+    tasks, rows = [pa.table({"at": [0]})], [[{"at": 0}]]
+
+    def line(run: Callable[[], Any]) -> BimodeError:
+        with pytest.raises(Exception) as failed:
+            list(run())
+        return as_user_error("curate", tmp_path, failed.value)
+
+    told = "curate: ValueError: Head size 20 is not supported"
+    assert str(line(lambda: run_tasks(tasks, boom))).startswith(f"{told} in row q7 (unfinished work is kept in")
+    assert str(line(lambda: run_pool(Doomed, (), rows, 1, {"num_cpus": 0}))).startswith(f"{told} (unfinished")
+    for run in (lambda: run_tasks(tasks, wrong_key), lambda: run_pool(Misconfigured, (), rows, 1, {"num_cpus": 0})):
+        mistake = line(run)
+        assert isinstance(mistake, ConfigError) and mistake.exit_code == 2
+        assert mistake.key in ("curate.filter.languages", "bpo.sync")
+
+
+@pytest.mark.ray
+def test_an_engine_that_is_given_a_wrong_argument_says_which(ray_local: Any, text_model: Path, tmp_path: Path) -> None:
+    """vLLM's own validation, whose last line is where pydantic's documentation stands."""
+    from actors.fleet import RolloutFleet
+
+    model = ModelConfig(max_model_len=99_999)
+    fleet = RolloutFleet(text_model, model, workers=1, options={"num_cpus": 0}, seed=0, sync="object_store")
+    with pytest.raises(ActorDiedError) as failed:
+        fleet.awaken()
+    line = str(as_user_error("bpo", tmp_path, failed.value))
+    assert line.startswith("bpo: ValueError: User-specified max_model_len (99999) is greater than the derived max_model_len")
+    assert "pydantic" not in line and GO_ON not in line
