@@ -156,7 +156,7 @@ def test_learner_and_rollout_worker_see_it(kind: Kind, worker: RolloutWorker) ->
     [(_, pixels)] = worker.codec.encode_images([kind.data])
     [(_, wanted)] = worker.codec.encode_images([encoded(same, "PNG")])
     assert pixels.equal(wanted)
-    [sent] = worker._prompt(asked("what is it ?", kind.data).prompt, ()).images
+    [sent] = worker._encode(asked("what is it ?", kind.data).prompt).images
     assert sent.mode == "RGB" and np.array_equal(np.asarray(sent), np.asarray(same))
 
 
