@@ -26,7 +26,11 @@ class ModelConfig(Section):
     base: str = Field(
         "assets/tiny-base", min_length=1, description="Hugging Face directory, or `new:tiny-llava` for random weights"
     )
-    max_model_len: Positive = Field(256, description="tokens of prompt and response together that an engine takes")
+    max_model_len: Positive = Field(
+        256,
+        description="tokens of prompt and response together that an engine takes; a row whose prompt leaves none for a "
+        "response is a reject",
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="of the weights, in the engines and under DeepSpeed; with the torch learner that of autocast"
     )

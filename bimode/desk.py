@@ -44,7 +44,10 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class RefusedTicket:
-    """A ticket whose prompt the engine does not take. Example: ``RefusedTicket(3, "5 images, at most 4")``."""
+    """A ticket whose prompt the engine does not take, or whose answer no verifier can judge.
+
+    Example: ``RefusedTicket(3, "5 images, at most 4")``.
+    """
 
     ticket: int
     reason: str
@@ -130,7 +133,7 @@ class Desk:
         name = self.prompt_of(found.ticket).id
         self._refused_ids.add(name)
         if len(self._refused_ids) == self.num_prompts:
-            every = f"the engine refused every question ({self.num_prompts})"
+            every = f"every question is refused ({self.num_prompts})"
             raise StarvedError(f"{every}; the last was {name}: {found.reason}")
 
     def batch(self, version: int) -> list[Drawn] | None:

@@ -5,7 +5,7 @@ A ticket is one draw of a question (`bimode.order`). It is in exactly one state:
     pending -> leased -> generated -> trained
        ^          |  |       |------> filtered      there was no credit in it
        |          |  |       '------> stale         the policy had moved on too far
-       |          |  '--------------> refused       the engine does not take its prompt
+       |          |  '--------------> refused       the engine does not take its prompt, or nobody can judge its answer
        '----------'----------'  its worker died, or the run went on from a checkpoint
 
 The file is only appended to while a run lives. `seal` closes a stretch of it together with a checkpoint: its line holds how many

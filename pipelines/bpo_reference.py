@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +47,7 @@ def reference_rewards(graph: Graph, prompts: Sequence[Prompt], recipe: Recipe, p
 
 
 def _rewards(graph: Graph, asked: Sequence[Prompt], n: int, recipe: Recipe) -> dict[str, float | None]:
-    """Mean reward by prompt id; None for a prompt that the engine refuses."""
+    """Mean reward by prompt id; None for a question that will be refused when it is drawn."""
     bpo = recipe.bpo
     requests = [
         GenerationRequest(p, Mode.AUTO, n, bpo.temperature, bpo.max_tokens, seed=recipe.seed + i)
@@ -54,8 +55,10 @@ def _rewards(graph: Graph, asked: Sequence[Prompt], n: int, recipe: Recipe) -> d
     ]
     rewards: dict[str, float | None] = {}
     for prompt, result in zip(asked, graph.generate(requests), strict=True):
-        refused = bool(result.refused)
-        rewards[prompt.id] = None if refused else _mean_reward(prompt, result.completions, bpo)
+        rewards[prompt.id] = None
+        if not result.refused:
+            with suppress(ValueError):  # an answer that cannot be judged
+                rewards[prompt.id] = _mean_reward(prompt, result.completions, bpo)
     return rewards
 
 

@@ -147,7 +147,7 @@ def drawn(
     references: Mapping[str, float],
 ) -> list[Drawn | RefusedTicket]:
     """The results of `requests` as groups with correctness as their reward, each with the probes of its question; a question
-    that the engine refused is a RefusedTicket."""
+    that the engine refused, or whose answer no verifier can judge, is a RefusedTicket."""
     left = iter(results)
     per_group = len(modes_drawn(bpo))
     groups = [tuple(islice(left, per_group)) for _ in asked]
@@ -158,7 +158,10 @@ def drawn(
             found.append(RefusedTicket(ticket, why))
             continue
         completions = tuple(c for result in group for c in result.completions)
-        found.append(Drawn(ticket, _group(prompt, completions, references), probe))
+        try:
+            found.append(Drawn(ticket, _group(prompt, completions, references), probe))
+        except ValueError as error:  # of a row that curation has not seen: a verifier that does not exist
+            found.append(RefusedTicket(ticket, f"its answer cannot be judged: {error}"))
     return found
 
 

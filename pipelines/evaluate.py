@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from bimode.config import EvaluateConfig, Recipe
 from bimode.errors import RowNote, StarvedError, keyed
 from bimode.modes import Mode, parse_response
-from bimode.records import Completion, GenerationRequest, Prompt
+from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt
 from bimode.routing import ItemResult, Outcome
 from bimode.rundir import StageDir, StageResult, digest_bytes, digest_json, digest_path, made_by, read_json, write_atomic
 
@@ -179,7 +179,7 @@ def ask(
 ) -> list[ItemResult]:
     """All `requests` to the open model, judged and put together by item, in the order of `prompts`.
 
-    A question that the engine refuses counts as wrong. Raises StarvedError if it refuses all of them.
+    A question that the engine refuses, or whose answer cannot be judged, counts as wrong. Raises StarvedError if all are such.
     """
     results = evaluator.generate(requests, on_done)
     greedy: dict[str, dict[Mode, Outcome]] = {p.id: {} for p in prompts}
@@ -187,24 +187,34 @@ def ask(
     refused: dict[str, str] = {}
     for request, result in zip(requests, results, strict=True):
         name = request.prompt.id
-        if result.refused:
-            refused[name] = result.refused
+        outcomes, why = judged(request, result)
+        if why:
+            refused[name] = why
             greedy[name][request.mode] = WRONG
             continue
-        with RowNote(name):
-            outcomes = tuple(judge(request.prompt, each) for each in result.completions)
         if request.temperature == 0.0:
             greedy[name][request.mode] = outcomes[0]
         else:
             sampled[name][request.mode] = outcomes
     if len(refused) == len(prompts):
         name, why = next(iter(refused.items()))
-        every = f"the engine refused every question ({len(prompts)})"
+        every = f"every question is refused ({len(prompts)})"
         raise StarvedError(f"{every}; the first was {name}: {why}")
     return [
         ItemResult(p.id, p.task, p.level, p.question, greedy[p.id], sampled[p.id], refused.get(p.id, ""))
         for p in prompts
     ]
+
+
+def judged(request: GenerationRequest, result: GenerationResult) -> tuple[tuple[Outcome, ...], str]:
+    """The outcomes of a request and "", or none and why its question is refused."""
+    if result.refused:
+        return (), result.refused
+    try:
+        with RowNote(request.prompt.id):
+            return tuple(judge(request.prompt, each) for each in result.completions), ""
+    except ValueError as error:  # of a row that curation has not seen: a verifier that does not exist
+        return (), f"its answer cannot be judged: {error}"
 
 
 def refused_items(results: Mapping[str, Sequence[ItemResult]]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def test_a_run_whose_every_question_is_refused_ends_in_a_line(loop: Any, stalene
     def of_nine(ticket: int) -> Prompt:
         return prompt_of(ticket % 9, FIVE)
 
-    line = r"^the engine refused every question \(9\); the last was q\d: 5 images, at most 4$"
+    line = r"^every question is refused \(9\); the last was q\d: 5 images, at most 4$"
     loop_of_nine = loop("run", bpo, said, prompt=of_nine, num_prompts=9)
     with loop_of_nine as rollouts, pytest.raises(StarvedError, match=line):
         rollouts.batch(0)

@@ -173,7 +173,7 @@ def test_a_run_whose_every_question_is_refused_ends(tmp_path: Path) -> None:
     """Once each of them has been; not while one of them may still be answered."""
     it = desk(tmp_path, num_prompts=4)
     refuse(it, it.grant("a", 0, 0), 0, {0, 1})
-    with pytest.raises(StarvedError, match=r"^the engine refused every question \(4\); the last was q3: 5 images$"):
+    with pytest.raises(StarvedError, match=r"^every question is refused \(4\); the last was q3: 5 images$"):
         refuse(it, it.grant("a", 0, 0), 0, {2, 3})
     patient = desk(tmp_path / "patient", num_prompts=5)
     for _ in range(2):

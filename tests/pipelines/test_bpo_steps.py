@@ -20,8 +20,8 @@ import pytest
 from bimode.bpo_config import BpoConfig
 from bimode.config import Recipe
 from bimode.credit.summary import summarize
-from bimode.desk import Drawn, Lease
-from bimode.errors import MismatchError
+from bimode.desk import Drawn, Lease, RefusedTicket
+from bimode.errors import MismatchError, VerifierLostError
 from bimode.ledger import Ledger
 from bimode.losses import policy_loss
 from bimode.modes import Mode
@@ -151,6 +151,27 @@ def test_the_next_question_replaces_one_that_the_engine_refuses(algorithm: str, 
     assert [g.rewards_G for g in drawn.groups] == rewards
     assert all(c.prompt_id == g.prompt.id for g in drawn.groups for c in g.completions)
     assert all(c.prompt_id == d.group.prompt.id for d in drawn.drawn for c in d.probes)
+
+
+def test_a_question_that_no_verifier_can_judge_costs_itself() -> None:
+    """As in a folder that was made elsewhere; a verifier that is lost is another matter, and ends the run."""
+    asked = [(k, prompt) for k, prompt in enumerate(prompts("abc"))]
+    asked[1] = (1, replace(asked[1][1], verifier="unheard_of"))
+    asked[2] = (2, replace(asked[2][1], verifier="number", verifier_args="{"))
+    bpo = config("per_mode", prompts_per_step=3)
+    results = ScriptedGraph({"a": 1, "b": 1, "c": 1}).generate(requests(asked, bpo, 0))
+    good, unknown, broken = drawn(asked, bpo, results, {})
+    assert isinstance(good, Drawn) and good.group.rewards_G == (1, 0, 1, 0)
+    assert isinstance(unknown, RefusedTicket) and "its answer cannot be judged: verifier = unheard_of" in unknown.reason
+    assert isinstance(broken, RefusedTicket) and broken.ticket == 2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.bpo_steps.correctness", lost)
+        with pytest.raises(VerifierLostError):
+            drawn(asked[:1], bpo, results[:2] + results[6:7], {})
+
+
+def lost(*_: object) -> float:
+    raise VerifierLostError("killed")
 
 
 def test_a_group_that_only_length_tells_apart_stays() -> None:

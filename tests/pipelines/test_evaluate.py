@@ -198,11 +198,20 @@ def test_a_refused_question_is_wrong_at_no_token_and_named(tmp_path: Path) -> No
     assert 'id="refused"' not in page.render(made_report(one), one, prompts[:1], {}, page.Run("demo", {}))
 
 
+def test_a_question_that_no_verifier_can_judge_is_wrong_and_named() -> None:
+    made = prompts_of(samples(1))
+    prompts = [replace(made[0], verifier="unheard_of"), made[1]]
+    evaluator: Any = Refusing()
+    items = evaluate.ask(evaluator, prompts, evaluate.make_requests(prompts, EvaluateConfig(), seed=0), lambda _: None)
+    assert items[0].refused.startswith("its answer cannot be judged: verifier = unheard_of") and items[1].refused == ""
+    assert {mode["accuracy"] for mode in numbers.by_mode(items).values()} == {0.5}
+
+
 def test_an_evaluation_whose_every_question_is_refused_ends_in_a_line() -> None:
     prompts = prompts_of(samples(1))
     requests = evaluate.make_requests(prompts, EvaluateConfig(), seed=0)
     nothing: Any = Refusing(*(prompt.id for prompt in prompts))
-    line = rf"^the engine refused every question \(2\); the first was {prompts[0].id}: 5 images, at most 4$"
+    line = rf"^every question is refused \(2\); the first was {prompts[0].id}: 5 images, at most 4$"
     with pytest.raises(StarvedError, match=line):
         evaluate.ask(nothing, prompts, requests, lambda _: None)
 
