@@ -184,4 +184,4 @@ def test_the_servers_that_readme_names_can_be_started() -> None:
     [module] = re.findall(VLLM_SERVER, (REPO / "README.md").read_text(), re.MULTILINE)
     [place] = importlib.util.find_spec("vllm").submodule_search_locations  # type: ignore[union-attr]
     source = Path(place, *module.split(".")[1:]).with_suffix(".py").read_text()
-    assert 'if __name__ == "__main__":' in source and "make_arg_parser" in source
+    assert 'if __name__ == "__main__":' in source and "main()" in source
