@@ -94,9 +94,7 @@ def _logged(folder: Path) -> list[int]:
     return steps
 
 
-def _end(
-    ledger: Reading, folder: Path, witnesses: Witnesses, groups_per_step: int
-) -> list[str]:
+def _end(ledger: Reading, folder: Path, witnesses: Witnesses, groups_per_step: int) -> list[str]:
     """The ledger is the run's own and has all of it; else what the first witness says."""
     if witnesses.manifest is not None:
         return _against_manifest(ledger, folder, witnesses.manifest, groups_per_step)
