@@ -94,9 +94,7 @@ def _logged(folder: Path) -> list[int]:
     return steps
 
 
-def _end(
-    ledger: Reading, folder: Path, witnesses: Witnesses, groups_per_step: int
-) -> list[str]:
+def _end(ledger: Reading, folder: Path, witnesses: Witnesses, groups_per_step: int) -> list[str]:
     """The ledger is the run's own and has all of it; else what the first witness says."""
     if witnesses.manifest is not None:
         return _against_manifest(ledger, folder, witnesses.manifest, groups_per_step)
@@ -115,20 +113,14 @@ def _against_manifest(
     ledger: Reading, folder: Path, manifest: Mapping[str, Any], groups_per_step: int
 ) -> list[str]:
     """A finished stage knows its ledger and its metrics to the byte."""
-    outputs = manifest.get("outputs", {})
-    updates = manifest.get("counts", {}).get("trained", 0) // groups_per_step
-    problems = []
-    if digest_path(folder / "ledger") != outputs.get("ledger"):
-        problems.append(
-            f"ledger/{FILE} is not the one that BPO finished with: manifest.json counts {updates} "
-            f"updates, the last seal of the ledger is that of step {_last(ledger)}"
-        )
-    if digest_path(folder / "metrics.jsonl") != outputs.get("metrics.jsonl"):
-        problems.append(
-            f"metrics.jsonl is not the one that BPO finished with: manifest.json counts {updates} "
-            f"updates, metrics.jsonl has {len(_logged(folder))}"
-        )
-    return problems
+    updates = manifest["counts"]["trained"] // groups_per_step
+    found = {"ledger": f"its last seal is that of step {_last(ledger)}"}
+    found["metrics.jsonl"] = f"it has {len(_logged(folder))} steps"
+    return [
+        f"{name} is not the one that BPO finished with, which had {updates} updates: {has}"
+        for name, has in found.items()
+        if digest_path(folder / name) != manifest["outputs"][name]
+    ]
 
 
 def missing_seal(ledger: Reading, noted: LastSeal | None) -> str:

@@ -28,7 +28,6 @@ def native_stderr_in(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.stderr.close()
-        sys.stderr = own
+        sys.stderr = own  # the other stays open: loggers that were made meanwhile write to it
         os.dup2(terminal, STDERR)
         os.close(terminal)

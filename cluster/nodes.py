@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-Resources = Mapping[str, float]
+Node = Mapping[str, Any]  # as `ray.nodes` has it
 LOOK_S = 2.0
 END_S = 5.0
 NOT_TOLD = ("memory", "object_store_memory", "node:", "accelerator_type:")
@@ -21,18 +22,14 @@ def watched_nodes() -> Iterator[None]:
 
     is_over = threading.Event()
 
-    def alive() -> dict[str, Resources]:
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        return {f"{node['NodeManagerAddress']} {node['NodeID']}": node["Resources"] for node in nodes}
-
     def watch() -> None:
+        before: list[Node] = []
         try:
-            before = alive()
             while not is_over.wait(LOOK_S):
-                now = alive()
-                for name in before.keys() - now.keys():
-                    address = name.split()[0]
-                    print(lost_line(address, before[name], now.values()), file=sys.stderr, flush=True)
+                now = [node for node in ray.nodes() if node["Alive"]]
+                for node in before:
+                    if node["NodeID"] not in {other["NodeID"] for other in now}:
+                        print(lost_line(node, now), file=sys.stderr, flush=True)
                 before = now
         except RayError:  # the cluster itself is gone, which the run finds out by itself
             return
@@ -46,13 +43,12 @@ def watched_nodes() -> Iterator[None]:
         thread.join(END_S)
 
 
-def lost_line(address: str, lost: Resources, left: Iterable[Resources]) -> str:
-    """What a node at `address` offered, and what no node of `left` offers now."""
-    told = {name: amount for name, amount in lost.items() if not name.startswith(NOT_TOLD)}
-    offered = " and ".join(f"{amount:g} {name}" for name, amount in told.items()) or "nothing"
-    line = f"cluster: a node is gone ({address}), which offered {offered}"
-    still = {name for node in left for name, amount in node.items() if amount}
-    if missing := [name for name in told if name not in still]:
-        names = " and ".join(missing)
-        line += f"; no other node offers {names}: what needs it waits until one does"
+def lost_line(lost: Node, left: Sequence[Node]) -> str:
+    """What a node offered, and what none of `left` offers now."""
+    offered = {k: n for k, n in lost["Resources"].items() if not k.startswith(NOT_TOLD)}
+    told = " and ".join(f"{amount:g} {name}" for name, amount in offered.items()) or "nothing"
+    line = f"cluster: a node is gone ({lost['NodeManagerAddress']}), which offered {told}"
+    still = {name for node in left for name in node["Resources"]}
+    if missing := " and ".join(name for name in offered if name not in still):
+        line += f"; no other node offers {missing}: what needs it waits until one does"
     return line

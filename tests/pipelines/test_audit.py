@@ -126,9 +126,9 @@ def test_a_ledger_cut_to_two_thirds_under_a_finished_run_does_not_close(
     assert exit_code(["audit", str(run)]) == 1
     told = [line for line in capsys.readouterr().out.splitlines() if "PROBLEM" in line]
     assert told == [
-        "PROBLEM: ledger/moves.jsonl is not the one that BPO finished with: manifest.json counts "
-        "110 updates, the last seal of the ledger is that of step 73"
+        "PROBLEM: ledger is not the one that BPO finished with, which had 110 updates: its last "
+        "seal is that of step 73"
     ]
     shutil.rmtree(path.parent)
     assert exit_code(["audit", str(run)]) == 1
-    assert "the last seal of the ledger is that of step 0" in capsys.readouterr().out
+    assert "its last seal is that of step 0" in capsys.readouterr().out
