@@ -139,6 +139,7 @@ class WeightSender:
     def send(self, version: int) -> None:
         """One whole update; the workers are at `version`, caches reset, when it returns."""
         self._client.version = version
+        torch.cuda.synchronize()  # vLLM packs parameters on streams of its own
         self._engine.send_weights()
 
 

@@ -104,12 +104,17 @@ def _length_fits(model: Path, max_model_len: int) -> None:
 
 
 def _has_gpus(gpus: int) -> None:
-    """Serve would wait for them for ever."""
+    """Serve would wait for them for ever, or vLLM end in a stack where torch does not see one."""
     from cluster.placement import node_resources
 
     there = sum(node.get("GPU", 0.0) for node in node_resources())
     if gpus > there:
         raise ConfigError("--gpus", gpus, f"Ray sees {there:g} here; use at most so many, 0 serves on the CPU")
+    if gpus:
+        from actors.devices import check_role
+
+        with keyed("--gpus"):
+            check_role("rollout", {"num_cpus": 0, "num_gpus": 1})
 
 
 def _is_a_name(name: str) -> None:

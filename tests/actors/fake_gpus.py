@@ -20,6 +20,7 @@ from cluster.placement import learner_role, reserved, rollout_role
 from cluster.session import start_local
 from pipelines.failure import as_user_error
 from pipelines.harness import check_gpus
+from pipelines.serve import _has_gpus
 
 REPO = Path(__file__).resolve().parents[2]
 CLUSTER = ClusterConfig(rollout_gpus=0.5, learner_gpus=1.0)
@@ -63,6 +64,7 @@ def main(model_dir: Path) -> None:
     hidden = ray.remote(visible).options(**learner_role(MIXED, 1).options()).remote()
     found = {
         "before": line_of(lambda: check_gpus("bpo", [rollout_role(CLUSTER, 1)])),
+        "served": line_of(lambda: _has_gpus(1)),
         "engine": line_of(lambda: fleet(model_dir)),
         "rank": line_of(lambda: group(model_dir)),
         "hidden": ray.get(hidden),

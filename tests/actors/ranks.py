@@ -210,8 +210,7 @@ def main(rank: int, world: int, meeting: Path, model_dir: Path, out: Path) -> No
         scenario(case, model_dir, out)
     for case in TWO_RANKS_LONG if world == 2 else ONE_RANK_LONG:
         long_run(case, model_dir, out)
-    if world == 2:
-        many_passes(out)
+    many_passes(out, stages=(1, 2, 3) if world == 2 else (1,))
     parallel.leave()
 
 

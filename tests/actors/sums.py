@@ -13,7 +13,6 @@ from actors.engines import DeepSpeedEngine, adamw, named_tensors, set_lr
 from bimode.sections import OptimConfig
 
 PASSES = 512
-STAGES = (1, 2, 3)
 LR = 1e-2
 OPTIM = OptimConfig(grad_clip=1e9, weight_decay=0.0)
 
@@ -71,13 +70,13 @@ def summed_by_deepspeed(stage: int) -> tuple[float, dict[str, Tensor]]:
     return norm, engine.weights({name for name, _ in named_tensors(engine.engine.module.model)})
 
 
-def many_passes(out: Path) -> None:
-    """Leaves norms and weights in ``OUT/passes.pt``; those before the step under ``start``."""
+def many_passes(out: Path, stages: tuple[int, ...]) -> None:
+    """Leaves norms and weights in ``OUT/passesN.pt`` of N ranks; the first weights as `start`."""
     start = {name: p.detach() for name, p in Regression(torch.float32).model.named_parameters()}
     found = {"start": (0.0, start)}
     found["float32"] = summed_in_float32(torch.float32)
     found["bfloat16"] = summed_in_float32(torch.bfloat16)
-    found |= {f"zero{stage}": summed_by_deepspeed(stage) for stage in STAGES}
+    found |= {f"zero{stage}": summed_by_deepspeed(stage) for stage in stages}
     if parallel.rank() == 0:
-        torch.save(found, out / "passes.pt")
+        torch.save(found, out / f"passes{parallel.world()}.pt")
     parallel.barrier()

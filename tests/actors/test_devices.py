@@ -44,6 +44,7 @@ def test_a_gpu_that_torch_does_not_see_is_one_line(found: dict[str, Any]) -> Non
     rollout, learner = "cluster.rollout_gpus = 0.5", "cluster.learner_gpus = 1"
     line = found["before"]
     assert line.startswith(f"2 {rollout}: {says}") and line.endswith(fix) and "\n" not in line
+    assert found["served"].startswith(f"2 --gpus = 1: {says}")
     assert f"{rollout}: {says}" in found["engine"], "on a node that nobody has asked"
     assert f"{learner}: {says}" in found["rank"]
 
