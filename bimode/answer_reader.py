@@ -20,7 +20,7 @@ LEAD_IN = re.compile(
     r"[\s*]*(?:is|:|would be|should be)[\s*]*:?[\s*]*",
     re.IGNORECASE,
 )
-AROUND = "*$` \t\n\r"  # what an answer may be set in
+AROUND = "*$`\" \t\n\r"  # what an answer may be set in
 REASON = re.compile(
     r",?(?: [-\u2014])?\s\(?(?:because|since|so|as(?! well)|which (?:is|means|equals))\b",
     re.IGNORECASE,
@@ -70,12 +70,16 @@ QUANTITY = re.compile(
 NO_UNITS = re.compile(  # words behind a number that make another one of it, or a doubt
     r"\b(?:and|but|not|nor|for|the|than|then|plus|minus|over|into|from|with|more|less|fewer|other"
     r"|only|too|(?:hundred|thousand|million|billion|trillion)(?:th)?|dozen|score|pair|couple|gross"
-    r"|lakh|crore|mil|grand|below|above|under|negative|ten|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|squared|cubed"
+    r"|lakh|crore|mil|grand|below|above|under|negative|ten|half|halve|third|quarter|fourth|fifth"
+    r"|sixth|seventh|eighth|ninth|tenth|squared|cubed"
     r"|factorial|binary|octal|hex|base|mod|choose|sqrt|sin|cos|tan|log|exp|maybe|perhaps|probably"
     r"|roughly|about|who|when|where|wrong|incorrect|false|true|right|correct|instead|also|doubled"
     r"|tripled|twice)s?\b"
 )
-TYPESET_UNIT = re.compile(r"\\(?:text|mathrm|textrm|mbox)\{([^{}]*)\}(\^\{?[23]\}?)?\s*$")
+TYPESET_UNIT = re.compile(
+    r"\\(?:text|mathrm|textrm|mbox)\{[ ~]?((?:square |cubic )?[A-Za-z]+(?:/[A-Za-z]+)?) ?\}"
+    r"(\^\{?[23]\}?)?\s*$"
+)
 UNIT_PARTS = re.compile(r"[a-z]+|[^\sa-z\\^{}]")
 SAME_UNIT = dict(
     re.findall(
@@ -88,7 +92,8 @@ SAME_UNIT = dict(
 
 OPTION = re.compile(
     r"(?i:(?:the )?(?:(?:correct|right|best) )?(?:option|choice|answer|letter):? (?:is )?)?"
-    r"(?:\(([A-Za-z])\)|([A-Za-z])(?=[.):,]|\s*$|\s-|\sis (?:the )?(?:correct|right|best)\b))"
+    r"(?:[(\[{]([A-Za-z])[)\]}](?! is (?:wrong|incorrect|not|false)\b)"
+    r"|([A-Za-z])(?=[.):,]|\s*$|\s-|\sis (?:the )?(?:correct|right|best)\b))"
 )
 SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
 OTHER_OPTION = re.compile(  # behind a letter: in brackets, named as one, at the head of a line,
@@ -123,8 +128,7 @@ class Quantity:
 
     def agrees(self, other: Quantity) -> bool:
         """Whether neither unit nor name contradicts the other's; one that is missing does not."""
-        units, names = {self.unit, other.unit} - {""}, {self.name, other.name} - {""}
-        return len(units) < 2 and len(names) < 2
+        return len({self.unit, other.unit, ""}) < 3 and len({self.name, other.name, ""}) < 3
 
 
 def final_answer(text: str) -> str:
@@ -149,8 +153,9 @@ def _statement(text: str) -> tuple[str, bool]:
     plain = text.translate(FULL_WIDTH)
     if (boxed := last_box(plain)) is not None:
         return boxed.strip(), False
-    marked = plain.rpartition("####")[2].strip()
-    *before, stated = LEAD_IN.split(plain if "\n" in marked else marked)
+    last_line = plain.strip().rpartition("\n")[2]
+    marked = last_line.startswith("#### ")  # as GSM8K marks it; "####" may be part of a puzzle
+    *before, stated = LEAD_IN.split(last_line[5:] if marked else plain)
     return stated, bool(before)
 
 
@@ -212,7 +217,7 @@ def _unit(written: str) -> str:
 def read_letters(text: str) -> set[str]:
     """Returns the letters that `text` names as its answer, in lower case; one if it decides."""
     stated, announced = _statement(text)
-    plain = FRAME.sub("", STYLE.sub(r"\1", stated)).replace("*", "").strip(AROUND)
+    plain = FRAME.sub("", STYLE.sub(r"\1", stated)).replace("*", "").replace('"', "").strip(AROUND)
     stop = STOP.search(plain)
     head = plain[: stop.start()] if stop else plain
     announced |= plain[len(head) :].startswith("\n\n")  # a letter, and then an explanation

@@ -104,7 +104,7 @@ def test_the_tolerance_is_a_key_of_the_source() -> None:
 
 def test_a_tolerance_that_nothing_reads_is_refused() -> None:
     for verifier in ("exact", "int", "choice", "math"):
-        with pytest.raises(ValueError, match="rel_tol = 0.1: applies to files with"):
+        with pytest.raises(ValueError, match=r"rel_tol = 0\.1: applies to files with"):
             row("40", rel_tol=0.1, verifier=verifier)
-    with pytest.raises(ValueError, match="rel_tol = 0.1: applies to files with"):
+    with pytest.raises(ValueError, match=r"rel_tol = 0\.1: applies to files with"):
         SourceConfig(family="digits", rel_tol=0.1)
