@@ -22,7 +22,7 @@ LEAD_IN = re.compile(
 )
 AROUND = "*$`\" \t\n\r"  # what an answer may be set in
 REASON = re.compile(
-    r",?(?: [-\u2014])?\s\(?(?:because|since|so|as(?! well)|which (?:is|means|equals))\b",
+    r",?(?: [-\u2014])?\s\(?(?:because|since|as(?! well)|which (?:is|means|equals))\b|,\sso\b",
     re.IGNORECASE,
 )
 STOP = re.compile(rf"[.;](?=\s)|\n|{REASON.pattern}", re.IGNORECASE)
@@ -40,22 +40,25 @@ THOUSANDS = re.compile(  # 1,234 but neither 0,125 nor 1234,567 nor 0.5,123
 )
 STYLE = re.compile(r"\\(?:text|mathrm|textrm|textbf|mathbf|mathit|boldsymbol|mbox)\{([^{}]*)\}")
 FRAME = re.compile(r"\$\$?|\\[()\[\]]")  # around a formula
-PART = r"(?:\{([+-]?\d+(?:\.\d+)?)\}|(\d))"
+PART = r"(?:\{([+-]?\d+)\}|(\d))"
+POWER_OF_TEN = re.compile(
+    r"(?<=\d) ?(?:\\times|\\cdot|[*x\u00d7\u00b7]) ?10 ?\^ ?\{?([+-]?\d{1,3})(?!\d)\}?"
+)
 SPELLINGS = (  # of numbers, and how Python spells them
     (THOUSANDS, ""),
     (STYLE, r" \1 "),
-    (r"\\(?:[!,;:]|(?:left|right|displaystyle)(?![A-Za-z]))|~|\*\*(?=\s|$)", " "),
-    (r"\^\{?\\circ\}?|\u00b0", " degrees "),
-    (r"\\%| ?per ?cent\b", "%"),
-    (r"(?<=\d)(?=\\[dtc]?frac)", " "),
-    (rf"\\[dtc]?frac ?{PART} ?{PART}", r"\1\2/\3\4"),
-    (r"(?<=\d) ?(?:\\times|\\cdot|[*x\u00d7\u00b7]) ?10 ?\^ ?\{?([+-]?\d{1,3})(?!\d)\}?", r"e\1"),
-    (r"(?<=\d) thousand\b", "e3"),
-    (r"(?<=\d) million\b", "e6"),
-    (r"(?<=\d) billion\b", "e9"),
+    (re.compile(r"\\(?:[!,;:]|(?:left|right|displaystyle)(?![A-Za-z]))|~|\*\*(?=\s|$)"), " "),
+    (re.compile(r"\^\{?\\circ\}?|\u00b0"), " degrees "),
+    (re.compile(r"\\%| ?per ?cent\b"), "%"),
+    (re.compile(r"(?<=\d)(?=\\[dtc]?frac)"), " "),
+    (re.compile(rf"\\[dtc]?frac ?{PART} ?{PART}"), r"\1\2/\3\4"),
+    (POWER_OF_TEN, r"e\1"),
+    (re.compile(r"(?<=\d) thousand\b"), "e3"),
+    (re.compile(r"(?<=\d) million\b"), "e6"),
+    (re.compile(r"(?<=\d) billion\b"), "e9"),
 )
 
-DIGITS = r"(?:\d+ )?\d+/\d+|\d+\.\d+/\d+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
+DIGITS = r"(?:\d+ )?\d+/\d+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
 MONEY = r"USD|EUR|GBP|[$\u20ac\u00a3\u00a5]"
 SHORT = "mm|cm|km|mg|kg|ml|mL|kW|kWh|Hz|kHz|MHz|GHz|mph|ft|in|yd|mi|lbs?|oz|hrs?|mins?|secs?|ms"
 POWER = r"(?: ?\^ ?\{?[23]\}?|[\u00b2\u00b3])?"
@@ -178,7 +181,7 @@ def plain_number(text: str) -> str:
     r"""Returns `text` with its numbers as Python spells them, e.g. ``\frac{3}{4}`` as 3/4."""
     plain = text.translate(FULL_WIDTH)
     for pattern, spelling in SPELLINGS:
-        plain = re.sub(pattern, spelling, plain)
+        plain = pattern.sub(spelling, plain)
     return plain
 
 
@@ -193,9 +196,8 @@ def read_number(text: str) -> Quantity | None:
         return None
     name, sign, money, digits, unit = match.groups(default="")
     whole, _, part = digits.rpartition(" ")
-    numerator, _, denominator = part.partition("/")
     try:
-        value = Fraction(whole or 0) + Fraction(numerator) / Fraction(denominator or 1)
+        value = Fraction(part) + int(whole or 0)
     except (ValueError, ZeroDivisionError):  # thousands of digits, or 1/0
         return None
     if NO_UNITS.search(unit):
