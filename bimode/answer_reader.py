@@ -20,9 +20,9 @@ LEAD_IN = re.compile(
     r"[\s*]*(?:is|:|would be|should be)[\s*]*:?[\s*]*",
     re.IGNORECASE,
 )
-AROUND = "*$` \t\n\r"  # what an answer may be set in
+AROUND = "*$`\" \t\n\r"  # what an answer may be set in
 REASON = re.compile(
-    r",?(?: [-\u2014])?\s\(?(?:because|since|so|as(?! well)|which (?:is|means|equals))\b",
+    r",?(?: [-\u2014])?\s\(?(?:because|since|as(?! well)|which (?:is|means|equals))\b|,\sso\b",
     re.IGNORECASE,
 )
 STOP = re.compile(rf"[.;](?=\s)|\n|{REASON.pattern}", re.IGNORECASE)
@@ -40,22 +40,25 @@ THOUSANDS = re.compile(  # 1,234 but neither 0,125 nor 1234,567 nor 0.5,123
 )
 STYLE = re.compile(r"\\(?:text|mathrm|textrm|textbf|mathbf|mathit|boldsymbol|mbox)\{([^{}]*)\}")
 FRAME = re.compile(r"\$\$?|\\[()\[\]]")  # around a formula
-PART = r"(?:\{([+-]?\d+(?:\.\d+)?)\}|(\d))"
+PART = r"(?:\{([+-]?\d+)\}|(\d))"
+POWER_OF_TEN = re.compile(
+    r"(?<=\d) ?(?:\\times|\\cdot|[*x\u00d7\u00b7]) ?10 ?\^ ?\{?([+-]?\d{1,3})(?!\d)\}?"
+)
 SPELLINGS = (  # of numbers, and how Python spells them
     (THOUSANDS, ""),
     (STYLE, r" \1 "),
-    (r"\\(?:[!,;:]|(?:left|right|displaystyle)(?![A-Za-z]))|~|\*\*(?=\s|$)", " "),
-    (r"\^\{?\\circ\}?|\u00b0", " degrees "),
-    (r"\\%| ?per ?cent\b", "%"),
-    (r"(?<=\d)(?=\\[dtc]?frac)", " "),
-    (rf"\\[dtc]?frac ?{PART} ?{PART}", r"\1\2/\3\4"),
-    (r"(?<=\d) ?(?:\\times|\\cdot|[*x\u00d7\u00b7]) ?10 ?\^ ?\{?([+-]?\d{1,3})(?!\d)\}?", r"e\1"),
-    (r"(?<=\d) thousand\b", "e3"),
-    (r"(?<=\d) million\b", "e6"),
-    (r"(?<=\d) billion\b", "e9"),
+    (re.compile(r"\\(?:[!,;:]|(?:left|right|displaystyle)(?![A-Za-z]))|~|\*\*(?=\s|$)"), " "),
+    (re.compile(r"\^\{?\\circ\}?|\u00b0"), " degrees "),
+    (re.compile(r"\\%| ?per ?cent\b"), "%"),
+    (re.compile(r"(?<=\d)(?=\\[dtc]?frac)"), " "),
+    (re.compile(rf"\\[dtc]?frac ?{PART} ?{PART}"), r"\1\2/\3\4"),
+    (POWER_OF_TEN, r"e\1"),
+    (re.compile(r"(?<=\d) thousand\b"), "e3"),
+    (re.compile(r"(?<=\d) million\b"), "e6"),
+    (re.compile(r"(?<=\d) billion\b"), "e9"),
 )
 
-DIGITS = r"(?:\d+ )?\d+/\d+|\d+\.\d+/\d+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
+DIGITS = r"(?:\d+ )?\d+/\d+|(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?"
 MONEY = r"USD|EUR|GBP|[$\u20ac\u00a3\u00a5]"
 SHORT = "mm|cm|km|mg|kg|ml|mL|kW|kWh|Hz|kHz|MHz|GHz|mph|ft|in|yd|mi|lbs?|oz|hrs?|mins?|secs?|ms"
 POWER = r"(?: ?\^ ?\{?[23]\}?|[\u00b2\u00b3])?"
@@ -70,12 +73,16 @@ QUANTITY = re.compile(
 NO_UNITS = re.compile(  # words behind a number that make another one of it, or a doubt
     r"\b(?:and|but|not|nor|for|the|than|then|plus|minus|over|into|from|with|more|less|fewer|other"
     r"|only|too|(?:hundred|thousand|million|billion|trillion)(?:th)?|dozen|score|pair|couple|gross"
-    r"|lakh|crore|mil|grand|below|above|under|negative|ten|half|halve|third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|squared|cubed"
+    r"|lakh|crore|mil|grand|below|above|under|negative|ten|half|halve|third|quarter|fourth|fifth"
+    r"|sixth|seventh|eighth|ninth|tenth|squared|cubed"
     r"|factorial|binary|octal|hex|base|mod|choose|sqrt|sin|cos|tan|log|exp|maybe|perhaps|probably"
     r"|roughly|about|who|when|where|wrong|incorrect|false|true|right|correct|instead|also|doubled"
     r"|tripled|twice)s?\b"
 )
-TYPESET_UNIT = re.compile(r"\\(?:text|mathrm|textrm|mbox)\{([^{}]*)\}(\^\{?[23]\}?)?\s*$")
+TYPESET_UNIT = re.compile(
+    r"\\(?:text|mathrm|textrm|mbox)\{[ ~]?((?:square |cubic )?[A-Za-z]+(?:/[A-Za-z]+)?) ?\}"
+    r"(\^\{?[23]\}?)?\s*$"
+)
 UNIT_PARTS = re.compile(r"[a-z]+|[^\sa-z\\^{}]")
 SAME_UNIT = dict(
     re.findall(
@@ -88,7 +95,8 @@ SAME_UNIT = dict(
 
 OPTION = re.compile(
     r"(?i:(?:the )?(?:(?:correct|right|best) )?(?:option|choice|answer|letter):? (?:is )?)?"
-    r"(?:\(([A-Za-z])\)|([A-Za-z])(?=[.):,]|\s*$|\s-|\sis (?:the )?(?:correct|right|best)\b))"
+    r"(?:[(\[{]([A-Za-z])[)\]}](?! is (?:wrong|incorrect|not|false)\b)"
+    r"|([A-Za-z])(?=[.):,]|\s*$|\s-|\sis (?:the )?(?:correct|right|best)\b))"
 )
 SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
 OTHER_OPTION = re.compile(  # behind a letter: in brackets, named as one, at the head of a line,
@@ -123,8 +131,7 @@ class Quantity:
 
     def agrees(self, other: Quantity) -> bool:
         """Whether neither unit nor name contradicts the other's; one that is missing does not."""
-        units, names = {self.unit, other.unit} - {""}, {self.name, other.name} - {""}
-        return len(units) < 2 and len(names) < 2
+        return len({self.unit, other.unit, ""}) < 3 and len({self.name, other.name, ""}) < 3
 
 
 def final_answer(text: str) -> str:
@@ -149,8 +156,9 @@ def _statement(text: str) -> tuple[str, bool]:
     plain = text.translate(FULL_WIDTH)
     if (boxed := last_box(plain)) is not None:
         return boxed.strip(), False
-    marked = plain.rpartition("####")[2].strip()
-    *before, stated = LEAD_IN.split(plain if "\n" in marked else marked)
+    last_line = plain.strip().rpartition("\n")[2]
+    marked = last_line.startswith("#### ")  # as GSM8K marks it; "####" may be part of a puzzle
+    *before, stated = LEAD_IN.split(last_line[5:] if marked else plain)
     return stated, bool(before)
 
 
@@ -173,7 +181,7 @@ def plain_number(text: str) -> str:
     r"""Returns `text` with its numbers as Python spells them, e.g. ``\frac{3}{4}`` as 3/4."""
     plain = text.translate(FULL_WIDTH)
     for pattern, spelling in SPELLINGS:
-        plain = re.sub(pattern, spelling, plain)
+        plain = pattern.sub(spelling, plain)
     return plain
 
 
@@ -188,9 +196,8 @@ def read_number(text: str) -> Quantity | None:
         return None
     name, sign, money, digits, unit = match.groups(default="")
     whole, _, part = digits.rpartition(" ")
-    numerator, _, denominator = part.partition("/")
     try:
-        value = Fraction(whole or 0) + Fraction(numerator) / Fraction(denominator or 1)
+        value = Fraction(part) + int(whole or 0)
     except (ValueError, ZeroDivisionError):  # thousands of digits, or 1/0
         return None
     if NO_UNITS.search(unit):
@@ -212,7 +219,7 @@ def _unit(written: str) -> str:
 def read_letters(text: str) -> set[str]:
     """Returns the letters that `text` names as its answer, in lower case; one if it decides."""
     stated, announced = _statement(text)
-    plain = FRAME.sub("", STYLE.sub(r"\1", stated)).replace("*", "").strip(AROUND)
+    plain = FRAME.sub("", STYLE.sub(r"\1", stated)).replace("*", "").replace('"', "").strip(AROUND)
     stop = STOP.search(plain)
     head = plain[: stop.start()] if stop else plain
     announced |= plain[len(head) :].startswith("\n\n")  # a letter, and then an explanation

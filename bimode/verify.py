@@ -36,6 +36,7 @@ INT = re.compile(r"[+\u2212-]?\d+")
 JUDGING_MODULES = ("verify", "answer_reader", "math_judge", "modes")
 YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(?:\{\w+\}|\(\w\))?\s*=(?!=)")
+SEVERAL = re.compile(r"[,;]|\\pm|\b(?:or|and)\b")
 FLOAT_DIGITS = Context(prec=15)  # what a float64 carries: 0.1 + 0.2 is written 0.30000000000000004
 
 
@@ -146,7 +147,7 @@ def _math(text: str, answer: str, args: Mapping[str, Any]) -> bool:
     (formula, unit), (wanted, gold_unit) = read_formula(text), read_formula(answer)
     if unit and gold_unit and unit != gold_unit:
         return False
-    if "," in formula and "," not in wanted:  # math-verify takes "5, 5" for 5
+    if "," in formula and not SEVERAL.search(wanted):  # math-verify takes "5, 5" for 5
         return False
     if "=" in formula and "=" not in wanted and not NAMED.match(formula):  # and "2x = 5" too
         return False
