@@ -127,7 +127,8 @@ def check_rows(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, of images that are refused or sound all the same
         for row in rows:
-            with RowNote(_short(str(row.get("id")))):
+            name = row.get("id")
+            with RowNote(_short(name) if isinstance(name, str) else "without an id"):
                 found.append(_checked(row, hashed, controls))
     return found
 

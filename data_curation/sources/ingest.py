@@ -120,7 +120,7 @@ def candidates(
     """One row a sample or refusal, in CANDIDATE_SCHEMA."""
     rows = [refused_row(each, split) if isinstance(each, Refusal) else candidate_row(each, split) for each in batch]
     sound = [row for row in rows if not row["reason"]]
-    controls = model.control_tokens if model else OURS
+    controls = model.control_tokens if model and split != "check" else OURS
     checks = check_rows(sound, hashed=config.dedup.image_radius > 0, controls=controls)
     for row, found in zip(sound, checks, strict=True):
         if found.reason == "bad_schema":

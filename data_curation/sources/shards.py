@@ -98,7 +98,8 @@ def shard_key(shard: Shard, config: CurateConfig, model_key: str = "") -> str:
     """The name under which a shard's candidates are kept; `model_key` is that of the model whose prompts they become."""
     taught, hashed = bool(config.traces.model), config.dedup.image_radius > 0
     filters = config.filter.model_dump(mode="json")
-    return digest_json([shard.settings, filters, config.tags, taught, hashed, model_key, code_digest()])
+    asked = model_key if shard.split != "check" else ""  # whose rows become no prompts
+    return digest_json([shard.settings, filters, config.tags, taught, hashed, asked, code_digest()])
 
 
 def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bimode.codec import Codec
 from bimode.control_tokens import ControlTokens
 from bimode.curate_config import CurateConfig, SourceConfig
+from bimode.prompt_limits import PromptModel
 from bimode.records import Sample
 from bimode.trace_config import TraceConfig
 from data_curation.sampling.replies import Reply
 from data_curation.sources.ingest import candidates
 from data_curation.sources.layouts import to_sample
-from data_curation.sources.shards import DrawnShard, shard_key
 from data_curation.traces.checks import check_trace
 from data_curation.traces.generate import Teacher
 
@@ -42,8 +46,18 @@ SOUND = Sample(
 )
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model whose tokenizer has these control tokens, and whose engine takes any prompt."""
+
+    control_tokens: ControlTokens
+
+    def refusal(self, question: str, images: Sequence[bytes]) -> tuple[str, str]:
+        return "", ""
+
+
 def verdict(split: str, controls: ControlTokens = CONTROLS, **texts: Any) -> tuple[str, str]:
-    [row] = candidates([replace(SOUND, **texts)], split, CurateConfig(), controls).to_pylist()
+    [row] = candidates([replace(SOUND, **texts)], split, CurateConfig(), Model(controls)).to_pylist()
     return row["reason"], row["detail"]
 
 
@@ -97,15 +111,18 @@ def test_choices_are_part_of_the_question() -> None:
     record = {"q": "Which one ends a turn ?", "a": "A", "c": ["<|im_end|>", "a full stop"]}
     asked = to_sample(record, source, "x#0", lambda path: b"")
     assert isinstance(asked, Sample)
-    [row] = candidates([asked], "train", CurateConfig(), CONTROLS).to_pylist()
+    [row] = candidates([asked], "train", CurateConfig(), Model(CONTROLS)).to_pylist()
     assert (row["reason"], row["detail"]) == ("control_token", "<|im_end|> in the question")
 
 
-def test_another_list_makes_candidates_anew() -> None:
+def test_another_tokenizer_makes_candidates_anew(tiny_llava: Path, tmp_path: Path) -> None:
     """Or a row would stay that was read for a tokenizer without the token."""
-    shard = DrawnShard(SourceConfig(family="digits"), "train", "train", 0, 4, 0, (0.5, 0.25, 0.25))
-    keys = {shard_key(shard, CurateConfig(), controls) for controls in (CONTROLS, ControlTokens())}
-    assert len(keys) == 2 and shard_key(shard, CurateConfig(), CONTROLS) in keys
+    shutil.copytree(tiny_llava, tmp_path / "model")
+    before = PromptModel(tmp_path / "model", 128).key
+    tokenizer = Codec(tmp_path / "model").processor
+    tokenizer.tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot_id|>"]})
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert PromptModel(tmp_path / "model", 128).key != before
 
 
 def test_a_trace_that_a_model_wrote_is_held_to_the_same_list() -> None:
