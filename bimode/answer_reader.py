@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 LEAD_IN = re.compile(
     r"(?<!wrong )(?<!incorrect )(?<!other )(?:answer|correct (?:option|choice))"
@@ -184,6 +185,7 @@ def plain_number(text: str) -> str:
     return plain
 
 
+@lru_cache(maxsize=1024)  # a gold answer is read once for all responses of its group
 def read_number(text: str) -> Quantity | None:
     """Returns the number that `text` states as its answer; None for none, and for several."""
     stated, announced = _statement(text)
