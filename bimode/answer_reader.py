@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 LEAD_IN = re.compile(
     r"(?<!wrong )(?<!incorrect )(?<!other )(?:answer|correct (?:option|choice))"
@@ -33,7 +34,7 @@ HEDGE = re.compile(
 )
 LISTED = re.compile(r"\W*+(?:[A-Za-z]\s*[=:)]\s*)?[+-]?\d")  # "5\n6" and "x = 5; y = 6" are lists
 
-FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x2212: "-", 0x2013: "-"}
+ASCII = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x2212: "-", 0x2013: "-"}
 THOUSANDS = re.compile(  # 1,234 but neither 0,125 nor 1234,567 nor 0.5,123
     r"(?<=\d)(?<!\b0)(?<!\d{4})(?<!\.\d)(?<!\.\d\d)(?<!\.\d{3})"
     r"(?:,|\{,\}|,\\!|\\,)(?=\d{3}(?!\d))"
@@ -74,10 +75,9 @@ NO_UNITS = re.compile(  # words behind a number that make another one of it, or 
     r"\b(?:and|but|not|nor|for|the|than|then|plus|minus|over|into|from|with|more|less|fewer|other"
     r"|only|too|(?:hundred|thousand|million|billion|trillion)(?:th)?|dozen|score|pair|couple|gross"
     r"|lakh|crore|mil|grand|below|above|under|negative|ten|half|halve|third|quarter|fourth|fifth"
-    r"|sixth|seventh|eighth|ninth|tenth|squared|cubed"
-    r"|factorial|binary|octal|hex|base|mod|choose|sqrt|sin|cos|tan|log|exp|maybe|perhaps|probably"
-    r"|roughly|about|who|when|where|wrong|incorrect|false|true|right|correct|instead|also|doubled"
-    r"|tripled|twice)s?\b"
+    r"|sixth|seventh|eighth|ninth|tenth|squared|cubed|factorial|binary|octal|hex|base|mod|choose"
+    r"|sqrt|sin|cos|tan|log|exp|maybe|perhaps|probably|roughly|about|who|when|where|wrong|incorrect"
+    r"|false|true|right|correct|instead|also|doubled|tripled|twice)s?\b"
 )
 TYPESET_UNIT = re.compile(
     r"\\(?:text|mathrm|textrm|mbox)\{[ ~]?((?:square |cubic )?[A-Za-z]+(?:/[A-Za-z]+)?) ?\}"
@@ -153,7 +153,7 @@ def last_box(text: str) -> str | None:
 
 def _statement(text: str) -> tuple[str, bool]:
     """Returns where `text` states its answer, and whether "answer is" announced it."""
-    plain = text.translate(FULL_WIDTH)
+    plain = text.translate(ASCII)
     if (boxed := last_box(plain)) is not None:
         return boxed.strip(), False
     last_line = plain.strip().rpartition("\n")[2]
@@ -179,12 +179,13 @@ def _decided(stated: str, announced: bool) -> str:
 
 def plain_number(text: str) -> str:
     r"""Returns `text` with its numbers as Python spells them, e.g. ``\frac{3}{4}`` as 3/4."""
-    plain = text.translate(FULL_WIDTH)
+    plain = text.translate(ASCII)
     for pattern, spelling in SPELLINGS:
         plain = pattern.sub(spelling, plain)
     return plain
 
 
+@lru_cache(maxsize=1024)  # a gold answer is read once for all responses of its group
 def read_number(text: str) -> Quantity | None:
     """Returns the number that `text` states as its answer; None for none, and for several."""
     stated, announced = _statement(text)

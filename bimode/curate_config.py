@@ -50,7 +50,7 @@ class SourceConfig(Section):
     rel_tol: Share | None = Field(
         None,
         description="how far a number may be off, relative to the answer; years and counts are "
-        "compared exactly; by default 0.05 for `chartqa` and 0 for the others",
+        "compared exactly; default: 0.05 for `chartqa`, the decimal places of `mathvista`, else 0",
     )
     name: str = Field("", description="of the source, in every row; empty: the last part of `path`")
     license: str = Field("unknown", description="of `path`, e.g. `CC-BY-4.0`; in every row and in the card")

@@ -41,7 +41,7 @@ class MathJudge:
         self._child: subprocess.Popen[str] | None = None
 
     def equal(self, stated: str, answer: str) -> bool:
-        """Whether `stated` (free text or LaTeX) equals `answer`; what cannot be decided in time, or in `MEMORY`, is False.
+        """Whether the formula `stated` equals `answer`; what is not decided in time or `MEMORY` is False.
 
         Raises VerifierLostError if the child was killed, and so was the next that was asked the same.
         """

@@ -90,8 +90,8 @@ def _without_markers(draft: Draft) -> str:
 
 def _judge(draft: Draft, source: SourceConfig) -> tuple[str, str, str]:
     """(verifier, answer in the form it compares with, its arguments)."""
-    number = None if LEAD_IN.search(draft.answer) else read_number(draft.answer)
-    is_int = number is not None and number.is_integer and len(number.digits) <= MAX_DIGITS
+    number = read_number(draft.answer) if len(draft.answer) <= MAX_DIGITS else None
+    is_int = number is not None and number.is_integer and not LEAD_IN.search(draft.answer)
     tolerance = json.loads(draft.number_args)
     if source.rel_tol is not None:
         tolerance = {"rel_tol": source.rel_tol}
