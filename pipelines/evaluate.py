@@ -190,12 +190,13 @@ def ask(
         outcomes, why = judged(request, result)
         if why:
             refused[name] = why
-            greedy[name][request.mode] = WRONG
-            continue
-        if request.temperature == 0.0:
+        elif request.temperature == 0.0:
             greedy[name][request.mode] = outcomes[0]
         else:
             sampled[name][request.mode] = outcomes
+    wrong = {request.mode: WRONG for request in requests if request.temperature == 0.0}
+    for name in refused:  # in every mode, though one may have given nothing to judge
+        greedy[name], sampled[name] = wrong, {}
     if len(refused) == len(prompts):
         name, why = next(iter(refused.items()))
         every = f"every question is refused ({len(prompts)})"

@@ -198,13 +198,26 @@ def test_a_refused_question_is_wrong_at_no_token_and_named(tmp_path: Path) -> No
     assert 'id="refused"' not in page.render(made_report(one), one, prompts[:1], {}, page.Run("demo", {}))
 
 
+class Endless(Refusing):
+    """Its thinking ends nowhere, so that there is nothing to judge."""
+
+    def _result(self, request: GenerationRequest) -> GenerationResult:
+        if request.mode is not Mode.THINKING:
+            return super()._result(request)
+        return GenerationResult((completion(request.prompt, "\nhmm", finished=False),) * request.n)
+
+
 def test_a_question_that_no_verifier_can_judge_is_wrong_and_named() -> None:
+    """In every mode, though a verifier is only asked where there is an answer."""
     made = prompts_of(samples(1))
     prompts = [replace(made[0], verifier="unheard_of"), made[1]]
-    evaluator: Any = Refusing()
+    evaluator: Any = Endless()
     items = evaluate.ask(evaluator, prompts, evaluate.make_requests(prompts, EvaluateConfig(), seed=0), lambda _: None)
     assert items[0].refused.startswith("its answer cannot be judged: verifier = unheard_of") and items[1].refused == ""
-    assert {mode["accuracy"] for mode in numbers.by_mode(items).values()} == {0.5}
+    assert {mode.value: o.tokens for mode, o in items[0].greedy.items()} == dict.fromkeys(ALL_MODES, 0)
+    assert items[0].sampled == {} and set(items[1].sampled) == {Mode.THINKING, Mode.NON_THINKING}
+    accuracy = {name: mode["accuracy"] for name, mode in numbers.by_mode(items).items()}
+    assert accuracy == {"non_thinking": 0.5, "auto": 0.5, "thinking": 0.0}
 
 
 def test_an_evaluation_whose_every_question_is_refused_ends_in_a_line() -> None:
