@@ -92,7 +92,7 @@ def test_each_orientation_is_applied(number: int, first: str, second: str) -> No
 
 def test_orientation_that_cannot_be_read_turns_nothing() -> None:
     profile = PngInfo()
-    profile.add_text("Raw profile type exif", "exif 4 no digits")
+    profile.add_text("Raw profile type exif", "\nexif\n 4\nno digits")
     number_as_text = bytearray(oriented(WIDE, 6, "JPEG", quality=100))
     number_as_text[number_as_text.index(b"\x01\x12\0\x03") + 3] = 1
     for data in (
