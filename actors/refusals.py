@@ -70,6 +70,13 @@ def check_tools(body: ChatRequest) -> None:
         raise Refused(400, "BadRequestError", "tools", message)
 
 
+def check_decoding(body: ChatRequest) -> None:
+    """Raise Refused if `body` wants its pictures decoded in a way of its own, which is ignored."""
+    if body.media_io_kwargs:
+        message = "media_io_kwargs: pictures are decoded as in training; leave it out"
+        raise Refused(400, "BadRequestError", "media_io_kwargs", message)
+
+
 def check_text(body: ChatRequest, controls: ControlTokens) -> None:
     """Raise Refused if the tokenizer would read a control token in a text of `body`.
 
@@ -202,6 +209,7 @@ class ThinkingIngress(OpenAiIngress):
         check_tools(body)
         check_place(body.model_extra or {}, self.known_keys)
         check_keys(body.chat_template_kwargs or {}, self.known_keys)
+        check_decoding(body)
         check_text(body, self.controls)
         try:
             return await super().chat(body, request)

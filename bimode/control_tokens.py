@@ -44,11 +44,10 @@ class ControlTokens:
         """Return the first control token that `text` would become; "" if it is text all through."""
         if found := self._pattern.search(text):
             return found[0]
-        if self.normalized and (
-            found := self._normalized_pattern.search(self.normalizer.normalize_str(text))
-        ):
-            return found[0]
-        return ""
+        if not self.normalized:
+            return ""
+        found = self._normalized_pattern.search(self.normalizer.normalize_str(text))
+        return found[0] if found else ""
 
     def first_in_turn(self, text: str) -> str:
         """The same of an assistant's turn, which may begin with its think block.

@@ -122,7 +122,7 @@ def picture_header(data: bytes) -> tuple[str, int, int]:
 
 def in_rgb(picture: Image.Image) -> Image.Image:
     """Convert an open picture as the table above says; the result is a copy without metadata."""
-    turned = TURNED.get(_orientation(picture))
+    turned = TURNED.get(_orientation(picture))  # type: ignore[call-overload]
     if picture.mode.startswith(("I", "F")):
         picture = _in_8_bits(picture)
     elif picture.has_transparency_data:
@@ -135,14 +135,14 @@ def in_rgb(picture: Image.Image) -> Image.Image:
     return shown
 
 
-def _orientation(picture: Image.Image) -> int:
-    """EXIF's number; 1 where there is none, or none that can be read."""
+def _orientation(picture: Image.Image) -> object:
+    """EXIF's number; None where there is none that can be read, or another value in its place."""
     if not picture.info:
-        return 1
+        return None
     try:
-        return int(picture.getexif().get(Base.Orientation, 1))
-    except (*UNDECODABLE, TypeError, KeyError):
-        return 1
+        return picture.getexif().get(Base.Orientation)
+    except UNDECODABLE:
+        return None
 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:

@@ -74,6 +74,17 @@ def test_the_list_is_that_of_the_actual_tokenizer(codec: Codec, tiny_llava: Path
     assert again == codec.control_tokens and again.settings == codec.control_tokens.settings
 
 
+def test_a_token_counts_whether_it_is_named_or_only_marked() -> None:
+    """Llama 3 names few of the tokens that it marks, and an end of text may be named and not marked."""
+    tokenizer = normalizing()
+    tokenizer.add_tokens(["<stop>", "<tool>"])
+    tokenizer.eos_token = "<stop>"
+    backend = tokenizer.backend_tokenizer
+    backend.add_special_tokens(["<|reserved_0|>"])
+    names = control_tokens(tokenizer).names
+    assert names == tuple(sorted([*OURS, "<PAD>", "<eot>", "<stop>", "<|reserved_0|>"]))
+
+
 @pytest.mark.parametrize("token", [*TINY, *FOREIGN])
 def test_each_is_refused_by_its_name_in_whatever_is_encoded(codec: Codec, token: str) -> None:
     """A question that ended its own turn went to the model as two turns."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from actors.rollout_worker import RolloutWorker
 from bimode.dataset import image_digest, picture_digest, sample_row
@@ -90,8 +91,17 @@ def test_each_orientation_is_applied(number: int, first: str, second: str) -> No
 
 
 def test_orientation_that_cannot_be_read_turns_nothing() -> None:
-    shown = open_picture(encoded(WIDE, "JPEG", quality=100, exif=b"Exif\0\0no directory at all"))
-    assert shown.size == (64, 32) and shown.getpixel((2, 2)) == BLACK
+    profile = PngInfo()
+    profile.add_text("Raw profile type exif", "\nexif\n 4\nno digits")
+    number_as_text = bytearray(oriented(WIDE, 6, "JPEG", quality=100))
+    number_as_text[number_as_text.index(b"\x01\x12\0\x03") + 3] = 1
+    for data in (
+        encoded(WIDE, "JPEG", quality=100, exif=b"Exif\0\0no directory at all"),
+        encoded(WIDE, "PNG", pnginfo=profile),
+        bytes(number_as_text),
+    ):
+        shown = open_picture(data)
+        assert shown.size == (64, 32) and shown.getpixel((2, 2)) == BLACK
 
 
 def row(data: bytes) -> dict[str, Any]:

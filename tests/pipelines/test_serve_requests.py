@@ -26,6 +26,7 @@ from actors.refusals import (
     ImageReader,
     Refused,
     ThinkingIngress,
+    check_decoding,
     check_keys,
     check_place,
     check_served,
@@ -205,6 +206,13 @@ def test_other_texts_of_a_request_are_text_too() -> None:
     ):
         with pytest.raises(Refused, match=f"{key}.*<pad> is a control token"):
             check_text(ChatRequest(**{"model": "m", "messages": asked, key: value}), CONTROLS)
+
+
+def test_pictures_are_not_decoded_in_a_way_of_a_clients_own() -> None:
+    own = {"image": {"rgba_background_color": [0, 0, 0]}}
+    check_decoding(ChatRequest(model="m", messages=said_by("what ?")))
+    with pytest.raises(Refused, match="media_io_kwargs: pictures are decoded as in training"):
+        check_decoding(ChatRequest(model="m", messages=said_by("what ?"), media_io_kwargs=own))
 
 
 def test_ordinary_text_and_pictures_are_let_through() -> None:
