@@ -119,10 +119,13 @@ class RolloutWorker:
         self.limits.check_images(len(prompt.images))
         try:
             images = tuple(decode_image(data) for data in prompt.images)
-            expanded = self.codec.encode_prompt(prompt.question, prompt.images)
         except UNDECODABLE as error:
             why = type(error).__name__  # the message may name an address, which no two runs share
             raise RefusedPromptError("image_broken", f"an image cannot be read: {why}") from None
+        try:
+            expanded = self.codec.encode_prompt(prompt.question, prompt.images)
+        except ValueError as error:  # a processor, of a picture that it cannot take
+            raise RefusedPromptError("rollout_failed", str(error).partition("\n")[0]) from None
         self.limits.check_tokens(len(expanded))
         unexpanded = self.codec.encode_unexpanded(prompt.question, len(prompt.images))
         return EnginePrompt(unexpanded, expanded, images)
