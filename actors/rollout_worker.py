@@ -119,7 +119,13 @@ class RolloutWorker:
         """The prompt up to and with ``<think>``. Raises RefusedPromptError."""
         self.limits.check_images(len(prompt.images))
         images = tuple(open_picture(data) for data in prompt.images)
-        expanded = self.codec.encode_prompt(prompt.question, prompt.images)
+        try:
+            expanded = self.codec.encode_prompt(prompt.question, prompt.images)
+        except RefusedPromptError:
+            raise
+        except ValueError as error:  # a processor, of a picture that it cannot take
+            why = str(error).partition("\n")[0]
+            raise RefusedPromptError("prompt", "rollout_failed", why) from None
         self.limits.check_tokens(len(expanded))
         unexpanded = self.codec.encode_unexpanded(prompt.question, len(prompt.images))
         return EnginePrompt(unexpanded, expanded, images)

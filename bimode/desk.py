@@ -56,7 +56,7 @@ class RefusedTicket:
 class Desk:
     """Grants leases and hands out batches; every move of a ticket is written to the ledger before it is acted on.
 
-    `prompt_of` is the data order over `num_prompts` questions;
+    `prompt_of` is the data order over `num_prompts` questions, counted by id;
     `keep` says whether a group carries credit; `may_filter` that do not may give way in a step.
     At `max_staleness` 0 a worker has one lease at a time, so that what it draws depends on nothing else.
     """

@@ -99,7 +99,7 @@ def open_rollouts(
     return Rollouts(
         graph.fleet,
         graph.learner,
-        open_desk(bpo, prompt_of, len(prompts), ledger),
+        open_desk(bpo, prompt_of, len({prompt.id for prompt in prompts}), ledger),
         requests_of,
         judge,
         sync_timeout_s=bpo.sync_timeout_s,
@@ -111,7 +111,7 @@ def open_rollouts(
 
 
 def open_desk(bpo: BpoConfig, prompt_of: Callable[[int], Prompt], num_prompts: int, ledger: Ledger) -> Desk:
-    """The desk as the recipe wants it; `prompt_of` is the data order over `num_prompts` questions."""
+    """The desk as the recipe wants it; `prompt_of` is the data order over `num_prompts` questions, counted by id."""
     return Desk(
         ledger, prompt_of, lambda group, step: informative(shaped(group, bpo.at(step)), bpo.at(step)),
         num_prompts=num_prompts, groups_per_step=bpo.prompts_per_step, lease_groups=bpo.lease_groups,

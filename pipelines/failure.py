@@ -74,8 +74,9 @@ def _restored(reason: Reason) -> BimodeError | None:
     kind = getattr(errors, name, None) if module == errors.__name__ else None
     if not isinstance(kind, type) or not issubclass(kind, BimodeError):
         return None
-    if config := CONFIG_ERROR.fullmatch(reason.said):
-        return ConfigError(config["key"], config["value"], config["fix"])
+    if kind is ConfigError:
+        config = CONFIG_ERROR.fullmatch(reason.said)
+        return ConfigError(config["key"], config["value"], config["fix"]) if config else None
     row = f" in row {reason.row}" if reason.row else ""
     return kind(f"{reason.said}{row}")
 

@@ -174,7 +174,8 @@ class Replier:
                 yield [blank]
                 continue
             with RowNote(row["id"]):
-                yield [self._read(blank, k, row, each) for k, each in enumerate(result.completions)]
+                replies = [self._read(blank, k, row, each) for k, each in enumerate(result.completions)]
+            yield replies
 
     def _read(self, blank: Reply, number: int, row: Row, completion: Completion) -> Reply:
         verdict = self.asker.verdict(row, completion)

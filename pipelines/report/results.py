@@ -28,5 +28,5 @@ def _item(row: dict) -> ItemResult:
         id=row["id"], task=row["task"], level=row["level"], question=row["question"],
         greedy={Mode(mode): Outcome(**outcome) for mode, outcome in row["greedy"].items()},
         sampled={Mode(mode): tuple(Outcome(**o) for o in outcomes) for mode, outcomes in row["sampled"].items()},
-        refused=row["refused"],
+        refused=row.get("refused", ""),  # absent from what was kept before there were any
     )  # fmt: skip

@@ -21,7 +21,7 @@ from bimode.bpo_config import BpoConfig
 from bimode.config import Recipe
 from bimode.credit.summary import summarize
 from bimode.desk import Drawn, Lease, RefusedTicket
-from bimode.errors import MismatchError, VerifierLostError
+from bimode.errors import MismatchError, StarvedError, VerifierLostError
 from bimode.ledger import Ledger
 from bimode.losses import policy_loss
 from bimode.modes import Mode
@@ -29,7 +29,7 @@ from bimode.order import item_of
 from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt, RolloutGroup
 from pipelines.bpo_log import RunLog
 from pipelines.bpo_reference import FILE, reference_rewards
-from pipelines.bpo_steps import credit, drawn, open_desk, requests, update
+from pipelines.bpo_steps import credit, drawn, open_desk, open_rollouts, requests, update
 from tests.rollouts import completion, config, paired
 
 RIGHT, WRONG = "\n\n</think>\n\n7", "\n\n</think>\n\n8"
@@ -168,6 +168,18 @@ def test_a_question_that_no_verifier_can_judge_costs_itself() -> None:
         patch.setattr("pipelines.bpo_steps.correctness", lost)
         with pytest.raises(VerifierLostError):
             drawn(asked[:1], bpo, results[:2] + results[6:7], {})
+
+
+def test_a_question_that_stands_twice_in_the_data_is_one_question(tmp_path: Path) -> None:
+    """Else a run whose every question is refused would draw them for ever."""
+    graph: Any = SimpleNamespace(fleet=SimpleNamespace(is_fixed=True, version=0, members=[]), learner=None)
+    recipe = Recipe(name="t", bpo=config("per_mode", prompts_per_step=2))
+    rollouts = open_rollouts(recipe, graph, prompts("aab"), {}, Ledger(tmp_path / "ledger"), tmp_path)
+    with pytest.raises(StarvedError, match=r"every question is refused \(2\)"):
+        for _ in range(9):
+            lease = rollouts.desk.grant("w", 0, 0)
+            assert lease is not None
+            rollouts.desk.deliver(lease, [RefusedTicket(ticket, "5 images") for ticket in lease.tickets])
 
 
 def lost(*_: object) -> float:

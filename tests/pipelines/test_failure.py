@@ -19,7 +19,7 @@ from bimode.config import ModelConfig
 from bimode.errors import BimodeError, ConfigError, DivergedError, LedgerError, RowNote, StarvedError, WorkerLostError
 from data_curation.sampling.pool import run_pool
 from data_curation.tasks import run_tasks
-from pipelines.failure import GO_ON, as_user_error
+from pipelines.failure import GO_ON, StageFailed, as_user_error
 from pipelines.reasons import Reason, read_reason
 
 PYDANTIC = """pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
@@ -164,6 +164,22 @@ def test_that_the_same_command_continues_is_said_of_what_may_pass_alone(
     for error in (cause, RayTaskError("work", f"ray::work()\n{text}", cause).as_instanceof_cause()):
         line = str(as_user_error("bpo", tmp_path, error))
         assert (GO_ON not in line) is comes_again and "unfinished work is kept" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        ("StarvedError: no rows are left in /x: raise curate.rl = 3: or so", StarvedError, "bpo: no rows are left in /x"),
+        ("ConfigError: a.b = 3: use 4", ConfigError, "a.b = 3: use 4"),
+        ("WorkerLostError: rollout-0 died", WorkerLostError, "bpo: rollout-0 died ("),
+        ("NoSuchError: of another version", StageFailed, "bpo: NoSuchError: of another version ("),
+    ],
+)
+def test_our_own_errors_are_themselves_again(tmp_path: Path, text: str, kind: type[BimodeError], says: str) -> None:
+    """Of what an actor's constructor raised, Ray keeps the text only."""
+    made = RayTaskError("W.__init__", f"ray::W.__init__()\n  File ...\nbimode.errors.{text}\n", OSError("x"))
+    told = as_user_error("bpo", tmp_path, ActorDiedError(made))
+    assert type(told) is kind and str(told).startswith(says)
 
 
 def boom(batch: Any) -> Any:

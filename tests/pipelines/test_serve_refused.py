@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actors import devices
 from bimode.errors import ConfigError
 from bimode.rundir import write_atomic
 from cluster import placement
@@ -79,8 +80,12 @@ def test_a_model_is_named_after_its_directory(tmp_path: Path, monkeypatch: pytes
 
 def test_gpus_that_no_node_has_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "node_resources", lambda: [{"CPU": 4.0}, {"CPU": 4.0, "GPU": 1.0}, {"GPU": 1.0}])
+    checked: list[str] = []
+    monkeypatch.setattr(devices, "check_role", lambda role, options: checked.append(role))
     _has_gpus(0)
+    assert checked == []
     _has_gpus(2)
+    assert checked == ["rollout"]
     with pytest.raises(ConfigError, match="--gpus = 3: Ray sees 2 here; use at most so many, 0 serves"):
         _has_gpus(3)
 
