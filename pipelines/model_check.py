@@ -6,14 +6,19 @@ in the run's manifest under the digest of the model's files but its weights, the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from bimode.config import Recipe
 from bimode.rundir import digest_json, digest_without_weights, read_json, update_run_manifest
 from cluster.environment import code_version
 from cluster.placement import plan
 from pipelines.progress import say
+
+if TYPE_CHECKING:
+    from bimode.packing_check import PackingCheck
 
 TRAINING = ("anneal", "bpo")
 
@@ -27,12 +32,26 @@ def ensure_model_is_trainable(
     known = (read_json(run / "manifest.json") or {}).get("packing_check", {})
     if known.get("key") == key:
         return
-    from actors.model_check import check_on_learner_node
-
-    trained_by = next(name for name in TRAINING if name in recipe.stages)
-    [*_, learner] = plan(trained_by, recipe)
+    trained_by = [name for name in (stage, *recipe.stages) if name in TRAINING]
+    [*_, learner] = plan(trained_by[0], recipe)
     found = check_on_learner_node(path, model.dtype, model.max_model_len, learner.options())
     in_bfloat16 = f", {found.bfloat16:.1g} on average in bfloat16" if model.dtype == "bfloat16" else ""
     say(f"{stage}: packed sequences equal single ones: {found.float32:.1g} nats at most{in_bfloat16}")
     entry = {"key": key, **asdict(found)}
     update_run_manifest(run, lambda manifest: manifest.update(packing_check=entry))
+
+
+def check_on_learner_node(
+    path: Path, dtype: str, max_model_len: int, options: Mapping[str, Any]
+) -> PackingCheck:
+    """`check_packing` in a Ray task with `options` (ray.remote options of a learner rank). Raises ConfigError."""
+    import ray
+
+    from bimode.packing_check import check_packing
+
+    found: PackingCheck
+    try:
+        found = ray.get(ray.remote(**options)(check_packing).remote(path, dtype, max_model_len))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return found

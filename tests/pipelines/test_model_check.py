@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-import actors.model_check
-from actors.model_check import check_on_learner_node
 from bimode.codec import Codec, load_model, save_model
 from bimode.config import Recipe
 from bimode.errors import ConfigError
 from bimode.packing_check import PackingCheck
 from bimode.recipe import build_recipe
 from bimode.rundir import digest_without_weights
-from pipelines.model_check import ensure_model_is_trainable
+from pipelines import model_check
+from pipelines.model_check import check_on_learner_node, ensure_model_is_trainable
 from tests.model_types import tiny_text
 
 
@@ -31,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         calls.append(options)
         return PackingCheck(32, 1e-6)
 
-    monkeypatch.setattr(actors.model_check, "check_on_learner_node", check)
+    monkeypatch.setattr(model_check, "check_on_learner_node", check)
     return calls
 
 
