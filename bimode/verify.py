@@ -34,6 +34,7 @@ from bimode.rundir import digest_json, digest_path
 MAX_CHARS = 2000  # of a judged answer: bounds what a symbolic parser can be made to do
 INT = re.compile(r"[+\u2212-]?\d+")
 JUDGING_MODULES = ("verify", "answer_reader", "math_judge", "modes")
+PUZZLES = ("chain_sum", "leg_counting")  # of reasoning-gym; other scorers evaluate what a row or a model says
 YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(?:\{\w+\}|\(\w\))?\s*=(?!=)")
 SEVERAL = re.compile(r"[,;]|\\pm|\b(?:or|and)\b")
@@ -160,12 +161,25 @@ def _math_judge() -> MathJudge:
 
 
 def _reasoning_gym(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """The puzzle's own scorer on its own entry; partial credit is wrong, and so is what makes the scorer raise."""
-    entry = args["entry"]
+    """The puzzle's own scorer on its own entry; partial credit is wrong, and so is what makes the scorer raise.
+
+    Raises ConfigError for a task that is not in `PUZZLES`: a row could have its own text run as code.
+    """
+    task, entry = puzzle_of(args), args["entry"]
     try:
-        return float(_scorer(entry["metadata"]["source_dataset"])(final_answer(text), entry)) == 1.0
+        return float(_scorer(task)(final_answer(text), entry)) == 1.0
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, SyntaxError):
         return False  # some scorers parse by brute force, e.g. prime_factorization raises ValueError on prose
+
+
+def puzzle_of(args: Mapping[str, Any]) -> str:
+    """The task of a puzzle. Raises ConfigError for one that is not in `PUZZLES`, or none at all."""
+    entry = args.get("entry")
+    metadata = entry.get("metadata") if isinstance(entry, dict) else None
+    task = metadata.get("source_dataset") if isinstance(metadata, dict) else None
+    if task not in PUZZLES:
+        raise ConfigError("verifier_args", task, f"is no puzzle whose scorer is known here; use {' or '.join(PUZZLES)}")
+    return str(task)
 
 
 @cache

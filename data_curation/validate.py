@@ -20,7 +20,7 @@ from PIL import Image
 
 from bimode.control_tokens import OURS, ControlTokens
 from bimode.dataset import SCHEMA, SPLITS, Row, picture_digest, question_of
-from bimode.errors import RowNote
+from bimode.errors import ConfigError, RowNote
 from bimode.modes import THINK_CLOSE
 from bimode.pictures import (
     MAX_BYTES,
@@ -33,7 +33,7 @@ from bimode.pictures import (
     open_picture,
 )
 from bimode.records import IMAGE_MARKER
-from bimode.verify import INT, MAX_CHARS, OPEN, VERIFIERS, is_correct, is_number
+from bimode.verify import INT, MAX_CHARS, OPEN, VERIFIERS, is_correct, is_number, puzzle_of
 from data_curation.repeats.fingerprints import perceptual_hash, thumbnails
 
 MAX_TEXT = 1_000_000  # characters of any column; what is of use is for `curate.filter` to say
@@ -275,7 +275,12 @@ def _arguments(verifier: str | None, text: str) -> Mapping[str, Any] | None:
     if verifier == "number":
         bounds = [args.get(name, 0) for name in ("abs_tol", "rel_tol")]
         return args if all(type(bound) in (int, float) and 0 <= bound < math.inf for bound in bounds) else None
-    return args if verifier != "reasoning_gym" or "entry" in args else None
+    if verifier == "reasoning_gym":
+        try:
+            puzzle_of(args)
+        except ConfigError:
+            return None
+    return args
 
 
 def _anything(answer: str) -> bool:

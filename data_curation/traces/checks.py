@@ -26,8 +26,8 @@ TRACE_REASONS = (EMPTY, FORBIDDEN, LOOP, INCONSISTENT, WRONG_STEP, TEMPLATE)
 NUMBERS = re.compile(r"(?<![\w.])[+-]?\d+(?:/\d+|(?:\.\d+)?(?:e[+-]?\d+)?)(?!\d|st\b|nd\b|rd\b|th\b)")
 RESULTS = re.compile(rf"(?:=|\b(?:so|thus|hence|therefore)\b,?)\s*[$\u20ac\u00a3]?({NUMBERS.pattern})", re.I)
 SENTENCE = re.compile(r"(?<=[.!?])\s+|[;\n]")
-ANNOTATION = re.compile(r"<<.*?>>")
-CONCLUSION = re.compile(r"^\W*(?:so|thus|hence|therefore)\b,? *(?:it is |it's )?(.+?)\W*$", re.I | re.S)
+ANNOTATION = re.compile(r"<<[^<>]*>>")
+CONCLUSION = re.compile(r"\W*(?:so|thus|hence|therefore)\b,? *(?:it is |it's )?(.+)", re.I | re.S)
 Check = Callable[[Row, str, TraceConfig], tuple[str, str]]
 
 
@@ -110,7 +110,11 @@ def stated_word(trace: str) -> str:
         return re.split(r"[.;\n]", final_answer(trace))[0].strip()
     last = next((s for s in reversed(SENTENCE.split(trace)) if s.strip()), "")
     conclusion = CONCLUSION.match(last)
-    return conclusion[1] if conclusion and len(conclusion[1].split()) == 1 else ""
+    if conclusion is None:
+        return ""
+    said = conclusion[1]
+    end = max((at for at, char in enumerate(said, 1) if char.isalnum() or char == "_"), default=0)
+    return said[:end] if len(said[:end].split()) == 1 else ""
 
 
 def _wrong_step(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:

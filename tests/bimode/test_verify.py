@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
 from bimode.errors import ConfigError
 from bimode.modes import Mode, render_response
-from bimode.verify import final_answer, is_correct
+from bimode.verify import PUZZLES, final_answer, is_correct
+from data_curation.sources.families.text import TASKS
 
 DIRECT = "\n\n</think>\n\n"
 
@@ -91,12 +93,24 @@ def test_reasoning_gym_scores_its_own_entries_and_partial_credit_is_wrong(seed: 
 
 
 def test_a_scorer_that_raises_means_wrong() -> None:
-    import reasoning_gym
+    entry = {"answer": None, "question": "q", "metadata": {"source_dataset": "leg_counting"}}
+    assert not is_correct(DIRECT + "seven", "7", "reasoning_gym", json.dumps({"entry": entry}))
 
-    entry = reasoning_gym.create_dataset("prime_factorization", size=1, seed=0)[0]
-    args = json.dumps({"entry": entry})
-    assert is_correct(DIRECT + entry["answer"], entry["answer"], "reasoning_gym", args)
-    assert not is_correct(DIRECT + "seven", entry["answer"], "reasoning_gym", args)
+
+@pytest.mark.parametrize("task", ["bitwise_arithmetic", "polynomial_multiplication", "simple_integration", "countdown", "", None])
+def test_a_row_runs_no_code(task: str | None, tmp_path: Path) -> None:
+    """Many scorers of reasoning-gym evaluate fields of the row, or the response; a row may name no other than the known ones."""
+    mark = tmp_path / "ran"
+    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+    entry = {"answer": code, "question": "q", "metadata": {"source_dataset": task, "problem": code, "integrand": code}}
+    for args in ({"entry": entry}, {"entry": code}, {}):
+        with pytest.raises(ConfigError, match="is no puzzle whose scorer is known here"):
+            is_correct(DIRECT + code, "1", "reasoning_gym", json.dumps(args))
+    assert not mark.exists()
+
+
+def test_the_known_puzzles_are_those_of_the_family() -> None:
+    assert set(TASKS) == set(PUZZLES)
 
 
 def test_maths_compares_values_and_survives_what_would_hang_or_crash_it(monkeypatch: pytest.MonkeyPatch) -> None:

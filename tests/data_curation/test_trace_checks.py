@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from bimode.curate_config import SourceConfig
@@ -88,6 +90,14 @@ def test_options_and_words(trace: str, answer: str, expected: str) -> None:
 
 def test_a_conclusion_is_one_word() -> None:
     assert stated_word("we see a circle; so circle.") == "circle" and stated_word("so we look at it") == ""
+
+
+@pytest.mark.parametrize("trace", ["so cat" + "!?" * 32000 + "b c", "<<" * 32000, "so " + "cat " * 16000, "<<1" * 16000 + ">>"])
+def test_a_trace_of_64_kb_is_read_at_once(trace: str) -> None:
+    """Patterns are linear in the text: one of 31 kB took 13 s."""
+    started = time.process_time()
+    stated_word(trace), stated_number(trace)
+    assert time.process_time() - started < 2.0
 
 
 def test_steps_are_checked_unless_the_recipe_says_no() -> None:
