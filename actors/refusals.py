@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from PIL.Image import Image
+from pydantic import BaseModel
 from ray.exceptions import RayTaskError
 from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard, OpenAIHTTPException  # no public module has these
 from ray.llm._internal.serve.core.ingress.ingress import init
@@ -110,11 +111,14 @@ def _first_token(texts: Iterable[str], controls: ControlTokens) -> str:
 
 def _texts(value: object) -> Iterator[str]:
     """Every text of a part of a request that may reach the model."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, part in value.items():
             if key not in ("type", "image_url"):
+                yield str(key)
                 yield from _texts(part)
     elif isinstance(value, list):
         for part in value:

@@ -46,7 +46,7 @@ class StepView:
     accuracies: Mapping[tuple[Mode, str], float]  # by mode and level, `all` included
     decision_entropies: Mapping[tuple[Mode, str], float]  # nats, likewise
     decision_probabilities: Mapping[tuple[Mode, str], float] = field(default_factory=dict)  # of the mode's own token, likewise
-    mismatch: float = 0.0  # between engine and learner, k3 in nats a token
+    mismatch: float | None = None  # between engine and learner, k3 in nats a token; None where nothing was compared
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def view_of(line: Mapping[str, Any]) -> StepView:
 
     entropies, probabilities = cells("learner", "decision_entropy"), cells("learner", "decision_probability")
     rates, accuracies = line.get("decision", {}), cells("modes", "accuracy")
-    return StepView(line["step"], rates, accuracies, entropies, probabilities, line.get("mismatch", 0.0))
+    return StepView(line["step"], rates, accuracies, entropies, probabilities, line.get("mismatch"))
 
 
 class Watch:
@@ -160,7 +160,10 @@ class Watch:
             yield Alarm(view.step, "neither", Mode.AUTO, says)
 
     def _mismatch(self, view: StepView) -> Iterator[Alarm]:
-        if not view.mismatch <= self.max_mismatch:
+        if view.mismatch is None:
+            if ("mismatch", Mode.AUTO) in self.ringing:  # as long as nothing says that it has ended
+                yield Alarm(view.step, "mismatch", Mode.AUTO, "")
+        elif not view.mismatch <= self.max_mismatch:
             says = f"engine and learner differ by {view.mismatch:.2g} nats (k3) a token, over bpo.max_mismatch"
             yield Alarm(view.step, "mismatch", Mode.AUTO, says)
 

@@ -77,7 +77,10 @@ NO_UNITS = re.compile(  # words behind a number that make another one of it, or 
     r"|lakh|crore|mil|grand|below|above|under|negative|ten|half|halve|third|quarter|fourth|fifth"
     r"|sixth|seventh|eighth|ninth|tenth|squared|cubed|factorial|binary|octal|hex|base|mod|choose"
     r"|sqrt|sin|cos|tan|log|exp|maybe|perhaps|probably|roughly|about|who|when|where|wrong|incorrect"
-    r"|false|true|right|correct|instead|also|doubled|tripled|twice)s?\b"
+    r"|false|true|right|correct|instead|also|doubled|tripled|twice|zero|one|two|three|four|five|six"
+    r"|seven|eight|nine|eleven|eleventh|twelve|twelfth|[a-z]{3,5}teen(?:th)?|myriad|zillion|kilo"
+    r"|(?:twen|thir|for|fif|six|seven|eigh|nine)(?:ty|tieth)|mega|giga|nano|root|prime|point"
+    r"|remainder|modulo|approximately|unknown)s?\b"
 )
 TYPESET_UNIT = re.compile(
     r"\\(?:text|mathrm|textrm|mbox)\{[ ~]?((?:square |cubic )?[A-Za-z]+(?:/[A-Za-z]+)?) ?\}"

@@ -46,10 +46,10 @@ def attend(
     `sliding_window`: a token sees the last so many of its own sequence. Raises ConfigError for what it does not compute.
     """
     if spans is None:
-        fix = "does not hand on to its attention what its forward is given, so it cannot be packed; take another model"
+        fix = "does not pass keyword arguments on to its attention, so packed training is impossible; use another model"
         raise ConfigError("model.base", type(module).__name__, fix)
     if attention_mask is not None:
-        fix = "makes an attention mask of its own, which a packed line has not; take another model"
+        fix = "builds an attention mask of its own, which packed training cannot apply; use another model"
         raise ConfigError("model.base", type(module).__name__, fix)
     if softcap is not None or s_aux is not None:
         raise ConfigError("model.base", type(module).__name__, "has sinks or a cap in its attention, which is not computed here")

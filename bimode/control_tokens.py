@@ -87,6 +87,7 @@ def control_tokens(processor: Any) -> ControlTokens:
         *(token.content for token in added if token.special),
         *(name for name in placeholders if isinstance(name, str)),
     }
+    names.discard("")  # would be found everywhere
     normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
     normalized = [token.content for token in added if token.normalized and token.content in names]
     if normalizer is None:

@@ -193,5 +193,6 @@ def check_seal(entry: dict[str, Any], books: Books, digest: str) -> None:
     """Raises LedgerError unless a seal says what the lines before it add up to."""
     if entry["digest"] != digest:
         raise LedgerError(f"what the seal of step {entry['seal']} closed has changed since")
-    if entry["drawn"] != books.drawn or entry["counts"] != books.counts():
+    counts = {state.value: 0 for state in State} | entry["counts"]  # one that was sealed before a state was known has none in it
+    if entry["drawn"] != books.drawn or counts != books.counts():
         raise LedgerError(f"the seal of step {entry['seal']} counts {entry['counts']}, the lines before it {books.counts()}")

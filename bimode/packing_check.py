@@ -145,8 +145,11 @@ def known_reason(config: Any, max_model_len: int) -> str:
     layers = getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()
     if other := sorted(set(layers) - ATTENTION_LAYERS):
         return f"has layers of type {', '.join(other)}, which a packed line does not keep apart"
-    if text.model_type in WINDOW_IN_THE_MASK and (window := _window(text)) and window < max_model_len:
-        return f"attends in windows of {window} tokens, which packed lines cannot do for it; set model.max_model_len to that"
+    longest = max(getattr(text, "max_position_embeddings", None) or 0, max_model_len)
+    if text.model_type in WINDOW_IN_THE_MASK and (window := _window(text)) and window < longest:
+        return f"attends in windows of {window} tokens, which packed training ignores"
+    if (original := _unscaled_length(text)) is not None and original < longest:
+        return f"scales its positions by the longest sequence (over {original} tokens), which in a packed line is another one's"
     return ""
 
 
@@ -154,6 +157,18 @@ def refuse_known(config: Any, max_model_len: int) -> None:
     """Raises ConfigError for a config of which `known_reason` knows something."""
     if reason := known_reason(config, max_model_len):
         raise ConfigError("model.base", config.model_type, f"{reason}; training it here would be wrong: take another model")
+
+
+def _unscaled_length(text: Any) -> int | None:
+    """Positions up to which a rotary embedding whose frequencies depend on the length is the same for all; None for others."""
+    given = getattr(text, "rope_parameters", None) or {}
+    by_layer_type = [part for part in given.values() if isinstance(part, dict)]
+    for rope in by_layer_type or [given]:
+        if rope.get("rope_type") == "longrope":
+            return int(rope.get("original_max_position_embeddings") or 0)
+        if rope.get("rope_type") == "dynamic":  # for which the config's number is the original one
+            return int(text.max_position_embeddings)
+    return None
 
 
 def _window(text: Any) -> int | None:

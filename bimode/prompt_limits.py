@@ -41,9 +41,8 @@ class PromptLimits:
     def check_images(self, num_images: int) -> None:
         """Raises RefusedPromptError for more images than one prompt may have."""
         if num_images > self.max_images:
-            found = f"{num_images} images, at most {self.max_images}"
-            why = "" if self.max_images else ": a text model"
-            raise RefusedPromptError("prompt", "too_many_images", found + why)
+            limit = f"at most {self.max_images}" if self.max_images else "but the model reads text only"
+            raise RefusedPromptError("prompt", "too_many_images", f"{num_images} images, {limit}")
 
     def check_tokens(self, num_tokens: int) -> None:
         """Raises RefusedPromptError for a prompt that leaves no room for a response."""

@@ -99,13 +99,15 @@ def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill
         references = reference_rewards(graph, prompts, recipe, stage.path)  # before a checkpoint replaces the policy
         start = log.resume(graph, ledger)
         bar.kept(start)
+        compared = 0  # steps in which engine and learner were; not every one has tokens of the live version
         with open_rollouts(recipe, graph, prompts, references, ledger, stage.path) as rollouts, drill.on(graph):
             for step in range(start, bpo.steps):
                 if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
                     break
                 drawn = rollouts.batch(step)
                 credited = credit([d.group for d in drawn], bpo.at(step), recipe.seed + step)
-                learnt = update(graph, credited, loss, limit if step - start < 2 else math.inf)
+                learnt = update(graph, credited, loss, limit if compared < 2 else math.inf)
+                compared += "mismatch" in learnt
                 ended = rollouts.trained(drawn, step)
                 graph.publish(step + 1)
                 bar.advance(1, log.step(step, drawn, learnt | asdict(ended)))

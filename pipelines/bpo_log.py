@@ -64,7 +64,10 @@ class RunLog:
         """
         written, root = read(ledger.path), self.path / "checkpoints"
         if missing := missing_seal(written, read_last_seal(root)):
-            fix = f"copy the ledger back, or delete checkpoints/{LAST_SEAL} to go on from what it holds"
+            fix = (
+                f"restore the ledger from a backup; or, to give up all work after its last seal, delete "
+                f"checkpoints/{LAST_SEAL}: later checkpoints are removed then"
+            )
             raise LedgerError(f"{missing}; {fix}")
         sealed = {seal["seal"] for seal in written.seals}
         for unsealed in [path for path in checkpoints(root) if step_of(path) not in sealed]:

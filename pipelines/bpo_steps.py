@@ -186,7 +186,8 @@ def update(graph: Graph, batch: CreditedBatch, loss: LossFn, max_mismatch: float
     if mismatch > max_mismatch:  # not a number is a loss that is none either: `optim_step` refuses it
         raise MismatchError(
             f"the engine gives its own tokens other log-probabilities than the learner: {mismatch:.2g} nats (k3) a token, "
-            f"bpo.max_mismatch is {max_mismatch:g}; the model is computed wrongly on one side, or a weight update is incomplete"
+            f"bpo.max_mismatch is {max_mismatch:g} (k3 estimates the KL divergence between them). "
+            "The model is computed wrongly on one side, or a weight update is incomplete"
         )
     info = graph.learner.optim_step()
     step = {"loss": sums.get("loss", 0.0), "grad_norm": info.grad_norm, "lr": info.lr}

@@ -67,7 +67,8 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
             _ = Codec(inputs[f"tagger-{at}"]).tokens  # refuses another kind of model, and one without think tags
     if "judge" in inputs:
         with keyed("curate.judge.model"):
-            _ = ChatCodec(inputs["judge"]).prompt_text("", 0)  # refuses what is no model, and one without a chat template
+            judge = ChatCodec(inputs["judge"])
+            _ = judge.prompt_text("", 0)  # refuses what is no model, and one without a chat template
     if "teacher" in inputs:
         with keyed("curate.traces.model"):
             _ = Codec(inputs["teacher"]).tokens

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bimode import errors
-from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError
+from bimode.errors import NOT_PERMITTED, BimodeError, BusyError, ConfigError
 from bimode.rundir import remove_half_written
 from pipelines.reasons import Reason, reason_of
 
@@ -19,7 +19,7 @@ GO_ON = "the same command continues"
 AGAIN = "it would come again: mend its cause first, then run the same command"
 PASSING = (OSError, MemoryError, EOFError)
 LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
-CONFIG_ERROR = re.compile(r"(?P<key>[\w.-]+) = (?P<value>.*?): (?P<fix>.*)")
+CONFIG_ERROR = re.compile(r"(?P<key>(?:(?:row|prompt) \S+\.)?[\w.-]+) = (?P<value>.*?): (?P<fix>.*)")
 FULL_DISK = ("no space left on device", "disk quota exceeded", "] . unexpected pos")  # the last is all that torch.save says
 
 
@@ -64,8 +64,11 @@ def _told(stage: str, run: Path, cause: BimodeError) -> BimodeError:
     """An error that has its words already."""
     if isinstance(cause, ConfigError):  # a learner does not know whose it is
         return ConfigError(f"{stage}.{cause.key}", cause.value, cause.fix) if cause.key.startswith("learner.") else cause
+    if isinstance(cause, BusyError):  # nothing has failed
+        return cause
     go_on = "" if cause.comes_again else f"; {GO_ON}"
-    return type(cause)(f"{stage}: {cause} ({_kept(run)}{go_on})")
+    where = "".join(f" {note}" for note in getattr(cause, "__notes__", ()))
+    return type(cause)(f"{stage}: {cause}{where} ({_kept(run)}{go_on})")
 
 
 def _restored(reason: Reason) -> BimodeError | None:
@@ -74,9 +77,9 @@ def _restored(reason: Reason) -> BimodeError | None:
     kind = getattr(errors, name, None) if module == errors.__name__ else None
     if not isinstance(kind, type) or not issubclass(kind, BimodeError):
         return None
-    if kind is ConfigError:
+    if issubclass(kind, ConfigError):
         config = CONFIG_ERROR.fullmatch(reason.said)
-        return ConfigError(config["key"], config["value"], config["fix"]) if config else None
+        return kind(config["key"], config["value"], config["fix"]) if config else None
     row = f" in row {reason.row}" if reason.row else ""
     return kind(f"{reason.said}{row}")
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from bimode.config import Recipe
 from bimode.rundir import digest_json, digest_without_weights, read_json, update_run_manifest
 from cluster.environment import code_version
-from cluster.placement import plan
-from pipelines.progress import say
+from cluster.placement import check, node_resources, plan
+from pipelines.progress import if_slow, say
 
 if TYPE_CHECKING:
     from bimode.packing_check import PackingCheck
@@ -33,8 +33,10 @@ def ensure_model_is_trainable(
     if known.get("key") == key:
         return
     trained_by = [name for name in (stage, *recipe.stages) if name in TRAINING]
-    [*_, learner] = plan(trained_by[0], recipe)
-    found = check_on_learner_node(path, model.dtype, model.max_model_len, learner.options())
+    roles = plan(trained_by[0], recipe)
+    check(trained_by[0], roles, node_resources())  # or the check would wait for what no node has
+    with if_slow(f"{stage}: comparing packed sequences of the model with single ones"):
+        found = check_on_learner_node(path, model.dtype, model.max_model_len, roles[-1].options())
     in_bfloat16 = f", {found.bfloat16:.1g} on average in bfloat16" if model.dtype == "bfloat16" else ""
     say(f"{stage}: packed sequences equal single ones: {found.float32:.1g} nats at most{in_bfloat16}")
     entry = {"key": key, **asdict(found)}

@@ -151,7 +151,7 @@ def refused_prompts() -> dict[str, Prompt]:
     return {
         "5 images, at most 4": ask("five", images),
         "at most 125": long,
-        "an image cannot be read: UnidentifiedImageError": ask("broken", (b"\x89PNG no picture",)),
+        "begins with b'": ask("broken", (b"\x89PNG no picture",)),
     }
 
 

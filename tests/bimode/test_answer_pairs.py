@@ -328,6 +328,13 @@ def test_what_must_be_wrong_is_wrong() -> None:
     assert accepted == []
 
 
+@pytest.mark.parametrize("word", ["eleven", "twenty", "zero", "thirteenth", "fortieth", "kilo", "point", "approximately"])
+def test_a_word_of_number_behind_a_number_is_no_unit(word: str) -> None:
+    for verifier in ("int", "number", "math"):
+        assert not judged((verifier, "5", f"5 {word}"))
+    assert judged(("number", "5", "5 teams")) and judged(("number", "5", "5 cities"))
+
+
 def test_a_gold_answer_is_right_for_itself() -> None:
     others = pairs("number math", {gold: [""] for gold in OTHER_VALUES})
     golds = {(verifier, gold, gold) for verifier, gold, _ in (*RIGHT, *others)}

@@ -16,7 +16,6 @@ from bimode.errors import ConfigError
 from bimode.packing_check import LIMIT, check_packing, compare, known_reason, refuse_known
 from bimode.policy import LogitTransform
 from tests.model_types import (
-    MODEL_LEN,
     difference,
     image_configs,
     image_probes,
@@ -41,8 +40,8 @@ REFUSED = {
     "recurrent_gemma": "recurrent layers",
     "zaya": "a convolution in its attention",
     "gpt_oss": "sinks or a cap in its attention",
-    "doge": "a mask of its own",
-    "nemotron": "does not hand on to its attention",
+    "doge": "an attention mask of its own",
+    "nemotron": "does not pass keyword arguments on to its attention",
     "gpt2": "no layers in `.model`",
 }
 
@@ -56,7 +55,7 @@ def test_types_that_are_right(name: str) -> None:
 @pytest.mark.parametrize("name", REFUSED)
 def test_types_that_are_refused_by_name(name: str) -> None:
     verdict = judge(tiny_text(name), text_probes())
-    assert verdict.difference is None and REFUSED[name].replace("a mask", "an attention mask") in verdict.reason
+    assert verdict.difference is None and REFUSED[name] in verdict.reason
 
 
 @pytest.mark.parametrize("name", ["cohere", "granite", "gemma3_text", "hyperclovax"])
@@ -76,7 +75,7 @@ def test_what_is_refused_by_name_would_be_wrong(name: str) -> None:
     [
         ("granitemoehybrid", {"layer_types": ["attention"] * 4}),
         ("lfm2", {"layer_types": ["full_attention"] * 4}),
-        ("llama4_text", {"attention_chunk_size": MODEL_LEN}),
+        ("llama4_text", {"attention_chunk_size": 256}),  # its positions: no sequence is longer
         ("phimoe", {"sliding_window": None}),
     ],
 )
@@ -84,6 +83,34 @@ def test_a_type_is_refused_for_its_settings_alone(name: str, more: dict[str, obj
     """Neighbours of what is refused: the same type without the layers, or with a window that sequences do not reach."""
     verdict = judge(tiny_text(name, **more), text_probes())
     assert verdict.is_right, verdict
+
+
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16,
+    "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
+}  # fmt: skip
+
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "rope", "more"),
+    [
+        ("phi3", LONGROPE, {"original_max_position_embeddings": 16}),
+        ("llama", DYNAMIC, {"max_position_embeddings": 16}),
+    ],
+)
+def test_positions_that_are_scaled_by_the_longest_sequence(
+    name: str, rope: dict[str, object], more: dict[str, int]
+) -> None:
+    """A short sequence beside a long one gets the long one's frequencies; a table of them for all lengths is right."""
+    model = tiny_text(name, rope_parameters=rope, **more)
+    assert difference(model, text_probes()) > 1e-2
+    verdict = judge(model, text_probes())
+    assert verdict.difference is None and "scales its positions by the longest sequence" in verdict.reason
+    linear = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    assert judge(tiny_text(name, rope_parameters=linear), text_probes()).is_right
 
 
 @pytest.mark.parametrize("name", image_configs())

@@ -69,7 +69,7 @@ def test_a_text_model_takes_no_image_and_a_judge_forces_nothing(text_model: Path
     codec = Codec(text_model)
     limits = PromptLimits.of(codec, 128)
     limits.check(codec, "what is 3 + 4 ?", ())
-    with pytest.raises(RefusedPromptError, match=r": 1 images, at most 0: a text model$"):
+    with pytest.raises(RefusedPromptError, match=r": 1 images, but the model reads text only$"):
         limits.check(codec, "what is 3 + 4 ?", [picture(0)])
     judge = PromptLimits.of(ChatCodec(text_model), 128)
     assert (judge.max_forced, judge.max_tokens) == (0, 127)

@@ -54,7 +54,7 @@ def test_what_decides_is_the_limit_and_the_model(tiny_llava: Path, text_model: P
     made = strips()
     assert told(made, "rl", PromptModel(tiny_llava, 4096))["long"] == ("", "")
     pictured = told(made, "rl", PromptModel(text_model, 4096))
-    assert pictured["four"] == ("too_many_images", "4 images, at most 0: a text model")
+    assert pictured["four"] == ("too_many_images", "4 images, but the model reads text only")
     assert told(made, "rl", None)["five"] == ("", ""), "nobody was named whose prompt it is to become"
     assert told(made, "check", PromptModel(tiny_llava, 64))["five"] == ("", ""), "such rows become no prompts"
 

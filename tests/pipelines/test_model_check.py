@@ -31,6 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         return PackingCheck(32, 1e-6)
 
     monkeypatch.setattr(model_check, "check_on_learner_node", check)
+    monkeypatch.setattr(model_check, "node_resources", lambda: [{"CPU": 4.0}])
     return calls
 
 
@@ -54,6 +55,16 @@ def test_it_is_paid_once_a_run(asked: list[dict[str, Any]], text_model: Path, tm
     (model / "config.json").write_text(json.dumps(config | {"logit_scale": 0.5}))
     ensure_model_is_trainable("bpo", recipe(dtype="bfloat16"), model, run, {"torch": "2"})
     assert len(asked) == 4
+
+
+def test_a_learner_that_no_node_has_room_for_is_not_waited_for(
+    asked: list[dict[str, Any]], text_model: Path, tmp_path: Path
+) -> None:
+    """Curation comes first in a run, and needs no learner itself."""
+    wanted = build_recipe({"name": "t", "cluster": {"learner_cpus": 99.0}, "model": {"base": "unused"}})
+    with pytest.raises(ConfigError, match="anneal"):
+        ensure_model_is_trainable("curate", wanted, text_model, tmp_path, {})
+    assert asked == []
 
 
 def test_saving_a_model_anew_asks_nothing_anew(text_model: Path, tmp_path: Path) -> None:
