@@ -226,6 +226,9 @@ float32 the model is refused with the number, in bfloat16 above twice its own ro
 below is not accepted by guess: the run finds out. This page says what is known of every type of transformers
 {version} that could be made tiny from its config, with windows shorter than its sequences and scales away from 1.
 
+A type that is right below is refused for some settings: layers that are not attention, positions that are scaled by the
+longest sequence (`longrope`, `dynamic`) where a sequence may be longer than they were made for.
+
 A difference is the largest of a log-probability between a packed line and each sequence alone, in nats. The page is
 made by `python -m tests.model_types > docs/models.md`, and a test holds it to the code.
 
