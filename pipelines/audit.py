@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -24,8 +25,9 @@ def audit_run(run: Path) -> int:
     sealed, claim = (read_json(run / "bpo" / name) or {} for name in ("manifest.json", "claim.json"))
     own = sealed.get("config") or claim.get("settings") or recipe  # the run's may by now be another stage's
     found = audit(run / "bpo", own["bpo"]["prompts_per_step"], _data_order(run, own["seed"]))
-    table = Table("tickets", *found.counts, title=f"{run}: {found.drawn} drawn, {found.sealed_steps} updates sealed")
-    table.add_row("", *map(str, found.counts.values()))
+    title = f"{run}: {found.drawn} tickets drawn, {found.sealed_steps} updates sealed"
+    table = Table(*found.counts, title=title, box=SIMPLE_HEAD)  # 80 columns hold all states
+    table.add_row(*map(str, found.counts.values()))
     console = Console()
     console.print(table)
     for note in found.notes:
