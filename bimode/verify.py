@@ -178,7 +178,8 @@ def puzzle_of(args: Mapping[str, Any]) -> str:
     metadata = entry.get("metadata") if isinstance(entry, dict) else None
     task = metadata.get("source_dataset") if isinstance(metadata, dict) else None
     if task not in PUZZLES:
-        raise ConfigError("verifier_args", task, f"is no puzzle whose scorer is known here; use {' or '.join(PUZZLES)}")
+        fix = f"scores {' and '.join(PUZZLES)} and no puzzle called {task}, whose scorer may run what a row says"
+        raise ConfigError("verifier", "reasoning_gym", fix)
     return str(task)
 
 

@@ -104,7 +104,7 @@ def test_a_row_runs_no_code(task: str | None, tmp_path: Path) -> None:
     code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
     entry = {"answer": code, "question": "q", "metadata": {"source_dataset": task, "problem": code, "integrand": code}}
     for args in ({"entry": entry}, {"entry": code}, {}):
-        with pytest.raises(ConfigError, match="is no puzzle whose scorer is known here"):
+        with pytest.raises(ConfigError, match="scores chain_sum and leg_counting and no puzzle called"):
             is_correct(DIRECT + code, "1", "reasoning_gym", json.dumps(args))
     assert not mark.exists()
 
