@@ -331,7 +331,6 @@ def test_what_must_be_wrong_is_wrong() -> None:
 @pytest.mark.parametrize("word", ["eleven", "twenty", "zero", "thirteenth", "fortieth", "kilo", "point"])
 def test_a_word_of_number_behind_a_number_is_no_unit(word: str) -> None:
     assert not any(judged((verifier, "5", f"5 {word}")) for verifier in ("int", "number", "math"))
-    assert judged(("number", "5", "5 teams"))
 
 
 def test_a_gold_answer_is_right_for_itself() -> None:
