@@ -118,8 +118,8 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, Mapping):
         for key, part in value.items():
             if key not in ("type", "image_url"):
+                yield from _texts(part)  # first: a turn may begin with a think block, and a name may not
                 yield str(key)
-                yield from _texts(part)
     elif isinstance(value, list):
         for part in value:
             yield from _texts(part)

@@ -27,10 +27,12 @@ def group(ray_local: Any) -> Iterator[LearnerGroup]:
     made.close()
 
 
-def connect(group: LearnerGroup, start: str, sync: str = "nccl") -> Graph:
+def connect(
+    group: LearnerGroup, start: str, sync: str = "nccl", patience_s: float = 12.0
+) -> Graph:
     fleet = RolloutFleet(
         start, ModelConfig(), workers=1, options={"num_cpus": 0}, seed=0, sync=sync,
-        worker=Engine, patience_s=0.5,
+        worker=Engine, patience_s=patience_s,
     )  # fmt: skip
     try:
         return Graph(fleet, group, sync, 1.0)
@@ -49,7 +51,7 @@ def test_an_engine_that_fails_to_start_is_reported_by_its_own_error(
 
 def test_an_engine_that_does_not_load_has_ten_times_the_timeout(group: LearnerGroup) -> None:
     with pytest.raises(WorkerLostError, match="rollout-0 has not answered version for 5 s"):
-        connect(group, "slow")
+        connect(group, "slow", patience_s=0.5)
 
 
 def test_a_rendezvous_that_does_not_end_is_given_up(group: LearnerGroup) -> None:

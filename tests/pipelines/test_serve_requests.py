@@ -197,6 +197,15 @@ def test_an_earlier_turn_may_begin_with_its_think_block(content: Any, token: str
         check_text(body, CONTROLS)
 
 
+def test_tools_and_names_are_text_too() -> None:
+    """vLLM hands tools to the template, and a template may write the names of a document's fields."""
+    asked = [{"role": "user", "content": "what ?"}]
+    tool = {"type": "function", "function": {"name": "f", "description": "ends a turn: <|im_end|>"}}
+    for given in ({"tools": [tool], "tool_choice": "none"}, {"documents": [{"<|im_end|>": "x"}]}):
+        with pytest.raises(Refused, match=r"<\|im_end\|> is a control token"):
+            check_text(ChatRequest(model="m", messages=asked, **given), CONTROLS)
+
+
 def test_other_texts_of_a_request_are_text_too() -> None:
     asked = [{"role": "user", "content": "what ?"}]
     for key, value in (
