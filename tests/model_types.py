@@ -221,9 +221,10 @@ def image_probes(model_type: str, counts: tuple[int, ...] = (2, 1, 0)) -> list[P
 PAGE = """\
 # Models: what is trained rightly, and what is refused
 
-Look up `model_type` in your model's `config.json`. Qwen3 is `qwen3`, Gemma 2 `gemma2`, Granite 3 `granite` or `granitemoe`, LLaVA 1.5 `llava`:
-right. Phi-3 with 4k positions is `phi3`, right; with 128k (`longrope`) it is refused. All of Qwen's VL series is refused, since it gives a
-token several positions. The models below were random and tiny; a type that is not listed is compared when a run begins.
+Look up `model_type` in your model's `config.json`. Qwen3 is `qwen3`, Gemma 2 `gemma2`, Granite 3 `granite` or
+`granitemoe`, LLaVA 1.5 `llava`: right. Phi-3 with 4k positions is `phi3`, right; with 128k (`longrope`) it is refused.
+All of Qwen's VL series is refused, since it gives a token several positions. The models below were random and tiny; a
+type that is not listed is compared when a run begins.
 
 A run compares packed sequences with single ones before it trains (`bimode/packing_check.py`): above {limit} nats in
 float32 the model is refused with the number, in bfloat16 above twice its own rounding. So a type that is missing
@@ -242,8 +243,8 @@ made by `python -m tests.model_types > docs/models.md`, and a test holds it to t
 |---|---|---|
 {images}
 
-An image-text model must also write an image as `<image>`, as LLaVA's processor does. The others are refused by that, InternVL with its
-own processor (`<IMG_CONTEXT>`) among them.
+An image-text model must also write an image as `<image>`, as LLaVA's processor does. The others are refused by that,
+InternVL with its own processor (`<IMG_CONTEXT>`) among them.
 
 ## Text: right
 
