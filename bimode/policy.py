@@ -76,9 +76,7 @@ class Head(nn.Module):
     calling `lm_head` chunk by chunk would gather them each time, and hang where ranks hold unequally many positions.
     """
 
-    def __init__(
-        self, lm_head: nn.Linear, chunk: int, transform: LogitTransform = LogitTransform()
-    ) -> None:
+    def __init__(self, lm_head: nn.Linear, chunk: int, transform: LogitTransform) -> None:
         super().__init__()
         self.weight, self.bias, self.chunk = lm_head.weight, lm_head.bias, chunk
         self.transform = transform

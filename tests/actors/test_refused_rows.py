@@ -12,28 +12,14 @@ from actors.rollout_worker import RolloutWorker
 from actors.sequences import Tokenize
 from bimode.errors import ConfigError
 from bimode.modes import Mode, render_response
-from bimode.records import GenerationRequest, Prompt
+from tests.rows import asked, reading_worker
 
 CONTROL = "is one of the model's tokenizer; take it out of the text"
 
 
-class WithoutEngine(RolloutWorker):
-    """A rollout worker that reads prompts and generates nothing."""
-
-    def open_engine(self, *_: Any) -> None:
-        return None
-
-
 @pytest.fixture(scope="module")
 def worker(tiny_llava: Path) -> RolloutWorker:
-    return WithoutEngine(
-        "w", tiny_llava, max_model_len=64, dtype="float32", seed=0, sync="object_store"
-    )
-
-
-def request(question: str, *images: bytes) -> GenerationRequest:
-    prompt = Prompt("q-7", question, images, "15", "exact", "{}", "charts", "easy")
-    return GenerationRequest(prompt, Mode.AUTO, 1, 1.0, 8, 0)
+    return reading_worker(tiny_llava, 64)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +35,7 @@ def test_a_prompt_that_is_refused_costs_its_own_requests(
     worker: RolloutWorker, question: str, images: tuple[bytes, ...], says: str
 ) -> None:
     """Its reason is told, and what stands beside it in the lease is generated."""
-    worker.begin(0, [request(question, *images), request(question, *images)])
+    worker.begin(0, [asked(question, *images), asked(question, *images)])
     results = worker.advance(0.0)[0]
     assert [(result.completions, result.refused) for result in results] == [((), says)] * 2
 

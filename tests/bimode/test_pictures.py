@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from actors.rollout_worker import RolloutWorker
 from bimode.dataset import image_digest, picture_digest, sample_row
 from bimode.errors import ConfigError
-from bimode.modes import Mode
 from bimode.pictures import MAX_SCANS, MAX_SIDE, PictureError, in_rgb, open_picture, picture_header
-from bimode.records import GenerationRequest, Prompt, Sample
 from bimode.trace_quality import sharpness
 from data_curation.publishing.samples import picture
 from data_curation.repeats.fingerprints import perceptual_hash, thumbnails
@@ -37,6 +36,7 @@ from tests.pictures import (
     oriented,
     png_of_16_bits,
 )
+from tests.rows import SOUND, asked, reading_worker
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
@@ -105,26 +105,7 @@ def test_orientation_that_cannot_be_read_turns_nothing() -> None:
 
 
 def row(data: bytes) -> dict[str, Any]:
-    sample = Sample(
-        id="a-1",
-        question="what is it ?",
-        images=(data,),
-        answer="15",
-        trace="",
-        transcription="",
-        verifier="exact",
-        verifier_args="{}",
-        guess_rate=0.1,
-        task="charts",
-        domain="chart",
-        level="easy",
-        difficulty="{}",
-        split="train",
-        source="made here",
-        source_license="CC0-1.0",
-        source_refs=("made/1",),
-    )
-    return sample_row(sample, "train")
+    return sample_row(replace(SOUND, images=(data,)), "train")
 
 
 @every_kind
@@ -141,23 +122,9 @@ def test_curation_sees_it(kind: Kind) -> None:
             assert np.array_equal(np.asarray(drawn.convert("RGB")), np.asarray(same))
 
 
-class WithoutEngine(RolloutWorker):
-    """A rollout worker that reads prompts and generates nothing."""
-
-    def open_engine(self, *_: Any) -> None:
-        return None
-
-
 @pytest.fixture(scope="module")
 def worker(tiny_llava: Path) -> RolloutWorker:
-    return WithoutEngine(
-        "w", tiny_llava, max_model_len=256, dtype="float32", seed=0, sync="object_store"
-    )
-
-
-def asked(question: str, *images: bytes) -> GenerationRequest:
-    prompt = Prompt("q-7", question, images, "15", "exact", "{}", "charts", "easy")
-    return GenerationRequest(prompt, Mode.AUTO, 1, 1.0, 8, 0)
+    return reading_worker(tiny_llava, 256)
 
 
 @every_kind

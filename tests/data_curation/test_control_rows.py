@@ -21,28 +21,10 @@ from data_curation.sources.ingest import candidates
 from data_curation.sources.layouts import to_sample
 from data_curation.traces.checks import check_trace
 from data_curation.traces.generate import Teacher
+from tests.rows import SOUND
 
 CONTROLS = ControlTokens(
     ("<image>", "<think>", "</think>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<pad>")
-)
-SOUND = Sample(
-    id="a-1",
-    question="what is the sum ?",
-    images=(),
-    answer="8",
-    trace="3 + 5 = 8",
-    transcription="two numbers",
-    verifier="exact",
-    verifier_args="{}",
-    guess_rate=0.1,
-    task="charts",
-    domain="chart",
-    level="easy",
-    difficulty="{}",
-    split="train",
-    source="made here",
-    source_license="CC0-1.0",
-    source_refs=("made/1",),
 )
 
 
