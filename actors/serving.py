@@ -14,6 +14,7 @@ from actors import thinking_parser
 from actors.refusals import ThinkingIngress, make_app, template_keys
 from actors.vllm_engine import implementation
 from bimode.codec import Codec
+from bimode.endpoint_config import EndpointConfig
 from bimode.prompt_limits import MAX_IMAGES
 
 UNBOUNDED = 10**9  # requests at a time, as Ray has it: vLLM queues them
@@ -23,13 +24,14 @@ class ThinkingServer(LLMServer):
     """Ray's server. Its module registers the parser and the reader of images: a replica that unpickles this class has them."""
 
 
-def build_app(codec: Codec, *, name: str, gpus: int, max_model_len: int) -> Any:
-    """The Serve application for the model of `codec`, on `gpus` GPUs (0: on one CPU).
+def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
+    """The Serve application for the model of `codec`, on the GPUs of `endpoint` (0: on one CPU).
 
-    Clients know it as `name`. A request may set the variables of its chat template and no others,
+    Clients know it as `endpoint.name`. A request may set the variables of its chat template and no others,
     and write none of its control tokens.
     `max_model_len` bounds prompt and response together; at 0 it is the most that the model's config allows.
     """
+    name, gpus, max_model_len = endpoint.name, endpoint.gpus, endpoint.max_model_len
     model_dir = codec.path.absolute()
     bundle = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0}
     engine: dict[str, Any] = {

@@ -13,6 +13,7 @@ from typing import Annotated, get_args
 
 import typer
 
+from bimode.endpoint_config import DRAIN_S, MAX_REQUESTS, REQUEST_TIMEOUT_S, EndpointConfig
 from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, one_of
 from pipelines.which_recipe import recipe_and_run, refuse_bare_name
 
@@ -41,6 +42,10 @@ EVALUATE_HELP = "TOML file, or the directory of a run: by its own recipe; or giv
 ID_HELP = "of a question or a row, as its source has it, its beginning, or a source reference"
 NAME_HELP = "of the model, and of its application on a cluster; by default the directory's, of RUN/bpo/model it is bpo"
 LENGTH_HELP = "tokens of prompt and response together, for which the engine needs memory; 0: all that the model's config allows"
+REQUESTS_HELP = "requests that run or wait; more are refused with 429"
+TIMEOUT_HELP = "after which a request ends with 504"
+DRAIN_HELP = "how long SIGTERM waits for running requests; new ones are refused with 503"
+ORIGIN_HELP = "web page that may use the endpoint from a browser, e.g. https://chat.example; repeatable"
 NOTHING: list[str] = []
 
 
@@ -260,11 +265,26 @@ def serve(
     gpus: Annotated[int, typer.Option("--gpus", min=0, help="GPUs of the engine; 0 serves on the CPU")] = 0,
     name: Annotated[str, typer.Option("--name", help=NAME_HELP)] = "",
     max_model_len: Annotated[int, typer.Option("--max-model-len", metavar="N", min=0, help=LENGTH_HELP)] = 0,
+    max_requests: Annotated[int, typer.Option("--max-requests", metavar="N", min=1, help=REQUESTS_HELP)] = MAX_REQUESTS,
+    request_timeout_s: Annotated[float, typer.Option("--request-timeout-s", min=1, help=TIMEOUT_HELP)] = REQUEST_TIMEOUT_S,
+    drain_s: Annotated[float, typer.Option("--drain-s", min=0, help=DRAIN_HELP)] = DRAIN_S,
+    allow_origin: Annotated[list[str], typer.Option("--allow-origin", metavar="URL", help=ORIGIN_HELP)] = NOTHING,
 ) -> None:
     """OpenAI-compatible endpoint on Ray Serve, with thinking_mode in chat_template_kwargs."""
     from pipelines.serve import serve_model
 
-    serve_model(model, name=name, host=host, port=port, gpus=gpus, max_model_len=max_model_len)
+    endpoint = EndpointConfig(
+        name=name,
+        host=host,
+        port=port,
+        gpus=gpus,
+        max_model_len=max_model_len,
+        max_requests=max_requests,
+        request_timeout_s=request_timeout_s,
+        drain_s=drain_s,
+        allow_origins=tuple(allow_origin),
+    )
+    serve_model(model, endpoint)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import re
 import socket
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,25 +26,28 @@ from pipelines.progress import say
 
 if TYPE_CHECKING:
     from bimode.codec import Codec
+    from bimode.endpoint_config import EndpointConfig
 
 LOGGERS = ("ray.serve", "ray.llm", "vllm")
 
 
-def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_model_len: int) -> None:
+def serve_model(model: Path, endpoint: EndpointConfig) -> None:
     """Serves until Ctrl-C; the model is read where it lies. Raises ConfigError before anything is deployed.
 
     On a cluster that was there before, others may serve too: the application gets a path of its own, `/NAME`, and at the end
-    it alone is deleted. `name` is the model directory's by default.
+    it alone is deleted. The endpoint's name is the model directory's by default.
     """
     from cluster.session import connect, joins_cluster, prepare_process
 
-    config, name, is_shared = ClusterConfig(rollout_gpus=float(gpus)), name or served_name(model), joins_cluster()
+    endpoint = replace(endpoint, name=endpoint.name or served_name(model))
+    name, host, port, gpus = endpoint.name, endpoint.host, endpoint.port, endpoint.gpus
+    config, is_shared = ClusterConfig(rollout_gpus=float(gpus)), joins_cluster()
     prepare_process(config)
     _is_a_name(name)
     if not is_shared:
         _port_is_free(host, port)
     codec = servable(model)
-    _length_fits(model, max_model_len)
+    _length_fits(model, endpoint.max_model_len)
     say(f"serve: {'joining the Ray cluster' if is_shared else 'starting Ray'}")
     with connect(config):
         if not is_shared:  # a cluster may grow
@@ -59,7 +63,7 @@ def serve_model(model: Path, *, name: str, host: str, port: int, gpus: int, max_
         say(f"serve: loading {model}{'' if gpus else ', which takes a minute or more on a CPU'}")
         serve.start(http_options={"host": host, "port": port})
         try:
-            app = build_app(codec, name=name, gpus=gpus, max_model_len=max_model_len)
+            app = build_app(codec, endpoint)
             serve.run(app, name=name, route_prefix=path or "/")
             say(f'serve: ready at http://{host}:{port}{path}/v1, model="{name}"; Ctrl-C ends it')
             with suppress(KeyboardInterrupt):
