@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 from bimode.errors import ConfigError
+from bimode.uri_secrets import refuse_secrets
 
 HTTP = ("http://", "https://")
 CONNECT_S = 10.0
@@ -62,6 +63,7 @@ def check_shared_memory(object_store_mb: int) -> str:
 
 def check_address(address: str) -> None:
     """Raises ConfigError where nothing listens at RAY_ADDRESS, which Ray tries for many minutes."""
+    refuse_secrets("RAY_ADDRESS", address)
     if address.startswith(HTTP):
         raise ConfigError("RAY_ADDRESS", address, "is a dashboard's; here it is HOST:PORT of the head, as ray start says it")
     host, _, port = address.rpartition(":")

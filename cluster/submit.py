@@ -23,6 +23,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from bimode.errors import BimodeError, ConfigError
+from bimode.uri_secrets import refuse_secrets
 from cluster.checks import HTTP
 from cluster.environment import CODE_VERSION, code_version
 from cluster.session import NOT_SHIPPED, ROOT
@@ -85,6 +86,7 @@ def dashboard(address: str) -> str:
     if address and not address.startswith(HTTP):
         raise ConfigError("--address", address, f"is the URL of a dashboard; write http://{address.rpartition('://')[2]}")
     named = address or next((url for name in DASHBOARDS if (url := os.environ.get(name, "")).startswith(HTTP)), "")
+    refuse_secrets("--address" if address else "RAY_ADDRESS", named)
     return named or LOCAL_DASHBOARD
 
 

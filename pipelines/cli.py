@@ -15,6 +15,7 @@ import typer
 
 from bimode.endpoint_config import DRAIN_S, MAX_REQUESTS, REQUEST_TIMEOUT_S, EndpointConfig
 from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, one_of
+from bimode.uri_secrets import refuse_secrets
 from pipelines.which_recipe import recipe_and_run, refuse_bare_name
 
 INTERRUPTED = 130
@@ -57,6 +58,7 @@ def main(command: str | None = None) -> None:
 def exit_code(arguments: list[str]) -> int:
     """0, or the code of what went wrong, which is said in one line on stderr."""
     try:
+        _hold_no_secret(arguments)
         code = app(arguments, standalone_mode=False, prog_name="bimode") or 0
     except BimodeError as error:
         return _fail(str(error), error.exit_code)
@@ -74,6 +76,14 @@ def exit_code(arguments: list[str]) -> int:
     if code == INTERRUPTED:  # how typer says that Ctrl-C was pressed
         return _fail("interrupted: nothing is left running; the same command continues", INTERRUPTED)
     return int(code)
+
+
+def _hold_no_secret(arguments: list[str]) -> None:
+    """Raises ConfigError for a credential in an argument, which every user of the machine can read."""
+    flag = "argument"
+    for argument in arguments:
+        refuse_secrets(flag, argument)
+        flag = argument if argument.startswith("-") else "argument"
 
 
 def _fail(message: str, code: int) -> int:

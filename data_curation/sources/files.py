@@ -24,6 +24,7 @@ from pyarrow import fs
 
 from bimode.errors import ConfigError, StorageError
 from bimode.pictures import MAX_BYTES
+from bimode.uri_secrets import without_secrets
 
 ReadImage = Callable[[str], bytes]  # path as a record gives it -> the encoded image
 
@@ -37,7 +38,6 @@ ENDINGS = {
 METADATA = ("metadata.jsonl", "metadata.csv")  # names the images beside it, as in Hugging Face's ImageFolder
 BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # of `datasets`, no rows
 MAGIC = re.compile(r"[*\[]")
-SECRET = re.compile(r"//[^/@]*@")  # user and password of a URI
 BLOCK = 1 << 20  # bytes
 GOOGLE, GOOGLE_TRIES_S = ("gs://", "gcs://"), 30  # pyarrow's own limit is a quarter of an hour, without a word
 
@@ -127,8 +127,8 @@ def answering(uri: str) -> Iterator[None]:
 
 
 def public(text: str) -> str:
-    """A URI, or a message with one, without user and password."""
-    return SECRET.sub("//", text)
+    """Returns a URI, or a message with one, without its credentials."""
+    return re.sub(r"\S+", lambda word: without_secrets(word[0]).replace("***@", ""), text)
 
 
 def is_remote(uri: str) -> bool:
