@@ -22,7 +22,7 @@ from actors.sequences import read_sequences, to_samples
 from bimode.checkpoints import checkpoint_path, latest, step_of
 from bimode.config import AnnealConfig
 from bimode.losses import sft_loss
-from bimode.rundir import write_atomic
+from bimode.rundir import own_file, write_atomic
 from bimode.strategies import formats_of, phase_of_steps, plan_steps
 
 if TYPE_CHECKING:
@@ -172,5 +172,5 @@ class MetricsLog:
             "tokens_per_s": round(sums["tokens"] / max(now - self.at, 1e-9), 1),
         }
         self.at = now
-        with self.path.open("a") as file:
+        with open(self.path, "a", opener=own_file) as file:
             file.write(json.dumps(line) + "\n")

@@ -23,11 +23,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from io import FileIO
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from bimode.errors import LedgerError
+from bimode.rundir import own_file
 
 FILE = "moves.jsonl"
 
@@ -91,7 +93,8 @@ class Ledger:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self.books = Books()
-        self._file = self.path.open("ab", buffering=0)  # a whole line or none reaches the system, also when killed
+        # unbuffered: a whole line or none reaches the system, also when killed
+        self._file = FileIO(self.path, "a", opener=own_file)
         self._failure: OSError | None = None
         self._hasher = hashlib.blake2b(digest_size=16)
         self._lock = Lock()

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from bimode.errors import ConfigError
@@ -65,17 +66,37 @@ def write_atomic(path: Path, text: str) -> None:
     This holds after a power failure too, and on a full disk nothing half written is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    new = Path(name)
+    new = path.with_name(f".{path.name}-{token_hex(8)}")
     try:
-        with os.fdopen(handle, "w") as file:
+        with new.open("x") as file:  # follows no link; the umask decides its mode
             file.write(text)
         to_disk(new)
-        new.chmod(0o644)
         new.replace(path)
     except OSError:
-        new.unlink()
+        new.unlink(missing_ok=True)
         raise
+
+
+def own_file(path: str, flags: int) -> int:
+    """`opener` for files that a run appends to; where others may write, they may plant a link.
+
+    Raises ConfigError for a link, for what is no plain file, for a file that has a second name, and
+    for one that belongs neither to this user nor to the owner of its folder.
+    """
+    planted = ConfigError("--out", path, "is no plain file of this run; remove it")
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):  # a link, a pipe or socket
+            raise planted from None
+        raise
+    status = os.fstat(handle)
+    owners = (os.geteuid(), os.stat(os.path.dirname(path) or ".").st_uid)
+    is_plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+    if not is_plain or status.st_uid not in owners:
+        os.close(handle)
+        raise planted
+    return handle
 
 
 def remove_half_written(folder: Path) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
+from io import FileIO
 from pathlib import Path
 from threading import Lock
 from typing import Any
+
+from bimode.rundir import own_file
 
 
 class Trace:
@@ -19,7 +22,7 @@ class Trace:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)
+        self._file = FileIO(path, "a", opener=own_file)
         self._tracks: dict[str, int] = {}
         self._lock = Lock()
         self._offset = time.time() - time.monotonic()

@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 from bimode.errors import BusyError, ConfigError
-from bimode.rundir import StageDir
+from bimode.rundir import StageDir, own_file
 
 
 @contextmanager
 def exclusive(run: Path) -> Iterator[None]:
     """Holds DIR/.lock while the block runs; the system lets go of it however this process ends. Raises BusyError."""
-    with (run / ".lock").open("a+") as file:
+    with open(run / ".lock", "a+", opener=own_file) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise BusyError(
-                f"{run}: another run is at work there ({file.read().strip()}); wait for its end, or stop it"
+                f"{run}: another run is at work there ({file.read(200).strip()}); wait for its end, or stop it"
             ) from None
         except OSError as error:
             fix = f"cannot be locked ({error.strerror}); name a directory on a file system that has POSIX locks"
@@ -49,7 +49,7 @@ def exclusive(run: Path) -> Iterator[None]:
 def is_at_work(run: Path) -> bool:
     """Whether a run holds DIR/.lock now, on whichever machine it is."""
     try:
-        with (run / ".lock").open() as file:
+        with open(run / ".lock", opener=own_file) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -35,7 +35,7 @@ from bimode.errors import LedgerError
 from bimode.ledger import Ledger, Reading, read
 from bimode.modes import Mode, decides_direct
 from bimode.records import Completion, RolloutGroup
-from bimode.rundir import to_disk, write_atomic
+from bimode.rundir import own_file, to_disk, write_atomic
 from pipelines.progress import say
 from pipelines.report.numbers import LEVELS
 
@@ -124,7 +124,7 @@ class RunLog:
         line["alarms"] = [asdict(alarm) for alarm in alarms]
         for alarm in alarms:
             say(f"bpo: ALARM at step {alarm.step}, {alarm.mode.value} mode: {alarm.says}")
-        with self.metrics.open("a") as file:
+        with open(self.metrics, "a", opener=own_file) as file:
             file.write(json.dumps(line) + "\n")
         _write_rollouts(self._rollouts(step), drawn)
         self.tokens += sum(c.num_tokens for g in groups for c in g.completions)

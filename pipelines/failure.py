@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bimode import errors
 from bimode.errors import NOT_PERMITTED, BimodeError, BusyError, ConfigError
-from bimode.rundir import remove_half_written
+from bimode.rundir import remove_half_written, write_atomic
 from pipelines.reasons import Reason, reason_of
 
 GO_ON = "the same command continues"
@@ -54,8 +54,9 @@ def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
         return _told(stage, run, ours)
     log, where = run / "error.log", ""
     with suppress(OSError):
-        log.write_text("".join(traceback.format_exception(error)))
-        where = f"traceback in {log}; "
+        if run.is_dir():
+            write_atomic(log, "".join(traceback.format_exception(error)))
+            where = f"traceback in {log}; "
     go_on = AGAIN if _comes_again(reason) else GO_ON
     return StageFailed(f"{stage}: {reason} ({kept}; {where}{go_on})")
 
