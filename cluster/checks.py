@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
+import stat
+import sys
+from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 
 from bimode.errors import ConfigError
 from bimode.uri_secrets import refuse_secrets
@@ -18,30 +23,93 @@ LONGEST_TMPDIR = 107 - len("/ray/session_2026-01-31_23-59-59_999999_4194304/sock
 
 
 def check_home() -> None:
-    """Raises ConfigError where Ray could not keep its token, without which it starts nothing."""
+    """Makes Ray's token readable by this user alone: it is the right to run code as this user.
+
+    Raises ConfigError where Ray could not keep it, without which it starts nothing.
+    """
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     home = os.path.expanduser("~")
+    token = Path(home, ".ray", "auth_token").resolve()  # a link in one's home is one's own
     try:
-        Path(home, ".ray").mkdir(parents=True, exist_ok=True)
+        token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        close_to_others("HOME", token.parent)
+        if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not token.exists():
+            _write_token(token)
+        if token.exists():
+            close_to_others("HOME", token)
     except OSError as error:
-        fix = f"Ray keeps a token in it ({error.strerror}); set it to a directory where this user may write"
+        fix = (
+            f"Ray keeps a token in it ({error.strerror}); "
+            "set it to a directory where this user may write"
+        )
         raise ConfigError("HOME", home, fix) from None
 
 
-def check_temporary() -> None:
-    """Raises ConfigError where Ray could not make its sockets, whose paths the system bounds (Slurm gives long ones)."""
-    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
-    folder = os.environ.get(name) or "/tmp"
-    if len(os.fsencode(folder)) > LONGEST_TMPDIR:
-        raise ConfigError(
-            name, folder, f"is too long for Ray's sockets; set RAY_TMPDIR to at most {LONGEST_TMPDIR} bytes, as /tmp"
-        )
+def _write_token(path: Path) -> None:
+    """As Ray does, but readable by this user alone from its first byte on."""
+    new = path.with_name(f".auth_token-{token_hex(8)}")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token_hex(32))
+    with suppress(FileExistsError):  # another run was faster
+        os.link(new, path)
+    new.unlink()
+
+
+def close_to_others(key: str, path: Path) -> None:
+    """Takes all permissions on `path` from others, and says so where they had some.
+
+    Raises ConfigError for a link and for what belongs to another user.
+    """
     try:
-        Path(folder, "ray").mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        fix = f"Ray keeps its sockets and logs in it ({error.strerror}); set RAY_TMPDIR to a directory where this user may write"
+        if error.errno != errno.ELOOP:
+            raise
+        raise ConfigError(key, path, "is a link, which others may turn; remove it") from None
+    try:
+        status = os.fstat(handle)
+        uid = os.geteuid()
+        if status.st_uid == 0 != uid and stat.S_ISREG(status.st_mode):
+            return  # a token that an administrator gave
+        if status.st_uid != uid:
+            fix = "belongs to another user, who could read what Ray writes; remove it"
+            raise ConfigError(key, path, fix)
+        if mode := stat.S_IMODE(status.st_mode) & 0o077:
+            os.fchmod(handle, status.st_mode & 0o700)
+            opened = f"cluster: {path} was open to other users ({mode:03o}); now it is not"
+            print(opened, file=sys.stderr, flush=True)
+    finally:
+        os.close(handle)
+
+
+def temporary_folder() -> Path:
+    """Makes the folder in which Ray keeps its sockets, logs and spilled objects.
+
+    Ray gives all users all rights to them, so the folder is this user's alone: TMPDIR itself where
+    it is, else `ray-UID` in it. Raises ConfigError where Ray could not make its sockets, whose
+    paths the system bounds (Slurm gives long ones).
+    """
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder = Path(os.environ.get(name) or "/tmp").resolve()
+    uid = os.geteuid()
+    with suppress(OSError):  # what is not there yet is made below
+        status = folder.stat()
+        if status.st_uid != uid or status.st_mode & 0o077:
+            folder = folder / f"ray-{uid}"
+    if len(os.fsencode(folder)) > LONGEST_TMPDIR:
+        fix = f"is too long for Ray's sockets; set RAY_TMPDIR to at most {LONGEST_TMPDIR} bytes"
+        raise ConfigError(name, folder, f"{fix}, as a folder of /tmp with mode 0700")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        close_to_others(name, folder)
+    except OSError as error:
+        fix = (
+            f"Ray keeps its sockets and logs in it ({error.strerror}); "
+            "set RAY_TMPDIR to a directory where this user may write"
+        )
         raise ConfigError(name, folder, fix) from None
+    return folder
 
 
 def check_shared_memory(object_store_mb: int) -> str:

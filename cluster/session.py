@@ -14,7 +14,7 @@ from typing import Any
 
 from bimode.config import ClusterConfig
 from bimode.errors import ConfigError, check_name
-from cluster.checks import check_address, check_home, check_temporary
+from cluster.checks import check_address, check_home, temporary_folder
 from cluster.console import native_stderr_in
 from cluster.daemons import ended_with
 from cluster.environment import worker_env
@@ -90,8 +90,6 @@ def connect(config: ClusterConfig) -> Iterator[None]:
         with _on_cluster(ray, config):
             yield
         return
-    check_home()
-    check_temporary()
     before = set(_children(recursive=True))
     start_local(
         worker_environment(config) | {"PYTHONPATH": _python_path()},
@@ -103,7 +101,7 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     ours = [child for child in _children(recursive=True) if child not in before]  # nobody finds those of a raylet that has died
     _terminate_as_interrupt()
     try:
-        with ended_with(ours), native_stderr_in(_log_folder(ray)):
+        with ended_with(ours), native_stderr_in(log_folder()):
             yield
     finally:
         with _uninterrupted():
@@ -117,9 +115,11 @@ def connect(config: ClusterConfig) -> Iterator[None]:
 
 def start_local(environment: Mapping[str, str], **settings: Any) -> None:
     """`ray.init` of an instance of its own, whose workers have `environment`. Ray gives a node 30 s to start, which a busy
-    machine may not keep: then once more."""
+    machine may not keep: then once more. No other user may read its token, its logs, or its sockets."""
     import ray
 
+    check_home()
+    environment = {**environment, "RAY_TMPDIR": str(temporary_folder())}
     for is_last in (False, True):
         before = set(_children(recursive=True))
         try:
@@ -189,8 +189,10 @@ def _unpack_everywhere(ray: Any) -> None:
         os.chdir(ROOT)
 
 
-def _log_folder(ray: Any) -> Path:
+def log_folder() -> Path:
     """Where the connected Ray writes its logs."""
+    import ray
+
     return Path(ray._private.worker._global_node.get_logs_dir_path())
 
 

@@ -37,7 +37,7 @@ def serve_model(model: Path, endpoint: EndpointConfig) -> None:
     On a cluster that was there before, others may serve too: the application gets a path of its own, `/NAME`, and at the end
     it alone is deleted. The endpoint's name is the model directory's by default.
     """
-    from cluster.session import connect, joins_cluster, prepare_process
+    from cluster.session import connect, joins_cluster, log_folder, prepare_process
 
     endpoint = replace(endpoint, name=endpoint.name or served_name(model))
     name, host, port, gpus = endpoint.name, endpoint.host, endpoint.port, endpoint.gpus
@@ -71,7 +71,7 @@ def serve_model(model: Path, endpoint: EndpointConfig) -> None:
                     time.sleep(3600)
         except RuntimeError as error:
             cause = list(causes(error))[-1]
-            raise StageFailed(f"serve: {cause} (logs: /tmp/ray/session_latest/logs/serve)") from error
+            raise StageFailed(f"serve: {cause} (logs: {log_folder() / 'serve'})") from error
         finally:
             if is_shared:
                 with suppress(TimeoutError):  # it waits 60 s; Serve goes on without it

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from bimode.errors import ConfigError
+from cluster import checks
 from cluster.checks import (
     DISK_STORE,
     check_address,
     check_home,
     check_shared_memory,
-    check_temporary,
+    temporary_folder,
 )
 
 
-def test_a_home_without_permission_is_said_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_without_permission_is_said_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As of a container's arbitrary user; Ray ended in a stack."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "file"))
@@ -31,17 +37,130 @@ def test_a_home_without_permission_is_said_before_ray_starts(tmp_path: Path, mon
     check_home()
 
 
-def test_a_temporary_folder_that_ray_cannot_use_is_said_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home of mode 0755 without a token, under umask 022."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = os.umask(0o022)
+    tmp_path.chmod(0o755)
+    yield tmp_path
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_token_is_made_where_nobody_else_reads_it(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray wrote it with mode 0644 into a folder of mode 0755: the right to run code, for all."""
+    check_home()
+    token = home / ".ray" / "auth_token"
+    assert (mode(home / ".ray"), mode(token)) == (0o700, 0o600)
+    made = token.read_text()
+    assert len(made) == 64 and int(made, 16)
+    check_home()
+    assert token.read_text() == made and os.listdir(home / ".ray") == ["auth_token"]
+    assert capsys.readouterr().err == "", "what was closed from the start is not mended"
+
+
+def test_a_token_of_an_older_run_is_closed_and_that_is_said(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = home / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("t")
+    check_home()
+    assert (mode(home / ".ray"), mode(token), token.read_text()) == (0o700, 0o600, "t")
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"cluster: {token.parent} was open to other users (055); now it is not",
+        f"cluster: {token} was open to other users (044); now it is not",
+    ]
+
+
+def test_no_token_is_made_where_ray_asks_for_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would turn authentication on for the next `ray start`."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    check_home()
+    assert os.listdir(home / ".ray") == []
+
+
+def test_a_home_may_link_to_another_disk(home: Path) -> None:
+    (home / "disk").mkdir()
+    (home / ".ray").symlink_to(home / "disk")
+    check_home()
+    assert mode(home / "disk") == 0o700 and mode(home / "disk" / "auth_token") == 0o600
+
+
+def test_rays_folder_is_closed_to_others(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray makes sessions, logs and sockets that all may read and write."""
+    shared = home / "s"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setattr(checks, "LONGEST_TMPDIR", 400)
+    monkeypatch.setenv("TMPDIR", str(shared))
+    folder = temporary_folder()
+    assert folder == shared / f"ray-{os.geteuid()}" and mode(folder) == 0o700
+    folder.chmod(0o777)
+    assert temporary_folder() == folder and mode(folder) == 0o700
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    assert temporary_folder() == folder, "what is closed already is taken as it is"
+    monkeypatch.setenv("RAY_TMPDIR", str(home / "new"))
+    assert temporary_folder() == home / "new" and mode(home / "new") == 0o700
+
+
+@pytest.mark.parametrize("plant", ["link", "theirs"])
+def test_a_folder_that_another_user_made_first_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, plant: str
+) -> None:
+    """Its owner could read all that Ray writes there, or lead it elsewhere."""
+    monkeypatch.setattr(checks, "LONGEST_TMPDIR", 400)
+    monkeypatch.setenv("TMPDIR", str(home))
+    folder = home / f"ray-{os.geteuid()}"
+    if plant == "link":
+        (home / "elsewhere").mkdir()
+        folder.symlink_to(home / "elsewhere")
+        says = "is a link"
+    else:
+        if os.geteuid() != 0:
+            pytest.skip("gives a folder to another user, as only root may")
+        folder.mkdir(mode=0o700)
+        os.chown(folder, 65534, 65534)
+        says = "belongs to another user"
+    with pytest.raises(ConfigError, match=f"^TMPDIR = {folder}: {says}"):
+        temporary_folder()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a token to another user, as only root may")
+def test_a_token_that_another_user_has_is_refused(home: Path) -> None:
+    """Whoever wrote it knows it."""
+    check_home()
+    os.chown(home / ".ray" / "auth_token", 65534, 65534)
+    with pytest.raises(ConfigError, match=r"^HOME = .*auth_token: belongs to another user"):
+        check_home()
+
+
+def test_a_temporary_folder_that_ray_cannot_use_is_said_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The line was of a `plasma_store`, and that the same command continues."""
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/" + 39 * "a")
-    with pytest.raises(ConfigError, match=r"^TMPDIR = /a+: is too long for Ray's sockets; set RAY_TMPDIR to at most 39 bytes"):
-        check_temporary()
+    line = r"^TMPDIR = /a+: is too long for Ray's sockets; set RAY_TMPDIR to at most 39 bytes"
+    with pytest.raises(ConfigError, match=line):
+        temporary_folder()
     monkeypatch.setenv("RAY_TMPDIR", "/dev/null")
-    with pytest.raises(ConfigError, match=r"^RAY_TMPDIR = /dev/null: Ray keeps its sockets and logs in it \(Not a directory\)"):
-        check_temporary()
+    line = r"^RAY_TMPDIR = /dev/null/ray-\d+: Ray keeps its sockets and logs in it \(Not a directory\)"
+    with pytest.raises(ConfigError, match=line):
+        temporary_folder()
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    check_temporary()
+    assert temporary_folder() == Path(f"/tmp/ray-{os.geteuid()}")
 
 
 def test_a_store_that_shared_memory_does_not_hold_is_said_before_ray_starts(

@@ -31,7 +31,7 @@ def raylet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[psu
 
     monkeypatch.setattr(session, "start_local", start)
     monkeypatch.setattr(session, "prepare_process", lambda config: None)
-    monkeypatch.setattr(session, "_log_folder", lambda ray: tmp_path)
+    monkeypatch.setattr(session, "log_folder", lambda: tmp_path)
     monkeypatch.setattr(ray, "shutdown", lambda: started[-1].is_running() and started[-1].terminate())
     monkeypatch.setattr(session, "_end", lambda tree, end=session._end: end(tree, 0.1))
     monkeypatch.setattr(daemons, "NAMES", ("sleep",))
