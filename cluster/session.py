@@ -32,6 +32,7 @@ DRIVER_ENV = {
     "|Raylet is terminated|has been marked dead because the detector",
 }
 SEGMENT = re.compile(r"/dev/shm/psm_\w+")  # as Python names what processes share
+LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray is on no address but 127.0.0.1
 # Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
 SYSTEM = {"free_objects_batch_size": 1}
 
@@ -115,16 +116,17 @@ def connect(config: ClusterConfig) -> Iterator[None]:
 
 def start_local(environment: Mapping[str, str], **settings: Any) -> None:
     """`ray.init` of an instance of its own, whose workers have `environment`. Ray gives a node 30 s to start, which a busy
-    machine may not keep: then once more. No other user may read its token, its logs, or its sockets."""
+    machine may not keep: then once more. No other user may read its token, its logs, or its sockets, and no other machine
+    reaches it."""
     import ray
 
     check_home()
-    environment = {**environment, "RAY_TMPDIR": str(temporary_folder())}
+    environment = {**environment, **LOOPBACK, "RAY_TMPDIR": str(temporary_folder())}
     for is_last in (False, True):
         before = set(_children(recursive=True))
         try:
             # a terminal that is gone sends SIGHUP to all of them; it is for this process to end them
-            with _inherited(environment), _ignored(signal.SIGHUP):
+            with _inherited(environment), _on_loopback(), _ignored(signal.SIGHUP):
                 ray.init(address="local", include_dashboard=False, log_to_driver=False, _system_config=SYSTEM, **settings)
             return
         except Exception as error:  # Ray raises nothing narrower
@@ -135,6 +137,19 @@ def start_local(environment: Mapping[str, str], **settings: Any) -> None:
             _end(started)
             if is_last:
                 raise
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """LOOPBACK for this process, which may have imported Ray before."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
