@@ -37,6 +37,8 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
     engine: dict[str, Any] = {
         "dtype": "auto" if gpus else "float32",
         "enforce_eager": not gpus,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
         "model_impl": implementation(model_dir),
         "tensor_parallel_size": max(gpus, 1),
         "reasoning_parser": thinking_parser.NAME,

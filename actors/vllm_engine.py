@@ -72,6 +72,8 @@ class VllmEngine:
         map_large_tensors(True)
         self._llm = LLM(
             str(model_dir),
+            trust_remote_code=False,
+            load_format="safetensors",
             model_impl=implementation(model_dir),
             dtype=dtype,
             seed=seed,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bimode.control_tokens import ControlTokens, control_tokens
 from bimode.errors import ConfigError, RefusedPromptError, check_name, permitted
 from bimode.large_imports import import_transformers
+from bimode.model_files import check_model_files, foreign
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
 from bimode.pictures import open_picture
 from bimode.records import IMAGE_MARKER
@@ -32,12 +33,11 @@ def model_kind(path: Path) -> ModelKind:
             lacks = "no config.json there" if path.is_dir() else "no such directory"
             raise ConfigError("model", path, f"{lacks}; {_instead(path)}")
         check_readable(path)
+        check_model_files(path)
     check_name("model", path.absolute())
     transformers = import_transformers()
-    try:
-        config = transformers.AutoConfig.from_pretrained(path)
-    except (ValueError, OSError) as error:
-        raise ConfigError("model", path, f"transformers cannot read it: {str(error).splitlines()[0]}") from None
+    with foreign(path, "transformers cannot read it"):
+        config = transformers.AutoConfig.from_pretrained(path, trust_remote_code=False)
     if type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return "image_text"
     if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -65,12 +65,17 @@ def load_model(path: Path, dtype: Any) -> Any:
     transformers = import_transformers()
     is_pictured = model_kind(path) == "image_text"
     loader = transformers.AutoModelForImageTextToText if is_pictured else transformers.AutoModelForCausalLM
-    return loader.from_pretrained(path, dtype=dtype)
+    with foreign(path, "its weights cannot be loaded"):
+        return loader.from_pretrained(
+            path, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
 
 
 def save_model(model: Any, path: Path, weights: Mapping[str, Any] | None = None) -> None:
     """`model` (with `weights` instead of its own) as safetensors in `path`, which others may read as they may all else of a run:
-    safetensors gives them no permission, so that nobody but who had trained a model could serve it."""
+    safetensors gives them no permission, so that nobody but who had trained a model could serve it. Names of code that its base
+    had are left out."""
+    vars(model.config).pop("auto_map", None)
     model.save_pretrained(path, state_dict=weights)
     for file in path.glob("*.safetensors"):
         file.chmod((path / "config.json").stat().st_mode)
@@ -101,13 +106,13 @@ class Codec:
         loader, files = transformers.AutoTokenizer, "tokenizer.json and tokenizer_config.json"
         if is_pictured:
             loader, files = transformers.AutoProcessor, f"{files} and processor_config.json (or preprocessor_config.json)"
-        try:
-            found = loader.from_pretrained(self.path, local_files_only=True)
-        except (OSError, ValueError):  # transformers would go on about its hub, over many lines
-            found = None
+        unread = f"no tokenizer or processor there that transformers can read; add {files}"
+        with foreign(self.path, unread):
+            found = loader.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
         tokenizer = getattr(found, "tokenizer", found)
-        if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_ids):  # without files it may be made empty
-            raise ConfigError("model", self.path, f"no tokenizer or processor there that transformers can read; add {files}")
+        tokenizer.init_kwargs.pop("auto_map", None)  # a copy of it names no code
+        if len(tokenizer) <= len(tokenizer.all_special_ids):  # without files it may be made empty
+            raise ConfigError("model", self.path, unread)
         if is_pictured and (token := getattr(found, "image_token", IMAGE_MARKER)) != IMAGE_MARKER:
             fix = f"its processor writes an image as {token}; only those that write {IMAGE_MARKER}, as LLaVA's, are known here"
             raise ConfigError("model", self.path, fix)

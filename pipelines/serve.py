@@ -102,7 +102,7 @@ def served_name(model: Path) -> str:
 def _length_fits(model: Path, max_model_len: int) -> None:
     """vLLM would say so after a minute, and to its log."""
     config = read_json(model / "config.json") or {}
-    most = config.get("text_config", config).get("max_position_embeddings")
+    most = config.get("text_config", config).get("max_position_embeddings")  # a table, as `servable` has found
     if most and max_model_len > most:
         raise ConfigError("--max-model-len", max_model_len, f"the model's config allows {most} tokens; use at most so many")
 
