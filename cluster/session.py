@@ -8,7 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ from cluster.console import native_stderr_in
 from cluster.daemons import ended_with
 from cluster.environment import worker_env
 from cluster.nodes import watched_nodes
+from cluster.shipping import shipped_copy
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_SHIPPED = (".git", ".venv*", "venv", "runs", "tests", "docs", "benchmarks", "**/__pycache__")
 DRIVER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; without it every start prints a warning
@@ -175,9 +175,10 @@ def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
     runtime_env: dict[str, Any] = {
         "env_vars": {name: value for name, value in worker_environment(config).items() if name not in given}
     }
-    if not in_job():
-        runtime_env |= {"working_dir": str(ROOT), "excludes": list(NOT_SHIPPED)}
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
+    with nullcontext() if in_job() else shipped_copy(ROOT) as code:
+        if code:
+            runtime_env["working_dir"] = str(code)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env)
     _terminate_as_interrupt()
     try:
         _unpack_everywhere(ray)

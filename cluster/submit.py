@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from glob import iglob
 from http.client import HTTPException
 from pathlib import Path
@@ -26,7 +25,8 @@ from bimode.errors import BimodeError, ConfigError
 from bimode.uri_secrets import refuse_secrets
 from cluster.checks import HTTP
 from cluster.environment import CODE_VERSION, code_version
-from cluster.session import NOT_SHIPPED, ROOT
+from cluster.session import ROOT
+from cluster.shipping import shipped_copy, shipped_files
 
 DASHBOARDS = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")  # of the environment; Ray's client prefers them to what it is told
 ANSWER_S = 30.0
@@ -69,16 +69,16 @@ class Submission:
         if "://" not in self.out and not Path(self.out).is_absolute():
             raise ConfigError("--out", self.out, "a job needs an absolute path: a relative one vanishes with the job")
         recipe = self.recipe.absolute().resolve().relative_to(ROOT)
+        if not travels(str(recipe)):
+            raise ConfigError("recipe", recipe, f"is not uploaded with the code; git add {recipe}")
         return shlex.join(["python", "-m", f"pipelines.{self.stage}", str(recipe), "--out", self.out, *self.flags])
 
 
 def travels(path: str) -> bool:
-    """Whether a relative path or pattern leads to something that is uploaded with the code, links to elsewhere left aside."""
-    for name in iglob(path, root_dir=ROOT, recursive=True):
-        at = (ROOT / name).resolve()
-        if at.is_relative_to(ROOT) and not any(fnmatch(str(at.relative_to(ROOT)).split("/")[0], out) for out in NOT_SHIPPED):
-            return True
-    return False
+    """Whether a relative path or pattern leads to a file that is uploaded with the code."""
+    root, files = ROOT.resolve(), shipped_files(ROOT)
+    uploaded = {root / place for file in files for place in (file, *file.parents)}
+    return any((ROOT / name).resolve() in uploaded for name in iglob(path, root_dir=ROOT, recursive=True))
 
 
 def dashboard(address: str) -> str:
@@ -98,12 +98,10 @@ def submit_and_follow(submission: Submission, address: str) -> None:
     from ray.job_submission import JobStatus
 
     entrypoint, url = submission.entrypoint(), dashboard(address)
-    environment = {
-        "working_dir": str(ROOT), "excludes": list(NOT_SHIPPED), "env_vars": {CODE_VERSION: code_version()},
-    }  # fmt: skip
     _is_heard(url)
-    with _answering(url):
+    with _answering(url), shipped_copy(ROOT) as code:
         client = _client(url)
+        environment = {"working_dir": str(code), "env_vars": {CODE_VERSION: code_version()}}
         job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     print(f"job {job} on {url}: {entrypoint}", file=sys.stderr, flush=True)
     printed: list[str] = []
@@ -175,7 +173,7 @@ def _client(url: str) -> Any:
 
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")  # a warning each of what NOT_SHIPPED names too
+    os.environ.setdefault("RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES", "")  # a warning each of what is not uploaded anyway
     named = {name: os.environ.pop(name) for name in DASHBOARDS if name in os.environ}
     try:
         return JobSubmissionClient(url)

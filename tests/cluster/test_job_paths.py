@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     (tmp_path / "code" / "link").symlink_to(tmp_path / "outside")
+    subprocess.run("git init -q . && git add -A", cwd=tmp_path / "code", shell=True, check=True)
+    (tmp_path / "code" / "data" / "new").mkdir()
+    (tmp_path / "code" / "data" / "new" / "untracked.jsonl").touch()
     monkeypatch.setattr(submit, "ROOT", tmp_path / "code")
     return tmp_path / "code"
 
@@ -30,8 +34,12 @@ def test_what_is_in_the_code_travels(code: Path, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["absent", "data/*.jsonl", "runs/x/model", ".venv-gpu/model", "../outside", "../outside/*.parquet", "link/b.parquet"]
-)
+    "path",
+    [
+        "absent", "data/*.jsonl", "data/new", "data/**/*.jsonl", "runs/x/model", ".venv-gpu/model",
+        "../outside", "../outside/*.parquet", "link/b.parquet",
+    ],
+)  # fmt: skip
 def test_what_is_left_at_home_does_not(code: Path, path: str) -> None:
     assert not submit.travels(path)
 
