@@ -99,9 +99,9 @@ def submit_and_follow(submission: Submission, address: str) -> None:
 
     entrypoint, url = submission.entrypoint(), dashboard(address)
     _is_heard(url)
-    with _answering(url), shipped_copy(ROOT) as code:
+    with _answering(url), shipped_copy(ROOT) as copy:
         client = _client(url)
-        environment = {"working_dir": str(code), "env_vars": {CODE_VERSION: code_version()}}
+        environment = {"working_dir": str(copy), "env_vars": {CODE_VERSION: code_version()}}
         job = client.submit_job(entrypoint=entrypoint, runtime_env=environment)
     print(f"job {job} on {url}: {entrypoint}", file=sys.stderr, flush=True)
     printed: list[str] = []
