@@ -40,6 +40,7 @@ class ChatCodec(Codec):
         speaker = self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
         if speaker.chat_template is None:
             raise ConfigError("curate.judge.model", self.path, "has no chat template; a judge is asked in its own")
+        self.check_template()
         parts = [*([{"type": "image"}] * num_images), {"type": "text", "text": question}]
         turn = {"role": "user", "content": parts if num_images else question}
         return str(speaker.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))

@@ -18,6 +18,8 @@ from bimode.model_files import check_model_files, foreign
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
 from bimode.pictures import open_picture
 from bimode.records import IMAGE_MARKER
+from bimode.template import CHAT_TEMPLATE
+from bimode.template_check import check_templates
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,6 +158,11 @@ class Codec:
         """Raise RefusedPromptError if the tokenizer would read a control token in `question`."""
         _refuse("question", self.control_tokens.first_in(question))
 
+    def check_template(self) -> None:
+        """Raise ConfigError for a chat template that takes too long or too much to render."""
+        if self.tokenizer.chat_template != CHAT_TEMPLATE:
+            check_templates(self.path, self.processor, self.tokenizer)
+
     def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
         """The chat prompt with the trigger of `mode`; image markers stand before the question.
 
@@ -165,6 +172,7 @@ class Codec:
         self.check_text(question)
         if num_images and self.kind == "text":
             raise ConfigError("model", self.path, "a text model was given a question with images")
+        self.check_template()
         content = IMAGE_MARKER * num_images + question
         return str(
             self.tokenizer.apply_chat_template(

@@ -89,6 +89,7 @@ def servable(model: Path) -> Codec:
         template = codec.tokenizer.chat_template
         if not template or "thinking_mode" not in template:
             raise ConfigError("--model", model, "its chat template has no thinking_mode; serve the model/ of a run's stage")
+        codec.check_template()
         _ = codec.tokens  # proves that one token decides the mode
         return codec
 

@@ -24,6 +24,7 @@ BROAD_EXCEPT = {
     "actors/rollouts.py": "the loop's thread: raised again where the learner waits",
     "actors/weight_transfer.py": "cleans up a half-done update, and the error goes on",
     "bimode/model_files.py": "libraries raise anything on a foreign model's files: one line for the user",
+    "bimode/template_check.py": "a foreign template's expressions raise anything, in a child that only says what",
     "cluster/session.py": "a late start of Ray raises nothing narrower; the error goes on where it is another, or the second",
     "pipelines/failure.py": "boundary of a run: one line for the user, the rest into DIR/error.log",
 }
