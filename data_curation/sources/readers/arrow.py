@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
 
-from data_curation.sources.files import BLOCK, SourceFile, open_file
+from data_curation.sources.files import BLOCK, SourceFile, is_remote, open_file
 from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Record, check_names, refuse
 from data_curation.sources.refusal import Refusal
 
 ROWS_PER_PART = 2000
 ROWS_PER_BATCH = 64  # a batch of images stays small
+BATCH_BYTES = 64 << 20
 ARROW_FILE = b"ARROW1"  # the magic of Arrow's file format; without it the file is a stream
 
 
@@ -50,7 +51,8 @@ def read_parquet(part: FilePart) -> Read:
         for group in range(part.start, len(starts) - 1 if part.stop is None else part.stop):
             row = starts[group]
             try:
-                for batch in table.iter_batches(ROWS_PER_BATCH, row_groups=[group]):
+                size = _batch_rows(table.metadata.row_group(group))
+                for batch in table.iter_batches(size, row_groups=[group], use_threads=False):
                     yield from _records(part.file, batch, row)
                     row += batch.num_rows
             except BROKEN as error:
@@ -60,12 +62,17 @@ def read_parquet(part: FilePart) -> Read:
 def read_hf(part: FilePart) -> Read:
     """Record batches one by one; one that is broken ends the file."""
     row = 0
-    with open_file(part.file) as source:
+    with _mapped(part.file) as source:
         for batch in _ipc_batches(source):
             batch.validate()  # its lengths fit its buffers
             check_names(batch.schema.names, "column")
             yield from _records(part.file, batch, row)
             row += batch.num_rows
+
+
+def _mapped(file: SourceFile) -> BinaryIO:
+    """`file` for reading; of this machine its pages, so that a batch takes no memory of its own."""
+    return open_file(file) if is_remote(file.uri) else cast(BinaryIO, pa.memory_map(file.uri))
 
 
 def _ipc_batches(source: BinaryIO) -> Iterator[pa.RecordBatch]:
@@ -75,6 +82,12 @@ def _ipc_batches(source: BinaryIO) -> Iterator[pa.RecordBatch]:
         reader = ipc.open_file(source)
         return (reader.get_batch(at) for at in range(reader.num_record_batches))
     return iter(ipc.open_stream(source))
+
+
+def _batch_rows(group: pq.RowGroupMetaData) -> int:
+    """How many rows of `group` are decoded at once: each may hold the largest value of its dictionary."""
+    sizes = [group.column(at).total_uncompressed_size for at in range(group.num_columns)]
+    return max(1, min(ROWS_PER_BATCH, BATCH_BYTES // max(1, sum(sizes))))
 
 
 def _group_sizes(table: pq.ParquetFile) -> list[int]:
