@@ -78,8 +78,6 @@ def stream(work: Callable[..., Iterable[T]], *args: object) -> Iterator[T]:
         except _ChildDiedError:
             status = child.wait()
         except _ChildStuckError:
-            child.kill()
-            child.wait()
             raise ChildEndedError(f"its reader got no further in {SECONDS:.0f} s") from None
         finally:
             if child.poll() is None:
@@ -122,15 +120,21 @@ def _items(
 ) -> Iterator[Any]:
     _send(child, pickle.dumps((work, args, skip)))
     while True:
-        kind, content = pickle.loads(_receive(child))
-        if kind == ITEM:
-            yield content
-        elif kind == PAUSE:
-            _send(child, b"")  # the next, please
-        elif content is not None:
-            raise content
-        else:
-            return
+        batch = []  # taken whole, so that a caller who wants no more leaves nothing in the pipe
+        try:
+            kind, content = pickle.loads(_receive(child))
+            while kind == ITEM:
+                batch.append(content)
+                kind, content = pickle.loads(_receive(child))
+        except (_ChildDiedError, _ChildStuckError):
+            yield from batch
+            raise
+        yield from batch
+        if kind == END:
+            break
+        _send(child, b"")  # the next, please
+    if content is not None:
+        raise content
 
 
 def _idle_child() -> subprocess.Popen[bytes]:
@@ -157,8 +161,13 @@ def _receive(child: subprocess.Popen[bytes]) -> bytearray:
     """Return one message. Raises _ChildDiedError, and _ChildStuckError after SECONDS without it."""
     assert child.stdout is not None
     until = time.monotonic() + SECONDS
-    (length,) = LENGTH.unpack(_take(child.stdout, LENGTH.size, until))
-    return _take(child.stdout, length, until)
+    try:
+        (length,) = LENGTH.unpack(_take(child.stdout, LENGTH.size, until))
+        return _take(child.stdout, length, until)
+    except _ChildStuckError:
+        child.kill()
+        child.wait()
+        raise
 
 
 def _take(pipe: IO[bytes], length: int, until: float) -> bytearray:
