@@ -17,13 +17,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypeVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bimode.errors import BimodeError
 
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 MEMORY = 896 << 20  # bytes that a child may allocate, besides what `allow` adds
 SECONDS = 60.0  # for the next item, or for a child's start
+MAX_PAGE = 1 << 31  # bytes of a page of Parquet
+BATCH_ROWS, BATCH_BYTES = 64, 64 << 20
 MAX_VALUES = 1 << 18  # of an item; more would take a gigabyte as Python objects
 MAX_BYTES = 128 << 20  # of an item's texts and bytes
 SENT_BYTES, SENT_ITEMS = 4 << 20, 64  # before a child waits to be asked for more
@@ -93,6 +96,24 @@ def allow(extra: int) -> None:
     """In a child: `extra` more bytes of memory than MEMORY, e.g. for a file that is as large."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY + extra, hard))
+
+
+def allow_for(size: int) -> None:
+    """In a child: the memory for a file of `size` bytes whose writer made one page of all rows."""
+    allow(4 * min(size, MAX_PAGE))
+
+
+def parquet_batches(
+    table: pq.ParquetFile, group: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a row group, so few at a time that they fit in memory.
+
+    Each may hold the largest value of the dictionary that a few bytes of it refer to.
+    """
+    about = table.metadata.row_group(group)
+    size = sum(about.column(at).total_uncompressed_size for at in range(about.num_columns))
+    rows = max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, size)))
+    yield from table.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
 
 
 def excess(item: object) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 
-from bimode.limited import ChildEndedError, allow, excess, stream
+from bimode.limited import ChildEndedError, allow_for, excess, stream
 from data_curation.sources.files import SourceFile, open_file, reader_of
 from data_curation.sources.readers.arrow import read_hf, read_parquet, split_parquet
 from data_curation.sources.readers.lines import read_images, read_jsonl
@@ -18,8 +18,7 @@ from data_curation.sources.refusal import Refusal
 
 __all__ = ["FilePart", "Read", "Record", "columns_of", "read_records", "reference", "split_file"]
 
-MAX_PAGE = 1 << 31  # bytes of a page of Parquet
-FEW_ROWS = 200_000  # that a file may have whatever its size: equal rows compress to nothing
+FEW_ROWS = 100_000  # that a file may have whatever its size: equal rows compress to nothing
 READERS: dict[str, Reader] = {
     "parquet": read_parquet,
     "jsonl": read_jsonl,
@@ -63,7 +62,7 @@ def read_bounded(part: FilePart) -> Read:
     """Read `part` in a child: what its bytes explain may be read, but not what they only claim."""
     size = _size(part.file)
     if part.reader in ("parquet", "hf"):  # whose writers may make one page, or one batch, of all rows
-        allow(4 * min(size, MAX_PAGE))
+        allow_for(size)
     for row, record in read_part(part):
         if row > max(FEW_ROWS, size):
             yield refuse(part.file, row, "unreadable_file", f"more rows than its {size} bytes can hold")

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
 
+from bimode.limited import parquet_batches
 from data_curation.sources.files import BLOCK, SourceFile, is_remote, open_file
 from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Record, check_names, refuse
 from data_curation.sources.refusal import Refusal
 
 ROWS_PER_PART = 2000
 ROWS_PER_BATCH = 64  # a batch of images stays small
-BATCH_BYTES = 64 << 20
 ARROW_FILE = b"ARROW1"  # the magic of Arrow's file format; without it the file is a stream
 
 
@@ -51,8 +51,7 @@ def read_parquet(part: FilePart) -> Read:
         for group in range(part.start, len(starts) - 1 if part.stop is None else part.stop):
             row = starts[group]
             try:
-                size = _batch_rows(table.metadata.row_group(group))
-                for batch in table.iter_batches(size, row_groups=[group], use_threads=False):
+                for batch in parquet_batches(table, group):
                     yield from _records(part.file, batch, row)
                     row += batch.num_rows
             except BROKEN as error:
@@ -82,12 +81,6 @@ def _ipc_batches(source: BinaryIO) -> Iterator[pa.RecordBatch]:
         reader = ipc.open_file(source)
         return (reader.get_batch(at) for at in range(reader.num_record_batches))
     return iter(ipc.open_stream(source))
-
-
-def _batch_rows(group: pq.RowGroupMetaData) -> int:
-    """How many rows of `group` are decoded at once: each may hold the largest value of its dictionary."""
-    sizes = [group.column(at).total_uncompressed_size for at in range(group.num_columns)]
-    return max(1, min(ROWS_PER_BATCH, BATCH_BYTES // max(1, sum(sizes))))
 
 
 def _group_sizes(table: pq.ParquetFile) -> list[int]:
