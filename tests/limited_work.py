@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bimode.errors import ConfigError, StorageError
+from bimode.pictures import PictureError, open_picture
 
 
 def count(stop: int) -> Iterator[tuple[int, int]]:
@@ -55,3 +56,11 @@ def count_and_raise(stop: int, name: str) -> Iterator[int]:
 
 def fill(size: int) -> Iterator[int]:
     yield len(b"x" * size)
+
+
+def decode(path: Path) -> Iterator[str]:
+    """What comes of the picture at `path`."""
+    try:
+        yield "read" if open_picture(path.read_bytes()).mode == "RGB" else "another mode"
+    except PictureError as error:
+        yield f"refused {error.reason}"
