@@ -37,7 +37,6 @@ from actors.refusals import (
     template_keys,
 )  # fmt: skip
 from bimode.control_tokens import OURS, ControlTokens
-from bimode.picture_parts import MAX_SCANS
 from bimode.pictures import open_picture
 from bimode.template import CHAT_TEMPLATE
 from tests.pictures import BLUE, KINDS, RED, Kind, encoded, halves
@@ -51,26 +50,6 @@ def read(url: str) -> Image.Image:
 
 def data_url(data: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
-def test_a_small_picture_does_not_wait_for_large_ones() -> None:
-    """Eight that take a second each held every thread that decodes: a small one came last."""
-    blank = encoded(Image.new("L", (2048, 2048)), "JPEG", progressive=True)
-    last = blank.rindex(b"\xff\xda")
-    slow = blank[:-2] + blank[last:-2] * (MAX_SCANS - blank.count(b"\xff\xda")) + blank[-2:]
-    done: list[int] = []
-
-    async def fetch(data: bytes) -> None:
-        image = await ImageReader().fetch_image_async(data_url(data))
-        done.append(image.media.width)  # type: ignore[attr-defined]
-
-    async def fetch_all() -> None:
-        large = [asyncio.create_task(fetch(slow)) for _ in range(8)]
-        await asyncio.sleep(0.05)
-        await asyncio.gather(*large, fetch(picture()))
-
-    asyncio.run(fetch_all())
-    assert sorted(done) == [60] + [2048] * 8 and 60 in done[:3]
 
 
 def picture(form: str = "PNG") -> bytes:
