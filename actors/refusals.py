@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -28,12 +31,15 @@ from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decide
 
 from actors.chat_request import ChatRequest
 from bimode.control_tokens import ControlTokens
-from bimode.pictures import PictureError, open_picture
+from bimode.pictures import PictureError, open_picture, picture_header
 
 GIVEN = frozenset({"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"})
 READY_S = 1.0  # for an engine that is there to say so
 # PictureError is a ValueError; RuntimeError is vLLM's for other than base64
 UNREADABLE = (ValueError, RuntimeError, VLLMClientError)
+LARGE = 1 << 20  # pixels; fewer are decoded in a twentieth of a second
+SMALL_DECODES = ThreadPoolExecutor(4, "small-pictures")
+LARGE_DECODES = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2), "large-pictures")
 
 
 class Refused(OpenAIHTTPException):
@@ -149,12 +155,33 @@ def unreadable(url: str, error: BaseException) -> str:
     return f"image {shown}: {reason.rstrip('.')}; send a whole PNG or JPEG as data:image/png;base64,..."
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedPicture:
+    """The bytes of a picture, whose header is sound."""
+
+    data: bytes
+    pixels: int
+
+
+def _decoded(data: bytes) -> MediaWithBytes[Image]:
+    return MediaWithBytes(open_picture(data), data)  # vLLM's caches hash the bytes
+
+
 class PictureIO(ImageMediaIO):
     """Decodes as every other stage does; vLLM's own differs in formats, 16 bits and bounds."""
 
     def load_bytes(self, data: bytes) -> MediaWithBytes[Image]:
-        """Return the picture with its bytes, which vLLM's caches hash. Raises PictureError."""
-        return MediaWithBytes(open_picture(data), data)
+        """Return the picture with its bytes. Raises PictureError."""
+        return _decoded(data)
+
+
+class EncodedPictureIO(ImageMediaIO):
+    """Reads the header of a picture only."""
+
+    def load_bytes(self, data: bytes) -> EncodedPicture:
+        """Return what is to be decoded. Raises PictureError."""
+        _, width, height = picture_header(data)
+        return EncodedPicture(data, width * height)
 
 
 @MEDIA_CONNECTOR_REGISTRY.register("http")  # vLLM's default, which it replaces wherever this module is imported
@@ -162,15 +189,23 @@ class ImageReader(MediaConnector):
     """The one place where vLLM makes a picture of a URL.
 
     Its own takes half of what a file can be broken by for a fault of the server, and fetches from
-    wherever it can reach.
+    wherever it can reach. Large pictures are decoded in threads of their own, at most one for two
+    cores: whatever many of them cost, small ones do not wait behind them.
     """
+
+    def fetch_image(self, image_url: str, *, image_mode: str | None = "RGB") -> Image:
+        """Return the image at `image_url`, for callers without an event loop."""
+        picture: Image = self.load_from_url(image_url, PictureIO())
+        return picture
 
     async def fetch_image_async(self, image_url: str, *, image_mode: str | None = "RGB") -> Image:
         """The image; raises VLLMValidationError, of which vLLM makes a 400, for whatever is wrong with it."""
         if image_url[:5].lower() != "data:":
             raise VLLMValidationError(unreadable(image_url, ValueError("this server fetches nothing")))
         try:
-            picture: Image = await self.load_from_url_async(image_url, PictureIO())
+            encoded = await self.load_from_url_async(image_url, EncodedPictureIO())
+            threads = LARGE_DECODES if encoded.pixels > LARGE else SMALL_DECODES
+            picture: Image = await asyncio.get_running_loop().run_in_executor(threads, _decoded, encoded.data)
         except UNREADABLE as error:
             raise VLLMValidationError(unreadable(image_url, error)) from error
         return picture

@@ -52,6 +52,11 @@ class SourceConfig(Section):
         description="how far a number may be off, relative to the answer; years and counts are "
         "compared exactly; default: 0.05 for `chartqa`, the decimal places of `mathvista`, else 0",
     )
+    follow_links: bool = Field(
+        False,
+        description="whether links inside the folder `path` are followed, wherever they lead; "
+        "without it one that would be read is refused. `path` itself may be a link",
+    )
     name: str = Field("", description="of the source, in every row; empty: the last part of `path`")
     license: str = Field("unknown", description="of `path`, e.g. `CC-BY-4.0`; in every row and in the card")
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from bimode.errors import ConfigError
+from bimode.limited import allow_for, excess, parquet_batches, stream
 from bimode.pictures import open_picture
 from bimode.records import IMAGE_MARKER, Prompt, Sample
 
@@ -166,10 +167,28 @@ def split_files(path: Path, split: str) -> list[Path]:
 
 
 def read_rows(path: Path, split: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of `split` in file order, which is order by id."""
+    """The rows of `split` in file order, which is order by id. Raises ConfigError for a file that cannot be read.
+
+    Each file is read in a child process with a bound on its memory: it may be a stranger's.
+    """
     for file in split_files(path, split):
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=512, columns=columns):
-            yield from batch.to_pylist()
+        try:
+            yield from stream(_file_rows, file, columns)
+        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+            line = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ConfigError("data", file, f"cannot be read: {line}") from None
+
+
+def _file_rows(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
+    allow_for(file.stat().st_size)
+    table = pq.ParquetFile(file, buffer_size=1 << 20)
+    for group in range(table.num_row_groups):
+        for batch in parquet_batches(table, group, columns):
+            batch.validate(full=True)
+            for row in batch.to_pylist():
+                if problem := excess(row):
+                    raise ValueError(f"a row of {problem}")
+                yield row
 
 
 def row_prompt(row: Row) -> Prompt:

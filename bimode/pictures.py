@@ -11,6 +11,8 @@ Curation, hashing, training, rollouts, evaluation, pages and serving get RGB of 
 
 Only the formats below are opened, so that no other decoder of Pillow (and no Ghostscript) runs on
 foreign bytes. A picture of several frames or pages is refused, since the question is about one.
+Nothing stops a decode, so what it may cost is bounded before (`bimode/picture_parts.py`): about a
+second for the worst that is accepted.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ExifTags import Base
 
 from bimode.errors import RefusedPromptError
+from bimode.picture_parts import excess
 
 MIN_SIDE, MAX_SIDE = 8, 4096  # pixels
 MAX_PIXELS = 1 << 26  # of all pictures of a row, which are in memory together
 MAX_BYTES = 16 << 20
-MAX_SCANS = 100  # of a JPEG: each is decoded over all pixels, and 144 kB can hold thousands
 MAX_DETAIL = 200  # characters
 # What Pillow raises for files that were mutated (tests/data_curation/test_validate.py).
 UNDECODABLE = (OSError, SyntaxError, ValueError, IndexError, AssertionError, struct.error)
@@ -166,6 +168,8 @@ def _kind_of(data: bytes) -> str:
     kind = next((name for name, form in FORMATS.items() if form.begins(data)), "")
     if not kind:
         raise _refusal("image_type", f"begins with {data[:12]!r}")
+    if found := excess(kind, data):
+        raise _refusal("image_size", f"a {kind} with {found}")
     return kind
 
 
@@ -175,8 +179,6 @@ def _check_size(picture: Image.Image, data: bytes, max_pixels: int) -> None:
     is_large = max(width, height) > MAX_SIDE or width * height > max_pixels
     if is_small or is_large:
         raise _refusal("image_size", f"{width} x {height} pixels, {len(data)} bytes")
-    if picture.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-        raise _refusal("image_size", f"a JPEG of {scans} scans")
 
 
 def _check_kind(picture: Image.Image, kind: str) -> None:

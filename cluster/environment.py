@@ -6,6 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
+from bimode.pictures import MAX_PIXELS
 from bimode.rundir import digest_code
 
 PACKAGES = ("bimode", "data_curation", "actors", "cluster", "pipelines")
@@ -32,6 +33,7 @@ def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
         "TRANSFORMERS_VERBOSITY": "error",
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_MAX_IMAGE_PIXELS": str(MAX_PIXELS),  # a second wall: `bimode.pictures` decodes for vLLM
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the worker's process (actors.vllm_engine)
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_DATA_LOG_LEVEL": "CRITICAL",  # it tells every execution plan on the terminal, and what fails over pages

@@ -22,11 +22,11 @@ from bimode.control_tokens import OURS, ControlTokens
 from bimode.dataset import SCHEMA, SPLITS, Row, picture_digest, question_of
 from bimode.errors import ConfigError, RowNote
 from bimode.modes import THINK_CLOSE
+from bimode.picture_parts import MAX_SCANS
 from bimode.pictures import (
     MAX_BYTES,
     MAX_DETAIL,
     MAX_PIXELS,
-    MAX_SCANS,
     MAX_SIDE,
     MIN_SIDE,
     PictureError,
@@ -57,8 +57,8 @@ REASONS = {
     "image_type": "not one still picture as PNG, JPEG, WEBP, GIF, BMP or TIFF, whatever its name "
     "says",
     "image_size": f"an image with a side outside {MIN_SIDE}-{MAX_SIDE} pixels, of more than "
-    f"{MAX_BYTES >> 20} MB or {MAX_SCANS} scans, or images of more than {MAX_PIXELS >> 20} "
-    "megapixels together",
+    f"{MAX_BYTES >> 20} MB or {MAX_SCANS} scans, in more parts than a sound file has "
+    f"(`detail`), or images of more than {MAX_PIXELS >> 20} megapixels together",
     "image_truncated": "an image whose end is missing",
     "image_broken": "an image that cannot be decoded",
     "unknown_verifier": "a verifier that does not exist, or arguments that it cannot use",

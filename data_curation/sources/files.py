@@ -62,19 +62,24 @@ def reader_of(name: str) -> str:
     return next((reader for reader, endings in ENDINGS.items() if base.lower().endswith(endings)), "")
 
 
-def list_files(path: str, reader: str) -> list[SourceFile]:
+def list_files(path: str, reader: str, follow_links: bool = False) -> list[SourceFile]:
     """The files that `path` stands for, by name: itself, or what `reader` ("auto": one of them all) reads of a folder or pattern.
 
-    A path without a scheme is seen from the current directory. Hidden files are left out. Raises ConfigError where there is
-    nothing, where it cannot be reached, and where `auto` finds files of more than one kind.
+    A path without a scheme is seen from the current directory. Hidden files are left out. `path` may be a link itself; one
+    below it is followed only with `follow_links`, and then every file is listed once. Raises ConfigError where there is
+    nothing, where it cannot be reached, where a link is not followed, and where `auto` finds files of more than one kind.
     """
     try:
-        files, is_file = _listing(path)
+        files, links, is_file = _listing(path, follow_links)
     except (OSError, ValueError, pa.ArrowException) as error:
         known = "; write s3://, gs:// or a path of this machine" if "Unrecognized filesystem" in str(error) else ""
         raise ConfigError(KEY, public(path), f"cannot be reached: {_first_line(error)}{known}") from None
     if is_file and (reader != "auto" or reader_of(files[0].name)):
         return files
+    readers = [*ENDINGS, "images"] if reader == "auto" else [reader]
+    if linked := [name for name in links if name.endswith("/") or _reads(readers, name)]:
+        fix = f"{linked[0]} in it is a link; set follow_links = true if it leads where you want, or take it out"
+        raise ConfigError(KEY, public(path), fix)
     kinds = sorted({reader_of(file.name) for file in files} - {""})
     if reader == "auto" and len(kinds) > 1:
         raise ConfigError(KEY, public(path), f"holds files for several readers; set `reader` to one of {', '.join(kinds)}")
@@ -164,8 +169,8 @@ def content_digest(file: SourceFile) -> str:
     return hasher.hexdigest()
 
 
-def image_reader(file: SourceFile) -> ReadImage:
-    """Reads the images that records of `file` name, by paths relative to its folder.
+def image_reader(file: SourceFile, follow_links: bool = False) -> ReadImage:
+    """Reads the images that records of `file` name, by paths relative to its folder; links lead out of it with `follow_links`.
 
     The function raises FileNotFoundError where there is no such file, another OSError where it cannot be read (of a bucket:
     StorageError), and ValueError for a path that leaves the source's root or points into the network. Of what is larger than an
@@ -173,15 +178,19 @@ def image_reader(file: SourceFile) -> ReadImage:
     """
     where, path = filesystem(file.uri)
     root, folder = path.removesuffix(file.name), posixpath.dirname(path)
+    real_root = posixpath.join(os.path.realpath(root), "")
+    is_bound = isinstance(where, fs.LocalFileSystem) and not follow_links
 
     def read(name: str) -> bytes:
-        full = posixpath.normpath(posixpath.join(folder, name))  # by the text alone: links of the user's own may lead anywhere
+        full = posixpath.normpath(posixpath.join(folder, name))
         if "://" in name or not full.startswith(root):
             raise ValueError("leaves the source's folder")
         try:
             with answering(file.uri) if is_remote(file.uri) else nullcontext():
                 if where.get_file_info(full).type != fs.FileType.File:  # a pipe would block for ever
                     raise FileNotFoundError(full)
+                if is_bound and not os.path.realpath(full).startswith(real_root):
+                    raise ValueError("leaves the source's folder by a link")
                 with where.open_input_file(full) as image:
                     return cast(bytes, image.read(MAX_BYTES + 1))
         except pa.ArrowException as error:
@@ -190,8 +199,11 @@ def image_reader(file: SourceFile) -> ReadImage:
     return read
 
 
-def _listing(path: str) -> tuple[list[SourceFile], bool]:
-    """Every file below `path` that is not hidden and fits its pattern, and whether `path` is one file itself."""
+def _listing(path: str, follow: bool) -> tuple[list[SourceFile], list[str], bool]:
+    """The files below `path` that fit its pattern, the links that are not followed, and whether it is one file itself.
+
+    The name of a link to a folder ends in a slash.
+    """
     scheme, _, _ = path.rpartition("://")
     base, _, query = path.partition("?") if scheme else (os.path.abspath(path), "", "")
     query = f"?{query}" if query else ""
@@ -204,18 +216,51 @@ def _listing(path: str) -> tuple[list[SourceFile], bool]:
     info = where.get_file_info(root)
     if info.type == fs.FileType.File:
         name = posixpath.basename(root)
-        return [SourceFile(base + query, name, info.size, info.mtime_ns or 0)], True
+        return [SourceFile(base + query, name, info.size, info.mtime_ns or 0)], [], True
     if info.type == fs.FileType.NotFound:
-        return [], False
-    prefix = root.rstrip("/") + "/"
-    files = []
-    for info in where.get_file_info(fs.FileSelector(root, recursive=len(pattern) > 1 or "**" in pattern)):
-        name = info.path.removeprefix(prefix)
+        return [], [], False
+    files, links = [], []
+    is_deep = len(pattern) > 1 or "**" in pattern
+    walk = _local_files(root, is_deep, follow) if isinstance(where, fs.LocalFileSystem) else _bucket_files(where, root, is_deep)
+    for name, size, modified_ns in walk:
         parts = name.split("/")
-        if info.type == fs.FileType.File and not any(part.startswith(".") for part in parts) and _fits(parts, pattern):
-            uri = f"{base}/{quote(name) if scheme else name}{query}"
-            files.append(SourceFile(uri, name, info.size, info.mtime_ns or 0))
-    return files, False
+        if any(part.startswith(".") for part in parts) or not (name.endswith("/") or _fits(parts, pattern)):
+            continue
+        if size is None:
+            links.append(name)
+        else:
+            files.append(SourceFile(f"{base}/{quote(name) if scheme else name}{query}", name, size, modified_ns))
+    return files, links, False
+
+
+Found = tuple[str, int | None, int]  # name below the root, bytes or None for a link, time of change
+
+
+def _bucket_files(where: fs.FileSystem, root: str, is_deep: bool) -> Iterator[Found]:
+    prefix = root.rstrip("/") + "/"
+    for info in where.get_file_info(fs.FileSelector(root, recursive=is_deep)):
+        if info.type == fs.FileType.File:
+            yield info.path.removeprefix(prefix), info.size, info.mtime_ns or 0
+
+
+def _local_files(root: str, is_deep: bool, follow: bool) -> Iterator[Found]:
+    """The files below `root`, and the links; with `follow`, what these lead to, each file and folder once."""
+    seen = {os.path.realpath(root)}
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        for entry in sorted(os.scandir(os.path.join(root, folder)), key=lambda entry: entry.name):
+            name, is_folder = posixpath.join(folder, entry.name), entry.is_dir()
+            real = os.path.realpath(entry.path) if follow else entry.path
+            if entry.name.startswith(".") or real in seen or (is_folder and not is_deep):
+                continue
+            seen.add(real)
+            if entry.is_symlink() and not follow:
+                yield (f"{name}/" if is_folder else name), None, 0
+            elif is_folder:
+                folders.append(name)
+            elif entry.is_file():
+                yield name, entry.stat().st_size, entry.stat().st_mtime_ns
 
 
 def _fits(parts: list[str], pattern: list[str]) -> bool:

@@ -50,7 +50,7 @@ def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
     stats, listed = {}, []
     for at, source in enumerate(sources):
         with keyed(f"curate.sources.{at}.path"):
-            files = list_files(source.path, source.reader) if source.path else []
+            files = list_files(source.path, source.reader, source.follow_links) if source.path else []
         for found in files:
             stat = [found.size, found.modified_ns]
             entry = known.get(found.uri)

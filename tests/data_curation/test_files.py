@@ -156,6 +156,68 @@ def test_images_are_found_beside_the_file_and_never_outside_the_source(tmp_path:
             read(path)
 
 
+def test_a_folder_that_links_to_itself_is_refused_and_listed_once_when_followed(tmp_path: Path) -> None:
+    """Two such links are 2^40 paths: listing them never ended."""
+    folder = fill(tmp_path / "d", "x.jsonl")
+    (folder / "a").symlink_to(".")
+    (folder / "b").symlink_to(".")
+    with pytest.raises(ConfigError, match="a/ in it is a link; set follow_links = true"):
+        list_files(str(folder), "auto")
+    assert [file.name for file in list_files(str(folder), "auto", follow_links=True)] == ["x.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "path"),
+    [
+        ("out", "../other", "d"),
+        ("out", "../other", "d/*/y.jsonl"),
+        ("sub/out", "../../other", "d/**"),
+        ("out.jsonl", "../other/y.jsonl", "d"),
+        ("out.jsonl", "../other/y.jsonl", "d/*.jsonl"),
+        ("metadata.csv", "../other/y.jsonl", "d"),
+    ],
+)
+def test_what_is_linked_from_outside_is_read_only_if_the_recipe_says_so(
+    tmp_path: Path, link: str, target: str, path: str
+) -> None:
+    fill(tmp_path, "d/sub/x.jsonl", "other/y.jsonl")
+    (tmp_path / "d" / link).symlink_to(target)
+    with pytest.raises(ConfigError, match=f"{link}/? in it is a link"):
+        list_files(str(tmp_path / path), "auto")
+    followed = list_files(str(tmp_path / path), "jsonl", follow_links=True)
+    found = [file for file in followed if file.name.startswith(link)]
+    assert [Path(file.uri).read_bytes() for file in found] == [b"other/y.jsonl"] * (link != "metadata.csv")
+
+
+def test_links_that_no_reader_would_read_and_one_that_the_user_names_are_no_mistake(tmp_path: Path) -> None:
+    folder = fill(tmp_path, "real/x.jsonl", "real/sub/2.jsonl", "notes.md") / "real"
+    (folder / "README.md").symlink_to("../notes.md")
+    (folder / ".hidden").symlink_to("..")
+    (folder / "gone.png").symlink_to("nowhere")
+    (tmp_path / "mine").symlink_to("real")
+    (tmp_path / "one.jsonl").symlink_to("real/x.jsonl")
+    assert names(tmp_path / "mine") == ["sub/2.jsonl", "x.jsonl"]
+    assert names(tmp_path / "one.jsonl") == ["one.jsonl"]
+    (folder / "more").symlink_to("..")
+    assert names(folder / "*.jsonl") == ["x.jsonl"]  # which looks into no folder
+
+
+def test_images_behind_a_link_are_read_only_if_the_recipe_says_so(tmp_path: Path) -> None:
+    fill(tmp_path, "secret.png", "outside/1.png", "real/a.jsonl", "real/1.png")
+    source = tmp_path / "source"
+    source.symlink_to("real")
+    (source / "secret.png").symlink_to("../secret.png")
+    (source / "images").symlink_to("../outside")
+    (source / "same.png").symlink_to("1.png")
+    (file,) = list_files(str(source / "a.jsonl"), "auto")
+    read, followed = image_reader(file), image_reader(file, follow_links=True)
+    assert read("1.png") == read("same.png") == b"real/1.png"
+    for name, content in (("secret.png", b"secret.png"), ("images/1.png", b"outside/1.png")):
+        with pytest.raises(ValueError, match="by a link"):
+            read(name)
+        assert followed(name) == content
+
+
 def test_of_a_huge_image_only_as_much_is_read_as_shows_that_it_is(tmp_path: Path) -> None:
     fill(tmp_path, "a.jsonl")
     with (tmp_path / "huge.png").open("wb") as huge:

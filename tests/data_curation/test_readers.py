@@ -20,7 +20,7 @@ from PIL import Image
 from pyarrow import ipc
 
 from data_curation.sources.files import list_files
-from data_curation.sources.readers import FilePart, Record, lines, read_records, split_file, tar
+from data_curation.sources.readers import FilePart, Record, lines, read_part, split_file, tar
 from data_curation.sources.refusal import Refusal
 
 ROWS = [{"q": f"question {i}", "n": i, "image": {"bytes": bytes([i]) * 50, "path": f"{i}.png"}} for i in range(100)]
@@ -31,7 +31,7 @@ def parts_of(path: Path, reader: str = "auto") -> list[FilePart]:
 
 
 def read(path: Path, reader: str = "auto") -> list[tuple[int, Record | Refusal]]:
-    return [each for part in parts_of(path, reader) for each in read_records(part)]
+    return [each for part in parts_of(path, reader) for each in read_part(part)]
 
 
 def write(path: Path, content: bytes) -> Path:
@@ -63,7 +63,7 @@ def test_parquet_parts_hold_whole_row_groups_and_every_row_once(tmp_path: Path) 
     parts = parts_of(path)
     assert [(part.start, part.stop) for part in parts] == [(0, 3), (3, 6), (6, 7)]
     assert [row for row, _ in read(path)] == list(range(5500)) == [record["n"] for _, record in read(path)]  # type: ignore[index]
-    assert [row for row, _ in read_records(parts[1])] == list(range(2700, 5400))
+    assert [row for row, _ in read_part(parts[1])] == list(range(2700, 5400))
 
 
 def test_parquet_without_rows_has_no_records(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_parquet_that_has_shrunk_since_it_was_listed_is_one_refusal(tmp_path: Pa
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet", row_group_size=50)
     [part] = parts_of(tmp_path)
     pq.write_table(pa.Table.from_pylist(ROWS[:9]), tmp_path / "a.parquet")
-    [(row, refusal)] = read_records(part)
+    [(row, refusal)] = read_part(part)
     assert row == 0 and isinstance(refusal, Refusal) and refusal.detail.endswith("it has changed since")
 
 
@@ -201,7 +201,7 @@ def test_a_json_list_is_read_item_by_item(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", json.dumps(rows, ensure_ascii=False, indent=1).encode())
     assert read(path) == list(enumerate(rows))
     tracemalloc.start()
-    assert sum(1 for _ in read_records(parts_of(path)[0])) == 1500
+    assert sum(1 for _ in read_part(parts_of(path)[0])) == 1500
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 << 20
@@ -318,7 +318,7 @@ def test_a_file_that_is_gone_is_refused(tmp_path: Path) -> None:
     for name in ("a.parquet", "a.jsonl", "a.arrow", "a.tar", "metadata.csv"):
         (file,) = list_files(str(write(tmp_path / name, b"x")), "auto")
         (tmp_path / name).unlink()
-        ((row, refusal),) = [each for part in split_file(file, "auto") for each in read_records(part)]
+        ((row, refusal),) = [each for part in split_file(file, "auto") for each in read_part(part)]
         assert isinstance(refusal, Refusal) and (row, refusal.reason) == (0, "unreadable_file")
 
 

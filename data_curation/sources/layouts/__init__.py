@@ -44,6 +44,6 @@ def to_sample(record: Record, source: SourceConfig, ref: str, read_image: ReadIm
 
 def read_samples(part: FilePart, source: SourceConfig) -> Iterator[Sample | Refusal]:
     """A sample or a refusal for every row of `part`, in order."""
-    read_image = image_reader(part.file)
+    read_image = image_reader(part.file, source.follow_links)
     for row, record in read_records(part):
         yield record if isinstance(record, Refusal) else to_sample(record, source, reference(part.file, row), read_image)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
 
-from data_curation.sources.files import BLOCK, SourceFile, open_file
+from bimode.limited import parquet_batches
+from data_curation.sources.files import BLOCK, SourceFile, is_remote, open_file
 from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Record, check_names, refuse
 from data_curation.sources.refusal import Refusal
 
@@ -50,7 +51,7 @@ def read_parquet(part: FilePart) -> Read:
         for group in range(part.start, len(starts) - 1 if part.stop is None else part.stop):
             row = starts[group]
             try:
-                for batch in table.iter_batches(ROWS_PER_BATCH, row_groups=[group]):
+                for batch in parquet_batches(table, group):
                     yield from _records(part.file, batch, row)
                     row += batch.num_rows
             except BROKEN as error:
@@ -60,12 +61,17 @@ def read_parquet(part: FilePart) -> Read:
 def read_hf(part: FilePart) -> Read:
     """Record batches one by one; one that is broken ends the file."""
     row = 0
-    with open_file(part.file) as source:
+    with _mapped(part.file) as source:
         for batch in _ipc_batches(source):
             batch.validate()  # its lengths fit its buffers
             check_names(batch.schema.names, "column")
             yield from _records(part.file, batch, row)
             row += batch.num_rows
+
+
+def _mapped(file: SourceFile) -> BinaryIO:
+    """`file` for reading; of this machine its pages, so that a batch takes no memory of its own."""
+    return open_file(file) if is_remote(file.uri) else cast(BinaryIO, pa.memory_map(file.uri))
 
 
 def _ipc_batches(source: BinaryIO) -> Iterator[pa.RecordBatch]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
+from bimode.limited import MAX_VALUES
 from data_curation.sources.files import BLOCK
 from data_curation.sources.readers.parts import (
     FilePart,
@@ -26,6 +27,7 @@ from data_curation.sources.refusal import Refusal
 
 MAX_LINE = 32 << 20  # bytes; an image of the largest size that validation lets pass fits in, as base64
 BLANK = " \t\r\n"
+BETWEEN = re.compile(r"[ \t\r\n,]*")  # of two items of a list
 NO_UTF8 = re.compile("[\udc80-\udcff]")
 IMAGE_COLUMNS = {"file_name": "image", "file_names": "images"}  # of metadata, and what they are called as columns
 
@@ -62,7 +64,7 @@ def _parsed(part: FilePart, row: int, line: bytes) -> Record | Refusal:
         return parse_object(line)
     except json.JSONDecodeError as error:
         return refuse(part.file, row, "bad_record", f"{error.msg} at character {error.pos}")[1]  # its line would be the record's
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         return refuse(part.file, row, "bad_record", error)[1]
 
 
@@ -87,8 +89,7 @@ def _list_items(source: BinaryIO) -> Iterator[tuple[Any, str]]:
     text = reader.read(BLOCK)
     at = text.index("[") + 1
     while True:
-        while text[at : at + 1] in (*BLANK, ","):
-            at += 1
+        at = BETWEEN.match(text, at).end()  # type: ignore[union-attr]
         if text[at : at + 1] == "]":
             if text[at + 1 :].strip(BLANK) or any(more.strip(BLANK) for more in iter(partial(reader.read, BLOCK), "")):
                 raise ValueError("something follows the list")
@@ -104,6 +105,8 @@ def _list_items(source: BinaryIO) -> Iterator[tuple[Any, str]]:
             yield value, names.twice if isinstance(value, dict) else "not a JSON object"
             at = end
             continue
+        if text.count(",", at) > MAX_VALUES:  # it would be decoded again and again, in vain
+            raise ValueError(f"an item of more than {MAX_VALUES} values")
         more = reader.read(max(BLOCK, len(text) - at)) if len(text) - at <= MAX_LINE else ""  # the item may be cut off here
         if not more:
             raise ValueError(why)

@@ -27,6 +27,7 @@ BROKEN = (
     pa.ArrowException, OSError, ValueError, EOFError, OverflowError, RecursionError, MemoryError, tarfile.TarError, zlib.error,
     csv.Error,
 )  # fmt: skip
+MAX_COLUMNS = 1 << 15  # each is looked at in every row
 GZIP = b"\x1f\x8b"
 
 
@@ -87,15 +88,21 @@ class ObjectNames:
 
 
 def check_names(names: Sequence[str], kind: str) -> None:
-    """Raises ValueError where two columns have one name: only one of them could be read."""
+    """Raises ValueError where two columns have one name, since only one of them could be read, or there are too many."""
+    if len(names) > MAX_COLUMNS:
+        raise ValueError(f"{len(names)} {kind}s, at most {MAX_COLUMNS}")
     if found := twice(names, kind):
         raise ValueError(found)
 
 
 def twice(names: Sequence[str], kind: str) -> str:
     """E.g. ``two columns 'answer'``; "" where all names differ."""
-    repeated = [name for at, name in enumerate(names) if name in names[:at]]
-    return f"two {kind}s {repeated[0]!r}" if repeated else ""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return f"two {kind}s {name!r}"
+        seen.add(name)
+    return ""
 
 
 def check_encoding(start: bytes) -> None:
