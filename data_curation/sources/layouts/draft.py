@@ -12,9 +12,9 @@ from bimode.answer_reader import LEAD_IN, read_number
 from bimode.curate_config import SourceConfig
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER, Sample
+from bimode.row_check import MAX_TEXT
 from bimode.verify import OPEN, is_correct
 from data_curation.sources.layouts.cells import BAD, LETTERS, Refused
-from data_curation.validate import MAX_TEXT
 
 MAX_DIGITS = 100  # of an integer answer
 MAX_WORD = 40  # characters of an answer that counts as one word
