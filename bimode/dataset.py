@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -165,11 +166,63 @@ def split_files(path: Path, split: str) -> list[Path]:
     return files
 
 
-def read_rows(path: Path, split: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of `split` in file order, which is order by id."""
+def check_split(path: Path, split: str, columns: Sequence[str]) -> None:
+    """Check that the shards of `split` below `path` have `columns`, each of its type in SCHEMA.
+
+    Raises ConfigError if not, or if there is no shard.
+    """
     for file in split_files(path, split):
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=512, columns=columns):
-            yield from batch.to_pylist()
+        with _readable(file):
+            found = pq.read_schema(file)
+        if missing := [name for name in columns if name not in found.names]:
+            fix = f"has no column {', '.join(missing)}; docs/formats.md lists those of a data set"
+            raise ConfigError("data", file, fix)
+        for name in columns:
+            kinds = [_spelled(schema.field(name).type) for schema in (found, SCHEMA)]
+            if kinds[0] != kinds[1]:
+                fix = f"its column {name} is {kinds[0][:100]} and must be {kinds[1]}"
+                raise ConfigError("data", file, fix)
+
+
+def _spelled(kind: pa.DataType) -> str:
+    """A type as pyarrow writes it, whether its offsets have 32 or 64 bits and whatever its items are called."""
+    return str(kind).replace("large_", "").replace("<element: ", "<item: ")
+
+
+def read_rows(path: Path, split: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of `split` in file order, which is order by id. Raises ConfigError for a damaged file."""
+    for file in split_files(path, split):
+        with _readable(file):
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=512, columns=columns):
+                yield from python_rows(batch)
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """What Arrow finds wrong with `file` in the block is a ConfigError."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # of the disk, and not of what stands on it
+            raise
+        why = str(error).partition("\n")[0][:200]
+        raise ConfigError("data", file, f"cannot be read as Parquet: {why}") from None
+
+
+def python_rows(batch: pa.RecordBatch | pa.Table) -> list[Row]:
+    """The rows of `batch`; a text that is no UTF-8 stays bytes, so that it costs no other row."""
+    try:
+        return batch.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        names = batch.schema.names
+        return [dict(zip(names, map(_value, cells), strict=True)) for cells in zip(*batch.columns, strict=True)]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return b""
 
 
 def row_prompt(row: Row) -> Prompt:
@@ -184,8 +237,6 @@ def row_prompt(row: Row) -> Prompt:
 PROMPT_COLUMNS = (
     "id", "images", "prompt", "answer", "verifier", "verifier_args", "task", "level", "mode", "mode_reason",
 )  # fmt: skip
-
-
-def read_prompts(path: Path, split: str) -> list[Prompt]:
-    """The prompts of `split` below `path`, ordered by id. Raises ConfigError if the split is missing."""
-    return sorted((row_prompt(row) for row in read_rows(path, split, PROMPT_COLUMNS)), key=lambda p: p.id)
+TRAIN_COLUMNS = (
+    "id", "parent_ids", "format", "prompt", "messages", "images", "pass_rate_direct", "pass_rate_think",
+)  # fmt: skip

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from bimode.control_characters import CONTROL
 from bimode.control_tokens import OURS, ControlTokens
-from bimode.dataset import SCHEMA, Row, question_of
+from bimode.dataset import SCHEMA, TRAIN_COLUMNS, Row, question_of
 from bimode.errors import ConfigError, RefusedPromptError, UnjudgedError
 from bimode.modes import THINK_CLOSE
 from bimode.pictures import MAX_DETAIL
@@ -31,7 +31,7 @@ TAUGHT = ("answer", *OPTIONAL)  # texts that a model is trained on
 
 def refusal(reason: str, detail: str = "") -> RefusedPromptError:
     """Make the error of a check that a row fails; `detail` becomes a line of ASCII."""
-    return RefusedPromptError("row", reason, short(detail))
+    return RefusedPromptError("data", reason, short(detail))
 
 
 def short(text: str) -> str:
@@ -52,18 +52,29 @@ def check_columns(row: Row, names: Iterable[str]) -> None:
 
 def check_text(row: Row, controls: ControlTokens = OURS, *, needs_answer: bool = True) -> None:
     """Refuse a row without a question or an answer, or whose texts hold what a tokenizer obeys."""
-    question = question_of(row) if row["prompt"] else ""
-    if not question.strip():
-        raise refusal("empty_question")
+    _check_question(row)
     if needs_answer and not (row["answer"] or "").strip():
         raise refusal("empty_answer")
-    markers = sum(turn["content"].count(IMAGE_MARKER) for turn in row["prompt"])
-    if markers != len(row["images"]):
-        raise refusal("marker_mismatch", f"{markers} markers, {len(row['images'])} images")
-    texts = {"question": question} | {name: row.get(name) or "" for name in TAUGHT}
+    texts = {"question": question_of(row)} | {name: row.get(name) or "" for name in TAUGHT}
     for name, text in texts.items():
         if token := controls.first_in(text):
             raise refusal("control_token", f"{token} in the {name}")
+
+
+def check_example(row: Row) -> None:
+    """Refuse a training row that cannot be made a sequence; its encoder looks for control tokens."""
+    check_columns(row, TRAIN_COLUMNS)
+    _check_question(row)
+    if not row["messages"]:
+        raise refusal("bad_schema", "messages: no turn")
+
+
+def _check_question(row: Row) -> None:
+    if not row["prompt"] or not question_of(row).strip():
+        raise refusal("empty_question")
+    markers = sum(turn["content"].count(IMAGE_MARKER) for turn in row["prompt"])
+    if markers != len(row["images"]):
+        raise refusal("marker_mismatch", f"{markers} markers, {len(row['images'])} images")
 
 
 def check_answer(answer: str, verifier: str | None, args_text: str | None) -> None:

@@ -40,15 +40,15 @@ def audit_run(run: Path) -> int:
 
 def _data_order(run: Path, seed: int) -> Callable[[int], str] | None:
     """Id of the n-th question, where the data that the run draws from is still there: curation may have published since."""
-    from bimode.dataset import read_rows
     from bimode.order import item_of
+    from bimode.prompts import prompt_ids
 
     digest = (read_json(run / "bpo" / "claim.json") or {}).get("inputs", {}).get("data")
     there = dict.fromkeys(folder.resolve() for folder in (run / "curate" / "data", *sorted(run.glob("curate/versions/*/data"))))
     data = next((folder for folder in there if folder.is_dir() and _is(folder, digest)), None)
     if data is None:
         return None
-    ids = sorted(row["id"] for row in read_rows(data, "rl", ["id"]))
+    ids = prompt_ids(data, "rl")
     return lambda ticket: ids[item_of(ticket, len(ids), seed)]
 
 
