@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bimode.control_characters import printable
 from bimode.errors import ConfigError
 from bimode.rundir import digest_path, read_json
 from pipelines.which_recipe import kept
@@ -31,9 +32,9 @@ def audit_run(run: Path) -> int:
     console = Console()
     console.print(table)
     for note in found.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(printable(f"note: {note}"), soft_wrap=True, markup=False)
     for problem in found.problems:
-        console.print(f"PROBLEM: {problem}", style="bold red", soft_wrap=True, markup=False)
+        console.print(printable(f"PROBLEM: {problem}"), style="bold red", soft_wrap=True, markup=False)
     console.print("the books do not close" if found.problems else "the books close")
     return 1 if found.problems else 0
 

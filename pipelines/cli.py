@@ -13,6 +13,7 @@ from typing import Annotated, get_args
 
 import typer
 
+from bimode.control_characters import printable
 from bimode.endpoint_config import DRAIN_S, MAX_REQUESTS, REQUEST_TIMEOUT_S, EndpointConfig
 from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, one_of
 from pipelines.which_recipe import recipe_and_run, refuse_bare_name
@@ -77,7 +78,7 @@ def exit_code(arguments: list[str]) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    print(printable("error: " + " ".join(message.split())), file=sys.stderr, flush=True)
     return code
 
 
