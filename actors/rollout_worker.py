@@ -117,6 +117,8 @@ class RolloutWorker:
 
     def _encode(self, prompt: Prompt) -> EnginePrompt:
         """The prompt up to and with ``<think>``. Raises RefusedPromptError."""
+        if prompt.refused:
+            raise RefusedPromptError("prompt", "refused", prompt.refused)
         self.limits.check_images(len(prompt.images))
         images = tuple(open_picture(data) for data in prompt.images)
         try:

@@ -10,10 +10,11 @@ import ray.data
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from bimode.codec import Codec
-from bimode.dataset import question_of
+from bimode.dataset import TRAIN_COLUMNS, python_rows, question_of
 from bimode.errors import StarvedError, under
 from bimode.modes import Mode
 from bimode.records import TrainingSample
+from bimode.row_check import check_example, short
 from bimode.strategies import hardness
 
 SEQUENCES = pa.schema(
@@ -28,7 +29,6 @@ SEQUENCES = pa.schema(
         ("images", pa.list_(pa.binary())),
     ]
 )
-COLUMNS = ("id", "parent_ids", "format", "prompt", "messages", "images", "pass_rate_direct", "pass_rate_think")
 
 
 class Tokenize:
@@ -42,8 +42,9 @@ class Tokenize:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = []
-        for row in table.to_pylist():
-            with under(f"row {row['id']}"):
+        for row in python_rows(table):
+            with under(f"row {short(str(row['id']))}"):
+                check_example(row)
                 rows.append(self._row(row))
         return pa.Table.from_pylist(rows, schema=SEQUENCES)
 
@@ -71,7 +72,7 @@ def read_sequences(data: Path, model_dir: Path, mask_empty_think: bool) -> ray.d
         raise StarvedError(f"{data} holds no train-*.parquet: nothing to anneal on")
     # Names in a folder that Ray does not look at: it would take `a?b` in a path for a query, and `format=x` for a column.
     folder = SubTreeFileSystem(str(data.absolute()), LocalFileSystem())
-    rows = ray.data.read_parquet(files, filesystem=folder, partitioning=None).select_columns(list(COLUMNS))
+    rows = ray.data.read_parquet(files, filesystem=folder, partitioning=None).select_columns(list(TRAIN_COLUMNS))
     # Actors, not tasks: a process that tokenises first imports for seconds, so there are never more of them than files.
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(files))
     return rows.map_batches(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,17 +166,51 @@ def split_files(path: Path, split: str) -> list[Path]:
     return files
 
 
-def read_rows(path: Path, split: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of `split` in file order, which is order by id. Raises ConfigError for a file that cannot be read.
+def check_split(path: Path, split: str, columns: Sequence[str]) -> None:
+    """Check that the shards of `split` below `path` have `columns`, each of its type in SCHEMA.
 
-    Each file is read in a child process with a bound on its memory: it may be a stranger's.
+    Raises ConfigError if not, or if there is no shard.
     """
     for file in split_files(path, split):
-        try:
-            yield from stream(_file_rows, file, columns)
-        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
-            line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ConfigError("data", file, f"cannot be read: {line}") from None
+        found = dict(_foreign(_column_types, file))
+        if missing := [name for name in columns if name not in found]:
+            fix = f"has no column {', '.join(missing)}; docs/formats.md lists those of a data set"
+            raise ConfigError("data", file, fix)
+        for name in columns:
+            wanted = _spelled(SCHEMA.field(name).type)
+            if found[name] != wanted:
+                fix = f"its column {name} is {found[name][:100]} and must be {wanted}"
+                raise ConfigError("data", file, fix)
+
+
+def _column_types(file: Path) -> Iterator[tuple[str, str]]:
+    for field in pq.read_schema(file):
+        yield field.name, _spelled(field.type)
+
+
+def _spelled(kind: pa.DataType) -> str:
+    """A type as pyarrow writes it, whether its offsets have 32 or 64 bits and whatever its items are called."""
+    return str(kind).replace("large_", "").replace("<element: ", "<item: ")
+
+
+def read_rows(path: Path, split: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of `split` in file order, which is order by id. Raises ConfigError for a damaged file."""
+    for file in split_files(path, split):
+        yield from _foreign(_file_rows, file, columns)
+
+
+def _foreign(work: Callable[..., Iterator[Any]], file: Path, *args: object) -> Iterator[Any]:
+    """What ``work(file, *args)`` yields in a child process with a bound on its memory: `file` may be a stranger's.
+
+    Raises ConfigError for what Arrow finds wrong with it.
+    """
+    try:
+        yield from stream(work, file, *args)
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        if getattr(error, "errno", None):  # of the disk, and not of what stands on it
+            raise
+        why = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise ConfigError("data", file, f"cannot be read as Parquet: {why}") from None
 
 
 def _file_rows(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -184,11 +218,27 @@ def _file_rows(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     table = pq.ParquetFile(file, buffer_size=1 << 20)
     for group in range(table.num_row_groups):
         for batch in parquet_batches(table, group, columns):
-            batch.validate(full=True)
-            for row in batch.to_pylist():
+            batch.validate()
+            for row in python_rows(batch):
                 if problem := excess(row):
                     raise ValueError(f"a row of {problem}")
                 yield row
+
+
+def python_rows(batch: pa.RecordBatch | pa.Table) -> list[Row]:
+    """The rows of `batch`; a text that is no UTF-8 stays bytes, so that it costs no other row."""
+    try:
+        return batch.to_pylist()  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        names = batch.schema.names
+        return [dict(zip(names, map(_value, cells), strict=True)) for cells in zip(*batch.columns, strict=True)]
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return b""
 
 
 def row_prompt(row: Row) -> Prompt:
@@ -203,8 +253,6 @@ def row_prompt(row: Row) -> Prompt:
 PROMPT_COLUMNS = (
     "id", "images", "prompt", "answer", "verifier", "verifier_args", "task", "level", "mode", "mode_reason",
 )  # fmt: skip
-
-
-def read_prompts(path: Path, split: str) -> list[Prompt]:
-    """The prompts of `split` below `path`, ordered by id. Raises ConfigError if the split is missing."""
-    return sorted((row_prompt(row) for row in read_rows(path, split, PROMPT_COLUMNS)), key=lambda p: p.id)
+TRAIN_COLUMNS = (
+    "id", "parent_ids", "format", "prompt", "messages", "images", "pass_rate_direct", "pass_rate_think",
+)  # fmt: skip

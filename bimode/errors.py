@@ -162,6 +162,10 @@ class VerifierLostError(BimodeError, RuntimeError):
     """An answer that could not be judged, since what judges it was killed: no verdict, instead of a wrong one."""
 
 
+class UnjudgedError(BimodeError, ValueError):
+    """An answer that no verifier was asked about, since too many before it took too long: it costs its row or its group."""
+
+
 class LedgerError(BimodeError, RuntimeError):
     """A ledger whose lines do not add up: a ticket that jumps, ends twice or is left out, or a sealed part that was changed."""
 

@@ -44,7 +44,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a rollout worker needs to generate, and what a verifier needs to judge."""
+    """What a rollout worker needs to generate, and what a verifier needs to judge.
+
+    `refused`: why its row cannot be used (`bimode.prompts`); no worker generates for such a prompt.
+    """
 
     id: str
     question: str
@@ -55,6 +58,7 @@ class Prompt:
     task: str
     level: str
     tag: str = ""
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ nor do two different letters. Numbers are compared exactly, formulas by math-ver
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
@@ -26,15 +25,15 @@ from bimode.answer_reader import (
     read_number,
 )
 from bimode.errors import ConfigError
-from bimode.math_judge import MathJudge
+from bimode.math_judge import MathJudge, PuzzleJudge
 from bimode.modes import parse_response
 from bimode.records import Completion, Prompt
 from bimode.rundir import digest_json, digest_path
+from bimode.verifier_args import MAX_ANSWER, read_arguments
 
-MAX_CHARS = 2000  # of a judged answer: bounds what a symbolic parser can be made to do
+MAX_CHARS = MAX_ANSWER  # of a judged answer: bounds what a symbolic parser can be made to do
 INT = re.compile(r"[+\u2212-]?\d+")
-JUDGING_MODULES = ("verify", "answer_reader", "math_judge", "modes")
-PUZZLES = ("chain_sum", "leg_counting")  # of reasoning-gym; other scorers evaluate what a row or a model says
+JUDGING_MODULES = ("verify", "verifier_args", "answer_reader", "math_judge", "modes")
 YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 NAMED = re.compile(r"\s*\\?[A-Za-z]\w*(?:\{\w+\}|\(\w\))?\s*=(?!=)")
 SEVERAL = re.compile(r"[,;]|\\pm|\b(?:or|and)\b")
@@ -51,15 +50,17 @@ def is_right(completion: Completion, prompt: Prompt) -> bool:
 def is_correct(text: str, answer: str, verifier: str, verifier_args: str) -> bool:
     """Whether the response `text` (with or without its leading ``<think>``) ends in `answer`.
 
-    `verifier_args` is a JSON object, e.g. ``{"rel_tol": 0.05}`` for `number`. Raises ConfigError for an unknown verifier.
+    `verifier_args` is a JSON object, e.g. ``{"rel_tol": 0.05}`` for `number`. Raises ConfigError for an unknown verifier
+    and for arguments that it does not take, and as `ScorerChild.passes`.
     """
     judge = VERIFIERS.get(verifier)
     if judge is None:
         raise ConfigError("verifier", verifier, f"known: {', '.join(VERIFIERS)}")
+    args = read_arguments(verifier, verifier_args)
     response = parse_response(text)
     if not response.closed or not response.answer or len(response.answer) > MAX_CHARS:
         return False
-    return judge(response.answer, answer, json.loads(verifier_args))
+    return judge(response.answer, answer, args)
 
 
 @cache
@@ -161,33 +162,20 @@ def _math_judge() -> MathJudge:
 
 
 def _reasoning_gym(text: str, answer: str, args: Mapping[str, Any]) -> bool:
-    """The puzzle's own scorer on its own entry; partial credit is wrong, and so is what makes the scorer raise.
-
-    Raises ConfigError for a task that is not in `PUZZLES`: a row could have its own text run as code.
-    """
-    task, entry = puzzle_of(args), args["entry"]
-    try:
-        return float(_scorer(task)(final_answer(text), entry)) == 1.0
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, SyntaxError):
-        return False  # some scorers parse by brute force, e.g. prime_factorization raises ValueError on prose
-
-
-def puzzle_of(args: Mapping[str, Any]) -> str:
-    """The task of a puzzle. Raises ConfigError for one that is not in `PUZZLES`, or none at all."""
-    entry = args.get("entry")
-    metadata = entry.get("metadata") if isinstance(entry, dict) else None
-    task = metadata.get("source_dataset") if isinstance(metadata, dict) else None
-    if task not in PUZZLES:
-        fix = f"scores {' and '.join(PUZZLES)} and no puzzle called {task}, whose scorer may run what a row says"
-        raise ConfigError("verifier", "reasoning_gym", fix)
-    return str(task)
+    """The puzzle's own scorer, which is shown its own answer and nothing else of a row; partial credit is wrong."""
+    entry = args["entry"]
+    return _puzzle_judge().solves(final_answer(text), entry["metadata"]["source_dataset"], entry["answer"])
 
 
 @cache
-def _scorer(task: str) -> Callable[[str, Mapping[str, Any]], float]:
-    import reasoning_gym
+def _puzzle_judge() -> PuzzleJudge:
+    return PuzzleJudge()
 
-    return reasoning_gym.get_score_answer_fn(task)  # type: ignore[no-any-return]
+
+def new_budget() -> None:
+    """Begins the count of answers that cost a child anew: rows of another source pay for themselves."""
+    for judge in (_math_judge(), _puzzle_judge()):
+        judge.new_budget()
 
 
 VERIFIERS: dict[str, Callable[[str, str, Mapping[str, Any]], bool]] = {

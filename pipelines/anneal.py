@@ -36,10 +36,10 @@ def config(recipe: Recipe) -> Any:
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """There are rows to train on. Raises ConfigError."""
-    from bimode.dataset import split_files
+    from bimode.dataset import TRAIN_COLUMNS, check_split
 
     with keyed("--out"):
-        split_files(inputs["data"], "train")
+        check_split(inputs["data"], "train", TRAIN_COLUMNS)
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:

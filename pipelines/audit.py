@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from bimode.control_characters import printable
 from bimode.errors import ConfigError
 from bimode.rundir import digest_path, read_json
 from pipelines.which_recipe import kept
@@ -31,24 +32,24 @@ def audit_run(run: Path) -> int:
     console = Console()
     console.print(table)
     for note in found.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(printable(f"note: {note}"), soft_wrap=True, markup=False)
     for problem in found.problems:
-        console.print(f"PROBLEM: {problem}", style="bold red", soft_wrap=True, markup=False)
+        console.print(printable(f"PROBLEM: {problem}"), style="bold red", soft_wrap=True, markup=False)
     console.print("the books do not close" if found.problems else "the books close")
     return 1 if found.problems else 0
 
 
 def _data_order(run: Path, seed: int) -> Callable[[int], str] | None:
     """Id of the n-th question, where the data that the run draws from is still there: curation may have published since."""
-    from bimode.dataset import read_rows
     from bimode.order import item_of
+    from bimode.prompts import prompt_ids
 
     digest = (read_json(run / "bpo" / "claim.json") or {}).get("inputs", {}).get("data")
     there = dict.fromkeys(folder.resolve() for folder in (run / "curate" / "data", *sorted(run.glob("curate/versions/*/data"))))
     data = next((folder for folder in there if folder.is_dir() and _is(folder, digest)), None)
     if data is None:
         return None
-    ids = sorted(row["id"] for row in read_rows(data, "rl", ["id"]))
+    ids = prompt_ids(data, "rl")
     return lambda ticket: ids[item_of(ticket, len(ids), seed)]
 
 

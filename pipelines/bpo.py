@@ -43,10 +43,10 @@ def config(recipe: Recipe) -> Any:
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """There are prompts to draw. Raises ConfigError."""
-    from bimode.dataset import split_files
+    from bimode.dataset import PROMPT_COLUMNS, check_split
 
     with keyed("--out"):
-        split_files(inputs["data"], "rl")
+        check_split(inputs["data"], "rl", PROMPT_COLUMNS)
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
@@ -79,10 +79,10 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
 def train(recipe: Recipe, stage: StageDir, inputs: dict[str, Path], drill: Drill, room: dict[str, Any]) -> StageResult:
     """Trains for `bpo.steps` or `bpo.rollout_tokens`, the learner group in its `room`, from the last sealed checkpoint on."""
-    from bimode.dataset import read_prompts
     from bimode.importance import importance_of
     from bimode.ledger import Ledger
     from bimode.losses import policy_loss
+    from bimode.prompts import read_prompts
     from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
     from pipelines.bpo_steps import credit, open_graph, open_rollouts, rollout_room, update

@@ -13,6 +13,7 @@ from typing import Annotated, get_args
 
 import typer
 
+from bimode.control_characters import printable
 from bimode.endpoint_config import DRAIN_S, MAX_REQUESTS, REQUEST_TIMEOUT_S, EndpointConfig
 from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, one_of
 from bimode.uri_secrets import refuse_secrets
@@ -87,7 +88,7 @@ def _hold_no_secret(arguments: list[str]) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print("error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    print(printable("error: " + " ".join(message.split())), file=sys.stderr, flush=True)
     return code
 
 

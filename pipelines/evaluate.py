@@ -53,10 +53,10 @@ def config(recipe: Recipe) -> Any:
 def check(recipe: Recipe, inputs: dict[str, Path], flagged: bool = False) -> None:
     """There are questions, and every model can be asked. Raises ConfigError, with the input's own flag if they are `flagged`."""
     from bimode.codec import Codec
-    from bimode.dataset import split_files
+    from bimode.dataset import PROMPT_COLUMNS, check_split
 
     with keyed("--data" if flagged else "--out"):
-        split_files(inputs["data"], recipe.evaluate.split)
+        check_split(inputs["data"], recipe.evaluate.split, PROMPT_COLUMNS)
     for name, path in models_of(inputs).items():
         with keyed("--model" if flagged else "model.base" if name == "base" else "--out"):
             _ = Codec(path).processor  # refuses another kind of model, and one without its tokenizer
@@ -75,7 +75,8 @@ def name_of(model: Path) -> str:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Evaluates the models of `inputs` in order and writes the report."""
-    from bimode.dataset import read_prompts, split_files
+    from bimode.dataset import split_files
+    from bimode.prompts import read_prompts
     from pipelines.progress import say
 
     settings = recipe.evaluate

@@ -10,6 +10,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bimode.control_characters import printable
 from bimode.percent import percent
 from data_curation.publishing.wording import RULES, short
 
@@ -47,20 +48,25 @@ def print_section(console: Console, title: str, body: RenderableType) -> None:
     console.print(body)
 
 
+def shown(text: str, style: str = "") -> Text:
+    """A text of a row or a model, without what a terminal would obey."""
+    return Text(printable(text), style=style)
+
+
 def grid(lines: Iterable[tuple[str, str]]) -> Table:
     """Names on the left, texts that wrap on the right."""
     table = Table.grid(padding=(0, 2))
     table.add_column(min_width=14, no_wrap=True, style="dim")
     table.add_column(overflow="fold")
     for name, text in lines:
-        table.add_row(Text(name), Text(text))
+        table.add_row(shown(name), shown(text))
     return table
 
 
 def headline(story: Story) -> Text:
     """The verdict in a line."""
     reason, split = story.rows[0].reason, story.rows[0].row["split"]
-    return Text(f"{story.id}: ", style="bold").append(
+    return shown(f"{story.id}: ", style="bold").append(
         f"rejected from {split}, {reason}" if reason else f"kept in {split}", style="bold red" if reason else "bold green"
     )
 
@@ -175,7 +181,7 @@ def attempt_table(attempts: Iterable[Attempt]) -> Table:
         table.add_column(name, justify=justify, overflow="fold", header_style="dim")  # type: ignore[arg-type]
     for attempt in attempts:
         cells: tuple[Any, ...] = (attempt.mode, attempt.number, short(attempt.verdict, LINE), attempt.tokens)
-        table.add_row(*(Text(str(cell)) for cell in cells), Text(short(attempt.text, LINE)))
+        table.add_row(*(shown(str(cell)) for cell in cells), shown(short(attempt.text, LINE)))
     return table
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from bimode.control_characters import printable
+
 PLAIN_EVERY_S = 5.0
 SLOW_S = 1.0
 LEAST_S = 0.5  # over which a rate says something
@@ -16,7 +18,7 @@ LEAST_S = 0.5  # over which a rate says something
 
 def say(text: str) -> None:
     """One line for the user, on stderr, so that stdout stays free for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -157,7 +159,7 @@ def _rich_bar(name: str, total: int, unit: str) -> Iterator[Bar]:
         def advance(self, units: int = 1, note: str = "") -> None:
             self.done += units
             if told := note or new_and_kept(self.done - self.were_there, self.were_there):
-                progress.update(task, note=told)
+                progress.update(task, note=printable(told))
             progress.advance(task, units)
 
         def kept(self, units: int) -> None:

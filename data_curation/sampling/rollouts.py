@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from bimode.curate_config import RolloutSampling
 from bimode.dataset import Row, row_prompt
-from bimode.errors import RowNote
+from bimode.errors import RowNote, UnjudgedError
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt
 from bimode.rundir import digest_json
@@ -166,7 +166,11 @@ def _rollouts(empty: Sequence[Rollout], prompt: Prompt, result: GenerationResult
 
 def judged(blank: Rollout, prompt: Prompt, response: Completion) -> Rollout:
     """`blank` with a response and its verdict."""
-    return replace(blank, passed=is_right(response, prompt), num_tokens=response.num_tokens, text=response.text)
+    try:
+        passed = is_right(response, prompt)
+    except UnjudgedError as error:
+        return replace(blank, error=str(error)[:MAX_ERROR])
+    return replace(blank, passed=passed, num_tokens=response.num_tokens, text=response.text)
 
 
 def _run_engine(files: Sequence[Path], wanted: Sequence[list[Row]], tagger: Tagger, folder: Path) -> Iterator[int]:

@@ -21,6 +21,7 @@ from bimode.errors import RowNote
 from bimode.prompt_limits import PromptModel
 from bimode.records import Sample
 from bimode.rundir import digest_json
+from bimode.verify import new_budget
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.filters import filter_row
 from data_curation.repeats.fingerprints import answer_key, content_key, question_key
@@ -83,6 +84,7 @@ def write_candidates(
     shard: Shard, file: Path, config: CurateConfig, model: PromptModel | None = None
 ) -> int:
     """Writes the candidates of `shard` to `file`; returns how many rows there are."""
+    new_budget()
     partial, count = file.with_name(f".{file.name}-{digest_json(str(shard.settings))[:8]}"), 0
     try:
         with pq.ParquetWriter(partial, CANDIDATE_SCHEMA, compression="zstd") as writer:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from bimode.control_tokens import OURS, ControlTokens
 from bimode.curate_config import CurateConfig
 from bimode.dataset import PROMPT_COLUMNS, Row, row_prompt
+from bimode.errors import UnjudgedError
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest
 from bimode.rundir import digest_json
@@ -35,7 +36,7 @@ from data_curation.tags.tagging import ALIVE_TRAIN
 from data_curation.traces.checks import check_trace
 from data_curation.traces.penalty import penalties_of, score_rows
 
-RIGHT, WRONG, CUT_OFF = "right", "wrong", "cut_off"  # verdicts on a reply
+RIGHT, WRONG, CUT_OFF, UNJUDGED = "right", "wrong", "cut_off", "unjudged"  # verdicts on a reply
 NO_TRACE = "no_trace"
 CHOSEN = ("file", "row", "id", "content", "question", "answer", "verifier", "verifier_args", "mode")  # what checks need
 FOUND = [(name, pa.string()) for name in ("trace", "trace_source", "reason", "detail")]
@@ -86,7 +87,10 @@ class Teacher:
     def verdict(self, row: Row, completion: Completion) -> str:
         if not completion.finished:
             return CUT_OFF
-        return RIGHT if is_right(completion, row_prompt(row)) else WRONG
+        try:
+            return RIGHT if is_right(completion, row_prompt(row)) else WRONG
+        except UnjudgedError:
+            return UNJUDGED
 
     def sound(self, row: Row, reply: Reply) -> bool:
         return self.outcome(row, reply) == RIGHT

@@ -10,7 +10,8 @@ import pytest
 
 from bimode.errors import ConfigError
 from bimode.modes import Mode, render_response
-from bimode.verify import PUZZLES, final_answer, is_correct
+from bimode.verifier_args import PUZZLES
+from bimode.verify import final_answer, is_correct
 from data_curation.sources.families.text import TASKS
 
 DIRECT = "\n\n</think>\n\n"
@@ -92,9 +93,12 @@ def test_reasoning_gym_scores_its_own_entries_and_partial_credit_is_wrong(seed: 
     assert not is_correct(DIRECT + "7777777", entry["answer"], "reasoning_gym", args)
 
 
-def test_a_scorer_that_raises_means_wrong() -> None:
-    entry = {"answer": None, "question": "q", "metadata": {"source_dataset": "leg_counting"}}
-    assert not is_correct(DIRECT + "seven", "7", "reasoning_gym", json.dumps({"entry": entry}))
+@pytest.mark.parametrize("task", PUZZLES)
+def test_a_scorer_that_raises_means_wrong(task: str) -> None:
+    """Also where what it was asked is no number at all, and the next answer has a verdict."""
+    entry = {"answer": "7", "question": "q", "metadata": {"source_dataset": task}}
+    for stated, right in (("seven", False), ("1e999999999", False), ("\ud800", False), ("7", True)):
+        assert is_correct(DIRECT + stated, "7", "reasoning_gym", json.dumps({"entry": entry})) is right
 
 
 @pytest.mark.parametrize("task", ["bitwise_arithmetic", "polynomial_multiplication", "simple_integration", "countdown", "", None])

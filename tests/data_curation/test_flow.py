@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.curate_config import FilterConfig, SourceConfig
-from bimode.dataset import read_prompts
 from bimode.errors import ConfigError, StarvedError
 from bimode.modes import Mode
+from bimode.prompts import read_prompts
 from data_curation import store as module
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, training_rows

@@ -16,12 +16,12 @@ from PIL import Image
 
 from bimode.curate_config import Layout, SourceConfig
 from bimode.records import Sample
+from bimode.row_check import MAX_TEXT
 from bimode.verify import is_correct
 from data_curation.sources.files import list_files
 from data_curation.sources.layouts import read_samples, source_name, to_sample
 from data_curation.sources.readers import split_file
 from data_curation.sources.refusal import Refusal
-from data_curation.validate import MAX_TEXT
 
 OURS = {name: name for name in ("question", "answer", "images", "trace", "choices", "id", "task", "level")}
 

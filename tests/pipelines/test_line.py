@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.codec import Codec, load_model
-from bimode.dataset import read_prompts
+from bimode.prompts import read_prompts
 from tests.cluster.hand_started import HandStarted
 
 REPO = Path(__file__).resolve().parent.parent.parent

@@ -9,9 +9,9 @@ import base64
 import math
 from decimal import Decimal
 
+from bimode.row_check import MAX_TEXT
 from data_curation.sources.files import ReadImage
 from data_curation.sources.readers import Record
-from data_curation.validate import MAX_TEXT
 
 MAX_IMAGES = 32  # that are read of a record; what an engine takes is `bimode.prompt_limits`
 MAX_CHOICES = 26

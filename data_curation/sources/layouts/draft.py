@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from bimode.answer_reader import LEAD_IN, read_number
 from bimode.curate_config import SourceConfig
+from bimode.errors import UnjudgedError
 from bimode.modes import THINK_CLOSE, THINK_OPEN
 from bimode.records import IMAGE_MARKER, Sample
+from bimode.row_check import MAX_TEXT
 from bimode.verify import OPEN, is_correct
 from data_curation.sources.layouts.cells import BAD, LETTERS, Refused
-from data_curation.validate import MAX_TEXT
 
 MAX_DIGITS = 100  # of an integer answer
 MAX_WORD = 40  # characters of an answer that counts as one word
@@ -122,7 +123,10 @@ def _verifier_for(draft: Draft, is_exact_integer: bool) -> str:
 
 
 def _passes(answer: str, verifier: str) -> bool:
-    return is_correct(f"{THINK_CLOSE}{answer}", answer, verifier, "{}")
+    try:
+        return is_correct(f"{THINK_CLOSE}{answer}", answer, verifier, "{}")
+    except UnjudgedError as error:
+        raise Refused("answer_fails", str(error)) from None
 
 
 def _guess_rate(draft: Draft) -> float:
