@@ -392,9 +392,10 @@ def test_every_pattern_is_linear_in_the_text() -> None:
 def test_the_digest_of_kept_verdicts_covers_all_code_that_judges(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from bimode import math_judge, modes, verify
+    from bimode import math_judge, modes, verifier_args, verify
 
     read: list[str] = []
     monkeypatch.setattr(verify, "digest_path", lambda path: read.append(str(path)))
     code_digest.__wrapped__()
-    assert set(read) == {module.__file__ for module in (verify, answer_reader, math_judge, modes)}
+    judging = (verify, verifier_args, answer_reader, math_judge, modes)
+    assert set(read) == {module.__file__ for module in judging}
