@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,3 +108,19 @@ def test_a_puzzle_is_scored_in_a_child_with_the_same_bounds() -> None:
     assert not judge.solves("8", "chain_sum", "7") and not judge.solves("17", "leg_counting", "7")
     assert resource.prlimit(judge._child.pid, resource.RLIMIT_AS) == (math_judge.MEMORY, math_judge.MEMORY)
     end(judge)
+
+
+def test_sympy_evaluates_no_text_in_the_child(tmp_path: Path) -> None:
+    """Its own `sympify` and `parse_expr` would; only a grammar of LaTeX is meant to read formulas."""
+    mark = tmp_path / "ran"
+    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+    tried = (
+        "import sympy; from bimode.math_judge import _maths_scorer; passes = _maths_scorer()\n"
+        f"print(passes({code!r}, '1'), passes('2^3', '8'))\n"
+        f"for read in (sympy.sympify, sympy.parse_expr):\n"
+        f"    try: read({code!r})\n"
+        "    except (SyntaxError, sympy.SympifyError): print('refused')\n"
+    )
+    found = subprocess.run([sys.executable, "-c", tried], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == ["False True", "refused", "refused"]
+    assert not mark.exists()

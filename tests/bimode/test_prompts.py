@@ -205,11 +205,11 @@ def judge(row: Row, prompt: Prompt, stated: str) -> None:
 
 
 def test_fuzzed_rows_are_refused_or_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """600 of them, one of which would keep the maths verifier busy for ever; nothing is run or written."""
+    """400 of them, one of which would keep the maths verifier busy for ever; nothing is run or written."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(math_judge, "SECONDS", 1.0)
-    reasons, _ = fuzz(600, seed=0)
-    assert reasons[""] > 30 and {"bad_schema", "unknown_verifier", "answer_type", "long_answer"} <= reasons.keys()
+    reasons, _ = fuzz(400, seed=0)
+    assert reasons[""] > 20 and {"bad_schema", "unknown_verifier", "answer_type", "long_answer"} <= reasons.keys()
     assert not list(tmp_path.iterdir())
 
 
