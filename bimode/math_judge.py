@@ -35,6 +35,8 @@ LOSS_SHARE = 50  # or one of so many, if that is more
 # Compared as text: math-verify adds "5 6", multiplies "1.2.3", and takes "101_2" for 101.
 UNREADABLE = re.compile(r"\d\s+\d|\d\.\d+\.\d|\.\.|\d_")
 EXPONENT = re.compile(r"(\d)[eE]([+-]?\d+)")  # math-verify takes the e of 1e-7 for Euler's number
+# What sympy makes of a number of the grammar, and of the names of its own units; no call, no attribute
+HARMLESS = re.compile(r"[+-]? ?(?:Integer|Float|Symbol) ?\('?[\w.+-]+'? ?\)\s*|[A-Za-z]\w*\s*")
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 
 
@@ -155,9 +157,11 @@ def _puzzle_scorer() -> Callable[[str, str, str], bool]:
 
 def _maths_scorer() -> Callable[[str, str], bool]:
     from math_verify import grader, verify
+    from sympy.parsing import sympy_parser
 
     for name in ("math_verify.parser", "math_verify.grader"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each warns on every call that its own limit is off
+    sympy_parser.eval_expr = partial(_evaluate_harmless, sympy_parser.eval_expr)
     compare = grader.sympy_numeric_eq
     grader.sympy_numeric_eq = partial(_equal_values, compare)
 
@@ -168,6 +172,13 @@ def _maths_scorer() -> Callable[[str, str], bool]:
         return bool(verify(_parsed(answer), _parsed(stated), timeout_seconds=None))
 
     return passes
+
+
+def _evaluate_harmless(evaluate: Callable[..., Any], code: str, *scope: Any) -> Any:
+    """Evaluates the Python that sympy makes of a text if it is one number or name, and nothing else."""
+    if HARMLESS.fullmatch(code) is None:
+        raise SyntaxError("only numbers and names are evaluated")
+    return evaluate(code, *scope)
 
 
 SCORERS: dict[str, Callable[[], Callable[..., bool]]] = {

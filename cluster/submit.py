@@ -33,7 +33,7 @@ ANSWER_S = 30.0
 LAST_STATUS_S = 15.0
 LAST_CHARS = 20_000  # of a log that are remembered
 UNKNOWN = 130  # exit code: how the job ends is not known
-TAGS = re.compile(r"(?s)<style.*?</style>|<[^>]+>")  # of the page that a proxy answers with
+TAGS = re.compile(r"(?s)<style.*?</style>|<[^<>]+>")  # of the page that a proxy answers with
 # Of each .gitignore of the checkout, twice, and of how a connection was closed.
 TALKATIVE = ("ray._private.runtime_env.packaging", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 LOCAL_DASHBOARD = "http://127.0.0.1:8265"
@@ -147,8 +147,8 @@ def _answering(url: str) -> Iterator[None]:
     except ConnectionError:
         raise ConfigError("--address", url, "no Ray dashboard answers there; start one with ray start --head") from None
     except (RayError, RuntimeError, ValueError) as error:  # another server, another token, an upload that is too large
-        why = " ".join(TAGS.sub(" ", str(error)).split())
-        if re.search(r"(?i)auth\w*.{0,80}token|token.{0,80}auth", why):
+        why = " ".join(TAGS.sub(" ", str(error)[:LAST_CHARS]).split())
+        if re.search(r"(?i)auth.{0,100}token|token.{0,80}auth", why):
             fix = "takes no job from this shell; where its nodes have a token, set RAY_AUTH_MODE=token and their RAY_AUTH_TOKEN"
             raise ConfigError("--address", url, fix) from None
         if "No available agent" in why:

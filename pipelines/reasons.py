@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 CAUSE = "The above exception was the direct cause of the following exception:"
 CONTEXT = "During handling of the above exception, another exception occurred:"
-CHAINED = re.compile(f"\n+({re.escape(CAUSE)}|{re.escape(CONTEXT)})\n+")
+CHAINED = re.compile(f"(?<!\n)\n++({re.escape(CAUSE)}|{re.escape(CONTEXT)})\n+")
 HEADER = "ray::"  # begins the line that says in which task of Ray it was
 FRAME = re.compile(r"  File |\s+[\^~]+$")  # a file, or the marks below a line of code
 HANDED_ON = re.compile(rf"^  File |{HEADER}", re.MULTILINE)  # in an error's text: it came from another process

@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 from data_curation.traces.written_steps import wrong_written_step
 
-MODULUS = re.compile(r"\bremainder\b[^.?]*\bby (\d{1,9})\b")
+SENTENCE_END = re.compile(r"[.?]")
+REMAINDER = re.compile(r"\bremainder\b")
+DIVISOR = re.compile(r"\bby (\d{1,9})\b")
 STEP = re.compile(r"(?:(-?\d{1,18}) )?([-+x,]) (-?\d{1,18}) > (-?\d{1,18})")
 SO = re.compile(r";\s*so (-?\d{1,18})\s*\.?\s*$")
 GIVES: dict[str, Callable[[int, int], int]] = {
@@ -26,10 +28,18 @@ def wrong_step(trace: str, question: str = "") -> str:
     """The first wrong step of `trace`, as it stands there; empty if none is."""
     stated = SO.search(trace)
     if stated and STEP.search(trace):
-        modulus = MODULUS.search(question)
-        return _wrong_in_ours(trace, int(stated[1]), int(modulus[1]) if modulus else 0)
+        return _wrong_in_ours(trace, int(stated[1]), _modulus(question))
     lines = ANNOTATION.sub("\n", trace).splitlines()
     return next((step for line in lines if (step := wrong_written_step(line))), "")
+
+
+def _modulus(question: str) -> int:
+    """The number that `question` wants the remainder by; 0 if it wants none."""
+    for sentence in SENTENCE_END.split(question):
+        _, *behind = REMAINDER.split(sentence, 1)
+        if divisors := DIVISOR.findall("".join(behind)):
+            return int(divisors[-1])
+    return 0
 
 
 def _wrong_in_ours(trace: str, stated: int, modulus: int) -> str:

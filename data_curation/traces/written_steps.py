@@ -21,7 +21,7 @@ BY_FRACTION = re.compile(r"\u00f7 ?(\d+/\d+)")  # 14 divided by 1/2 is 28
 SPELLINGS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "$": None, "\u20ac": None, "\u00a3": None})
 TIMES = re.compile(r"(?<=[\d)]) ?[xX\u00b7] ?(?=[\d(])")
 TOKEN = re.compile(
-    r"(?P<commas>\d[\d.]*(?:,\d[\d.]*)+%?)"  # 1,5 is two numbers, or one and a half
+    r"(?P<commas>(?<![\d.])\d[\d.]*+(?:,\d[\d.]*+)+%?)"  # 1,5 is two numbers, or one and a half
     r"|(?P<num>\d{1,18}(?:\.\d{1,9})?%?|\.\d{1,9}%?)|(?P<op>[-+*/])|(?P<par>[()])|(?P<eq>(?<![=!<>])=(?!=))|(?P<word>\w+|\S)"
 )
 SIDE = ("num", "op", "par")

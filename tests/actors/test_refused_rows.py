@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from actors.rollout_worker import RolloutWorker
 from actors.sequences import Tokenize
+from bimode.dataset import SCHEMA
 from bimode.errors import ConfigError
 from bimode.modes import Mode, render_response
 from tests.rows import asked, reading_worker
@@ -40,6 +42,19 @@ def test_a_prompt_that_is_refused_costs_its_own_requests(
     assert [(result.completions, result.refused) for result in results] == [((), says)] * 2
 
 
+@pytest.fixture(scope="module")
+def tokenize(tiny_llava: Path) -> Tokenize:
+    return Tokenize(tiny_llava, mask_empty_think=False)
+
+
+def test_a_prompt_whose_row_was_refused_is_not_generated_for(worker: RolloutWorker) -> None:
+    """`bimode.prompts` leaves nothing in it but why; what stands beside it in the lease is encoded."""
+    request = asked("what ?")
+    refused = replace(request, prompt=replace(request.prompt, question="", refused="empty_answer"))
+    _, found = worker._encode_all([request, refused])
+    assert found == {refused.prompt: "empty_answer"}
+
+
 def row(question: str, response: str) -> dict[str, Any]:
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
     return {
@@ -64,13 +79,38 @@ def row(question: str, response: str) -> dict[str, Any]:
     ],
 )
 def test_annealing_refuses_a_row_by_its_id(
-    tiny_llava: Path, question: str, trace: str, answer: str, says: str
+    tokenize: Tokenize, question: str, trace: str, answer: str, says: str
 ) -> None:
     """A trace with an end of turn in its middle taught the model to stop there."""
-    tokenize = Tokenize(tiny_llava, mask_empty_think=False)
     sound = row("what is the number ?", render_response(Mode.THINKING, "look : 3", "8"))
     assert tokenize(pa.Table.from_pylist([sound])).num_rows == 1
     wrong = row(question, render_response(Mode.THINKING, trace, answer))
     with pytest.raises(ConfigError) as refused:
         tokenize(pa.Table.from_pylist([sound, wrong]))
     assert str(refused.value) == f"row q-7-thinking.{says} {CONTROL}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"messages": []}, "data = bad_schema: messages: no turn"),
+        ({"messages": None}, "data = bad_schema: messages: NoneType instead of a list"),
+        ({"prompt": []}, "data = empty_question: "),
+        ({"parent_ids": None}, "data = bad_schema: parent_ids: NoneType instead of a list"),
+        ({"format": None}, "data = bad_schema: format: NoneType instead of text"),
+        ({"images": [{"bytes": b"x", "path": ""}]}, "data = marker_mismatch: 0 markers, 1 images"),
+        ({"pass_rate_direct": 1e9}, "data = bad_schema: pass_rate_direct: float instead of a number"),
+        ({"prompt": [{"role": "user", "content": "what \x9b2J ?"}]}, "data = bad_schema: prompt: content"),
+    ],
+)
+def test_a_row_that_cannot_be_made_a_sequence_is_one_line(
+    tokenize: Tokenize, changes: dict[str, Any], says: str
+) -> None:
+    """Each was a TypeError or IndexError with a stack, somewhere in a worker."""
+    sound = row("what is the number ?", render_response(Mode.THINKING, "look : 3", "8"))
+    empty = pa.Table.from_pylist([sound]).schema.empty_table()
+    schema = empty.schema.set(5, SCHEMA.field("images")).set(6, SCHEMA.field("pass_rate_direct"))
+    table = pa.Table.from_pylist([sound | changes], schema=schema)
+    with pytest.raises(ConfigError) as refused:
+        tokenize(table)
+    assert str(refused.value).startswith(f"row q-7-thinking.{says}")

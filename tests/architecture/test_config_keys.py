@@ -22,6 +22,7 @@ ARGUMENTS = {"recipe", "RECIPE", "DIR", "ID", "RAY_ADDRESS", "HOME", "--host and
 ROLES = {"model", "data", "tokenizer"}  # of what is given; whoever was given it puts the flag or the key in its place (`keyed`)
 INNER = {
     "bimode/verify.py": {"verifier"},  # of a row, which is refused for it
+    "bimode/verifier_args.py": {"verifier_args"},
     # of a request, whose recipe's schema refuses such a value; a prompt is refused by its id
     "actors/rollout_worker.py": {"max_tokens", "prompt ID"},
     "actors/sequences.py": {"row ID"},

@@ -1,9 +1,8 @@
 r"""Answers that must be right and answers that must be wrong: what models write, and its neighbors.
 
 A false positive rewards what is wrong in every step of a run,
-so the wrong pairs are many: seeds written by hand, each
-with every way of listing, doubting, scaling or extending an answer. The tables are fixed,
-and no pair is in them twice.
+so the wrong pairs are many: seeds written by hand, each with every way of listing, doubting,
+scaling or extending an answer. The tables are fixed, and no pair is in them twice.
 """
 
 from __future__ import annotations
@@ -392,9 +391,10 @@ def test_every_pattern_is_linear_in_the_text() -> None:
 def test_the_digest_of_kept_verdicts_covers_all_code_that_judges(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from bimode import math_judge, modes, verify
+    from bimode import math_judge, modes, verifier_args, verify
 
     read: list[str] = []
     monkeypatch.setattr(verify, "digest_path", lambda path: read.append(str(path)))
     code_digest.__wrapped__()
-    assert set(read) == {module.__file__ for module in (verify, answer_reader, math_judge, modes)}
+    judge = (verify, verifier_args, answer_reader, math_judge, modes)
+    assert set(read) == {module.__file__ for module in judge}

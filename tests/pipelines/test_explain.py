@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 from dataclasses import replace
@@ -10,8 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from pipelines.cli import exit_code
+from pipelines.explain import grid, shown
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_curation"))
 from curated_run import DIGITS, HASH, Curated, curate, reject
@@ -109,3 +112,12 @@ def test_a_directory_that_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.C
     assert exit_code(["explain", str(tmp_path), "a"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "has no curate/data" in line
+
+
+def test_a_terminal_obeys_no_text_of_a_row() -> None:
+    """A title for the window, a cleared screen, an answer that is read backwards; in one character too."""
+    out = io.StringIO()
+    hostile = "8\x1b]0;root\x07 \x9b2J \u202e51"
+    Console(file=out, width=200).print(grid([("verifier", hostile)]), shown(hostile))
+    assert out.getvalue().isascii() and "\x1b" not in out.getvalue() and "\x07" not in out.getvalue()
+    assert out.getvalue().count(r"8\x1b]0;root\x07 \x9b2J \u202e51") == 2
