@@ -8,20 +8,18 @@ half a second.
 
 from __future__ import annotations
 
-import os
 import pickle
 import resource
-import select
 import signal
-import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TypeVar
+from socket import socketpair
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,22 +27,22 @@ import pyarrow.parquet as pq
 from bimode.errors import BimodeError
 
 T = TypeVar("T")
+Child = tuple[subprocess.Popen[bytes], Connection]
 
-MEMORY = 896 << 20  # bytes that a child may allocate, besides what `allow` adds
-SECONDS = 60.0  # for the next item, or for a child's start
+MEMORY = 896 << 20  # bytes that a child may allocate, besides what `allow_for` adds
 MAX_PAGE = 1 << 31  # bytes of a page of Parquet
-BATCH_ROWS, BATCH_BYTES = 64, 64 << 20
+SECONDS = 60.0  # for the next item, or for a child's start
 MAX_VALUES = 1 << 18  # of an item; more would take a gigabyte as Python objects
 MAX_BYTES = 128 << 20  # of an item's texts and bytes
-SENT_BYTES, SENT_ITEMS = 4 << 20, 64  # before a child waits to be asked for more
-ITEM, PAUSE, END = range(3)  # kinds of messages
-LENGTH = struct.Struct("<Q")
-KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # by somebody else
+BATCH_ROWS, BATCH_BYTES = 64, 64 << 20
+SENT_ITEMS, SENT_BYTES = 64, 4 << 20  # before a child waits to be asked for more
+ITEM, PAUSE, END, DIED, STUCK = range(5)  # kinds of messages, and what comes in their place
 SENT_ERRORS = (
     BimodeError, pa.ArrowException, OSError, ValueError, EOFError, OverflowError, RecursionError,
     MemoryError,
 )  # fmt: skip
-IDLE: list[subprocess.Popen[bytes]] = []
+KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # by somebody else
+IDLE: list[Child] = []
 
 
 class ChildEndedError(BimodeError, OSError):
@@ -55,52 +53,42 @@ class ChildKilledError(BimodeError, RuntimeError):
     """A child that was killed twice by something else, which says nothing about what it read."""
 
 
-class _ChildDiedError(Exception):
-    pass
-
-
-class _ChildStuckError(Exception):
-    pass
-
-
 def stream(work: Callable[..., Iterable[T]], *args: object) -> Iterator[T]:
     """Yield what ``work(*args)`` yields in a child; `work` is a function of a module.
 
-    Raises the errors in SENT_ERRORS of `work`, ChildEndedError, and ChildKilledError. A child that dies
-    is replaced once, and the second continues behind the items that have been yielded.
+    Raises the errors in SENT_ERRORS of `work`, ChildEndedError, and ChildKilledError. A child that
+    dies is replaced once, and the second continues behind the items that have been yielded.
     """
     done = 0
-    status = 0
     for _ in range(2):
-        child = _idle_child()
+        process, pipe = child = _idle_child()
         try:
-            for item in _items(child, work, args, done):
-                done += 1
-                yield item
-            return
-        except _ChildDiedError:
-            status = child.wait()
-        except _ChildStuckError:
-            raise ChildEndedError(f"its reader got no further in {SECONDS:.0f} s") from None
+            _send(pipe, (work, args, done))
+            kind = PAUSE
+            while kind == PAUSE:
+                items, kind, error = _batch(child)
+                done += len(items)
+                yield from items
+                if kind == PAUSE:
+                    _send(pipe, None)
         finally:
-            if child.poll() is None:
+            if process.poll() is None:
                 IDLE.append(child)
-    if status >= 0:  # a fault of ours, whose traceback the child has printed
-        raise RuntimeError(f"a reader ended with status {status}")
-    if status in KILLED:
+        if error is not None:
+            raise error
+        if kind == END:
+            return
+    if process.returncode >= 0:  # a fault of ours, whose traceback the child has printed
+        raise RuntimeError(f"a reader ended with status {process.returncode}")
+    if process.returncode in KILLED:
         raise ChildKilledError("a reader was killed twice: is the memory used up?")
-    raise ChildEndedError(f"its reader ended by {signal.Signals(-status).name}")
-
-
-def allow(extra: int) -> None:
-    """In a child: `extra` more bytes of memory than MEMORY, e.g. for a file that is as large."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY + extra, hard))
+    raise ChildEndedError(f"its reader ended by {signal.Signals(-process.returncode).name}")
 
 
 def allow_for(size: int) -> None:
     """In a child: the memory for a file of `size` bytes whose writer made one page of all rows."""
-    allow(4 * min(size, MAX_PAGE))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY + 4 * min(size, MAX_PAGE), most))
 
 
 def parquet_batches(
@@ -136,124 +124,80 @@ def excess(item: object) -> str:
     return f"more than {MAX_BYTES >> 20} MB" if size > MAX_BYTES else ""
 
 
-def _items(
-    child: subprocess.Popen[bytes], work: Callable[..., Any], args: tuple[object, ...], skip: int
-) -> Iterator[Any]:
-    _send(child, pickle.dumps((work, args, skip)))
-    while True:
-        batch = []  # taken whole, so that a caller who wants no more leaves nothing in the pipe
-        try:
-            kind, content = pickle.loads(_receive(child))
-            while kind == ITEM:
-                batch.append(content)
-                kind, content = pickle.loads(_receive(child))
-        except (_ChildDiedError, _ChildStuckError):
-            yield from batch
-            raise
-        yield from batch
-        if kind == END:
-            break
-        _send(child, b"")  # the next, please
-    if content is not None:
-        raise content
-
-
-def _idle_child() -> subprocess.Popen[bytes]:
+def _idle_child() -> Child:
     with suppress(IndexError):  # of an empty list
-        while (child := IDLE.pop()).poll() is not None:
+        while (child := IDLE.pop())[0].poll() is not None:
             pass
         return child
-    return subprocess.Popen(
-        [sys.executable, "-m", "bimode.limited"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pipesize=1 << 20,
-        cwd=Path(__file__).resolve().parent.parent,
-    )  # fmt: skip
+    ours, theirs = socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bimode.limited", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+            cwd=Path(__file__).resolve().parent.parent,
+        )  # fmt: skip
+    return process, Connection(ours.detach())
 
 
-def _send(child: subprocess.Popen[bytes], content: bytes) -> None:
-    assert child.stdin is not None
+def _send(pipe: Connection, order: object) -> None:
+    with suppress(BrokenPipeError):  # what is read next says that the child has died
+        pipe.send(order)
+
+
+def _batch(child: Child) -> tuple[list[Any], int, Exception | None]:
+    """The items up to a pause or the end, which of them it is, and the error that it ended in.
+
+    They are taken whole, so that a caller who wants no more leaves nothing in the pipe.
+    """
+    process, pipe = child
+    items: list[Any] = []
     try:
-        child.stdin.write(LENGTH.pack(len(content)) + content)
-    except BrokenPipeError:
-        raise _ChildDiedError from None
+        while pipe.poll(SECONDS):
+            kind, content = pipe.recv()
+            if kind != ITEM:
+                return items, kind, content
+            items.append(content)
+    except (EOFError, ConnectionResetError):
+        process.wait()
+        return items, DIED, None
+    process.kill()
+    process.wait()
+    return items, STUCK, ChildEndedError(f"its reader got no further in {SECONDS:.0f} s")
 
 
-def _receive(child: subprocess.Popen[bytes]) -> bytearray:
-    """Return one message. Raises _ChildDiedError, and _ChildStuckError after SECONDS without it."""
-    assert child.stdout is not None
-    until = time.monotonic() + SECONDS
-    try:
-        (length,) = LENGTH.unpack(_take(child.stdout, LENGTH.size, until))
-        return _take(child.stdout, length, until)
-    except _ChildStuckError:
-        child.kill()
-        child.wait()
-        raise
-
-
-def _take(pipe: IO[bytes], length: int, until: float) -> bytearray:
-    content = bytearray(length)
-    rest = memoryview(content)
-    while rest:
-        ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
-        if not ready:
-            raise _ChildStuckError
-        count = pipe.readinto(rest)  # type: ignore[attr-defined]
-        if not count:
-            raise _ChildDiedError
-        rest = rest[count:]
-    return content
-
-
-def _serve() -> None:
+def _serve(pipe: Connection) -> None:
     """The child: one piece of work after another, until its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    to_parent = os.dup(1)
-    os.dup2(2, 1)  # what a library prints is no message
-    with open(to_parent, "wb") as sink:
-        order = _read(sys.stdin.buffer)
-        while order is not None:
-            allow(0)
-            order = _obey(order, sink)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        order = pipe.recv()
+        while True:
+            allow_for(0)
+            order = _obey(pipe, *order)
 
 
-def _obey(order: bytes, sink: BinaryIO) -> bytes | None:
-    """Send what an order yields; return the order that comes behind it.
+def _obey(pipe: Connection, work: Callable[..., Any], args: tuple[Any, ...], skip: int) -> Any:
+    """Send what `work` yields behind `skip` items; return the order that comes next.
 
     After SENT_ITEMS or SENT_BYTES it waits for the parent, who may have another order by then.
     """
-    work, args, skip = pickle.loads(order)
-    error, items, size = None, 0, 0
+    error, count, size = None, 0, 0
     try:
         for item in islice(work(*args), skip, None):
-            items, size = items + 1, size + _write(sink, ITEM, item)
-            if items >= SENT_ITEMS or size >= SENT_BYTES:
-                _write(sink, PAUSE)
-                next_order = _read(sys.stdin.buffer)
-                if next_order != b"":
-                    return next_order
-                items, size = 0, 0
+            message = pickle.dumps((ITEM, item))
+            pipe.send_bytes(message)
+            count, size = count + 1, size + len(message)
+            if count >= SENT_ITEMS or size >= SENT_BYTES:
+                pipe.send((PAUSE, None))
+                order = pipe.recv()
+                if order is not None:
+                    return order
+                count, size = 0, 0
     except SENT_ERRORS as raised:
         error = raised
-    _write(sink, END, error)
-    return _read(sys.stdin.buffer)
-
-
-def _read(source: BinaryIO) -> bytes | None:
-    length = source.read(LENGTH.size)
-    return source.read(LENGTH.unpack(length)[0]) if length else None
-
-
-def _write(sink: BinaryIO, kind: int, content: object = None) -> int:
-    """Send a message; return its size in bytes."""
-    message = pickle.dumps((kind, content), protocol=pickle.HIGHEST_PROTOCOL)
-    sink.write(LENGTH.pack(len(message)))
-    sink.write(message)
-    if kind != ITEM:
-        sink.flush()
-    return len(message)
+    pipe.send((END, error))
+    return pipe.recv()
 
 
 if __name__ == "__main__":
-    _serve()
+    _serve(Connection(int(sys.argv[1])))

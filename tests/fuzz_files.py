@@ -164,8 +164,8 @@ def fuzz(name: str, content: bytes, count: int, folder: Path) -> Outcome:
     return outcome
 
 
-def _peak(child: object) -> int:
-    status = Path(f"/proc/{child.pid}/status")  # type: ignore[attr-defined]
+def _peak(child: limited.Child) -> int:
+    status = Path(f"/proc/{child[0].pid}/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM")), 0)
 

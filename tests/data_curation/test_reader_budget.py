@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import pytest
 from pyarrow import ipc
 
 from bimode import limited
-from bimode.curate_config import SourceConfig
+from bimode.curate_config import CurateConfig, SourceConfig
 from data_curation.sources.files import list_files
+from data_curation.sources.ingest import ingest
 from data_curation.sources.layouts import read_samples
+from data_curation.sources.listing import file_shards, list_sources
 from data_curation.sources.readers import FEW_ROWS, FilePart, Record, read_records, split_file
 from data_curation.sources.readers.parts import MAX_COLUMNS
 from data_curation.sources.refusal import Refusal
@@ -31,7 +34,7 @@ Rows = list[tuple[int, Record | Refusal]]
 def own_child() -> Iterator[None]:
     """A child that no test before has made large."""
     while limited.IDLE:
-        limited.IDLE.pop().kill()
+        limited.IDLE.pop()[0].kill()
     yield
 
 
@@ -39,7 +42,7 @@ def read(path: Path) -> Rows:
     """The records of `path`, read within a gigabyte."""
     parts = [part for file in list_files(str(path), "auto") for part in split_file(file, "auto")]
     rows = [each for part in parts for each in read_records(part)]
-    (child,) = limited.IDLE
+    ((child, _),) = limited.IDLE
     status = Path(f"/proc/{child.pid}/status").read_text()
     peak = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     assert int(peak.split()[1]) < 1 << 20, peak  # kB
@@ -72,10 +75,10 @@ def repeated(size: int, rows: int) -> pa.Array:
 
 def test_a_dictionary_value_that_many_rows_refer_to(tmp_path: Path) -> None:
     """1,400 bytes, of which 64 rows at once took 5.1 GB."""
-    path = write_parquet(tmp_path / "a.parquet", repeated(15 * MB, 64).cast(pa.binary()))
+    path = write_parquet(tmp_path / "a.parquet", repeated(10 * MB, 64).cast(pa.binary()))
     assert path.stat().st_size < 2000
     rows = read(path)
-    assert [len(record["q"]) for _, record in rows] == [15 * MB] * 64  # type: ignore[index]
+    assert [len(record["q"]) for _, record in rows] == [10 * MB] * 64  # type: ignore[index]
 
 
 def refusal_of(rows: Rows) -> str:
@@ -132,7 +135,7 @@ def test_rows_that_are_there_are_read_however_many(tmp_path: Path) -> None:
 def test_a_line_of_millions_of_values_costs_itself(tmp_path: Path, item: str) -> None:
     """31 MB of `{}` took a gigabyte."""
     path = tmp_path / "a.jsonl"
-    line = f'{{"a":[{item * (20 * MB // len(item))}1]}}'
+    line = f'{{"a":[{item * (16 * MB // len(item))}1]}}'
     path.write_text(f'{line}\n{{"b":1}}\n')
     (_, refusal), row = read(path)
     assert isinstance(refusal, Refusal) and refusal.reason == "bad_record" and row == (1, {"b": 1})
@@ -152,7 +155,7 @@ def test_blanks_are_passed_at_once(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b"[" + b" ," * (10 * MB) + b'{"a": 1}]'))
     list(limited.stream(split_file, list_files(str(path), "auto")[0], "auto"))  # starts the child
     assert read(path) == [(0, {"a": 1})]
-    child = limited.IDLE[-1]
+    child, _ = limited.IDLE[-1]
     fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
     seconds = int(fields[11]) / os.sysconf("SC_CLK_TCK")
     assert seconds < 3
@@ -187,21 +190,38 @@ def test_an_honest_file_of_large_rows_is_read(tmp_path: Path, kind: str) -> None
     assert count == len(pictures)
 
 
+def test_a_hostile_file_beside_an_honest_one_takes_no_run_with_it(ray_local: Any, tmp_path: Path) -> None:
+    """In a task of Ray: one that is killed is tried again, and again, and ends the job."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    texts = [f"What is {at} + 1?" for at in range(30)]
+    honest = pa.table({"question": texts, "answer": [str(at + 1) for at in range(30)]})
+    pq.write_table(honest, folder / "honest.parquet")
+    write_parquet(folder / "hostile.parquet", zeros(500 * MB), use_dictionary=False, write_statistics=False)
+    source = SourceConfig(path=str(folder), columns={"question": "question", "answer": "answer"})
+    config = CurateConfig(sources=(source,))
+    listed = list_sources(config.sources, tmp_path / "sources.json")
+    files = ingest(file_shards(config.sources, listed), config, tmp_path / "made", lambda done: None)
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    reasons = Counter(row["reason"] for row in rows)
+    assert reasons == {"": 30, "unreadable_file": 1}
+    assert [row["source_refs"] for row in rows if row["reason"]] == [["hostile.parquet#0"]]
+
+
 def test_a_reader_that_dies_costs_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a task of Ray it would be tried again, and take the run with it."""
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps({"question": f"q{at}", "answer": "1"}) for at in range(200)))
     (file,) = list_files(str(path), "auto")
     part = FilePart(file, "jsonl", 0, None)
-    kill_at_second_message = limited._send
+    take = limited._batch
 
-    def send(child: Any, content: bytes) -> None:
-        if content == b"":
-            child.send_signal(11)
-            child.wait()
-        kill_at_second_message(child, content)
+    def take_and_kill(child: limited.Child) -> Any:
+        taken = take(child)
+        child[0].send_signal(11)
+        return taken
 
-    monkeypatch.setattr(limited, "_send", send)
+    monkeypatch.setattr(limited, "_batch", take_and_kill)
     source = SourceConfig(path=str(path), columns={"question": "question", "answer": "answer"})
     *samples, refusal = read_samples(part, source)
     assert len(samples) == 128  # 64 of the first child, 64 more of the second

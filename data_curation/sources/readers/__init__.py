@@ -18,7 +18,7 @@ from data_curation.sources.refusal import Refusal
 
 __all__ = ["FilePart", "Read", "Record", "columns_of", "read_records", "reference", "split_file"]
 
-FEW_ROWS = 100_000  # that a file may have whatever its size: equal rows compress to nothing
+FEW_ROWS = 50_000  # that a file may have whatever its size: equal rows compress to nothing
 READERS: dict[str, Reader] = {
     "parquet": read_parquet,
     "jsonl": read_jsonl,
