@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -23,8 +24,16 @@ def device() -> torch.device:
 
 
 def listen(host: str, world: int) -> dist.TCPStore:
-    """Opens the store where `world` processes will meet, on a port that the system gives and that stays taken from here on."""
-    return dist.TCPStore(host, 0, world, is_master=True, wait_for_workers=False)
+    """Opens the store where `world` processes will meet, on a port that the system gives and that stays taken from here on.
+
+    The store asks for no password, and by itself it would listen on every address of the machine.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, 0), family=family)
+    port = listener.getsockname()[1]
+    return dist.TCPStore(
+        host, port, world, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
 
 
 def connect(address: str, world: int) -> dist.TCPStore:

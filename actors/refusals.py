@@ -29,6 +29,7 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, Medi
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decides what it drops
 
+from actors import replica_port as replica_port  # closes a port, in each replica
 from actors.chat_request import ChatRequest
 from bimode.control_tokens import ControlTokens
 from bimode.pictures import PictureError, open_picture, picture_header

@@ -10,6 +10,7 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import make_fastapi_ingress
 
+from actors import replica_port as replica_port
 from actors import thinking_parser
 from actors.refusals import ThinkingIngress, make_app, template_keys
 from actors.vllm_engine import implementation

@@ -121,7 +121,8 @@ def start_local(environment: Mapping[str, str], **settings: Any) -> None:
     import ray
 
     check_home()
-    environment = {**environment, **LOOPBACK, "RAY_TMPDIR": str(temporary_folder())}
+    folder = str(temporary_folder())
+    environment = {**environment, **LOOPBACK, "RAY_TMPDIR": folder, "VLLM_RPC_BASE_PATH": folder}
     for is_last in (False, True):
         before = set(_children(recursive=True))
         try:

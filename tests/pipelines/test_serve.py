@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -83,6 +84,16 @@ def server(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with Running(("-m", "pipelines.serve", "--model", str(model), "--port", str(port)), log) as running:
         running.wait_until(lambda: "serve: ready" in log.read_text(), timeout=400)
         yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0), running
+
+
+def test_what_is_served_listens_on_this_machine_alone(server: tuple[Any, Running]) -> None:
+    """Each replica had a port on every address that unpickled what it was sent, without a token."""
+    _, running = server
+    running.note_tree()
+    pids = {running.process.pid, *(process.pid for process in running.tree)}
+    found = [c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in pids]
+    assert len(found) > 5
+    assert [c.laddr for c in found if not c.laddr.ip.removeprefix("::ffff:").startswith("127.")] == []
 
 
 def ask(client: Any, question: str, mode: str, stream: bool) -> tuple[str | None, str | None]:
