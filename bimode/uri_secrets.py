@@ -15,7 +15,7 @@ FIX = (
 )
 PLACES = ("abfs", "abfss", "hdfs", "viewfs")  # schemes whose `name@` names a container or an account
 WEB = ("http", "https")  # schemes whose `host:8265/` names a port
-URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://(.*)", re.DOTALL)
 PARAMETER = re.compile(r"([?&;#])([^=?&;#]+)=([^&;#]*)")
 SECRET_NAME = re.compile(
     "(secret|secretkey|accesskey|accesskeyid|accessid|accountkey|privatekey|apikey|token|password"
