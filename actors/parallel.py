@@ -24,9 +24,10 @@ def device() -> torch.device:
 
 
 def listen(host: str, world: int) -> dist.TCPStore:
-    """Opens the store where `world` processes will meet, on a port that the system gives and that stays taken from here on.
+    """Opens the store where `world` processes will meet, on a port that the system gives.
 
-    The store asks for no password, and by itself it would listen on every address of the machine.
+    The port stays taken from here on. The store asks for no password, and by itself it would
+    listen on every address of the machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, 0), family=family)

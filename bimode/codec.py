@@ -18,7 +18,6 @@ from bimode.model_files import check_model_files, foreign
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
 from bimode.pictures import open_picture
 from bimode.records import IMAGE_MARKER
-from bimode.template import CHAT_TEMPLATE
 from bimode.template_check import check_templates
 
 if TYPE_CHECKING:
@@ -75,8 +74,8 @@ def load_model(path: Path, dtype: Any) -> Any:
 
 def save_model(model: Any, path: Path, weights: Mapping[str, Any] | None = None) -> None:
     """`model` (with `weights` instead of its own) as safetensors in `path`, which others may read as they may all else of a run:
-    safetensors gives them no permission, so that nobody but who had trained a model could serve it. Names of code that its base
-    had are left out."""
+    safetensors gives them no permission, so that nobody but who had trained a model could serve it.
+    The names of code that its base had are left out."""
     vars(model.config).pop("auto_map", None)
     model.save_pretrained(path, state_dict=weights)
     for file in path.glob("*.safetensors"):
@@ -110,7 +109,9 @@ class Codec:
             loader, files = transformers.AutoProcessor, f"{files} and processor_config.json (or preprocessor_config.json)"
         unread = f"no tokenizer or processor there that transformers can read; add {files}"
         with foreign(self.path, unread):
-            found = loader.from_pretrained(self.path, local_files_only=True, trust_remote_code=False)
+            found = loader.from_pretrained(
+                self.path, local_files_only=True, trust_remote_code=False
+            )
         tokenizer = getattr(found, "tokenizer", found)
         tokenizer.init_kwargs.pop("auto_map", None)  # a copy of it names no code
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # without files it may be made empty
@@ -160,8 +161,7 @@ class Codec:
 
     def check_template(self) -> None:
         """Raise ConfigError for a chat template that takes too long or too much to render."""
-        if self.tokenizer.chat_template != CHAT_TEMPLATE:
-            check_templates(self.path, self.processor, self.tokenizer)
+        check_templates(self.path, self.processor, self.tokenizer)
 
     def prompt_text(self, question: str, num_images: int, mode: Mode = Mode.AUTO) -> str:
         """The chat prompt with the trigger of `mode`; image markers stand before the question.

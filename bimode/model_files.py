@@ -46,13 +46,14 @@ def check_model_files(path: Path) -> None:
 
 def own_code(path: Path) -> str:
     """Returns a sentence for an error if a class of the model is code in its own directory."""
-    names = [name for name in TABLES if (path / name).is_file() and "auto_map" in _table(path / name)]
+    there = [name for name in TABLES if (path / name).is_file()]
+    names = [name for name in there if "auto_map" in _table(path / name)]
     return f"; its {names[0]} has an auto_map, code of its own, which is never run" if names else ""
 
 
 @contextmanager
 def foreign(path: Path, fix: str) -> Iterator[None]:
-    """Whatever a library raises while it reads `path` becomes one line, a ConfigError of `model`."""
+    """Turns whatever a library raises while it reads `path` into a ConfigError of `model`."""
     try:
         yield
     except (BimodeError, MemoryError, PermissionError):

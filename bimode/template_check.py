@@ -18,6 +18,7 @@ from typing import Any
 
 from bimode.errors import ConfigError
 from bimode.modes import TEMPLATE_WORDS
+from bimode.template import CHAT_TEMPLATE
 
 SECONDS = 5  # of CPU
 MEMORY = 1 << 30  # bytes beside what the child has before
@@ -36,7 +37,7 @@ def check_templates(path: Path, *speakers: Any) -> None:
     for speaker in speakers:
         found = getattr(speaker, "chat_template", None) or ()
         for template in found.values() if isinstance(found, dict) else filter(None, [found]):
-            if problem := _problem(template):
+            if template != CHAT_TEMPLATE and (problem := _problem(template)):
                 fix = f"its chat template {problem}; replace it by one of this model"
                 raise ConfigError("model", path, fix)
 
