@@ -30,12 +30,13 @@ MAX_TOKENS = 100_000  # strings, brackets and commas of a JSON body
 BODY_S = 20.0  # a body may take so long, and longer at MIN_RATE
 MIN_RATE = 16 << 10  # bytes a second
 TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{,]', re.DOTALL)
-LOCAL_HOST = re.compile(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", re.ASCII | re.IGNORECASE)
+PORT = re.compile(r":\d{1,5}$", re.ASCII)
+LOCAL_NAME = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.ASCII)
 WITHOUT_KEY = ("/health",)
 UNCOUNTED = ("GET", "HEAD", "OPTIONS")  # their bodies are never read
 ASKED_METHOD = "access-control-request-method"
 RETRY = {"Retry-After": "1"}
-CLOSE = {"Connection": "close"}  # the rest of the body is not read
+CLOSE = {"Connection": "close"}  # at once: a client that is still sending may not read the answer
 LATER = "try again later"
 KINDS = {
     401: "AuthenticationError",
@@ -80,7 +81,7 @@ class TooLarge(Refusal):
 
     def __init__(self) -> None:
         fix = "send fewer or smaller pictures"
-        super().__init__(413, f"body: at most {MAX_BODY} bytes; {fix}", CLOSE)
+        super().__init__(413, f"body: at most {MAX_BODY} bytes; {fix}")
 
 
 class EndpointGuard:
@@ -94,7 +95,8 @@ class EndpointGuard:
         self, app: ASGIApp, endpoint: EndpointConfig, traffic: Traffic, track: Track
     ) -> None:
         self.app, self.endpoint, self.traffic, self.track = app, endpoint, traffic, track
-        self.is_local = endpoint.is_local
+        # keys keep out a page that rebinds its name, and a proxy sends whatever name it has
+        self.needs_own_host = endpoint.is_local and not endpoint.api_keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -124,14 +126,14 @@ class EndpointGuard:
         """Raise Refusal for headers that are too large, or that a foreign web page sent.
 
         An attacker's page may reach a local server by a name of its own that resolves to
-        127.0.0.1: only its Host header gives it away. On an open host the keys keep it out.
+        127.0.0.1: only its Host header gives it away.
         """
         if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADERS:
-            raise Refusal(431, f"headers: at most {MAX_HEADERS} bytes; send fewer", CLOSE)
+            raise Refusal(431, f"headers: at most {MAX_HEADERS} bytes; send fewer")
         hosts = headers.getlist("host")
-        host = hosts[0] if len(hosts) == 1 else ""
-        is_own = LOCAL_HOST.fullmatch(host) or host.rpartition(":")[0] == self.endpoint.host
-        if self.is_local and not is_own:
+        host = PORT.sub("", hosts[0]).lower() if len(hosts) == 1 else ""
+        is_own = LOCAL_NAME.fullmatch(host) or host == self.endpoint.host.lower()
+        if self.needs_own_host and not is_own:
             raise Refusal(403, f"Host: this server is http://127.0.0.1:{self.endpoint.port} only")
         for origin in headers.getlist("origin"):
             if origin not in self.endpoint.allow_origins:
@@ -164,7 +166,7 @@ class EndpointGuard:
         name = key_name(key.strip(), self.endpoint.api_keys) if scheme.lower() == "bearer" else ""
         if not name:
             message = "Authorization: no key of this server; send one header Authorization: Bearer KEY"
-            raise Refusal(401, message, {"WWW-Authenticate": "Bearer"} | CLOSE)
+            raise Refusal(401, message, {"WWW-Authenticate": "Bearer"})
         self.traffic.requests_by_key[name] += 1
         logger.info("%s %s: key %s", scope["method"], path, name)
 
@@ -196,7 +198,7 @@ class EndpointGuard:
         """Raise Refusal unless a request may run or wait."""
         if self.traffic.is_draining:
             message = "the server is stopping; send the request to another one, or later"
-            raise Refusal(503, message, {"Retry-After": "5"} | CLOSE)
+            raise Refusal(503, message, {"Retry-After": "5"})
         if self.traffic.running >= self.endpoint.max_requests:
             raise Refusal(429, f"{self.endpoint.max_requests} requests are running; {LATER}", RETRY)
 

@@ -49,16 +49,19 @@ def take_api_keys() -> tuple[ApiKey, ...]:
 def _read_private(path: str) -> str:
     """Return the text of the regular file `path`, which only its owner may read."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise ConfigError(KEYS, path, f"cannot be read ({error}); name a file") from None
-    with open(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise ConfigError(KEYS, path, "is no regular file; name a file of lines NAME:KEY")
-        if mode & 0o077:
-            raise ConfigError(KEYS, path, f"other users may read it; chmod 600 {path}")
-        try:
+        with open(path, "rb", opener=_opened_at_once) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise ConfigError(KEYS, path, "is no regular file; name a file of lines NAME:KEY")
+            if mode & 0o077:
+                raise ConfigError(KEYS, path, f"other users may read it; chmod 600 {path}")
             return file.read(MAX_BYTES).decode()
-        except UnicodeDecodeError:
-            raise ConfigError(KEYS, path, f"is no text; {FORM}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(KEYS, path, f"is no text; {FORM}") from None
+    except OSError as error:
+        raise ConfigError(KEYS, path, f"cannot be read ({error.strerror}); name a file") from None
+
+
+def _opened_at_once(path: str, flags: int) -> int:
+    """Open `path` without waiting for the writer of a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
