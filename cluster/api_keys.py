@@ -13,6 +13,7 @@ from bimode.errors import ConfigError
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 KEY = re.compile(r"[\w.~+/=-]{16,512}", re.ASCII)  # what RFC 6750 allows after `Bearer `
 MAX_BYTES = 1 << 20
+HIDDEN = "(its value)"
 FORM = "write NAME:KEY, a line or a comma between two, each KEY of 16 to 512 letters, digits, -._~+/="
 
 
@@ -25,7 +26,7 @@ def take_api_keys() -> tuple[ApiKey, ...]:
     if value is None:
         return ()
     is_file = value.startswith("/")
-    where = value if is_file else "(its value)"
+    where = value if is_file else HIDDEN
     text = _read_private(value) if is_file else value
     keys: dict[str, ApiKey] = {}
     digests = set[bytes]()
@@ -59,7 +60,8 @@ def _read_private(path: str) -> str:
     except UnicodeDecodeError:
         raise ConfigError(KEYS, path, f"is no text; {FORM}") from None
     except OSError as error:
-        raise ConfigError(KEYS, path, f"cannot be read ({error.strerror}); name a file") from None
+        fix = f"begins with / and is no file that can be read ({error.strerror}); name one"
+        raise ConfigError(KEYS, HIDDEN, fix) from None  # it may be a key
 
 
 def _opened_at_once(path: str, flags: int) -> int:

@@ -44,6 +44,7 @@ def test_keys_come_from_the_variable_or_from_a_file(
     [
         ("", "has no key"),
         (" , \n", "has no key"),
+        (f"/{A}", "is no file that can be read"),
         (A, "entry 1 is no NAME:KEY"),
         (f"alice:{A},bob", "entry 2 is no NAME:KEY"),
         (f"alice:{A[:15]}", "entry 1 is no NAME:KEY"),
@@ -75,9 +76,9 @@ def test_a_file_that_others_may_read_or_that_is_none_is_refused(
         private(tmp_path / "bytes", b"\xff"): "is no text",
         str(tmp_path / "link"): "chmod 600",
         str(tmp_path / "fifo"): "is no regular file",
-        str(tmp_path): "cannot be read",
+        str(tmp_path): "is no file that can be read",
         "/dev/zero": "is no regular file",
-        str(tmp_path / "none"): "cannot be read",
+        str(tmp_path / "none"): "is no file that can be read",
     }
     for value, says in cases.items():
         monkeypatch.setenv(NAME, value)
