@@ -82,6 +82,7 @@ class Endpoint:
         last = len(chunks) - 1
 
         async def receive() -> Message:
+            await asyncio.sleep(0)  # others arrive meanwhile
             if not chunks:
                 await asyncio.Event().wait()  # a client that sends no more
             more = not is_whole or len(chunks) > 1
