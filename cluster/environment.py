@@ -37,6 +37,7 @@ def worker_env(threads: int = 1, gpu: bool = False) -> dict[str, str]:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine lives in the worker's process (actors.vllm_engine)
         "RAY_TRAIN_V2_ENABLED": "1",
         "RAY_DATA_LOG_LEVEL": "CRITICAL",  # it tells every execution plan on the terminal, and what fails over pages
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "actors.proxy_limits.limit_connections",
         "LOCAL_RANK": "0",  # DeepSpeed wants one; an actor sees its own device only, and Ray Train sets its own
         "TOKENIZERS_PARALLELISM": "false",
         "OMP_NUM_THREADS": str(threads),

@@ -44,6 +44,7 @@ EVALUATE_HELP = "TOML file, or the directory of a run: by its own recipe; or giv
 ID_HELP = "of a question or a row, as its source has it, its beginning, or a source reference"
 NAME_HELP = "of the model, and of its application on a cluster; by default the directory's, of RUN/bpo/model it is bpo"
 LENGTH_HELP = "tokens of prompt and response together, for which the engine needs memory; 0: all that the model's config allows"
+HOST_HELP = "0.0.0.0 opens it to the network, and needs BIMODE_API_KEYS=/path/of/a/file of lines NAME:KEY"
 REQUESTS_HELP = "requests that run or wait; more are refused with 429"
 TIMEOUT_HELP = "after which a request ends with 504"
 DRAIN_HELP = "how long SIGTERM waits for running requests; new ones are refused with 503"
@@ -272,7 +273,7 @@ def scale(
 def serve(
     model: Annotated[Path, typer.Option("--model", metavar="M", help="Hugging Face model directory")],
     port: Annotated[int, typer.Option("--port", metavar="N", min=1, max=65535, help="of the endpoint")] = 8000,
-    host: Annotated[str, typer.Option("--host", help="0.0.0.0 opens it to the network")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help=HOST_HELP)] = "127.0.0.1",
     gpus: Annotated[int, typer.Option("--gpus", min=0, help="GPUs of the engine; 0 serves on the CPU")] = 0,
     name: Annotated[str, typer.Option("--name", help=NAME_HELP)] = "",
     max_model_len: Annotated[int, typer.Option("--max-model-len", metavar="N", min=0, help=LENGTH_HELP)] = 0,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -226,6 +227,35 @@ def test_the_model_is_listed_as_one_that_takes_images(server: tuple[Any, Running
     assert (card.id, card.metadata["input_modality"]) == ("bpo", "image")
 
 
+def raw(client: Any, data: bytes) -> bytes:
+    """What the server sends before it closes a connection that `data` came by."""
+    with socket.create_connection(("127.0.0.1", client.base_url.port), 30) as connection:
+        connection.sendall(data)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
+
+
+def test_only_the_addresses_that_are_meant_answer_and_no_foreign_page(server: tuple[Any, Running]) -> None:
+    """Ray opens nine addresses, three pages, and all of them to every web page with credentials."""
+    client = server[0]
+    close = f"Host: 127.0.0.1:{client.base_url.port}\r\nConnection: close\r\n"
+    for path in ("docs", "redoc", "openapi.json", "v1/completions", "v1/embeddings", "v1/score", "tokenize",
+                 "detokenize", "v1/audio/transcriptions", "-/routes"):  # fmt: skip
+        for method in ("GET", "POST"):
+            got = raw(client, f"{method} /{path} HTTP/1.1\r\n{close}\r\n".encode())
+            assert got.startswith(b"HTTP/1.1 404") and b"use GET /v1/models" in got, path
+    asked = "OPTIONS /v1/chat/completions HTTP/1.1\r\n{}Access-Control-Request-Method: POST\r\n\r\n"
+    for head, status in ((close + "Origin: http://evil.example\r\n", b"403"),
+                         (close.replace("127.0.0.1", "evil.example"), b"403")):  # fmt: skip
+        for request in (asked.format(head), f"GET /v1/models HTTP/1.1\r\n{head}\r\n"):
+            got = raw(client, request.encode())
+            assert got.split()[1] == status and b"access-control" not in got
+    large = f"POST /v1/chat/completions HTTP/1.1\r\n{close}Content-Length: {400 << 20}\r\n\r\n"
+    assert raw(client, large.encode()).split()[1] == b"413"
+
+
 def test_ctrl_c_ends_the_server_and_all_it_started(server: tuple[Any, Running]) -> None:
     running = server[1]
     running.note_tree()
@@ -278,7 +308,7 @@ def test_on_a_cluster_it_has_its_own_place_and_ends_itself_alone(tiny_llava: Pat
             assert [model.id for model in client.models.list()] == ["mine"]
             with pytest.raises(openai.BadRequestError, match="128"):
                 ask_text(client, "what " * 200)
-            for changed, says in (((), "--name = mine: is served on this"), (("--host", "0.0.0.0"), "use --host 127.0.0.1")):
+            for changed, says in (((), "--name = mine: is served on this"), (("--host", "0.0.0.0"), "set BIMODE_API_KEYS")):
                 second = started(*words, *changed)
                 assert second.returncode == 2 and says in second.stderr.splitlines()[-1], second.stderr[-3000:]
             assert fetched(root) == "still here"
