@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+from llguidance.hf import from_tokenizer
+from prometheus_client import generate_latest
 from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata  # as Ray's documentation imports it
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import make_fastapi_ingress
+from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from actors import thinking_parser
-from actors.refusals import ThinkingIngress, make_app, template_keys
+from actors.endpoint import ENDPOINTS, MonitoredIngress
+from actors.refusals import make_app, template_keys
 from actors.vllm_engine import implementation
 from bimode.codec import Codec
 from bimode.endpoint_config import EndpointConfig
 from bimode.prompt_limits import MAX_IMAGES
 
+BOUNDED = "guidance"
 UNBOUNDED = 10**9  # requests at a time, as Ray has it: vLLM queues them
 
 
 class ThinkingServer(LLMServer):
     """Ray's server. Its module registers the parser and the reader of images: a replica that unpickles this class has them."""
+
+    async def engine_metrics(self) -> bytes:
+        """Return vLLM's own counters of this process, in Prometheus' text format."""
+        return generate_latest(get_prometheus_registry())
 
 
 def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
@@ -34,6 +43,7 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
     name, gpus, max_model_len = endpoint.name, endpoint.gpus, endpoint.max_model_len
     model_dir = codec.path.absolute()
     bundle = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0}
+    backend = grammar_backend(codec.tokenizer)
     engine: dict[str, Any] = {
         "dtype": "auto" if gpus else "float32",
         "enforce_eager": not gpus,
@@ -41,6 +51,7 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
         "tensor_parallel_size": max(gpus, 1),
         "reasoning_parser": thinking_parser.NAME,
         "reasoning_parser_plugin": thinking_parser.__name__,
+        "structured_outputs_config": {"backend": backend},
     }
     if max_model_len:
         engine["max_model_len"] = max_model_len
@@ -57,7 +68,7 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
     )
     config.apply_checkpoint_info(str(model_dir))  # without it the endpoint lists every model as one of text
     ingress = serve.deployment(
-        make_fastapi_ingress(ThinkingIngress, app=make_app()),
+        make_fastapi_ingress(MonitoredIngress, endpoint_map=ENDPOINTS, app=make_app()),
         num_replicas=1,
         max_ongoing_requests=UNBOUNDED,
         ray_actor_options={"num_cpus": 0},
@@ -67,4 +78,19 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
         model_cards={name: to_model_metadata(name, config)},
         known_keys=template_keys(codec.tokenizer.chat_template),
         controls=codec.control_tokens,
+        has_grammars=backend == BOUNDED,
     )
+
+
+def grammar_backend(tokenizer: Any) -> str:
+    """Return vLLM's backend for structured outputs with the tokens of `tokenizer`.
+
+    llguidance limits the work of every step, and ends a request that exceeds it. xgrammar does
+    not: `(.?){1000}` holds every request for 12 s a token. It stays for the tokenizers that
+    llguidance cannot read, and is given lists of choices alone.
+    """
+    try:
+        from_tokenizer(tokenizer)
+    except ValueError:
+        return "xgrammar"
+    return BOUNDED
