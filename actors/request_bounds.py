@@ -20,7 +20,16 @@ MAX_COMPLETIONS = 128  # `n`, OpenAI's bound
 MAX_STOPS = 16
 MAX_CHOICES = 256
 MAX_GRAMMAR_BYTES = 8192
-UNBOUNDED_KINDS = ("grammar", "structural_tag")
+UNBOUNDED_KINDS = ("grammar", "regex", "structural_tag")
+UNBOUNDED_KEYWORDS = ("multipleOf", "patternProperties", "x-guidance")
+MAX_COUNTS = {
+    "minItems": 256,
+    "maxItems": 256,
+    "minProperties": 256,
+    "maxProperties": 256,
+    "minLength": 100_000,
+    "maxLength": 100_000,
+}
 
 
 def wrong(says: str) -> PydanticCustomError:
@@ -68,7 +77,7 @@ def _check_grammar(key: str, asked: object) -> None:
         return
     for kind in UNBOUNDED_KINDS:
         if asked.get(kind) is not None or asked.get("type") == kind:
-            fix = "send choice, regex or json" if key == "structured_outputs" else "send json_schema"
+            fix = "send choice or json" if key == "structured_outputs" else "send json_schema"
             raise wrong(f"{key}: {kind} may take any time to apply, and is not served; {fix}")
     choices = asked.get("choice")
     if isinstance(choices, list) and len(choices) > MAX_CHOICES:
@@ -76,3 +85,29 @@ def _check_grammar(key: str, asked: object) -> None:
     size = len(json.dumps(asked))
     if size > MAX_GRAMMAR_BYTES:
         raise wrong(f"{key}: {size} bytes; send at most {MAX_GRAMMAR_BYTES}")
+    schema = asked.get("json")
+    if isinstance(schema, str):
+        schema = json.loads(schema)
+        _check_size(f"{key}.json", schema)
+    _check_schema(key, [asked, schema])
+
+
+def _check_schema(key: str, level: list[Any]) -> None:
+    """Look at every object of a schema that `_check_size` has let through."""
+    while level:
+        for schema in level:
+            if isinstance(schema, dict):
+                _check_keywords(key, schema)
+        level = [entry for container in level for entry in _entries(key, container)]
+
+
+def _check_keywords(key: str, schema: dict[str, Any]) -> None:
+    for keyword in UNBOUNDED_KEYWORDS:
+        if keyword in schema:
+            raise wrong(f"{key}: {keyword} may take any time to apply; leave it out")
+    if isinstance(schema.get("pattern"), str):  # of another type it is a property of that name
+        raise wrong(f"{key}: pattern may take any time to apply; leave it out, or use enum")
+    for keyword, bound in MAX_COUNTS.items():
+        count = schema.get(keyword)
+        if isinstance(count, int | float) and count > bound:
+            raise wrong(f"{key}: {keyword} = {count}; use at most {bound}")
