@@ -15,12 +15,14 @@ from vllm.entrypoints.generate.base.protocol import StreamOptions
 
 from actors.chat_request import ChatRequest
 from actors.endpoint_metrics import USAGE, EndpointMetrics, RequestWatch
-from actors.refusals import Refused, ThinkingIngress
+from actors.refusals import ThinkingIngress
 from bimode.modes import TEMPLATE_WORDS, Mode
 
 HEALTH_S = 2.0  # for an engine to answer
 METRICS_S = 2.0
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+UNAVAILABLE = "ServiceUnavailableError"
+RETRY_S = 5
 OTHER = "other"  # a mode that the template refuses: a label takes no text of a client
 ENDPOINTS = {
     "models": lambda app: app.get("/v1/models"),
@@ -50,8 +52,9 @@ class MonitoredIngress(ThinkingIngress):
     async def chat(self, body: ChatRequest, request: Request) -> Response:
         """ThinkingIngress's, unless the endpoint is draining."""
         if self.is_draining:
-            message = "this server is stopping; send the request to another"
-            raise Refused(503, "ServiceUnavailableError", "", message)
+            message = "this server is stopping; ask again later"
+            error = {"message": message, "type": UNAVAILABLE, "param": None, "code": 503}
+            return JSONResponse({"error": error}, 503, {"Retry-After": str(RETRY_S)})
         return await super().chat(body, request)
 
     async def health(self) -> JSONResponse:

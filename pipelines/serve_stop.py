@@ -27,8 +27,8 @@ def wait_for_stop(handle: Any, drain_s: float) -> int:
     cut after `drain_s` seconds or by a second SIGTERM, 130 after Ctrl-C or SIGHUP. From then on
     signals are ignored, so that nothing keeps this process from ending what it started.
     """
-    signal.signal(signal.SIGTERM, _terminate)
     try:
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             while True:
                 time.sleep(3600)
@@ -54,10 +54,10 @@ def drain(handle: Any, drain_s: float) -> int:
     from ray.serve.exceptions import RayServeException
 
     deadline = time.monotonic() + drain_s
-    say(f"serve: draining for at most {drain_s:g} s; new requests are refused")
     idle_polls = 0
     try:
         _answer(handle.begin_drain)
+        say(f"serve: draining for at most {drain_s:g} s; new requests are refused")
         while True:
             unfinished = _answer(handle.unfinished)
             idle_polls = 0 if unfinished else idle_polls + 1

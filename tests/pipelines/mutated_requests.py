@@ -1,4 +1,4 @@
-"""Requests of chat that are wrong somewhere, from a seed; and what a server answers them."""
+"""Chat requests that are wrong somewhere, from a seed."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import copy
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-SCHEMA = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}}
 BASES: tuple[dict[str, Any], ...] = (
     {"stop": ["x"], "temperature": 0.5, "top_p": 0.9, "seed": 1, "logit_bias": {"5": 1.0}},
     {"stream": True, "stream_options": {"include_usage": True}, "logprobs": True},
     {"structured_outputs": {"choice": ["look", "read"]}, "n": 2, "top_k": 3},
-    {"structured_outputs": {"json": SCHEMA}},
-    {"structured_outputs": {"regex": "[0-9]{3}"}},
-    {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}},
     {"chat_template_kwargs": {"thinking_mode": "long"}, "documents": [{"title": "a", "text": "b"}]},
-    {"tools": [{"type": "function", "function": {"name": "f", "parameters": SCHEMA}}]},
+    {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
 )
 
 
@@ -37,6 +32,8 @@ VALUES: tuple[Any, ...] = (
     {"role": "user"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
     {"type": "image_url", "image_url": {"url": "file:///etc/hostname"}}, {"$ref": "#"},
     {"type": "string", "pattern": "(.?){1000}"}, {"type": "array", "minItems": 10**9}, _nested(40),
+    {"json": {"type": "object"}}, {"regex": "(.?){1000}"}, {"grammar": 'root ::= root root | "a"'},
+    {"type": "json_object"}, {"choice": ["a" * i for i in range(800)]},
     _nested(200),
 )  # fmt: skip
 KEYS = (
@@ -83,12 +80,3 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             if len(json.dumps(entry)) < 2000:
                 yield from _places(entry)
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back for one body."""
-
-    body: bytes
-    status: int
-    seconds: float
-    text: str
