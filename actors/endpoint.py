@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from vllm.entrypoints.generate.base.protocol import StreamOptions
 
 from actors.chat_request import ChatRequest
+from actors.endpoint_guard import Traffic
 from actors.endpoint_metrics import USAGE, EndpointMetrics, RequestWatch
 from actors.refusals import ThinkingIngress
 from bimode.modes import TEMPLATE_WORDS, Mode
@@ -21,8 +22,6 @@ from bimode.modes import TEMPLATE_WORDS, Mode
 HEALTH_S = 2.0  # for an engine to answer
 METRICS_S = 2.0
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-UNAVAILABLE = "ServiceUnavailableError"
-RETRY_S = 5
 OTHER = "other"  # a mode that the template refuses: a label takes no text of a client
 ENDPOINTS = {
     "models": lambda app: app.get("/v1/models"),
@@ -39,27 +38,18 @@ class MonitoredIngress(ThinkingIngress):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.counters = EndpointMetrics()
-        self.is_draining = False
 
     async def begin_drain(self) -> None:
         """Refuse new requests from now on. The driver calls it."""
-        self.is_draining = True
+        self._traffic().begin_drain()
 
     async def unfinished(self) -> int:
         """Return the number of requests that run or wait. The driver calls it."""
-        return self.counters.unfinished()
-
-    async def chat(self, body: ChatRequest, request: Request) -> Response:
-        """ThinkingIngress's, unless the endpoint is draining."""
-        if self.is_draining:
-            message = "this server is stopping; ask again later"
-            error = {"message": message, "type": UNAVAILABLE, "param": None, "code": 503}
-            return JSONResponse({"error": error}, 503, {"Retry-After": str(RETRY_S)})
-        return await super().chat(body, request)
+        return self._traffic().running
 
     async def health(self) -> JSONResponse:
         """200 if the engine answers; 503 while it loads, when it is dead, and during draining."""
-        if self.is_draining:
+        if self._traffic().is_draining:
             return _status("draining", 503)
         checks = [engine.check_health.remote() for engine in self._engines()]
         try:
@@ -72,13 +62,18 @@ class MonitoredIngress(ThinkingIngress):
 
     async def metrics(self) -> Response:
         """The endpoint's counters, then those of the engine's process, if it answers in time."""
-        parts = [self.counters.text()]
+        parts = [self.counters.text(self._traffic())]
         for engine in self._engines():
             try:
                 parts.append(await asyncio.wait_for(engine.engine_metrics.remote(), METRICS_S))
             except (TimeoutError, RayError, RayServeException):
                 continue
         return Response(b"".join(parts), media_type=METRICS_TYPE)
+
+    def _traffic(self) -> Traffic:
+        """What the guard counts, in the application that Ray Serve gives this class."""
+        traffic: Traffic = self._asgi_app.state.traffic
+        return traffic
 
     def _engines(self) -> list[Any]:
         return list(self._default_serve_handles.values())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 from ray.llm._internal.serve.core.configs.openai_api_models import ChatCompletionResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from actors.chat_request import ChatRequest
+from actors.endpoint_guard import Traffic
 from bimode.modes import Mode
 
 NONE = "none"  # the response mode of a request that ended before its first token
@@ -30,9 +34,6 @@ class EndpointMetrics:
         )
         self.tokens = Counter(
             "bimode_response_tokens", "Tokens of complete responses.", both, registry=self.registry
-        )
-        self.refusals = Counter(
-            "bimode_refusals", "Requests that were refused.", ["status"], registry=self.registry
         )
         self.running = Gauge(
             "bimode_requests_running", "Requests with a first token.", registry=self.registry
@@ -55,13 +56,50 @@ class EndpointMetrics:
             registry=self.registry,
         )
 
-    def unfinished(self) -> int:
-        """Return the number of requests that wait or run."""
-        return int(self.running._value.get() + self.waiting._value.get())
+    def text(self, traffic: Traffic) -> bytes:
+        """Return all of them, and those of `traffic`, in Prometheus' text format."""
+        of_guard = CollectorRegistry()
+        of_guard.register(TrafficCollector(traffic))
+        return generate_latest(self.registry) + generate_latest(of_guard)
 
-    def text(self) -> bytes:
-        """Return all of them in Prometheus' text format."""
-        return generate_latest(self.registry)
+
+class TrafficCollector(Collector):
+    """The counters that the guard keeps of every request, also of one that it refuses."""
+
+    def __init__(self, traffic: Traffic) -> None:
+        self.traffic = traffic
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Yield the families that Prometheus reads."""
+        refusals = CounterMetricFamily(
+            "bimode_refusals", "Requests that were answered with an error.", labels=["status"]
+        )
+        for status, count in self.traffic.refusals.items():
+            refusals.add_metric([str(status)], count)
+        yield refusals
+        by_key = CounterMetricFamily(
+            "bimode_requests_by_key", "Requests with a key, by the key's name.", labels=["key"]
+        )
+        for name, count in self.traffic.requests_by_key.items():
+            by_key.add_metric([name], count)
+        yield by_key
+
+
+class StatusCounter:
+    """ASGI middleware behind the guard: counts the application's refusals as the guard's own."""
+
+    def __init__(self, app: ASGIApp, traffic: Traffic) -> None:
+        self.app, self.traffic = app, traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def count(message: Message) -> None:
+            status = message.get("status", 0)
+            if message["type"] == "http.response.start" and status >= 400:
+                self.traffic.refusals[status] += 1
+            await send(message)
+
+        is_health = scope.get("path", "").endswith("/health")
+        await self.app(scope, receive, send if is_health else count)
 
 
 class RequestWatch:

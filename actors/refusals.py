@@ -17,7 +17,11 @@ from PIL.Image import Image
 from pydantic import BaseModel
 from ray.exceptions import RayTaskError
 from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard, OpenAIHTTPException  # no public module has these
-from ray.llm._internal.serve.core.ingress.ingress import init
+from ray.llm._internal.serve.core.ingress.middleware import (
+    SetRequestIdMiddleware,
+    add_exception_handling_middleware,
+)
+from ray.llm._internal.serve.observability.metrics.fast_api_metrics import metrics_lifespan
 from ray.serve.llm.ingress import OpenAiIngress
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
@@ -27,6 +31,7 @@ from vllm.multimodal.media.image import ImageMediaIO
 from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decides what it drops
 
 from actors.chat_request import ChatRequest
+from actors.error_response import error_response
 from bimode.control_tokens import ControlTokens
 from bimode.pictures import PictureError, open_picture
 
@@ -239,8 +244,10 @@ class ThinkingIngress(OpenAiIngress):
 
 
 def make_app() -> FastAPI:
-    """Ray's application; what it or vLLM refuses is said once."""
-    app = init()
+    """Return Ray's application without its pages and its CORS; a refusal by Ray or vLLM is said once."""
+    app = FastAPI(lifespan=metrics_lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    add_exception_handling_middleware(app)
+    app.add_middleware(SetRequestIdMiddleware)
     app.add_exception_handler(OpenAIHTTPException, _say)
     app.add_exception_handler(RequestValidationError, _say_invalid)
     app.add_exception_handler(RayTaskError, _say_failed)
@@ -253,7 +260,7 @@ def make_app() -> FastAPI:
 
 async def _say(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, OpenAIHTTPException)
-    return _body(error.message, error.type, getattr(error, "param", None), error.status_code)
+    return error_response(error.message, error.type, getattr(error, "param", None), error.status_code)
 
 
 async def _say_invalid(request: Request, error: Exception) -> JSONResponse:
@@ -263,7 +270,7 @@ async def _say_invalid(request: Request, error: Exception) -> JSONResponse:
     where = ".".join(map(str, first["loc"]))
     is_untyped = isinstance(first.get("input"), bytes)
     says = "send it with the header Content-Type: application/json" if is_untyped else first["msg"]
-    return _body(f"{where}: {says}", "BadRequestError", where, 400)
+    return error_response(f"{where}: {says}", "BadRequestError", where, 400)
 
 
 async def _say_failed(request: Request, error: Exception) -> JSONResponse:
@@ -273,27 +280,22 @@ async def _say_failed(request: Request, error: Exception) -> JSONResponse:
     status = 400 if isinstance(cause, VLLMClientError) else int(getattr(cause, "status_code", 500))
     line = next(iter(str(cause).strip().splitlines()), "")
     logging.getLogger("ray.serve").error("request failed", exc_info=error)
-    return _body(f"{type(cause).__name__}: {line}", type(cause).__name__, None, status)
+    return error_response(f"{type(cause).__name__}: {line}", type(cause).__name__, None, status)
 
 
 async def _say_client(request: Request, error: Exception) -> JSONResponse:
     """What vLLM refuses while it reads the body of another address than chat's."""
-    return _body(str(error), "BadRequestError", None, 400)
+    return error_response(str(error), "BadRequestError", None, 400)
 
 
 async def _say_unread(request: Request, error: Exception) -> JSONResponse:
     """Bytes that are no UTF-8, and lists in lists in lists: FastAPI answers in a shape of its own."""
     assert isinstance(error, HTTPException)
-    return _body(f"body: {error.detail}", "BadRequestError", "body", 400)
+    return error_response(f"body: {error.detail}", "BadRequestError", "body", 400)
 
 
 async def _say_where(request: Request, error: Exception) -> JSONResponse:
     """An address or a method that there is not, which Starlette would answer in a shape of its own."""
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}; use GET /v1/models or POST /v1/chat/completions"
-    return _body(message, "NotFoundError", None, error.status_code)
-
-
-def _body(message: str, kind: str, param: str | None, status: int) -> JSONResponse:
-    line = " ".join(message.partition("For further information")[0].split())  # that is pydantic's address
-    return JSONResponse({"error": {"message": line, "type": kind, "param": param, "code": status}}, status)
+    return error_response(message, "NotFoundError", None, error.status_code)

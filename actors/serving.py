@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from fastapi import FastAPI
 from llguidance.hf import from_tokenizer
 from prometheus_client import generate_latest
 from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata  # as Ray's documentation imports it
+from ray.serve.context import _get_in_flight_requests, _get_serve_request_context, _serve_request_context
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import make_fastapi_ingress
@@ -15,6 +19,8 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from actors import thinking_parser
 from actors.endpoint import ENDPOINTS, MonitoredIngress
+from actors.endpoint_guard import EndpointGuard, Traffic
+from actors.endpoint_metrics import StatusCounter
 from actors.refusals import make_app, template_keys
 from actors.vllm_engine import implementation
 from bimode.codec import Codec
@@ -22,7 +28,7 @@ from bimode.endpoint_config import EndpointConfig
 from bimode.prompt_limits import MAX_IMAGES
 
 BOUNDED = "guidance"
-UNBOUNDED = 10**9  # requests at a time, as Ray has it: vLLM queues them
+UNBOUNDED = 10**9  # requests at a time for Ray: EndpointGuard bounds them
 
 
 class ThinkingServer(LLMServer):
@@ -68,7 +74,7 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
     )
     config.apply_checkpoint_info(str(model_dir))  # without it the endpoint lists every model as one of text
     ingress = serve.deployment(
-        make_fastapi_ingress(MonitoredIngress, endpoint_map=ENDPOINTS, app=make_app()),
+        make_fastapi_ingress(MonitoredIngress, endpoint_map=ENDPOINTS, app=guarded_app(endpoint)),
         num_replicas=1,
         max_ongoing_requests=UNBOUNDED,
         ray_actor_options={"num_cpus": 0},
@@ -94,3 +100,29 @@ def grammar_backend(tokenizer: Any) -> str:
     except ValueError:
         return "xgrammar"
     return BOUNDED
+
+
+def guarded_app(endpoint: EndpointConfig) -> FastAPI:
+    """Return the application of `endpoint` behind its guard, whose counts are `app.state.traffic`."""
+    app = make_app()
+    app.state.traffic = Traffic()
+    app.add_middleware(StatusCounter, traffic=app.state.traffic)
+    app.add_middleware(
+        EndpointGuard, endpoint=endpoint, traffic=app.state.traffic, track=track_engine_requests
+    )
+    return app
+
+
+def track_engine_requests() -> Callable[[], None]:
+    """Make Ray remember what the current request asks of the engine; the result cancels it.
+
+    Without it a request that the guard ends would go on in the engine to its last token.
+    """
+    context = _get_serve_request_context()
+    _serve_request_context.set(replace(context, cancel_on_parent_request_cancel=True))
+
+    def abort() -> None:
+        for result in tuple(_get_in_flight_requests(context._internal_request_id).values()):
+            result.cancel()
+
+    return abort

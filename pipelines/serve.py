@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bimode.config import ClusterConfig
+from bimode.endpoint_config import check_access
 from bimode.errors import ConfigError, keyed
 from bimode.large_imports import large_import
 from bimode.rundir import read_json
@@ -38,15 +39,18 @@ def serve_model(model: Path, endpoint: EndpointConfig) -> None:
     On a cluster that was there before, others may serve too: the application gets a path of its own, `/NAME`, and at the end
     it alone is deleted. The endpoint's name is the model directory's by default.
     """
+    from cluster.api_keys import take_api_keys
     from cluster.session import connect, joins_cluster, prepare_process
 
-    endpoint = replace(endpoint, name=endpoint.name or served_name(model))
-    name, host, port, gpus = endpoint.name, endpoint.host, endpoint.port, endpoint.gpus
+    name, keys = endpoint.name or served_name(model), take_api_keys()
+    endpoint = replace(endpoint, name=name, api_keys=keys)
+    host, port, gpus = endpoint.host, endpoint.port, endpoint.gpus
     config, is_shared = ClusterConfig(rollout_gpus=float(gpus)), joins_cluster()
     prepare_process(config)
     _is_a_name(name)
     if not is_shared:
         _port_is_free(host, port)
+    check_access(endpoint)
     codec = servable(model)
     _length_fits(model, endpoint.max_model_len)
     say(f"serve: {'joining the Ray cluster' if is_shared else 'starting Ray'}")
