@@ -82,7 +82,8 @@ class MonitoredIngress(ThinkingIngress):
         self, *, body: ChatRequest, call_method: str, raw_request: Request | None = None
     ) -> AsyncGenerator[Any, None]:
         """Ray's stream of responses, counted on its way."""
-        adds_usage = bool(body.stream) and not body.stream_options
+        wants_usage = body.stream_options is not None and body.stream_options.include_usage
+        adds_usage = bool(body.stream) and not wants_usage
         if adds_usage:  # the only exact count of a stream's tokens
             body.stream_options = StreamOptions(include_usage=True)
         responses = super()._get_response(
