@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from typing import Any, Self
 
-from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request  # what reads the parts, in Ray
 from ray.serve.llm.openai_api_models import ChatCompletionRequest
 from vllm.exceptions import VLLMClientError
 
-from actors.request_bounds import check_bounds, wrong
+from actors.request_bounds import MAX_COMPLETIONS, check_bounds, wrong
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 MISTAKES = (TypeError, ValueError, AttributeError, LookupError, RecursionError, VLLMClientError)
@@ -23,6 +23,8 @@ MISTAKES = (TypeError, ValueError, AttributeError, LookupError, RecursionError, 
 
 class ChatRequest(ChatCompletionRequest):
     """Ray's, which raises nothing but ValidationError, and whose messages are plain lists and dicts."""
+
+    n: int | None = Field(default=1, le=MAX_COMPLETIONS)
 
     @model_validator(mode="wrap")
     @classmethod

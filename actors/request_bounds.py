@@ -41,9 +41,6 @@ def check_bounds(data: dict[str, Any]) -> None:
     """Raise PydanticCustomError, which names the key and the bound, if `data` exceeds one."""
     for key, value in data.items():
         _check_size(key, value)
-    count = data.get("n")
-    if isinstance(count, int) and count > MAX_COMPLETIONS:
-        raise wrong(f"n: {count} completions; ask for at most {MAX_COMPLETIONS}")
     stops = data.get("stop")
     if isinstance(stops, list) and len(stops) > MAX_STOPS:
         raise wrong(f"stop: {len(stops)} texts; send at most {MAX_STOPS}")

@@ -12,7 +12,7 @@ from pipelines.progress import say
 
 TERMINATED = 143  # as a shell reports SIGTERM: requests were cut
 POLL_S = 0.25
-ANSWER_S = 5.0  # for the ingress to answer one poll
+ANSWER_S = 15.0  # for a busy ingress to answer one poll
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

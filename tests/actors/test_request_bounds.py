@@ -28,7 +28,6 @@ def nested(depth: int, value: Any = 0) -> Any:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"n": 16384}, "n: 16384 completions; ask for at most 128"),
         ({"stop": ["x"] * 17}, "stop: 17 texts; send at most 16"),
         ({"messages": [{}] * 1025}, "messages: a list or object of 1025; send at most 1024"),
         ({"messages": [{"content": [{}] * 200_000}]}, "messages: a list or object of 200000"),
@@ -45,9 +44,9 @@ def test_a_request_over_a_bound_is_refused_by_its_key(data: dict[str, Any], says
 
 def test_a_request_at_the_bounds_is_accepted() -> None:
     part = {"type": "text", "text": "x" * 10**6}
-    check_bounds({"n": 128, "stop": ["x"] * 16, "logit_bias": {str(i): 1 for i in range(1024)}})
+    check_bounds({"stop": ["x"] * 16, "logit_bias": {str(i): 1 for i in range(1024)}})
     check_bounds({"messages": [{"role": "user", "content": [part] * 4}] * 1024})
-    check_bounds({"unknown": nested(31), "n": None, "stop": "x", "structured_outputs": None})
+    check_bounds({"unknown": nested(31), "stop": "x", "structured_outputs": None})
 
 
 @pytest.mark.parametrize(
