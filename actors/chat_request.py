@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from typing import Any, Self
 
-from pydantic import ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request  # what reads the parts, in Ray
 from ray.serve.llm.openai_api_models import ChatCompletionRequest
 from vllm.exceptions import VLLMClientError
+
+from actors.request_bounds import MAX_COMPLETIONS, check_bounds, wrong
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 MISTAKES = (TypeError, ValueError, AttributeError, LookupError, RecursionError, VLLMClientError)
@@ -21,6 +23,8 @@ MISTAKES = (TypeError, ValueError, AttributeError, LookupError, RecursionError, 
 
 class ChatRequest(ChatCompletionRequest):
     """Ray's, which raises nothing but ValidationError, and whose messages are plain lists and dicts."""
+
+    n: int | None = Field(default=1, le=MAX_COMPLETIONS)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -31,32 +35,31 @@ class ChatRequest(ChatCompletionRequest):
         except (ValidationError, PydanticCustomError):
             raise
         except MISTAKES as error:
-            raise _wrong(f"no request of OpenAI's API: {error}") from None
+            raise wrong(f"no request of OpenAI's API: {error}") from None
 
 
 def _look_at(data: Any) -> None:
     """Raises PydanticCustomError for what neither Ray nor vLLM have a word for."""
-    if not isinstance(data, dict) or "messages" not in data:
+    if not isinstance(data, dict):
+        return
+    check_bounds(data)
+    if "messages" not in data:
         return
     if not isinstance(messages := data["messages"], list):
-        raise _wrong("messages: give a list of messages")
+        raise wrong("messages: give a list of messages")
     for at, message in enumerate(messages):
         if not isinstance(message, dict):
-            raise _wrong(f'messages.{at}: give an object, e.g. {{"role": "user", "content": "..."}}')
+            raise wrong(f'messages.{at}: give an object, e.g. {{"role": "user", "content": "..."}}')
         if message.get("role") not in ROLES:
-            raise _wrong(f"messages.{at}.role: use one of {', '.join(ROLES)}")
+            raise wrong(f"messages.{at}.role: use one of {', '.join(ROLES)}")
         if not isinstance(content := message.get("content"), str | list | None):
-            raise _wrong(f"messages.{at}.content: give a text, or a list of parts")
+            raise wrong(f"messages.{at}.content: give a text, or a list of parts")
         for index, part in enumerate(content if isinstance(content, list) else ()):
             if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-                raise _wrong(
+                raise wrong(
                     f'messages.{at}.content.{index}: give an object with its type, e.g. {{"type": "text", "text": "..."}}'
                 )
     try:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise _wrong("half of a surrogate pair, as \\ud800, is no character; send the text as it is") from None
-
-
-def _wrong(says: str) -> PydanticCustomError:
-    return PydanticCustomError("request", "{says}", {"says": says})
+        raise wrong("half of a surrogate pair, as \\ud800, is no character; send the text as it is") from None

@@ -90,6 +90,18 @@ def check_decoding(body: ChatRequest) -> None:
         raise Refused(400, "BadRequestError", "media_io_kwargs", message)
 
 
+def check_grammar(body: ChatRequest) -> None:
+    """Raise Refused if `body` wants more than a choice, of an engine that would not bound its cost."""
+    grammar, form = body.structured_outputs, body.response_format
+    for key, is_free in (
+        ("structured_outputs", grammar is None or grammar.choice is not None),
+        ("response_format", form is None or form.type == "text"),
+    ):
+        if not is_free:
+            message = f'{key}: this model takes choices only, as structured_outputs = {{"choice": [...]}}'
+            raise Refused(400, "BadRequestError", key, message)
+
+
 def check_text(body: ChatRequest, controls: ControlTokens) -> None:
     """Raise Refused if the tokenizer would read a control token in a text of `body`.
 
@@ -227,8 +239,10 @@ class ThinkingIngress(OpenAiIngress):
         *,
         known_keys: list[str],
         controls: ControlTokens,
+        has_grammars: bool = True,
     ) -> None:
         super().__init__(llm_deployments, model_cards)
+        self.has_grammars = has_grammars
         self.known_keys, self.controls = known_keys, controls
         self._is_loading = True
 
@@ -255,6 +269,8 @@ class ThinkingIngress(OpenAiIngress):
         check_place(body.model_extra or {}, self.known_keys)
         check_keys(body.chat_template_kwargs or {}, self.known_keys)
         check_decoding(body)
+        if not self.has_grammars:
+            check_grammar(body)
         check_text(body, self.controls)
         try:
             return await super().chat(body, request)

@@ -7,29 +7,37 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
+from llguidance.hf import from_tokenizer
+from prometheus_client import generate_latest
 from ray import serve
 from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata  # as Ray's documentation imports it
-from ray.llm._internal.serve.core.ingress.ingress import DEFAULT_ENDPOINTS
 from ray.serve.context import _get_in_flight_requests, _get_serve_request_context, _serve_request_context
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import make_fastapi_ingress
+from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from actors import replica_port as replica_port
 from actors import thinking_parser
+from actors.endpoint import ENDPOINTS, MonitoredIngress
 from actors.endpoint_guard import EndpointGuard, Traffic
-from actors.refusals import ThinkingIngress, make_app, template_keys
+from actors.endpoint_metrics import StatusCounter
+from actors.refusals import make_app, template_keys
 from actors.vllm_engine import implementation
 from bimode.codec import Codec
 from bimode.endpoint_config import EndpointConfig
 from bimode.prompt_limits import MAX_IMAGES
 
+BOUNDED = "guidance"
 UNBOUNDED = 10**9  # requests at a time for Ray: EndpointGuard bounds them
-ENDPOINTS = {name: DEFAULT_ENDPOINTS[name] for name in ("models", "model_data", "chat")}
 
 
 class ThinkingServer(LLMServer):
     """Ray's server. Its module registers the parser and the reader of images: a replica that unpickles this class has them."""
+
+    async def engine_metrics(self) -> bytes:
+        """Return vLLM's own counters of this process, in Prometheus' text format."""
+        return generate_latest(get_prometheus_registry())
 
 
 def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
@@ -42,6 +50,7 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
     name, gpus, max_model_len = endpoint.name, endpoint.gpus, endpoint.max_model_len
     model_dir = codec.path.absolute()
     bundle = {"CPU": 1.0, "GPU": 1.0} if gpus else {"CPU": 1.0}
+    backend = grammar_backend(codec.tokenizer)
     engine: dict[str, Any] = {
         "dtype": "auto" if gpus else "float32",
         "enforce_eager": not gpus,
@@ -51,6 +60,7 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
         "tensor_parallel_size": max(gpus, 1),
         "reasoning_parser": thinking_parser.NAME,
         "reasoning_parser_plugin": thinking_parser.__name__,
+        "structured_outputs_config": {"backend": backend},
     }
     if max_model_len:
         engine["max_model_len"] = max_model_len
@@ -67,7 +77,7 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
     )
     config.apply_checkpoint_info(str(model_dir))  # without it the endpoint lists every model as one of text
     ingress = serve.deployment(
-        make_fastapi_ingress(ThinkingIngress, endpoint_map=ENDPOINTS, app=guarded_app(endpoint)),
+        make_fastapi_ingress(MonitoredIngress, endpoint_map=ENDPOINTS, app=guarded_app(endpoint)),
         num_replicas=1,
         max_ongoing_requests=UNBOUNDED,
         ray_actor_options={"num_cpus": 0},
@@ -77,13 +87,29 @@ def build_app(codec: Codec, endpoint: EndpointConfig) -> Any:
         model_cards={name: to_model_metadata(name, config)},
         known_keys=template_keys(codec.tokenizer.chat_template),
         controls=codec.control_tokens,
+        has_grammars=backend == BOUNDED,
     )
+
+
+def grammar_backend(tokenizer: Any) -> str:
+    """Return vLLM's backend for structured outputs with the tokens of `tokenizer`.
+
+    llguidance limits the work of every step, and ends a request that exceeds it. xgrammar does
+    not: `(.?){1000}` holds every request for 12 s a token. It stays for the tokenizers that
+    llguidance cannot read, and is given lists of choices alone.
+    """
+    try:
+        from_tokenizer(tokenizer)
+    except ValueError:
+        return "xgrammar"
+    return BOUNDED
 
 
 def guarded_app(endpoint: EndpointConfig) -> FastAPI:
     """Return the application of `endpoint` behind its guard, whose counts are `app.state.traffic`."""
     app = make_app()
     app.state.traffic = Traffic()
+    app.add_middleware(StatusCounter, traffic=app.state.traffic)
     app.add_middleware(
         EndpointGuard, endpoint=endpoint, traffic=app.state.traffic, track=track_engine_requests
     )

@@ -47,7 +47,7 @@ LENGTH_HELP = "tokens of prompt and response together, for which the engine need
 HOST_HELP = "0.0.0.0 opens it to the network, and needs BIMODE_API_KEYS=/path/of/a/file of lines NAME:KEY"
 REQUESTS_HELP = "requests that run or wait; more are refused with 429"
 TIMEOUT_HELP = "after which a request ends with 504"
-DRAIN_HELP = "how long SIGTERM waits for running requests; new ones are refused with 503"
+DRAIN_HELP = "how long SIGTERM waits for running requests, new ones get 503; exit code 0, or 143 if some were cut"
 ORIGIN_HELP = "web page that may use the endpoint from a browser, e.g. https://chat.example; repeatable"
 NOTHING: list[str] = []
 

@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import socket
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,9 @@ from bimode.endpoint_config import check_access
 from bimode.errors import ConfigError, keyed
 from bimode.large_imports import large_import
 from bimode.rundir import read_json
-from pipelines.cli import INTERRUPTED
 from pipelines.failure import StageFailed, causes
 from pipelines.progress import say
+from pipelines.serve_stop import wait_for_stop
 
 if TYPE_CHECKING:
     from bimode.codec import Codec
@@ -33,7 +32,9 @@ LOGGERS = ("ray.serve", "ray.llm", "vllm")
 
 
 def serve_model(model: Path, endpoint: EndpointConfig) -> None:
-    """Serves until Ctrl-C; the model is read where it lies. Raises ConfigError before anything is deployed.
+    """Serve until Ctrl-C or SIGTERM; the model is read where it lies. Raises ConfigError before anything is deployed.
+
+    Ends in SystemExit with the code of `wait_for_stop`.
 
     On a cluster that was there before, others may serve too: the application gets a path of its own, `/NAME`, and at the end
     it alone is deleted. The endpoint's name is the model directory's by default.
@@ -68,11 +69,9 @@ def serve_model(model: Path, endpoint: EndpointConfig) -> None:
         serve.start(http_options={"host": host, "port": port})
         try:
             app = build_app(codec, endpoint)
-            serve.run(app, name=name, route_prefix=path or "/")
+            handle = serve.run(app, name=name, route_prefix=path or "/")
             say(f'serve: ready at http://{host}:{port}{path}/v1, model="{name}"; Ctrl-C ends it')
-            with suppress(KeyboardInterrupt):
-                while True:
-                    time.sleep(3600)
+            code = wait_for_stop(handle, endpoint.drain_s)
         except RuntimeError as error:
             cause = list(causes(error))[-1]
             raise StageFailed(f"serve: {cause} (logs: {log_folder() / 'serve'})") from error
@@ -81,7 +80,7 @@ def serve_model(model: Path, endpoint: EndpointConfig) -> None:
                 with suppress(TimeoutError):  # it waits 60 s; Serve goes on without it
                     serve.delete(name)
     say("serve: stopped")
-    raise SystemExit(INTERRUPTED)  # the code of Ctrl-C, of which a ready server makes no error
+    raise SystemExit(code)  # a ready server makes no error of a signal
 
 
 def servable(model: Path) -> Codec:

@@ -7,11 +7,14 @@ import io
 import socket
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from PIL import Image
@@ -21,6 +24,7 @@ from bimode.modes import Mode, render_response
 from cluster.session import segments_of
 
 sys.path.insert(0, str(Path(__file__).parent))
+from mutated_requests import mutated
 from processes import REPO, Running
 
 from bimode.pictures import open_picture
@@ -256,14 +260,115 @@ def test_only_the_addresses_that_are_meant_answer_and_no_foreign_page(server: tu
     assert raw(client, large.encode()).split()[1] == b"413"
 
 
-def test_ctrl_c_ends_the_server_and_all_it_started(server: tuple[Any, Running]) -> None:
-    running = server[1]
+def address(client: Any, path: str) -> str:
+    return str(client.base_url).removesuffix("v1/") + path
+
+
+def counted(client: Any) -> dict[str, float]:
+    """The samples of `/metrics`, by their name with labels."""
+    lines = httpx.get(address(client, "metrics"), timeout=10).text.splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+
+
+def test_health_asks_the_engine(server: tuple[Any, Running]) -> None:
+    answer = httpx.get(address(server[0], "health"), timeout=10)
+    assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_metrics_count_modes_and_tokens_and_those_of_the_engine(
+    server: tuple[Any, Running], stream: bool
+) -> None:
+    """A stream is counted as exactly as a whole response, and its client sees no usage."""
+    before = counted(server[0])
+    ask(server[0], HARD, "auto", stream)  # thinks
+    ask(server[0], EASY, "auto", stream)  # does not
+    ask(server[0], EASY, "short", stream)
+    after = counted(server[0])
+    grown = {name: after[name] - before.get(name, 0) for name in after}
+    modes = ('{requested_mode="auto",response_mode="thinking"}',
+             '{requested_mode="auto",response_mode="non_thinking"}',
+             '{requested_mode="short",response_mode="non_thinking"}')  # fmt: skip
+    assert [grown["bimode_requests_total" + mode] for mode in modes] == [1, 1, 1]
+    tokens = [grown["bimode_response_tokens_total" + mode] for mode in modes]
+    engine = next(grown[name] for name in grown if name.startswith("vllm:generation_tokens_total"))
+    assert sum(tokens) == engine and tokens[0] > tokens[1] > tokens[2] == 3, "2, 4, end"
+    assert grown['bimode_time_to_first_token_seconds_count{requested_mode="auto"}'] == 2
+    assert after["bimode_requests_running"] == after["bimode_requests_waiting"] == 0
+
+
+def test_a_stream_has_usage_where_its_client_asks_for_it(server: tuple[Any, Running]) -> None:
+    asked = {"model": "bpo", "max_tokens": 8, "messages": [{"role": "user", "content": EASY}]}
+    for options, count in (({}, 0), ({"stream_options": {"include_usage": True}}, 1)):
+        chunks = list(server[0].chat.completions.create(**asked, **options, stream=True))
+        assert sum(chunk.usage is not None for chunk in chunks) == count
+
+
+def test_a_grammar_that_would_stop_all_others_is_refused(server: tuple[Any, Running]) -> None:
+    """2,999 choices held vLLM's one thread for grammars, also after their client had left."""
+    for grammar, says in (
+        ({"choice": ["a" * i for i in range(1, 3000)]}, "a list or object of 2999"),
+        ({"regex": "(.?){1000}"}, "regex may take any time"),
+        ({"json": {"type": "object"}}, "this model takes choices only"),
+    ):
+        status, error = refusal(server[0], extra_body={"structured_outputs": grammar})
+        assert status == 400 and says in error["message"]
+    status, error = refusal(server[0], response_format={"type": "json_object"})
+    assert status == 400 and error["param"] == "response_format"
+
+
+def test_no_mutated_request_is_a_fault_of_the_server(server: tuple[Any, Running]) -> None:
+    client, running = server
+    running.note_tree()
+    memory = sum(process.memory_info().rss for process in running.left())
+    headers, slowest = {"Content-Type": "application/json"}, 0.0
+    with httpx.Client(timeout=60) as session:
+        for body in mutated(seed=0, count=300):
+            started = time.monotonic()
+            answer = session.post(address(client, "v1/chat/completions"), content=body, headers=headers)
+            slowest = max(slowest, time.monotonic() - started)
+            assert answer.status_code in (200, 400, 404), (body[:500], answer.text)
+    running.note_tree()
+    grown = sum(process.memory_info().rss for process in running.left()) - memory
+    assert slowest <= 5 and grown <= 1 << 30, (slowest, grown)
+    assert httpx.get(address(client, "health"), timeout=10).status_code == 200
+
+
+def test_sigterm_lets_running_streams_end_and_ends_all_it_started(
+    server: tuple[Any, Running],
+) -> None:
+    """Six requests in flight were cut within a second."""
+    client, running = server
+    body = {"model": "bpo", "max_tokens": 200, "n": 3, "stream": True, "ignore_eos": True,
+            "messages": [{"role": "user", "content": HARD}]}  # fmt: skip
+    texts = [""] * 32
+
+    def stream(at: int) -> None:
+        with httpx.stream("POST", address(client, "v1/chat/completions"), json=body, timeout=90) as answer:
+            for text in answer.iter_text():
+                texts[at] += text
+
+    threads = [threading.Thread(target=stream, args=(at,)) for at in range(len(texts))]
+    for thread in threads:
+        thread.start()
+    running.wait_until(lambda: all(texts), timeout=60)
     running.note_tree()
     segments = segments_of(running.tree)
-    assert segments and running.interrupt() == 130
-    assert not any(segment.exists() for segment in segments)
+    running.process.terminate()
+    running.wait_until(lambda: "serve: draining" in running.log.read_text(), timeout=20)
+    health = httpx.get(address(client, "health"))
+    assert (health.status_code, health.json()) == (503, {"status": "draining"})
+    late = httpx.post(address(client, "v1/chat/completions"), json=body)
+    assert late.status_code == 503 and int(late.headers["Retry-After"]) > 0
+    assert not all(text.endswith("[DONE]\n\n") for text in texts), "the streams still run"
+    for thread in threads:
+        thread.join(90)
+    ends = {(text.count('"finish_reason":"length"'), text[-14:]) for text in texts}
+    assert ends == {(3, "data: [DONE]\n\n")}
+    assert running.process.wait(60) == 0
     said = running.log.read_text()
-    assert said.endswith("serve: stopped\n") and "error:" not in said
+    assert said.endswith("serve: stopped\n") and "error:" not in said and "cut" not in said
+    assert segments and not any(segment.exists() for segment in segments)
     assert len(running.tree) > 5 and running.left() == []
 
 

@@ -327,6 +327,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "Stream options can only": {"messages": said_by("x"), "stream_options": {"include_usage": True}},
     "stream: Input should be a valid boolean": {"messages": said_by("x"), "stream": 5},
     "n: Input should be a valid integer": {"messages": said_by("x"), "n": "many"},
+    "n: Input should be less than or equal to 128": {"messages": said_by("x"), "n": "16384"},
+    "stop: 17 texts; send at most 16": {"messages": said_by("x"), "stop": ["x"] * 17},
 }  # fmt: skip
 
 
