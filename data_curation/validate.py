@@ -155,7 +155,7 @@ def _decode(images: Sequence[Row]) -> list[Image.Image]:
         try:
             picture = open_picture(image.get("bytes") or b"", MAX_PIXELS - pixels)
         except PictureError as error:
-            raise refusal(error.reason, f"image {at}: {error.detail}") from None
+            raise RefusedPromptError("data", error.reason, f"image {at}: {error.detail}") from None
         pixels += picture.width * picture.height
         decoded.append(picture)
     return decoded

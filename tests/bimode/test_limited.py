@@ -141,13 +141,13 @@ def test_rows_of_a_data_folder_are_read_within_a_budget(tmp_path: Path) -> None:
     ]
     folder = write_split(tmp_path, id=zeros(450 << 20))
     assert (folder / "eval-0.parquet").stat().st_size < 1 << 20
-    with pytest.raises(ConfigError, match=r"eval-0.parquet: cannot be read: "):
+    with pytest.raises(ConfigError, match=r"eval-0.parquet: cannot be read as Parquet: "):
         list(read_rows(folder, "eval"))
 
 
 def test_a_data_file_that_is_none_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "eval-0.parquet").write_bytes(b"PAR1 this is none")
-    with pytest.raises(ConfigError, match=r"eval-0.parquet: cannot be read: Parquet magic"):
+    with pytest.raises(ConfigError, match=r"eval-0.parquet: cannot be read as Parquet: Parquet magic"):
         list(read_rows(tmp_path, "eval"))
     many = pa.array([[None] * limited.MAX_VALUES], pa.list_(pa.null()))
     with pytest.raises(ConfigError, match="a row of more than 262144 values"):

@@ -12,10 +12,12 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from bimode.codec import Codec, model_kind
 from bimode.config import Recipe
+from bimode.dataset import SCHEMA
 from bimode.errors import ConfigError
 from bimode.recipe import build_recipe
 from bimode.rundir import StageDir, write_atomic
@@ -182,7 +184,7 @@ def test_model_and_data_are_looked_into_before_anything_starts(
     curated.mkdir(parents=True)
     run = ("evaluate", "--out", str(out), "--data", str(tmp_path / "earlier"), "--model", str(tiny_llava))
     assert said(capsys, *run) == (2, f"error: --data = {curated}: no eval-*.parquet there"), "a run stands for its data"
-    (data / "eval-00000.parquet").write_text("")
+    pq.write_table(SCHEMA.empty_table(), data / "eval-00000.parquet")
     assert said(capsys, *words, str(bare))[1].startswith(f"error: --model = {bare}: no config.json there")
     shutil.copy(tiny_llava / "config.json", bare)
     for command_line in ((*words, str(bare)), ("serve", "--model", str(bare))):
@@ -203,7 +205,7 @@ def test_any_model_is_evaluated_by_the_lengths_of_a_recipe(
         named.extend(evaluate.models_of(inputs))
 
     monkeypatch.setattr(harness, "run_stages", run_stages)
-    (tmp_path / "eval-00000.parquet").write_text("")
+    pq.write_table(SCHEMA.empty_table(), tmp_path / "eval-00000.parquet")
     words = ("--out", str(tmp_path / "run"), "--model", str(tiny_llava), "--data", str(tmp_path))
     recipe.write_text(SMOKE + "[model]\nmax_model_len = 4096\n[evaluate]\nmax_tokens = 2048\n")
     assert exit_code(["evaluate", str(recipe), *words, "--set", "evaluate.workers=1"]) == 0
