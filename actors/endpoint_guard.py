@@ -29,7 +29,8 @@ MAX_HEADERS = 64 << 10  # bytes
 MAX_TOKENS = 100_000  # strings, brackets and commas of a JSON body
 BODY_S = 20.0  # a body may take so long, and longer at MIN_RATE
 MIN_RATE = 16 << 10  # bytes a second
-TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[{,]', re.DOTALL)
+# a string that does not end is read to the end of the body, and not again from each of its quotes
+TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{,]', re.DOTALL)
 PORT = re.compile(r":\d{1,5}$", re.ASCII)
 LOCAL_NAME = re.compile(r"localhost|127\.\d+\.\d+\.\d+|\[::1\]", re.ASCII)
 WITHOUT_KEY = ("/health",)
@@ -159,7 +160,8 @@ class EndpointGuard:
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         """Raise Refusal unless the request has a key, where keys are needed."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not self.endpoint.api_keys or path in WITHOUT_KEY:
+        is_open = path in WITHOUT_KEY and scope["method"] in UNCOUNTED
+        if not self.endpoint.api_keys or is_open:
             return
         given = headers.getlist("authorization")
         scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")

@@ -69,6 +69,8 @@ class LimitedConnection(HttpToolsProtocol):
 
     def _check(self) -> None:
         """Close the connection if its client is too slow; look again later."""
+        if self.transport.is_closing() or self.transport.get_protocol() is not self:
+            return  # the client left, or it speaks WebSocket now
         self._timer = self.loop.call_later(CHECK_S, self._check)
         now = self.loop.time()
         is_answering = self.cycle is not None and not self.cycle.response_complete

@@ -14,8 +14,9 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 MAX_DEPTH = 32  # lists and objects inside one another
-MAX_ENTRIES = 1024  # of any list or object
-MAX_VALUES = 20_000  # of all of them together
+MAX_ENTRIES = 1024  # of any list or object but `messages`
+MAX_MESSAGES = 8192
+MAX_VALUES = 30_000  # of all of them together
 MAX_COMPLETIONS = 128  # `n`, OpenAI's bound
 MAX_STOPS = 16
 MAX_CHOICES = 256
@@ -64,8 +65,9 @@ def _check_size(key: str, value: object) -> None:
 def _entries(key: str, container: object) -> Iterator[object]:
     if not isinstance(container, dict | list):
         return
-    if len(container) > MAX_ENTRIES:
-        raise wrong(f"{key}: a list or object of {len(container)}; send at most {MAX_ENTRIES}")
+    most = MAX_MESSAGES if key == "messages" else MAX_ENTRIES
+    if len(container) > most:
+        raise wrong(f"{key}: a list or object of {len(container)}; send at most {most}")
     yield from container.values() if isinstance(container, dict) else container
 
 
@@ -100,7 +102,8 @@ def _check_schema(key: str, level: list[Any]) -> None:
 
 def _check_keywords(key: str, schema: dict[str, Any]) -> None:
     for keyword in UNBOUNDED_KEYWORDS:
-        if keyword in schema:
+        is_property = keyword == "multipleOf" and isinstance(schema.get(keyword), dict)
+        if keyword in schema and not is_property:
             raise wrong(f"{key}: {keyword} may take any time to apply; leave it out")
     if isinstance(schema.get("pattern"), str):  # of another type it is a property of that name
         raise wrong(f"{key}: pattern may take any time to apply; leave it out, or use enum")

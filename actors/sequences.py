@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray.data
-from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from bimode.codec import Codec
-from bimode.dataset import TRAIN_COLUMNS, python_rows, question_of
+from bimode.dataset import TRAIN_COLUMNS, question_of, read_file
 from bimode.errors import StarvedError, under
 from bimode.modes import Mode
 from bimode.records import TrainingSample
 from bimode.row_check import check_example, short
 from bimode.strategies import hardness
 
+ROWS = 64  # that are tokenised together
 SEQUENCES = pa.schema(
     [
         ("id", pa.string()),
@@ -32,7 +34,7 @@ SEQUENCES = pa.schema(
 
 
 class Tokenize:
-    """Curated rows -> SEQUENCES, for `map_batches(batch_format="pyarrow")`.
+    """Files of curated rows -> SEQUENCES, for `map_batches(batch_format="pyarrow")`.
 
     `mask_empty_think`: no loss on ``\\n\\n </think>`` of a non-thinking response (R-4B masks it in pre-training).
     """
@@ -40,13 +42,21 @@ class Tokenize:
     def __init__(self, model_dir: Path, mask_empty_think: bool) -> None:
         self.codec, self.mask_empty_think = Codec(model_dir), mask_empty_think
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        rows = []
-        for row in python_rows(table):
+    def __call__(self, files: pa.Table) -> Iterator[pa.Table]:
+        """Yield the sequences of `files`, a table with a column `file` of paths."""
+        for file in files["file"].to_pylist():
+            rows = read_file(Path(file), TRAIN_COLUMNS)
+            while some := list(islice(rows, ROWS)):
+                yield self.sequences(some)
+
+    def sequences(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
+        """Return `rows` as SEQUENCES. Raises an error that names the row of the first that is unsound."""
+        found = []
+        for row in rows:
             with under(f"row {short(str(row['id']))}"):
                 check_example(row)
-                rows.append(self._row(row))
-        return pa.Table.from_pylist(rows, schema=SEQUENCES)
+                found.append(self._row(row))
+        return pa.Table.from_pylist(found, schema=SEQUENCES)
 
     def _row(self, row: dict[str, Any]) -> dict[str, Any]:
         images = [image["bytes"] for image in row["images"]]
@@ -67,16 +77,18 @@ class Tokenize:
 
 def read_sequences(data: Path, model_dir: Path, mask_empty_think: bool) -> ray.data.MaterializedDataset:
     """The train rows of a curated folder, tokenised, in the object store. Raises StarvedError if there are none."""
-    files = sorted(path.name for path in data.glob("train-*.parquet"))
+    files = sorted(str(path) for path in data.absolute().glob("train-*.parquet"))
     if not files:
         raise StarvedError(f"{data} holds no train-*.parquet: nothing to anneal on")
-    # Names in a folder that Ray does not look at: it would take `a?b` in a path for a query, and `format=x` for a column.
-    folder = SubTreeFileSystem(str(data.absolute()), LocalFileSystem())
-    rows = ray.data.read_parquet(files, filesystem=folder, partitioning=None).select_columns(list(TRAIN_COLUMNS))
+    named = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
     # Actors, not tasks: a process that tokenises first imports for seconds, so there are never more of them than files.
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(files))
-    return rows.map_batches(
-        Tokenize, fn_constructor_args=(model_dir, mask_empty_think), compute=pool, batch_format="pyarrow"
+    return named.map_batches(
+        Tokenize,
+        fn_constructor_args=(model_dir, mask_empty_think),
+        compute=pool,
+        batch_size=1,
+        batch_format="pyarrow",
     ).materialize()
 
 

@@ -196,7 +196,12 @@ def _spelled(kind: pa.DataType) -> str:
 def read_rows(path: Path, split: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
     """The rows of `split` in file order, which is order by id. Raises ConfigError for a damaged file."""
     for file in split_files(path, split):
-        yield from _foreign(_file_rows, file, columns)
+        yield from read_file(file, columns)
+
+
+def read_file(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of one shard. Raises ConfigError for a damaged file."""
+    return _foreign(_file_rows, file, columns)
 
 
 def _foreign(work: Callable[..., Iterator[Any]], file: Path, *args: object) -> Iterator[Any]:

@@ -13,9 +13,9 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socketpair
@@ -31,12 +31,13 @@ Child = tuple[subprocess.Popen[bytes], Connection]
 
 MEMORY = 896 << 20  # bytes that a child may allocate, besides what `allow_for` adds
 MAX_PAGE = 1 << 31  # bytes of a page of Parquet
-SECONDS = 60.0  # for the next item, or for a child's start
+SECONDS = 120.0  # for the next item, or for a child's start
 MAX_VALUES = 1 << 18  # of an item; more would take a gigabyte as Python objects
 MAX_BYTES = 128 << 20  # of an item's texts and bytes
 BATCH_ROWS, BATCH_BYTES = 64, 64 << 20
 SENT_ITEMS, SENT_BYTES = 64, 4 << 20  # before a child waits to be asked for more
-ITEM, PAUSE, END, DIED, STUCK = range(5)  # kinds of messages, and what comes in their place
+BEAT_S = 5.0  # between two messages of a child that gets further
+MORE, END, SKIPPED, DIED, STUCK = range(5)  # kinds of messages, and what comes in their place
 SENT_ERRORS = (
     BimodeError, pa.ArrowException, OSError, ValueError, EOFError, OverflowError, RecursionError,
     MemoryError,
@@ -46,7 +47,11 @@ IDLE: list[Child] = []
 
 
 class ChildEndedError(BimodeError, OSError):
-    """A child that died of what it read, or got no further."""
+    """A child that died of what it read."""
+
+
+class ChildStuckError(ChildEndedError):
+    """A child that got no further. Raised for its file, or for the storage that it reads from."""
 
 
 class ChildKilledError(BimodeError, RuntimeError):
@@ -60,20 +65,28 @@ def stream(work: Callable[..., Iterable[T]], *args: object) -> Iterator[T]:
     dies is replaced once, and the second continues behind the items that have been yielded.
     """
     done = 0
-    for _ in range(2):
+    for most in (SENT_ITEMS, 1):  # one by one: whatever comes before the end is seen
         process, pipe = child = _idle_child()
+        is_waiting = False  # for an order, and not in the middle of one
         try:
-            _send(pipe, (work, args, done))
-            kind = PAUSE
-            while kind == PAUSE:
-                items, kind, error = _batch(child)
+            _send(pipe, (work, args, done, most))
+            kind, items, error = _answer(child)
+            while kind == MORE:
+                is_waiting = True
                 done += len(items)
                 yield from items
-                if kind == PAUSE:
-                    _send(pipe, None)
+                is_waiting = False
+                _send(pipe, None)
+                kind, items, error = _answer(child)
+            is_waiting = kind == END
+            done += len(items)
+            yield from items
         finally:
-            if process.poll() is None:
+            if is_waiting:
                 IDLE.append(child)
+            else:
+                process.kill()
+                process.wait()
         if error is not None:
             raise error
         if kind == END:
@@ -144,25 +157,18 @@ def _send(pipe: Connection, order: object) -> None:
         pipe.send(order)
 
 
-def _batch(child: Child) -> tuple[list[Any], int, Exception | None]:
-    """The items up to a pause or the end, which of them it is, and the error that it ended in.
-
-    They are taken whole, so that a caller who wants no more leaves nothing in the pipe.
-    """
+def _answer(child: Child) -> tuple[int, list[Any], Exception | None]:
+    """The kind of the next message, its items, and the error that they ended in."""
     process, pipe = child
-    items: list[Any] = []
     try:
         while pipe.poll(SECONDS):
-            kind, content = pipe.recv()
-            if kind != ITEM:
-                return items, kind, content
-            items.append(content)
+            kind, messages, error = pipe.recv()
+            if kind != SKIPPED:
+                return kind, [pickle.loads(message) for message in messages], error
     except (EOFError, ConnectionResetError):
         process.wait()
-        return items, DIED, None
-    process.kill()
-    process.wait()
-    return items, STUCK, ChildEndedError(f"its reader got no further in {SECONDS:.0f} s")
+        return DIED, [], None
+    return STUCK, [], ChildStuckError(f"its reader got no further in {SECONDS:.0f} s")
 
 
 def _serve(pipe: Connection) -> None:
@@ -176,26 +182,33 @@ def _serve(pipe: Connection) -> None:
             order = _obey(pipe, *order)
 
 
-def _obey(pipe: Connection, work: Callable[..., Any], args: tuple[Any, ...], skip: int) -> Any:
+def _obey(pipe: Connection, work: Callable[..., Any], args: tuple[Any, ...], skip: int, most: int) -> Any:
     """Send what `work` yields behind `skip` items; return the order that comes next.
 
-    After SENT_ITEMS or SENT_BYTES it waits for the parent, who may have another order by then.
+    After `most` items, SENT_BYTES or BEAT_S it waits for the parent, who may have another order.
     """
-    error, count, size = None, 0, 0
+    error, size, messages = None, 0, list[bytes]()
+    beat = time.monotonic()
     try:
-        for item in islice(work(*args), skip, None):
-            message = pickle.dumps((ITEM, item))
-            pipe.send_bytes(message)
-            count, size = count + 1, size + len(message)
-            if count >= SENT_ITEMS or size >= SENT_BYTES:
-                pipe.send((PAUSE, None))
+        for at, item in enumerate(work(*args)):
+            is_late = time.monotonic() - beat > BEAT_S
+            if at < skip:
+                if is_late:
+                    pipe.send((SKIPPED, [], None))
+                    beat = time.monotonic()
+                continue
+            messages.append(pickle.dumps(item))
+            size += len(messages[-1])
+            if len(messages) >= most or size >= SENT_BYTES or is_late:
+                pipe.send((MORE, messages, None))
                 order = pipe.recv()
                 if order is not None:
                     return order
-                count, size = 0, 0
+                size, messages = 0, []
+                beat = time.monotonic()
     except SENT_ERRORS as raised:
         error = raised
-    pipe.send((END, error))
+    pipe.send((END, messages, error))
     return pipe.recv()
 
 

@@ -70,8 +70,9 @@ def _check_links(path: Path) -> None:
     """A link would have files of this user read, copied and published with the model."""
     root = Path(os.path.realpath(path))
     homes = [root]
-    if root.parent.name == "snapshots":  # the cache of the Hub keeps a model's files beside it
-        homes.append(root.parent.parent / "blobs")
+    for parent in root.parents:
+        if parent.name == "snapshots":  # the cache of the Hub keeps a model's files beside it
+            homes.append(parent.parent / "blobs")
     for folder, folders, files in os.walk(path):
         for name in (*folders, *files):
             target = Path(os.path.realpath(Path(folder, name)))

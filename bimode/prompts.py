@@ -15,6 +15,7 @@ from bimode.errors import RefusedPromptError
 from bimode.pictures import picture_header
 from bimode.records import Prompt
 from bimode.row_check import check_answer, check_columns, check_text
+from bimode.verify import new_budget
 
 
 def read_prompts(path: Path, split: str) -> list[Prompt]:
@@ -24,7 +25,10 @@ def read_prompts(path: Path, split: str) -> list[Prompt]:
     """
     check_split(path, split, PROMPT_COLUMNS)
     rows = _identified(read_rows(path, split, PROMPT_COLUMNS), split)
-    return sorted(map(checked_prompt, rows), key=lambda prompt: prompt.id)
+    new_budget()
+    prompts = sorted(map(checked_prompt, rows), key=lambda prompt: prompt.id)
+    new_budget()  # hostile rows cost a model's answers nothing
+    return prompts
 
 
 def prompt_ids(path: Path, split: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from bimode.template import CHAT_TEMPLATE
 
 SECONDS = 5  # of CPU
 MEMORY = 1 << 30  # bytes beside what the child has before
+KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # by somebody else; the limit of CPU sends SIGXCPU
 START_S = 120.0  # of a busy machine, the child's imports included
 TEXT = "What is it?"
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -37,7 +39,10 @@ def check_templates(path: Path, *speakers: Any) -> None:
     for speaker in speakers:
         found = getattr(speaker, "chat_template", None) or ()
         for template in found.values() if isinstance(found, dict) else filter(None, [found]):
-            if template != CHAT_TEMPLATE and (problem := _problem(template)):
+            if template == CHAT_TEMPLATE:
+                continue
+            problem = _problem(template) if isinstance(template, str) else "is no text"
+            if problem:
                 fix = f"its chat template {problem}; replace it by one of this model"
                 raise ConfigError("model", path, fix)
 
@@ -54,6 +59,8 @@ def _problem(template: str) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"is not rendered within {START_S:.0f} s"
+    if done.returncode in KILLED:
+        raise RuntimeError("the check of a chat template was killed: is the memory used up?")
     if done.returncode < 0:  # by the limit of CPU, or where memory is short
         return f"is not rendered within {SECONDS} s"
     if done.returncode:

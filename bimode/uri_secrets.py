@@ -15,8 +15,8 @@ FIX = (
 )
 PLACES = ("abfs", "abfss", "hdfs", "viewfs")  # schemes whose `name@` names a container or an account
 WEB = ("http", "https")  # schemes whose `host:8265/` names a port
-URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://(.*)", re.DOTALL)
-PARAMETER = re.compile(r"([?&;#])([^=?&;#]+)=([^&;#]*)")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,40})://")
+PARAMETER = re.compile(r"([?&;#])([^=?&;#\s]+)=([^&;#]*)")
 SECRET_NAME = re.compile(
     "(secret|secretkey|accesskey|accesskeyid|accessid|accountkey|privatekey|apikey|token|password"
     "|passwd|passphrase|pwd|signature|credentials?)$|^(sig|sas|key|auth|authorization|pass|jwt)$"
@@ -24,12 +24,13 @@ SECRET_NAME = re.compile(
 
 
 def without_secrets(text: str) -> str:
-    """Returns `text`, one value or URI, with `***` for the credentials in it."""
-    if found := URI.search(text):
-        scheme, rest = found.groups()
-        if _has_user(scheme.lower(), rest):
-            text = f"{text[: found.start(2)]}***@{rest.rpartition('@')[2]}"
-    return PARAMETER.sub(_hide_value, text)
+    """Returns `text`, one value or some URIs, with `***` for the credentials in it."""
+    first, *others = SCHEME.split(text)  # text, scheme, rest, scheme, rest ...
+    parts = [first]
+    for scheme, rest in zip(others[::2], others[1::2], strict=True):
+        hidden = f"***@{rest.rpartition('@')[2]}" if _has_user(scheme.lower(), rest) else rest
+        parts += [scheme, "://", hidden]
+    return PARAMETER.sub(_hide_value, "".join(parts))
 
 
 def refuse_secrets(key: str, value: Any) -> None:

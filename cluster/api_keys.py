@@ -30,10 +30,10 @@ def take_api_keys() -> tuple[ApiKey, ...]:
     text = _read_private(value) if is_file else value
     keys: dict[str, ApiKey] = {}
     digests = set[bytes]()
-    entries = [entry.strip() for entry in re.split(r"[,\n]", text)]
+    lines = [line.strip() for line in text.splitlines()]
+    kept = [line for line in lines if not line.startswith("#")]
+    entries = [entry.strip() for line in kept for entry in line.split(",")]
     for number, entry in enumerate(filter(None, entries), 1):
-        if entry.startswith("#"):
-            continue
         name, _, key = entry.partition(":")
         digest = hashlib.sha256(key.encode()).digest()
         if not NAME.fullmatch(name) or not KEY.fullmatch(key):
@@ -51,10 +51,13 @@ def _read_private(path: str) -> str:
     """Return the text of the regular file `path`, which only its owner may read."""
     try:
         with open(path, "rb", opener=_opened_at_once) as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
+            mode = status.st_mode
             if not stat.S_ISREG(mode):
                 raise ConfigError(KEYS, path, "is no regular file; name a file of lines NAME:KEY")
-            if mode & 0o077:
+            # Kubernetes mounts a secret as root's, readable for the pod's own group
+            open_to = 0o037 if status.st_uid == 0 else 0o077
+            if mode & open_to:
                 raise ConfigError(KEYS, path, f"other users may read it; chmod 600 {path}")
             return file.read(MAX_BYTES).decode()
     except UnicodeDecodeError:

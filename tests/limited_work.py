@@ -64,3 +64,10 @@ def decode(path: Path) -> Iterator[str]:
         yield "read" if open_picture(path.read_bytes()).mode == "RGB" else "another mode"
     except PictureError as error:
         yield f"refused {error.reason}"
+
+
+def endless(name: str) -> Iterator[tuple[str, int]]:
+    """Items without an end, one each 10 ms."""
+    for at in range(10**9):
+        time.sleep(0.01)
+        yield name, at

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("bimode", "actors", "cluster", "data_curation", "pipelines")
 METHODS = ("search", "match", "fullmatch", "findall", "finditer", "split", "sub")
 UNNAMED = ("search", "sub")  # how a pattern is tried of which no use by its own name is found
-FILLERS = ("a", "7", " ", ".", "-", "\n", "(", "A")
+FILLERS = ("a", "7", " ", ".", "-", "\n", "(", "A", '"', "\\", '\\"')
 MOST_PAIRED = 6
 
 
@@ -59,8 +59,10 @@ def used_patterns() -> tuple[Used, ...]:
 
 
 def _patterns_in(value: object, depth: int = 0) -> Iterator[re.Pattern[str]]:
-    if isinstance(value, re.Pattern) and isinstance(value.pattern, str):
-        yield value
+    if isinstance(value, re.Pattern):
+        is_text = isinstance(value.pattern, str)
+        text = value.pattern if is_text else value.pattern.decode("latin-1")
+        yield value if is_text else re.compile(text, value.flags | re.ASCII)
     elif isinstance(value, tuple | list | set | frozenset | dict) and depth < 3:
         inner = [*value, *value.values()] if isinstance(value, dict) else value
         for each in inner:

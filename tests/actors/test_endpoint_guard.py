@@ -141,6 +141,7 @@ def test_a_key_opens_every_address_and_goes_no_further() -> None:
 
 def test_health_needs_no_key() -> None:
     assert ask(OPEN, HOST, method="GET", path="/health").status == 200
+    assert ask(OPEN, HOST, path="/health").status == 401, "a POST would hold a body"
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from actors.rollout_worker import RolloutWorker
 from actors.sequences import Tokenize
-from bimode.dataset import SCHEMA
 from bimode.errors import ConfigError
 from bimode.modes import Mode, render_response
 from tests.rows import asked, reading_worker
@@ -83,10 +81,10 @@ def test_annealing_refuses_a_row_by_its_id(
 ) -> None:
     """A trace with an end of turn in its middle taught the model to stop there."""
     sound = row("what is the number ?", render_response(Mode.THINKING, "look : 3", "8"))
-    assert tokenize(pa.Table.from_pylist([sound])).num_rows == 1
+    assert tokenize.sequences([sound]).num_rows == 1
     wrong = row(question, render_response(Mode.THINKING, trace, answer))
     with pytest.raises(ConfigError) as refused:
-        tokenize(pa.Table.from_pylist([sound, wrong]))
+        tokenize.sequences([sound, wrong])
     assert str(refused.value) == f"row q-7-thinking.{says} {CONTROL}"
 
 
@@ -108,9 +106,6 @@ def test_a_row_that_cannot_be_made_a_sequence_is_one_line(
 ) -> None:
     """Each was a TypeError or IndexError with a stack, somewhere in a worker."""
     sound = row("what is the number ?", render_response(Mode.THINKING, "look : 3", "8"))
-    empty = pa.Table.from_pylist([sound]).schema.empty_table()
-    schema = empty.schema.set(5, SCHEMA.field("images")).set(6, SCHEMA.field("pass_rate_direct"))
-    table = pa.Table.from_pylist([sound | changes], schema=schema)
     with pytest.raises(ConfigError) as refused:
-        tokenize(table)
+        tokenize.sequences([sound | changes])
     assert str(refused.value).startswith(f"row q-7-thinking.{says}")

@@ -155,3 +155,19 @@ def test_a_data_file_that_is_none_is_a_line(tmp_path: Path) -> None:
     empty = SCHEMA.empty_table()
     pq.write_table(empty, tmp_path / "eval-0.parquet")
     assert list(read_rows(tmp_path, "eval")) == []
+
+
+def test_an_interrupted_stream_gives_nothing_to_the_next() -> None:
+    """The child was kept in the middle of its work, and its items came out of the next file."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(stream(work.endless, "A"))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert [at for at, _ in stream(work.count, 3)] == [0, 1, 2]

@@ -69,6 +69,16 @@ def test_a_judge_or_a_tagging_model_is_checked_before_its_first_prompt(
         codec(model).prompt_text("What is it?", 0)
 
 
+@pytest.mark.parametrize("template", [{"default": ["x thinking_mode"]}, {"default": {"a": 1}}])
+def test_a_template_that_is_no_text_is_a_line(
+    text_model: Path, tmp_path: Path, template: dict[str, object]
+) -> None:
+    speaker = Codec(text_model).tokenizer
+    speaker.chat_template = template
+    with pytest.raises(ConfigError, match="its chat template is no text"):
+        template_check.check_templates(text_model, speaker)
+
+
 ATTACKS = [
     "{{ messages.__class__.__mro__ }}",
     "{{ ''.__class__.__base__.__subclasses__() }}",

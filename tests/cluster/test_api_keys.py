@@ -70,7 +70,7 @@ def test_a_file_that_others_may_read_or_that_is_none_is_refused(
     os.mkfifo(tmp_path / "fifo", 0o600)
     (tmp_path / "link").symlink_to(private(tmp_path / "shown", f"alice:{A}".encode(), 0o644))
     cases = {
-        private(tmp_path / "group", f"alice:{A}".encode(), 0o640): f"chmod 600 {tmp_path}/group",
+        private(tmp_path / "group", f"alice:{A}".encode(), 0o660): f"chmod 600 {tmp_path}/group",
         private(tmp_path / "world", f"alice:{A}".encode(), 0o604): f"chmod 600 {tmp_path}/world",
         private(tmp_path / "writable", f"alice:{A}".encode(), 0o602): "chmod 600",
         private(tmp_path / "bytes", b"\xff"): "is no text",
@@ -84,6 +84,18 @@ def test_a_file_that_others_may_read_or_that_is_none_is_refused(
         monkeypatch.setenv(NAME, value)
         with pytest.raises(ConfigError, match=says):
             take_api_keys()
+
+
+def test_a_group_may_read_the_file_if_it_is_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubernetes mounts a secret so, for a pod that is not root."""
+    monkeypatch.setenv(NAME, private(tmp_path / "secret", f"# alice, the first\nalice:{A}".encode(), 0o440))
+    if os.geteuid():
+        with pytest.raises(ConfigError, match="chmod 600"):
+            take_api_keys()
+    else:
+        assert [key.name for key in take_api_keys()] == ["alice"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "127.1", "localhost", "::1"])

@@ -214,16 +214,16 @@ def test_a_reader_that_dies_costs_the_file(tmp_path: Path, monkeypatch: pytest.M
     path.write_text("\n".join(json.dumps({"question": f"q{at}", "answer": "1"}) for at in range(200)))
     (file,) = list_files(str(path), "auto")
     part = FilePart(file, "jsonl", 0, None)
-    take = limited._batch
+    take = limited._answer
 
     def take_and_kill(child: limited.Child) -> Any:
         taken = take(child)
         child[0].send_signal(11)
         return taken
 
-    monkeypatch.setattr(limited, "_batch", take_and_kill)
+    monkeypatch.setattr(limited, "_answer", take_and_kill)
     source = SourceConfig(path=str(path), columns={"question": "question", "answer": "answer"})
     *samples, refusal = read_samples(part, source)
-    assert len(samples) == 128  # 64 of the first child, 64 more of the second
-    assert isinstance(refusal, Refusal) and (refusal.ref, refusal.reason) == ("a.jsonl#128", "unreadable_file")
+    assert len(samples) == 65  # 64 of the first child, and what the second sends alone
+    assert isinstance(refusal, Refusal) and (refusal.ref, refusal.reason) == ("a.jsonl#65", "unreadable_file")
     assert refusal.detail == "its reader ended by SIGSEGV"

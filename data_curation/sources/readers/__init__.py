@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 
-from bimode.limited import ChildEndedError, allow_for, excess, stream
-from data_curation.sources.files import SourceFile, open_file, reader_of
+from bimode.errors import StorageError
+from bimode.limited import ChildEndedError, ChildStuckError, allow_for, excess, stream
+from data_curation.sources.files import SourceFile, is_remote, open_file, public, reader_of
 from data_curation.sources.readers.arrow import read_hf, read_parquet, split_parquet
 from data_curation.sources.readers.lines import read_images, read_jsonl
 from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Reader, Record, reference, refuse
@@ -55,6 +56,8 @@ def read_records(part: FilePart) -> Read:
         for row, record in stream(read_bounded, part):
             yield row, record
     except ChildEndedError as error:
+        if isinstance(error, ChildStuckError) and is_remote(part.file.uri):
+            raise StorageError(f"{public(part.file.uri)} does not answer") from None
         yield refuse(part.file, row + 1, "unreadable_file", error)
 
 
