@@ -81,7 +81,7 @@ def own_file(path: str, flags: int) -> int:
     """`opener` for files that a run appends to; where others may write, they may plant a link.
 
     Raises ConfigError for a link, for what is no plain file, for a file that has a second name, and
-    for one that belongs neither to this user nor to the owner of its folder.
+    for one that belongs neither to this user nor to the owner or the group of its folder.
     """
     planted = ConfigError("--out", path, "is no plain file of this run; remove it")
     try:
@@ -91,9 +91,10 @@ def own_file(path: str, flags: int) -> int:
             raise planted from None
         raise
     status = os.fstat(handle)
-    owners = (os.geteuid(), os.stat(os.path.dirname(path) or ".").st_uid)
+    folder = os.stat(os.path.dirname(path) or ".")
     is_plain = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
-    if not is_plain or status.st_uid not in owners:
+    is_groups = status.st_gid == folder.st_gid and not folder.st_mode & stat.S_IWOTH
+    if not is_plain or not (status.st_uid in (os.geteuid(), folder.st_uid) or is_groups):
         os.close(handle)
         raise planted
     return handle

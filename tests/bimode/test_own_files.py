@@ -110,6 +110,21 @@ def test_a_file_of_another_user_is_none_of_ours(tmp_path: Path) -> None:
         assert lock.read_text().startswith("process ")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user, as only root may")
+def test_a_groups_folder_is_the_groups(tmp_path: Path) -> None:
+    """One of a team goes on with a run that another has begun; not where everybody may write."""
+    lock = tmp_path / ".lock"
+    lock.write_text("")
+    os.chown(lock, 65534, 1234)
+    os.chown(tmp_path, 0, 1234)
+    tmp_path.chmod(0o2775)
+    with exclusive(tmp_path):
+        assert lock.read_text().startswith("process ")
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigError, match="is no plain file of this run"), exclusive(tmp_path):
+        pass
+
+
 def test_a_report_replaces_a_link_and_does_not_follow_it(tmp_path: Path) -> None:
     victim = tmp_path / "victim.txt"
     victim.write_text(TEXT)
