@@ -104,7 +104,7 @@ async def flood(server: Server) -> dict[str, Any]:
 
 async def bombs(server: Server) -> dict[str, Any]:
     """Eight large pictures at once, and a small one shortly after them."""
-    pictures = [progressive(8192), plain(8192, 8191), plain(1, 100_000)]
+    pictures = [progressive(4096), plain(4096, 4096), plain(1, 100_000)]
     async with connection(server) as client:
         running = [asyncio.create_task(post(client, picture(pictures[i % 3]))) for i in range(8)]
         await asyncio.sleep(0.5)
