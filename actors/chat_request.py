@@ -16,6 +16,7 @@ from ray.serve.llm.openai_api_models import ChatCompletionRequest
 from vllm.exceptions import VLLMClientError
 
 from actors.request_bounds import MAX_COMPLETIONS, check_bounds, wrong
+from actors.thinking_parser import ThinkingParser
 
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 MISTAKES = (TypeError, ValueError, AttributeError, LookupError, RecursionError, VLLMClientError)
@@ -36,6 +37,14 @@ class ChatRequest(ChatCompletionRequest):
             raise
         except MISTAKES as error:
             raise wrong(f"no request of OpenAI's API: {error}") from None
+
+    def resolve_reasoning_ended(self, parser: Any, prompt_token_ids: list[int]) -> bool | None:
+        """Whether a grammar binds the first token: where the prompt has closed its think block."""
+        reasoning = getattr(parser, "reasoning_parser", None)
+        if isinstance(reasoning, ThinkingParser):
+            return reasoning.is_closed(prompt_token_ids)
+        ended: bool | None = super().resolve_reasoning_ended(parser, prompt_token_ids)
+        return ended
 
 
 def _look_at(data: Any) -> None:

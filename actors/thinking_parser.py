@@ -78,7 +78,7 @@ class ThinkingParser(ReasoningParser):
 
     def is_reasoning_end_streaming(self, input_ids: Sequence[int], delta_ids: Iterable[int]) -> bool:
         """In the engine: the last think block is closed, a grammar may bind the answer. In a stream: never, it splits all."""
-        return not self.streams and self._closed(input_ids)
+        return not self.streams and self.is_closed(input_ids)
 
     def extract_content_ids(self, input_ids: list[int]) -> list[int]:
         """Ids after the first closing tag of a response, as `split` has its text; all of them in `short`."""
@@ -92,7 +92,8 @@ class ThinkingParser(ReasoningParser):
             return 0
         return list(token_ids).index(self.close_id) if self.close_id in token_ids else len(token_ids)
 
-    def _closed(self, ids: Sequence[int]) -> bool:
+    def is_closed(self, ids: Sequence[int]) -> bool:
+        """Return whether the last think block in `ids` is closed."""
         last = next((i for i in reversed(ids) if i in (self.open_id, self.close_id)), None)
         return last == self.close_id
 
