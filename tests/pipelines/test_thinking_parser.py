@@ -93,3 +93,22 @@ def test_ids_are_split_where_the_text_is(mode: str, tiny_llava: Path) -> None:
     text = "look : 3\n</think>\n\n3 </think> 4"
     content = tokenizer.decode(parser.extract_content_ids(tokenizer.encode(text, add_special_tokens=False)))
     assert content.split() == (parser.extract_reasoning(text, None)[1] or "").split()
+
+
+@pytest.mark.parametrize(("mode", "is_bound"), [("auto", False), ("long", False), ("short", True)])
+def test_a_grammar_binds_the_first_token_of_an_answer(mode: str, is_bound: bool, tiny_llava: Path) -> None:
+    """In short it bound the second: the choice "no" was answered as "us no"."""
+    from types import SimpleNamespace
+
+    from actors.chat_request import ChatRequest
+    from actors.thinking_parser import ThinkingParser
+
+    codec = Codec(tiny_llava)
+    messages = [{"role": "user", "content": "what ?"}]
+    prompt = codec.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, thinking_mode=mode, return_dict=False
+    )
+    request = ChatRequest(messages=messages)
+    parser = SimpleNamespace(reasoning_parser=ThinkingParser(codec.tokenizer))
+    assert request.resolve_reasoning_ended(parser, prompt) is is_bound
+    assert request.resolve_reasoning_ended(None, prompt) is None
