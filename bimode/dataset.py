@@ -224,13 +224,13 @@ def _file_rows(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     for group in range(table.num_row_groups):
         for batch in parquet_batches(table, group, columns):
             batch.validate()
-            for row in python_rows(batch):
+            for row in _python_rows(batch):
                 if problem := excess(row):
                     raise ValueError(f"a row of {problem}")
                 yield row
 
 
-def python_rows(batch: pa.RecordBatch | pa.Table) -> list[Row]:
+def _python_rows(batch: pa.RecordBatch) -> list[Row]:
     """The rows of `batch`; a text that is no UTF-8 stays bytes, so that it costs no other row."""
     try:
         return batch.to_pylist()  # type: ignore[no-any-return]

@@ -68,19 +68,17 @@ def stream(work: Callable[..., Iterable[T]], *args: object) -> Iterator[T]:
     for most in (SENT_ITEMS, 1):  # one by one: whatever comes before the end is seen
         process, pipe = child = _idle_child()
         is_waiting = False  # for an order, and not in the middle of one
+        order: object = (work, args, done, most)
+        kind = MORE
         try:
-            _send(pipe, (work, args, done, most))
-            kind, items, error = _answer(child)
             while kind == MORE:
-                is_waiting = True
+                is_waiting = False
+                _send(pipe, order)
+                kind, items, error = _answer(child)
+                is_waiting = kind in (MORE, END)
                 done += len(items)
                 yield from items
-                is_waiting = False
-                _send(pipe, None)
-                kind, items, error = _answer(child)
-            is_waiting = kind == END
-            done += len(items)
-            yield from items
+                order = None  # the next, please
         finally:
             if is_waiting:
                 IDLE.append(child)
