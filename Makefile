@@ -37,6 +37,7 @@ test-unit: $(STAMP) $(COMPILED) ## the tests that start neither Ray nor vLLM nor
 	$(UNIT_TESTS)
 
 lint: $(STAMP) ## ruff, and the import rule
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
 
@@ -44,7 +45,7 @@ types: $(STAMP) ## mypy: strict on bimode
 	$(BIN)/mypy
 
 reference: $(STAMP) ## docs/recipe.md, from the descriptions in the schema
-	$(BIN)/python -m bimode.recipe_reference > docs/recipe.md
+	$(BIN)/python -m bimode.config.reference > docs/recipe.md
 
 bench: $(STAMP) ## every benchmark; each prints one line of JSON at its end
 	@set -e; for file in $(filter-out $(addprefix benchmarks/,curation.py judge.py tag_quality.py),$(wildcard benchmarks/*.py)); do \

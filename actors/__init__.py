@@ -1,1 +1,3 @@
-"""Processes: rollout workers, learners and their graph. Plain classes, made remote in one place (`actors.graph`)."""
+"""Processes: rollout workers, learners and their graph. Plain classes, made remote in one place
+(`actors.rl_workers`).
+"""

@@ -1,9 +1,11 @@
-"""Curation: rows a second, ours against datatrove's on the same files and cores; and what ours needs in memory as rows grow.
+"""Curation: rows a second, ours against datatrove's on the same files and cores; and what ours
+needs in memory as rows grow.
 
-Both read Parquet with images, decode and hash pixels, drop what repeats in question and pixels, filter by length and repetition,
-and write Parquet; nothing is reported unless both keep exactly the rows that have to stay. Each has TASKS worker processes on the
-same TASKS cores. Imports and Ray are started before the clock, and the first run of each side is not counted. Rates are of wall
-time; CPU seconds of all processes of a side stand beside them, since a busy machine blurs the wall.
+Both read Parquet with images, decode and hash pixels, drop what repeats in question and pixels,
+filter by length and repetition, and write Parquet; nothing is reported unless both keep exactly the
+rows that have to stay. Each has TASKS worker processes on the same TASKS cores. Imports and Ray are
+started before the clock, and the first run of each side is not counted. Rates are of wall time; CPU
+seconds of all processes of a side stand beside them, since a busy machine blurs the wall.
 
     python benchmarks/curation.py --make-env DIR --memory 10000 100000 1000000
 """
@@ -53,8 +55,18 @@ class Memory:
 def side(name: str, python: str, module: str, source: Path, work: Path) -> Iterator[Side]:
     """A side that has started its processes."""
     work.mkdir()
-    env = os.environ | {"OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}  # Ray's workers give way to all others by default
-    found = Side(name, python, f"benchmarks.peers.{module}", [str(source), str(work), str(TASKS)], env, work / "log")
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "RAY_worker_niceness": "0",
+    }  # Ray's workers give way to all others by default
+    found = Side(
+        name,
+        python,
+        f"benchmarks.peers.{module}",
+        [str(source), str(work), str(TASKS)],
+        env,
+        work / "log",
+    )
     try:
         found.answer()
         yield found
@@ -63,10 +75,16 @@ def side(name: str, python: str, module: str, source: Path, work: Path) -> Itera
 
 
 def kept(work: Path, prefix: str = "") -> set[str]:
-    """Ids of the rows in `work`/data, without `prefix`. Raises SideError for an id that is there twice."""
+    """Ids of the rows in `work`/data, without `prefix`. Raises SideError for an id that is there
+    twice.
+    """
     import pyarrow.parquet as pq
 
-    ids = [id for file in (work / "data").glob("*.parquet") for id in pq.read_table(file, columns=["id"])["id"].to_pylist()]
+    ids = [
+        id
+        for file in (work / "data").glob("*.parquet")
+        for id in pq.read_table(file, columns=["id"])["id"].to_pylist()
+    ]
     if len(set(ids)) < len(ids):
         raise SideError(f"{work.name}: {len(ids) - len(set(ids))} rows are there twice")
     return {id.removeprefix(prefix) for id in ids}
@@ -76,11 +94,14 @@ def check_kept(found: set[str], stay: set[str], name: str) -> None:
     """Raises SideError unless the rows that have to stay are there, and no others."""
     if found != stay:
         raise SideError(
-            f"{name} keeps {len(found - stay)} rows that have to go and lacks {len(stay - found)}: nothing is reported"
+            f"{name} keeps {len(found - stay)} rows that have to go and lacks {len(stay - found)}:"
+            " nothing is reported"
         )
 
 
-def compare(rows: int, rounds: int, python: str, inputs: Path, folder: Path) -> tuple[list[Answer], list[Answer]]:
+def compare(
+    rows: int, rounds: int, python: str, inputs: Path, folder: Path
+) -> tuple[list[Answer], list[Answer]]:
     """`rounds` runs of each side in turn, after one of each that is not timed."""
     source = inputs / f"input-{rows}"
     stay = write_rows(source, rows, SEED)
@@ -94,7 +115,10 @@ def compare(rows: int, rounds: int, python: str, inputs: Path, folder: Path) -> 
             answers.append((a.ask(f"run-{at}"), b.ask(f"run-{at}")))
             check_kept(kept(ours / f"run-{at}", "bench-"), stay, "ours")
             check_kept(kept(peer / f"run-{at}"), stay, "datatrove")
-            print(f"run {at}: ours {_told(answers[-1][0])}; datatrove {_told(answers[-1][1])}", flush=True)
+            print(
+                f"run {at}: ours {_told(answers[-1][0])}; datatrove {_told(answers[-1][1])}",
+                flush=True,
+            )
     return [one for one, _ in answers[1:]], [other for _, other in answers[1:]]
 
 
@@ -112,22 +136,45 @@ def measure_memory(rows: int, inputs: Path, folder: Path) -> Memory:
             peaks.end()
     check_kept(kept(work / "run", "bench-"), stay, "ours")
     found = Memory(rows, peaks.driver, peaks.worker, round(answer.seconds, 1))
-    print(f"{rows} rows: driver {found.driver} MiB, largest worker {found.worker} MiB, {_told(answer)}", flush=True)
+    print(
+        f"{rows} rows: driver {found.driver} MiB, largest worker {found.worker} MiB,"
+        f" {_told(answer)}",
+        flush=True,
+    )
     return found
 
 
-def report(rows: int, runs: tuple[Sequence[Answer], Sequence[Answer]] | None, memory: Sequence[Memory]) -> dict[str, object]:
-    """The line of JSON: rates in rows/s of wall time, `cpu_ratio` of the CPU seconds; without runs the ratio is null."""
-    found: dict[str, object] = {"name": "curation", "ratio": None, "goal": GOAL, "ours": None, "peer": None, "unit": "rows/s"}
+def report(
+    rows: int, runs: tuple[Sequence[Answer], Sequence[Answer]] | None, memory: Sequence[Memory]
+) -> dict[str, object]:
+    """The line of JSON: rates in rows/s of wall time, `cpu_ratio` of the CPU seconds; without runs
+    the ratio is null.
+    """
+    found: dict[str, object] = {
+        "name": "curation",
+        "ratio": None,
+        "goal": GOAL,
+        "ours": None,
+        "peer": None,
+        "unit": "rows/s",
+    }
     if runs:
         rates = [[round(rows / answer.seconds, 1) for answer in side] for side in runs]
         cpu = [median(answer.parts["cpu"] for answer in side) for side in runs]
         ours, peer = map(median, rates)
         found |= {
-            "ratio": round(ours / peer, 3), "ours": ours, "peer": peer, "runs": {"ours": rates[0], "peer": rates[1]},
-            "rows": rows, "tasks": TASKS, "cpu_ratio": round(cpu[1] / cpu[0], 3),
-            "cpu_us_a_row": {"ours": round(cpu[0] / rows * 1e6), "peer": round(cpu[1] / rows * 1e6)},
-        }  # fmt: skip
+            "ratio": round(ours / peer, 3),
+            "ours": ours,
+            "peer": peer,
+            "runs": {"ours": rates[0], "peer": rates[1]},
+            "rows": rows,
+            "tasks": TASKS,
+            "cpu_ratio": round(cpu[1] / cpu[0], 3),
+            "cpu_us_a_row": {
+                "ours": round(cpu[0] / rows * 1e6),
+                "peer": round(cpu[1] / rows * 1e6),
+            },
+        }
     return found | {"memory_mib": [asdict(each) for each in memory]}
 
 
@@ -142,27 +189,56 @@ def check_datatrove(python: str) -> None:
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True)
     except OSError as error:
-        raise ConfigError("--datatrove-python", python, f"{error.strerror}; name an interpreter") from None
+        raise ConfigError(
+            "--datatrove-python", python, f"{error.strerror}; name an interpreter"
+        ) from None
     if (found := done.stdout.strip() or "none") != DATATROVE:
-        fix = f"has datatrove {found}, not {DATATROVE}; name another, or make one with --make-env DIR"
+        fix = (
+            f"has datatrove {found}, not {DATATROVE}; name another, or make one with --make-env DIR"
+        )
         raise ConfigError("--datatrove-python", python, fix)
 
 
 def make_env(folder: Path) -> str:
     """The interpreter of an environment with datatrove and what its blocks need here."""
-    return install(folder, [f"datatrove=={DATATROVE}", *NEEDS, *(f"{name}=={version(name)}" for name in SHARED)])
+    return install(
+        folder,
+        [f"datatrove=={DATATROVE}", *NEEDS, *(f"{name}=={version(name)}" for name in SHARED)],
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=20_000, help="of the comparison; 0 leaves it out")
+    parser.add_argument(
+        "--rows", type=int, default=20_000, help="of the comparison; 0 leaves it out"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of each side")
-    parser.add_argument("--memory", type=int, nargs="*", default=[10_000, 100_000], metavar="ROWS", help="sizes for memory")
-    parser.add_argument("--input", type=Path, metavar="DIR", help="where the input is kept for another time")
-    parser.add_argument("--datatrove-python", default=sys.executable, help=f"an interpreter with datatrove {DATATROVE}")
-    parser.add_argument("--make-env", type=Path, metavar="DIR", help=f"make an environment of datatrove {DATATROVE} there")
+    parser.add_argument(
+        "--memory",
+        type=int,
+        nargs="*",
+        default=[10_000, 100_000],
+        metavar="ROWS",
+        help="sizes for memory",
+    )
+    parser.add_argument(
+        "--input", type=Path, metavar="DIR", help="where the input is kept for another time"
+    )
+    parser.add_argument(
+        "--datatrove-python",
+        default=sys.executable,
+        help=f"an interpreter with datatrove {DATATROVE}",
+    )
+    parser.add_argument(
+        "--make-env",
+        type=Path,
+        metavar="DIR",
+        help=f"make an environment of datatrove {DATATROVE} there",
+    )
     flags = parser.parse_args()
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:TASKS])  # both sides alike; processes inherit it
+    os.sched_setaffinity(
+        0, sorted(os.sched_getaffinity(0))[:TASKS]
+    )  # both sides alike; processes inherit it
     with errors_in_one_line(), TemporaryDirectory() as name:
         folder, runs = Path(name), None
         kept_input = (flags.input or folder).resolve()

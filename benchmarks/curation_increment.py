@@ -1,7 +1,8 @@
-"""What a later curation costs: nothing new, and one new file beside those that were there, against the first one's generation.
+"""What a later curation costs: nothing new, and one new file beside those that were there, against
+the first one's generation.
 
-The files hold pictures of the built-in families, repeats among them (`peers.curation_rows`), tagged by the model in `assets/`.
-What was generated is counted in the cache: attempts, and tokens in them.
+The files hold pictures of the built-in families, repeats among them (`peers.curation_rows`), tagged
+by the model in `assets/`. What was generated is counted in the cache: attempts, and tokens in them.
 
     python benchmarks/curation_increment.py --rows 2000 --new 20
 """
@@ -45,7 +46,9 @@ max_tokens = 64
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of curation: what it took, and the attempts and their tokens that it added to the cache."""
+    """One call of curation: what it took, and the attempts and their tokens that it added to the
+    cache.
+    """
 
     name: str
     seconds: float
@@ -54,16 +57,18 @@ class Call:
 
 
 def write_files(folder: Path, rows: int, new: int) -> None:
-    """`rows` rows in one file below `folder`/there, the `new` ones that follow them in another below `folder`/new."""
+    """`rows` rows in one file below `folder`/there, the `new` ones that follow them in another
+    below `folder`/new.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from benchmarks.peers.curation_rows import SCHEMA, draw_rows
 
-    drawn = draw_rows(rows + new, SEED)
+    sampled = draw_rows(rows + new, SEED)
     for name, many in (("there", rows), ("new", new)):
         (folder / name).mkdir(parents=True)
-        table = pa.Table.from_pylist([row for row, _ in islice(drawn, many)], SCHEMA)
+        table = pa.Table.from_pylist([row for row, _ in islice(sampled, many)], SCHEMA)
         pq.write_table(table, folder / name / f"{name}.parquet", row_group_size=500)
 
 
@@ -72,7 +77,9 @@ def generated(run: Path) -> tuple[int, int]:
     import pyarrow.parquet as pq
 
     parts = (run / "cache" / "rollouts").glob("*/part-*.parquet")
-    tokens = [pq.read_table(part, columns=["num_tokens"])["num_tokens"].to_pylist() for part in parts]
+    tokens = [
+        pq.read_table(part, columns=["num_tokens"])["num_tokens"].to_pylist() for part in parts
+    ]
     return sum(map(len, tokens)), sum(map(sum, tokens))
 
 
@@ -95,13 +102,24 @@ def main() -> None:
         folder = Path(name)
         write_files(folder, flags.rows, flags.new)
         recipe = folder / "increment.toml"
-        recipe.write_text(RECIPE.format(base=REPO / "assets" / "tiny-annealed", files=folder / "there"))
+        recipe.write_text(
+            RECIPE.format(base=REPO / "assets" / "tiny-annealed", files=folder / "there")
+        )
         calls = [call("first", recipe, folder / "run"), call("nothing new", recipe, folder / "run")]
         (folder / "new" / "new.parquet").rename(folder / "there" / "new.parquet")
         calls.append(call(f"{flags.new} new rows", recipe, folder / "run"))
         first, _, last = calls
         ratio = last.attempts / first.attempts
-        print(json.dumps({"name": "curation_increment", "ratio": ratio, "goal": GOAL, "runs": [asdict(each) for each in calls]}))
+        print(
+            json.dumps(
+                {
+                    "name": "curation_increment",
+                    "ratio": ratio,
+                    "goal": GOAL,
+                    "runs": [asdict(each) for each in calls],
+                }
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Curation killed at random, again and again: what is published, what is sampled twice, whether the bytes are a whole run's.
+"""Curation killed at random, again and again: what is published, what is sampled twice, whether the
+bytes are a whole run's.
 
-Each round starts in an empty directory, is killed (SIGKILL, its whole tree) a few times at random, and is then left to its end.
+Each round starts in an empty directory, is killed (SIGKILL, its whole tree) a few times at random,
+and is then left to its end.
 
     python benchmarks/curation_kills.py --kills 20
 """
@@ -49,10 +51,28 @@ class Tally:
 
 
 def published(run: Path) -> dict[str, bytes]:
-    """What a reader sees of the data: file -> bytes; times stand in the manifest, which is left out."""
+    """What a reader sees of the data: file -> bytes; times stand in the manifest, which is left
+    out.
+    """
     shown = run / "curate"
-    names = [shown / name for name in ("data", "tags", "rejects", "index.parquet", "README.md", "report.html", "croissant.json")]
-    files = [file for at in names for file in (sorted(at.rglob("*")) if at.is_dir() else [at]) if file.is_file()]
+    names = [
+        shown / name
+        for name in (
+            "data",
+            "tags",
+            "rejects",
+            "index.parquet",
+            "README.md",
+            "report.html",
+            "croissant.json",
+        )
+    ]
+    files = [
+        file
+        for at in names
+        for file in (sorted(at.rglob("*")) if at.is_dir() else [at])
+        if file.is_file()
+    ]
     return {str(file.relative_to(shown)): file.read_bytes() for file in files}
 
 
@@ -62,28 +82,43 @@ def attempts(run: Path) -> list[tuple[str, str, str, int]]:
 
     parts = sorted((run / "cache" / "rollouts").glob("*/part-*.parquet"))
     columns = ["id", "content", "mode", "attempt"]
-    return [tuple(row[name] for name in columns) for part in parts for row in pq.read_table(part, columns=columns).to_pylist()]
+    return [
+        tuple(row[name] for name in columns)
+        for part in parts
+        for row in pq.read_table(part, columns=columns).to_pylist()
+    ]
 
 
 def curate(recipe: Path, run: Path, kill_after_s: float | None, log: Path) -> bool:
     """Runs the stage; True if it came to its end before it was killed."""
-    with command(["pipelines.curate", str(recipe), "--out", str(run)], log, kill_after_s) as process:
+    with command(
+        ["pipelines.curate", str(recipe), "--out", str(run)], log, kill_after_s
+    ) as process:
         code = process.wait()
     if code == 1 and ray_was_late(log):
         log.unlink()
         return curate(recipe, run, kill_after_s, log)
     if code not in (0, -9):
-        raise SystemExit(f"error: curation ended with code {code}; see its end:\n{log.read_text()[-2000:]}")
+        raise SystemExit(
+            f"error: curation ended with code {code}; see its end:\n{log.read_text()[-2000:]}"
+        )
     return code == 0
 
 
 def round_of(
-    recipe: Path, run: Path, kills: int, whole: dict[str, bytes], seconds: float, rng: random.Random, tally: Tally
+    recipe: Path,
+    run: Path,
+    kills: int,
+    whole: dict[str, bytes],
+    seconds: float,
+    rng: random.Random,
+    tally: Tally,
 ) -> float:
-    """Kills a new run `kills` times (fewer if it is done before), lets it end, and looks at what there is.
+    """Kills a new run `kills` times (fewer if it is done before), lets it end, and looks at what
+    there is.
 
-    Returns how long a whole run takes: `seconds`, or less where one was done before it was to be killed, as on a machine that
-    was busy at first.
+    Returns how long a whole run takes: `seconds`, or less where one was done before it was to be
+    killed, as on a machine that was busy at first.
     """
     log = run.with_suffix(".txt")
     for number in range(kills):
@@ -118,10 +153,18 @@ def main() -> None:
         tally, rng = Tally(), random.Random(flags.seed)
         while tally.kills < flags.kills:
             kills = min(KILLS_A_ROUND, flags.kills - tally.kills)
-            seconds = round_of(recipe, folder / f"round-{tally.rounds}", kills, whole, seconds, rng, tally)
+            seconds = round_of(
+                recipe, folder / f"round-{tally.rounds}", kills, whole, seconds, rng, tally
+            )
             print(tally, flush=True)
         sound = not (tally.half_published or tally.twice or tally.bytes_differ)
-        end = {"name": "curation_kills", "ratio": float(sound), "goal": 1.0, "whole_s": seconds, "runs": [asdict(tally)]}
+        end = {
+            "name": "curation_kills",
+            "ratio": float(sound),
+            "goal": 1.0,
+            "whole_s": seconds,
+            "runs": [asdict(tally)],
+        }
         print(json.dumps(end))
 
 

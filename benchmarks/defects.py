@@ -1,7 +1,9 @@
-"""Planted defects: 20,000 rows with copies, leaks, wrong answers, broken pictures and more; how many of them each stage finds.
+"""Planted defects: 20,000 rows with copies, leaks, wrong answers, broken pictures and more; how
+many of them each stage finds.
 
-The real command reads the files, removes what it removes, and is then held against the table of what was planted. Nothing is
-tagged (every row is exported in both formats), so wrong answers are found by their traces or not at all.
+The real command reads the files, removes what it removes, and is then held against the table of
+what was planted. Nothing is tagged (every row is exported in both formats), so wrong answers are
+found by their traces or not at all.
 
     python benchmarks/defects.py --out runs/defects
 """
@@ -38,18 +40,29 @@ from benchmarks.defect_data.scoring import (
     score_stages,
     unexpected,
     worst,
-)  # fmt: skip
+)
 
 REPO = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=FULL, help="rows, of which about a quarter is planted (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the rows and of what is planted")
-    parser.add_argument("--out", type=Path, help="keep sources and run there; without it both are gone afterwards")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, e.g. curate.dedup.ngram=13"
+        "--rows",
+        type=int,
+        default=FULL,
+        help="rows, of which about a quarter is planted (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the rows and of what is planted")
+    parser.add_argument(
+        "--out", type=Path, help="keep sources and run there; without it both are gone afterwards"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the recipe, e.g. curate.dedup.ngram=13",
     )
     options = parser.parse_args()
     with TemporaryDirectory() as name:
@@ -68,18 +81,33 @@ def plant(folder: Path, rows: int, seed: int) -> list[Truth]:
         raise SystemExit(f"error: --rows = {rows}: {error}") from None
     truth = write(planter.records(), folder / "sources")
     write_recipe(folder / "sources", folder / "defects.toml", rows, seed)
-    print(f"planted in {time.monotonic() - began:.0f} s: {rows} rows and {len(truth) - rows} evaluation items", flush=True)
+    print(
+        f"planted in {time.monotonic() - began:.0f} s: {rows} rows and {len(truth) - rows}"
+        " evaluation items",
+        flush=True,
+    )
     return truth
 
 
 def curate(folder: Path, changes: list[str]) -> float:
     """Runs the stage; returns its seconds."""
-    words = [sys.executable, "-m", "pipelines.curate", str(folder / "defects.toml"), "--out", str(folder / "run"), *changes]
+    words = [
+        sys.executable,
+        "-m",
+        "pipelines.curate",
+        str(folder / "defects.toml"),
+        "--out",
+        str(folder / "run"),
+        *changes,
+    ]
     began = time.monotonic()
     with (folder / "curate.log").open("wb") as log:
         code = subprocess.run(words, cwd=REPO, stdout=log, stderr=log).returncode
     if code:
-        raise SystemExit(f"error: curation ended with code {code}; the end of what it said:\n{_end(folder / 'curate.log')}")
+        raise SystemExit(
+            f"error: curation ended with code {code}; the end of what it"
+            f" said:\n{_end(folder / 'curate.log')}"
+        )
     return time.monotonic() - began
 
 
@@ -93,20 +121,32 @@ def report(curated: Path, truth: Sequence[Truth], seconds: float) -> None:
     console.print(kind_table(kinds))
     console.print(stage_table(stages + ([modes] if modes else [])))
     console.print(
-        f"curated in {seconds:.0f} s, {len(truth) / seconds:.0f} rows/s; tags: {'scored' if modes else 'none to score'}"
+        f"curated in {seconds:.0f} s, {len(truth) / seconds:.0f} rows/s; tags:"
+        f" {'scored' if modes else 'none to score'}"
     )
-    console.print(f"in neither data nor rejects: {len(missing)} {missing[:5]}, in both: {len(twice)} {twice[:5]}")
+    console.print(
+        f"in neither data nor rejects: {len(missing)} {missing[:5]}, in both: {len(twice)}"
+        f" {twice[:5]}"
+    )
     console.print(f"rejects that are no row: {dict(outcome.strangers) or 'none'}")
     value = worst(stages)
-    runs = [asdict(s) | {"recall": s.recall, "precision": s.precision} for s in stages + ([modes] if modes else [])]
+    runs = [
+        asdict(s) | {"recall": s.recall, "precision": s.precision}
+        for s in stages + ([modes] if modes else [])
+    ]
     print(
         json.dumps(
             {
-                "name": "defects", "ratio": round(value / GOAL, 4), "goal": 1.0, "ours": round(value, 4), "peer": None,
-                "unit": "min(recall, precision)", "runs": runs,
+                "name": "defects",
+                "ratio": round(value / GOAL, 4),
+                "goal": 1.0,
+                "ours": round(value, 4),
+                "peer": None,
+                "unit": "min(recall, precision)",
+                "runs": runs,
             }
         )
-    )  # fmt: skip
+    )
     if missing or twice:
         raise SystemExit("error: kept + rejected is not what went in")
 
@@ -135,7 +175,16 @@ def stage_table(scores: Sequence[StageScore]) -> Table:
         mark = "!" if s.goal and s.worst < GOAL else ""
         goal = str(GOAL) if s.goal else ""
         counts = (str(n) for n in (s.planted, s.found))
-        table.add_row(mark, s.stage, *counts, _share(s.recall), str(s.removed), str(s.right), _share(s.precision), goal)
+        table.add_row(
+            mark,
+            s.stage,
+            *counts,
+            _share(s.recall),
+            str(s.removed),
+            str(s.right),
+            _share(s.precision),
+            goal,
+        )
     return table
 
 

@@ -1,7 +1,9 @@
-"""Drills: short runs of BPO whose parts are killed at random, until so many kills have been had; what is lost, repeated, changed.
+"""Drills: short runs of BPO whose parts are killed at random, until so many kills have been had;
+what is lost, repeated, changed.
 
-Every run is audited, and at staleness 0 its final weights are compared, byte for byte, with those of an undisturbed run. Driver
-and learner are hit once a start, workers again and again. A run that was killed goes on by the same command.
+Every run is audited, and at staleness 0 its final weights are compared, byte for byte, with those
+of an undisturbed run. Driver and learner are hit once a start, workers again and again. A run that
+was killed goes on by the same command.
 
     python benchmarks/drills.py kill-rollout=100 kill-learner=15 kill-driver=15
 """
@@ -55,9 +57,13 @@ sync_timeout_s = 20
 num_cpus = {WORKERS + 2}
 """
 EVERY_S = {  # on average, between two hits
-    "kill-rollout": 4.0, "stall-rollout": 10.0, "corrupt-weights": 5.0, "slow-sync": 10.0, "kill-learner": 30.0,
+    "kill-rollout": 4.0,
+    "stall-rollout": 10.0,
+    "corrupt-weights": 5.0,
+    "slow-sync": 10.0,
+    "kill-learner": 30.0,
     "kill-driver": 15.0,
-}  # fmt: skip
+}
 
 
 @dataclass(slots=True)
@@ -69,19 +75,25 @@ class Tally:
     with_lease: int = 0  # of rollout workers that were at work; others were loading or idle
     runs: int = 0
     starts: int = 0
-    lost: int = 0  # tickets drawn and in no end at the end of a run
+    lost: int = 0  # groups started and in no end at the end of a run
     audits_failed: int = 0
     weights_differ: int = 0
     seconds: float = 0.0
 
 
 @contextmanager
-def command(words: list[str], log: Path, kill_after_s: float | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A command of `bimode`, killed after so many seconds; what it leaves behind when it is killed is ended too."""
+def command(
+    words: list[str], log: Path, kill_after_s: float | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of `bimode`, killed after so many seconds; what it leaves behind when it is killed
+    is ended too.
+    """
     import psutil
 
     with log.open("ab") as file:
-        process = subprocess.Popen([sys.executable, "-m", *words], cwd=REPO, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            [sys.executable, "-m", *words], cwd=REPO, stdout=file, stderr=file
+        )
     tree: dict[int, Any] = {}
     began = time.monotonic()
     try:
@@ -89,7 +101,10 @@ def command(words: list[str], log: Path, kill_after_s: float | None = None) -> I
             if kill_after_s is not None and time.monotonic() - began > kill_after_s:
                 process.kill()
             try:
-                tree |= {child.pid: child for child in psutil.Process(process.pid).children(recursive=True)}
+                tree |= {
+                    child.pid: child
+                    for child in psutil.Process(process.pid).children(recursive=True)
+                }
             except psutil.NoSuchProcess:
                 break
             time.sleep(0.2)
@@ -102,7 +117,9 @@ def command(words: list[str], log: Path, kill_after_s: float | None = None) -> I
 
 
 def ray_was_late(log: Path) -> bool:
-    """Whether the run came to nothing because Ray did not start within its 30 s, which a loaded machine may take."""
+    """Whether the run came to nothing because Ray did not start within its 30 s, which a loaded
+    machine may take.
+    """
     return "node timed out during startup" in log.read_text()[-2000:]
 
 
@@ -124,7 +141,9 @@ def run(folder: Path, data: Path, recipe: Path, tally: Tally, seed: int) -> int:
         if code == 0:
             break
         if code != -9 and not ray_was_late(log):
-            raise SystemExit(f"error: a run ended with code {code}; see its end:\n{log.read_text()[-2000:]}")
+            raise SystemExit(
+                f"error: a run ended with code {code}; see its end:\n{log.read_text()[-2000:]}"
+            )
     tally.runs += 1
     said = log.read_text()
     tally.hits += len(re.findall(r"^chaos: ", said, re.MULTILINE))
@@ -138,7 +157,13 @@ def judge(folder: Path, whole: bytes, tally: Tally) -> None:
     with command(["pipelines.cli", "audit", str(folder)], folder / "audit.txt") as process:
         tally.audits_failed += process.wait() != 0
     counts = json.loads((folder / "bpo" / "manifest.json").read_text())["counts"]
-    tally.lost += STEPS * GROUPS - counts["trained"] + counts["pending"] + counts["leased"] + counts["generated"]
+    tally.lost += (
+        STEPS * GROUPS
+        - counts["trained"]
+        + counts["pending"]
+        + counts["leased"]
+        + counts["generated"]
+    )
     tally.weights_differ += weights(folder) != whole
 
 
@@ -150,7 +175,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     wanted = [f"{kind}=1" for kind in EVERY_S]
     parser.add_argument(
-        "hits", nargs="*", metavar="KIND=N", default=wanted, help=f"so many at least (default: {' '.join(wanted)})"
+        "hits",
+        nargs="*",
+        metavar="KIND=N",
+        default=wanted,
+        help=f"so many at least (default: {' '.join(wanted)})",
     )
     found = [word.partition("=") for word in parser.parse_args().hits]
     for kind, _, count in found:
@@ -160,9 +189,13 @@ def main() -> None:
         folder = Path(name)
         recipe = folder / "drill.toml"
         recipe.write_text(RECIPE)
-        with command(["pipelines.curate", str(recipe), "--out", str(folder / "data")], folder / "curate.txt") as process:
+        with command(
+            ["pipelines.curate", str(recipe), "--out", str(folder / "data")], folder / "curate.txt"
+        ) as process:
             if process.wait():
-                raise SystemExit(f"error: curation failed:\n{(folder / 'curate.txt').read_text()[-2000:]}")
+                raise SystemExit(
+                    f"error: curation failed:\n{(folder / 'curate.txt').read_text()[-2000:]}"
+                )
         run(folder / "whole", folder / "data", recipe, Tally(""), 0)
         whole, tallies, seed = weights(folder / "whole"), [], 0
         for kind, _, count in found:

@@ -1,8 +1,9 @@
-"""Learner: tokens a second of forward, backward and optimizer step, ours on packed rows against TRL's GRPOTrainer on padded.
+"""Learner: tokens a second of forward, backward and optimizer step, ours on packed rows against
+TRL's GRPOTrainer on padded.
 
-Both get the same model (Qwen3, 7 M parameters, float32), sequences and advantages, and nothing is timed before their
-gradients agree. Tokens are real ones, prompt and response without padding. Not timed: loading, generation, scoring, TRL's
-padding, and the first step of each side.
+Both get the same model (Qwen3, 7 M parameters, float32), sequences and advantages, and nothing is
+timed before their gradients agree. Tokens are real ones, prompt and response without padding. Not
+timed: loading, generation, scoring, TRL's padding, and the first step of each side.
 """
 
 from __future__ import annotations
@@ -37,21 +38,30 @@ def benchmark(options: Options, folder: Path) -> None:
         worst = compare_gradients(folder)
         runs = alternate(ours, peer, options.rounds)
         rates = tuple([a.tokens / a.seconds for a in side] for side in runs)
-        result = compared("learner", GOAL, "tokens/s", (rates[0], rates[1]), (ours, peer), options.threads)
+        result = compared(
+            "learner", GOAL, "tokens/s", (rates[0], rates[1]), (ours, peer), options.threads
+        )
     finally:
         ours.close()
         peer.close()
     notes = [
-        f"{parameters / 1e6:.1f} M parameters, float32, {options.threads} thread(s) a side, {options.rounds} rounds",
-        f"{len(work.lengths)} sequences, {work.tokens} tokens; padded they are {work.padded}, "
-        f"{work.padded / work.tokens:.2f} times as many",
+        (
+            f"{parameters / 1e6:.1f} M parameters, float32, {options.threads} thread(s) a side,"
+            f" {options.rounds} rounds"
+        ),
+        (
+            f"{len(work.lengths)} sequences, {work.tokens} tokens; padded they are {work.padded}, "
+            f"{work.padded / work.tokens:.2f} times as many"
+        ),
         f"gradients agree: relative difference at most {worst:.1e}",
     ]
     show(result, notes)
 
 
 def compare_gradients(folder: Path) -> float:
-    """The largest relative difference of a parameter's gradient. Raises SideError if it is over TOLERANCE."""
+    """The largest relative difference of a parameter's gradient. Raises SideError if it is over
+    TOLERANCE.
+    """
     from safetensors.torch import load_file
 
     ours, peer = load_file(folder / "ours.safetensors"), load_file(folder / "trl.safetensors")

@@ -1,7 +1,9 @@
-"""Rollout: tokens a second through the actor graph against bare `LLM.generate` in the same worker on the same prompts.
+"""Rollout: tokens a second through the actor graph against bare `LLM.generate` in the same worker
+on the same prompts.
 
-One rollout worker, one lease of all groups; forced lengths (`benchmarks/peers/workload.py`). The bare call is made inside the
-worker, on the same engine and with the same sampling, so that what differs is leases, slices, Ray, ledger and records.
+One rollout worker, one lease of all groups; forced lengths (`benchmarks/peers/workload.py`). The
+bare call is made inside the worker, on the same engine and with the same sampling, so that what
+differs is leases, slices, Ray, ledger and records.
 """
 
 from __future__ import annotations
@@ -34,11 +36,18 @@ def bare(worker: Any, requests: list[GenerationRequest]) -> float:
         prompts.append({"prompt_token_ids": list(worker._encode(request.prompt).token_ids)})
         params.append(
             SamplingParams(
-                temperature=1.0, max_tokens=request.max_tokens, seed=request.seed, logprobs=0, flat_logprobs=True,
-                stop_token_ids=[worker.codec.eos_id], ignore_eos=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
-                logit_bias=dict.fromkeys(worker.codec.placeholder_ids, -100.0) or None,
+                temperature=1.0,
+                max_tokens=request.max_tokens,
+                seed=request.seed,
+                logprobs=0,
+                flat_logprobs=True,
+                stop_token_ids=[worker.renderer.eos_id],
+                ignore_eos=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                logit_bias=dict.fromkeys(worker.renderer.placeholder_ids, -100.0) or None,
             )
-        )  # fmt: skip
+        )
     worker.reset_caches()
     began = time.perf_counter()
     outputs = worker._engine._llm.generate(prompts, params, use_tqdm=False)
@@ -51,44 +60,61 @@ def benchmark(rounds: int, folder: Path) -> Figure:
     """Both in turn, A B A B."""
     import ray
 
-    from actors.weight_sync import WeightSync
+    from actors.weights.update import WeightSync
     from benchmarks.peers.model import draw_workload, write_model
 
     write_model(folder / "model")
     work = draw_workload(folder / "model", prompts=PROMPTS, group=GROUP)
 
-    def requests_of(ticket: int) -> list[GenerationRequest]:
-        at = ticket % PROMPTS
+    def requests_of(group_id: int) -> list[GenerationRequest]:
+        at = group_id % PROMPTS
         lengths = work.lengths[at * GROUP : (at + 1) * GROUP]
-        asked = question(ticket, work.questions[at])
-        return [GenerationRequest(asked, Mode.AUTO, 1, 1.0, n, seed=ticket * GROUP + i) for i, n in enumerate(lengths)]
+        asked = question(group_id, work.questions[at])
+        return [
+            GenerationRequest(asked, Mode.AUTO, 1, 1.0, n, seed=group_id * GROUP + i)
+            for i, n in enumerate(lengths)
+        ]
 
     seconds: dict[str, list[float]] = {"graph": [], "bare": []}
     with (
         open_graph(folder / "model", 1) as (fleet, learner),
-        open_loop(fleet, learner, folder / "run", requests_of, groups_per_step=PROMPTS, lease_groups=PROMPTS) as loop,
+        open_loop(
+            fleet,
+            learner,
+            folder / "run",
+            requests_of,
+            groups_per_step=PROMPTS,
+            lease_groups=PROMPTS,
+        ) as loop,
     ):
         for step in range(WARM_UP + rounds):
             began = time.perf_counter()
             batch = loop.batch(step)
             graph_s = time.perf_counter() - began
             _check(work, batch)
-            loop.trained(batch, step)
+            loop.mark_trained(batch, step)
             fleet.version = step + 1
             WeightSync(fleet, learner, PATIENCE_S).catch_up()  # not part of it: benchmarks/sync.py
-            asked = [r for ticket in range(step * PROMPTS, (step + 1) * PROMPTS) for r in requests_of(ticket)]
-            bare_s = ray.get(fleet.members[0].actor.__ray_call__.remote(bare, asked))
+            asked = [
+                r
+                for group_id in range(step * PROMPTS, (step + 1) * PROMPTS)
+                for r in requests_of(group_id)
+            ]
+            bare_s = ray.get(fleet.workers[0].actor.__ray_call__.remote(bare, asked))
             if step >= WARM_UP:
                 seconds["graph"].append(graph_s)
                 seconds["bare"].append(bare_s)
     tokens = sum(work.lengths)
     rates = {name: [round(tokens / s, 1) for s in found] for name, found in seconds.items()}
-    print(f"{tokens} tokens a round; tokens/s: graph {median(rates['graph']):.0f}, bare {median(rates['bare']):.0f}")
+    print(
+        f"{tokens} tokens a round; tokens/s: graph {median(rates['graph']):.0f}, bare"
+        f" {median(rates['bare']):.0f}"
+    )
     return Figure("rollout", median(rates["graph"]) / median(rates["bare"]), GOAL, rates)
 
 
 def _check(work: Workload, batch: Any) -> None:
-    found = tuple(c.num_tokens for drawn in batch for c in drawn.group.completions)
+    found = tuple(c.num_tokens for sampled in batch for c in sampled.group.completions)
     assert found == work.lengths, "a completion has another length than the workload's"
 
 

@@ -1,7 +1,9 @@
-"""Scaling: groups a second of a live loop while its workers go from 1 to 3 and back to 1, generation simulated.
+"""Scaling: groups a second of a live loop while its workers go from 1 to 3 and back to 1,
+generation simulated.
 
-Real actors, leases, weights and ledger; a group takes a log-normal time of median 1 s (`benchmarks/peers/simulated.py`), the
-learner none, and rollouts may be 4 versions old, so that only workers are short.
+Real actors, leases, weights and ledger; a group takes a log-normal time of median 1 s
+(`benchmarks/peers/simulated.py`), the learner none, and rollouts may be 4 versions old, so that
+only workers are short.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.asynchrony import requests_of
 from benchmarks.peers.graph_parts import Figure, open_graph, open_loop, run
-from bimode.ledger import FILE, read
+from bimode.rl.ledger import FILE, read
 
 GROUPS, STALENESS = 2, 4
 SIZES = (1, 3, 1)
@@ -25,27 +27,49 @@ def benchmark(rounds: int, folder: Path) -> Figure:
     """Groups a second with each number of workers, from the step at which they are all there."""
     from benchmarks.peers.simulated import SimulatedWorker
 
-    model, rates, step, size = Path(__file__).resolve().parents[1] / "assets" / "tiny-base", list[float](), 0, [SIZES[0]]
+    model, rates, step, size = (
+        Path(__file__).resolve().parents[1] / "assets" / "tiny-base",
+        list[float](),
+        0,
+        [SIZES[0]],
+    )
     with open_graph(model, SIZES[0], SimulatedWorker) as (fleet, learner):
-        loop = open_loop(fleet, learner, folder, requests_of, groups_per_step=GROUPS, lease_groups=1, max_staleness=STALENESS)
+        loop = open_loop(
+            fleet,
+            learner,
+            folder,
+            requests_of,
+            groups_per_step=GROUPS,
+            lease_groups=1,
+            max_staleness=STALENESS,
+        )
         loop.wanted = lambda: size[0]
         with loop:
             for size[0] in SIZES:
                 timed, began = -1, 0.0
                 while timed < rounds:
-                    if timed < 0 and len(fleet.members) == size[0] and all(m.has_answered for m in fleet.members):
+                    if (
+                        timed < 0
+                        and len(fleet.workers) == size[0]
+                        and all(m.has_answered for m in fleet.workers)
+                    ):
                         timed, began = 0, time.perf_counter()
                     batch = loop.batch(step)
-                    loop.trained(batch, step)
+                    loop.mark_trained(batch, step)
                     step += 1
                     fleet.version = step
                     timed += timed >= 0
                 rates.append(rounds * GROUPS / (time.perf_counter() - began))
                 print(f"{size[0]} worker(s): {rates[-1]:.2f} groups/s")
-    books = read(folder / "ledger" / FILE).books
-    counts = books.counts()
-    assert counts["trained"] == step * GROUPS and sum(counts.values()) == books.drawn, counts
-    return Figure("scaling", rates[1] / rates[0], GOAL, {"groups/s": [round(r, 3) for r in rates], "tickets": counts})
+    totals = read(folder / "ledger" / FILE).totals
+    counts = totals.counts()
+    assert counts["trained"] == step * GROUPS and sum(counts.values()) == totals.started, counts
+    return Figure(
+        "scaling",
+        rates[1] / rates[0],
+        GOAL,
+        {"groups/s": [round(r, 3) for r in rates], "tickets": counts},
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Serving under load: 64 streams against another checkout, floods, picture bombs, half-sent requests.
+"""Serving under load: 64 streams against another checkout, floods, picture bombs, half-sent
+requests.
 
 Both servers run at once, and take their turns at the streams (A B A B ...). What stands in a limit
 of the table is a bound that holds for a plain request meanwhile. `--before CHECKOUT` is a work tree
@@ -138,7 +139,9 @@ def progressive(side: int) -> bytes:
 
 
 async def half_sent(server: Server) -> dict[str, Any]:
-    """Half headers and half bodies, held open; a plain request meanwhile, and until all are closed."""
+    """Half headers and half bodies, held open; a plain request meanwhile, and until all are
+    closed.
+    """
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n"
     held = []
     for i in range(HALF_SENT):

@@ -1,11 +1,13 @@
-"""Tag quality: tags from 8 attempts in each mode against what 64 more say, with and without the correction for guessing.
+"""Tag quality: tags from 8 attempts in each mode against what 64 more say, with and without the
+correction for guessing.
 
-Questions of the image families' evaluation split, which no model of the repository has trained on: a quarter each of one, two,
-three, and four or five operands (three occur nowhere in training either), and half of all pictures with noise that training never
-had, so that pass rates between the ends occur. Curation's own sampler draws 72 attempts in each mode; the first 8 make the tag,
-the other 64 the truth. Every response is marked as the number that it is, and as if the question had had four and two options
-(the number's remainder by 4 and by 2): the families have no multiple-choice questions, and the shipped model's tokenizer has no
-word to answer one with.
+Questions of the image families' evaluation split, which no model of the repository has trained on:
+a quarter each of one, two, three, and four or five operands (three occur nowhere in training
+either), and half of all pictures with noise that training never had, so that pass rates between the
+ends occur. Curation's own sampler draws 72 attempts in each mode; the first 8 make the tag, the
+other 64 the truth. Every response is marked as the number that it is, and as if the question had
+had four and two options (the number's remainder by 4 and by 2): the families have no
+multiple-choice questions, and the shipped model's tokenizer has no word to answer one with.
 
     python benchmarks/tag_quality.py --out runs/tags --make-judge .stamps/smollm2
 """
@@ -49,15 +51,15 @@ from benchmarks.peers.tag_scores import (
     marked,
     pooled,
     score_all,
-)  # fmt: skip
-from bimode.codec import model_kind
-from bimode.config import Recipe
+)
+from bimode.config.load import load_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from bimode.modes import Mode
-from bimode.recipe import load_recipe
 from bimode.records import Sample
-from data_curation.sampling.rollouts import read_cache, sample_rollouts
-from data_curation.sources.families import FAMILIES, canvas
+from bimode.renderer import model_kind
+from data_curation.demo import FAMILIES, canvas
+from data_curation.sampling.attempts import read_cache, sample_rollouts
 from data_curation.sources.ingest import candidates
 from data_curation.store import Store
 
@@ -65,7 +67,12 @@ REPO = Path(__file__).resolve().parents[1]
 RECIPE = REPO / "pipelines/recipes/tiny-bpo.toml"  # whose model is assets/tiny-annealed
 TRUTH = 64
 FAMILY_NAMES = ("digits", "charts", "arithmetic")
-STRATA = (("easy", (1,)), ("mid", (2,)), ("mid", (3,)), ("hard", (4, 5)))  # level and numbers of operands
+STRATA = (
+    ("easy", (1,)),
+    ("mid", (2,)),
+    ("mid", (3,)),
+    ("hard", (4, 5)),
+)  # level and numbers of operands
 NOISE = (0.05, 0.25)  # standard deviation, of the range of grey; the families draw with 0.03
 ITEMS = 360
 COLUMNS = ("file", "row", "id", "content")
@@ -76,10 +83,25 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=ITEMS, help="questions (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the questions")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--judge", type=Path, metavar="DIR", help="a chat model that judges the questions too")
-    which.add_argument("--make-judge", type=Path, metavar="DIR", help="make SmolLM2 there, if it is not there yet, as the judge")
-    parser.add_argument("--out", type=Path, help="keep the attempts there: a second call samples what is missing")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the recipe, e.g. model.base=DIR")
+    which.add_argument(
+        "--judge", type=Path, metavar="DIR", help="a chat model that judges the questions too"
+    )
+    which.add_argument(
+        "--make-judge",
+        type=Path,
+        metavar="DIR",
+        help="make SmolLM2 there, if it is not there yet, as the judge",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="keep the attempts there: a second call samples what is missing"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the recipe, e.g. model.base=DIR",
+    )
     options = parser.parse_args()
     own = [f"curate.rollouts.n={TAGGED + TRUTH}", "curate.rollouts.max_tokens=48"]
     with errors_in_one_line(), TemporaryDirectory() as name:
@@ -87,16 +109,23 @@ def main() -> None:
             raise ConfigError("--items", options.items, "at least one")
         if judge := make_smollm2(options.make_judge) if options.make_judge else options.judge:
             sees = model_kind(judge) == "image_text"
-            own += [f'curate.judge.model="{judge.resolve()}"', f"curate.judge.images={str(sees).lower()}"]
+            own += [
+                f'curate.judge.model="{judge.resolve()}"',
+                f"curate.judge.images={str(sees).lower()}",
+            ]
             own += [KEEP_TO_WORDS] if options.make_judge else []
         recipe = load_recipe(RECIPE, (*own, *options.set))
-        items, judged = collect(recipe, draw(options.items, options.seed), options.out or Path(name))
+        items, judged = collect(
+            recipe, draw(options.items, options.seed), options.out or Path(name)
+        )
         report(items, recipe, judged)
 
 
 def draw(count: int, seed: int) -> list[tuple[Sample, str]]:
-    """Questions with their knob: families in turn, within each the strata in turn, and then clean and noisy pictures in turn."""
-    drawn = []
+    """Questions with their knob: families in turn, within each the strata in turn, and then clean
+    and noisy pictures in turn.
+    """
+    sampled = []
     for at in range(count):
         index, which = divmod(at, len(FAMILY_NAMES))
         noisy, stratum = divmod(index, len(STRATA))
@@ -105,8 +134,8 @@ def draw(count: int, seed: int) -> list[tuple[Sample, str]]:
         with patch.dict(canvas.LEVELS, {level: operands}):  # the families know no level of three
             sample = FAMILIES[FAMILY_NAMES[which]](index, "eval", seed, weights)
         knob = str(json.loads(sample.difficulty)["operands"])
-        drawn.append((add_noise(sample, seed), f"{knob} noisy") if noisy % 2 else (sample, knob))
-    return drawn
+        sampled.append((add_noise(sample, seed), f"{knob} noisy") if noisy % 2 else (sample, knob))
+    return sampled
 
 
 def add_noise(sample: Sample, seed: int) -> Sample:
@@ -114,51 +143,70 @@ def add_noise(sample: Sample, seed: int) -> Sample:
     rng = canvas.rng_of("tag_quality", seed, sample.id)
     with Image.open(io.BytesIO(sample.images[0])) as image:
         grey = np.asarray(image, dtype=np.float64)
-    pixels = np.clip(np.rint(grey + rng.normal(0.0, 255 * rng.uniform(*NOISE), grey.shape)), 0, 255).astype(np.uint8)
+    pixels = np.clip(
+        np.rint(grey + rng.normal(0.0, 255 * rng.uniform(*NOISE), grey.shape)), 0, 255
+    ).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
     return replace(sample, images=(buffer.getvalue(),))
 
 
-def collect(recipe: Recipe, drawn: Sequence[tuple[Sample, str]], out: Path) -> tuple[dict[str, list[Item]], list[str] | None]:
-    """The questions with their attempts, by marking, in the order of `drawn`; and a judge's verdicts on them, if one is named."""
+def collect(
+    recipe: Recipe, sampled: Sequence[tuple[Sample, str]], out: Path
+) -> tuple[dict[str, list[Item]], list[str] | None]:
+    """The questions with their attempts, by marking, in the order of `started`; and a judge's
+    verdicts on them, if one is named.
+    """
     from cluster.session import connect
-    from data_curation.tags.judge import sample_verdicts
+    from data_curation.tagging.judge import sample_verdicts
     from pipelines import curate_models
     from pipelines.harness import base_directory
 
     out.mkdir(parents=True, exist_ok=True)
     file = out / "candidates.parquet"
-    pq.write_table(candidates([sample for sample, _ in drawn], "eval", recipe.curate), file)
+    pq.write_table(candidates([sample for sample, _ in sampled], "eval", recipe.curate), file)
     store = Store([file], out / "scratch")
     chosen = store.table(COLUMNS, "reason = ''", "file, row")
-    if chosen.num_rows < len(drawn):
-        raise SystemExit(f"error: {len(drawn) - chosen.num_rows} questions were refused")
+    if chosen.num_rows < len(sampled):
+        raise SystemExit(f"error: {len(sampled) - chosen.num_rows} questions were refused")
     with connect(recipe.cluster):
         began, done = time.monotonic(), Counter[str]()
-        who = curate_models.tagger(recipe, base_directory(recipe.model.base), Path(recipe.model.base).name)
-        folder = sample_rollouts(store, chosen, who, out / "rollouts", lambda n: done.update(attempts=n))
+        who = curate_models.tagger(
+            recipe, base_directory(recipe.model.base), Path(recipe.model.base).name
+        )
+        folder = sample_rollouts(
+            store, chosen, who, out / "rollouts", lambda n: done.update(attempts=n)
+        )
         seconds = time.monotonic() - began
-        print(f"{done['attempts']} attempts of {who.name} at {len(drawn)} questions: {seconds:.0f} s", flush=True)
+        print(
+            f"{done['attempts']} attempts of {who.name} at {len(sampled)} questions:"
+            f" {seconds:.0f} s",
+            flush=True,
+        )
         judged = None
         if recipe.curate.judge.model:
             judge = curate_models.judge(recipe, base_directory(recipe.curate.judge.model))
             verdicts = sample_verdicts(store.files, chosen, judge, out / "judge", lambda n: None)
             mode_of = {verdict.id: verdict.mode for verdict in verdicts}
-            judged = [mode_of[sample.id] for sample, _ in drawn]
+            judged = [mode_of[sample.id] for sample, _ in sampled]
     store.close()
-    return mark_all(drawn, folder, chosen), judged
+    return mark_all(sampled, folder, chosen), judged
 
 
-def mark_all(drawn: Sequence[tuple[Sample, str]], folder: Path, chosen: pa.Table) -> dict[str, list[Item]]:
+def mark_all(
+    sampled: Sequence[tuple[Sample, str]], folder: Path, chosen: pa.Table
+) -> dict[str, list[Item]]:
     """The first attempts of the cache at each sample, under every marking."""
-    content_of, n = dict(zip(chosen["id"].to_pylist(), chosen["content"].to_pylist(), strict=True)), TAGGED + TRUTH
+    content_of, n = (
+        dict(zip(chosen["id"].to_pylist(), chosen["content"].to_pylist(), strict=True)),
+        TAGGED + TRUTH,
+    )
     texts: dict[tuple[str, str], dict[int, str]] = {}
     for rollout in read_cache(folder):
         if content_of.get(rollout.id) == rollout.content and rollout.attempt < n:
             texts.setdefault((rollout.id, rollout.mode), {})[rollout.attempt] = rollout.text
     items: dict[str, list[Item]] = {marking: [] for marking in MARKINGS}
-    for sample, knob in drawn:
+    for sample, knob in sampled:
         found = [texts.get((sample.id, mode), {}) for mode in (Mode.NON_THINKING, Mode.THINKING)]
         if min(map(len, found)) < n:
             raise SystemExit(f"error: the engine refused attempts at {sample.id}")
@@ -180,43 +228,72 @@ def report(items: dict[str, list[Item]], recipe: Recipe, judged: Sequence[str] |
     for marking in MARKINGS:
         right, wrong = lucky(items, marking)
         if wrong:
-            console.print(f"wrong numbers that are right as {marking}: {right} of {wrong}, {right / wrong:.3f}")
+            console.print(
+                f"wrong numbers that are right as {marking}: {right} of {wrong},"
+                f" {right / wrong:.3f}"
+            )
     for other in (*RULES[1:], *BASELINES, ORACLE):
         difference = pooled(scores, "corrected", other)
-        console.print(f"corrected minus {other}, all markings: {difference[0]:+.3f} [{difference[1]:+.3f}, {difference[2]:+.3f}]")
+        console.print(
+            f"corrected minus {other}, all markings: {difference[0]:+.3f} [{difference[1]:+.3f},"
+            f" {difference[2]:+.3f}]"
+        )
     if judged is None:
         console.print("judge: none was asked; --make-judge DIR fetches one, --judge DIR names one")
     print(json.dumps(figure(scores)))
 
 
 def figure(scores: Sequence[Score]) -> dict[str, object]:
-    """The line of JSON: agreement of the corrected rule over that of the best baseline which real data has, too."""
+    """The line of JSON: agreement of the corrected rule over that of the best baseline which real
+    data has, too.
+    """
     methods = list(dict.fromkeys(s.method for s in scores))
     found = {method: [round(value, 4) for value in pooled(scores, method)] for method in methods}
     peer = max(found[method][0] for method in methods if method not in (*RULES, ORACLE))
     runs: list[dict[str, object]] = [
-        {"marking": s.marking, "method": s.method, "n": s.n, "agreement": round(s.agreement, 4), "low": round(s.low, 4),
-         "high": round(s.high, 4), "kappa": round(s.kappa, 4) if isfinite(s.kappa) else None, "confusion": s.confusion}
+        {
+            "marking": s.marking,
+            "method": s.method,
+            "n": s.n,
+            "agreement": round(s.agreement, 4),
+            "low": round(s.low, 4),
+            "high": round(s.high, 4),
+            "kappa": round(s.kappa, 4) if isfinite(s.kappa) else None,
+            "confusion": s.confusion,
+        }
         for s in scores
-    ]  # fmt: skip
-    runs += [{"marking": "all", "method": method, "agreement": v[0], "low": v[1], "high": v[2]} for method, v in found.items()]
+    ]
+    runs += [
+        {"marking": "all", "method": method, "agreement": v[0], "low": v[1], "high": v[2]}
+        for method, v in found.items()
+    ]
     ours = found["corrected"][0]
     return {
-        "name": "tag_quality", "ratio": round(ours / peer, 4), "goal": None, "ours": ours, "peer": peer, "unit": "agreement",
+        "name": "tag_quality",
+        "ratio": round(ours / peer, 4),
+        "goal": None,
+        "ours": ours,
+        "peer": peer,
+        "unit": "agreement",
         "runs": runs,
-    }  # fmt: skip
+    }
 
 
 def rates_table(items: dict[str, list[Item]]) -> Table:
     """Mean pass rates of all attempts, by family and knob."""
-    table = Table("family", "operands", "questions", title="pass rates of all attempts, direct / thinking")
+    table = Table(
+        "family", "operands", "questions", title="pass rates of all attempts, direct / thinking"
+    )
     for marking in MARKINGS:
         table.add_column(marking, justify="right")
     groups: dict[tuple[str, str], list[int]] = {}
     for at, item in enumerate(items["number"]):
         groups.setdefault((item.task, item.knob), []).append(at)
     for (task, knob), places in sorted(groups.items()):
-        cells = (f"{_rate(each, places, 'direct')} / {_rate(each, places, 'think')}" for each in items.values())
+        cells = (
+            f"{_rate(each, places, 'direct')} / {_rate(each, places, 'think')}"
+            for each in items.values()
+        )
         table.add_row(task, knob, str(len(places)), *cells)
     return table
 
@@ -227,22 +304,52 @@ def _rate(items: Sequence[Item], places: Sequence[int], attempts: str) -> str:
 
 def agreement_table(scores: Sequence[Score], own: Sequence[Score]) -> Table:
     """Every method under every marking, and over all of them."""
-    table = Table("marking", "method", title="agreement with the truth (95 % Wilson; all markings: bootstrap over questions)")
-    for name in ("agreement", "interval", "kappa", "clear: right", "either", "opposite", "own truth"):
+    table = Table(
+        "marking",
+        "method",
+        title="agreement with the truth (95 % Wilson; all markings: bootstrap over questions)",
+    )
+    for name in (
+        "agreement",
+        "interval",
+        "kappa",
+        "clear: right",
+        "either",
+        "opposite",
+        "own truth",
+    ):
         table.add_column(name, justify="right")
     for s, o in zip(scores, own, strict=True):
-        clear = [f"{part / s.clear:.3f}" if s.clear else "-" for part in (s.clear_right, s.clear_either, s.clear_opposite)]
-        row = [f"{s.agreement:.3f}", f"[{s.low:.3f}, {s.high:.3f}]", f"{s.kappa:.2f}", *clear, f"{o.agreement:.3f}"]
+        clear = [
+            f"{part / s.clear:.3f}" if s.clear else "-"
+            for part in (s.clear_right, s.clear_either, s.clear_opposite)
+        ]
+        row = [
+            f"{s.agreement:.3f}",
+            f"[{s.low:.3f}, {s.high:.3f}]",
+            f"{s.kappa:.2f}",
+            *clear,
+            f"{o.agreement:.3f}",
+        ]
         table.add_row(s.marking, s.method, *row, end_section=s.method == ORACLE)
     for method in dict.fromkeys(s.method for s in scores):
         mean, low, high = pooled(scores, method)
-        table.add_row("all", method, f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]", *[""] * 4, f"{pooled(own, method)[0]:.3f}")
+        table.add_row(
+            "all",
+            method,
+            f"{mean:.3f}",
+            f"[{low:.3f}, {high:.3f}]",
+            *[""] * 4,
+            f"{pooled(own, method)[0]:.3f}",
+        )
     return table
 
 
 def confusion_table(scores: Sequence[Score]) -> Table:
     """Truth by tag of one rule, a block of columns a marking."""
-    table = Table("truth", title=f"tags by rule {scores[0].method}: " + " | ".join(s.marking for s in scores))
+    table = Table(
+        "truth", title=f"tags by rule {scores[0].method}: " + " | ".join(s.marking for s in scores)
+    )
     for word in CLASSES * len(scores):
         table.add_column(word, justify="right")
     for at, word in enumerate(CLASSES):

@@ -1,1 +1,3 @@
-"""Mathematics and nouns of bimode: records, config, losses, credit, metrics. Imports no Ray, vLLM or DeepSpeed."""
+"""Mathematics and nouns of bimode: records, config, losses, credit, metrics. Imports no Ray, vLLM
+or DeepSpeed.
+"""

@@ -1,4 +1,6 @@
-"""Errors users meet: one line each, with the key, the value and the fix. All survive pickling between actors."""
+"""Errors users meet: one line each, with the key, the value and the fix. All survive pickling
+between actors.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class ConfigError(BimodeError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RowNote:
-    """An error that leaves the block has a note with the row's id, which stays with it from process to process (PEP 678)."""
+    """An error that leaves the block has a note with the row's id, which stays with it from process
+    to process (PEP 678).
+    """
 
     id: str
 
@@ -48,43 +52,45 @@ class RowNote:
 
 
 @contextmanager
-def keyed(key: str) -> Iterator[None]:
-    """A ConfigError of the block names `key` instead of its own: the flag or the key under which the user gave the value."""
+def config_errors(key: str = "", *, prefix: str = "") -> Iterator[None]:
+    """Names the errors of the block after what the user typed.
+
+    With `key`, a ConfigError gets that key instead of its own, and what this user may not read or
+    write is a ConfigError too. With `prefix`, its own key gets the prefix:
+    `curate.sources.1.tasks`.
+    """
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(key, error.value, error.fix) from None
-
-
-@contextmanager
-def under(section: str) -> Iterator[None]:
-    """A ConfigError of the block has a key of `section`, e.g. `tasks` of `curate.sources.1`."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{section}.{error.key}", error.value, error.fix) from None
-
-
-@contextmanager
-def permitted(key: str) -> Iterator[None]:
-    """What this user may not read or write in the block is a ConfigError of `key`."""
-    try:
-        yield
+        raise ConfigError(key or f"{prefix}.{error.key}", error.value, error.fix) from None
     except PermissionError as error:
+        if not key:
+            raise
         raise ConfigError(key, error.filename or error, NOT_PERMITTED) from None
 
 
 def check_name(key: str, path: Path) -> None:
-    """Raises ConfigError for a directory in whose name vLLM would see a pattern, and read others with it or nothing at all."""
+    """Raises ConfigError for a directory in whose name vLLM would see a pattern, and read others
+    with it or nothing at all.
+    """
     if found := sorted(set(str(path)) & set(PATTERN)):
-        raise ConfigError(key, path, f"has {' '.join(found)} in it, which vLLM takes for a pattern; rename it, or name another")
+        raise ConfigError(
+            key,
+            path,
+            f"has {' '.join(found)} in it, which vLLM takes for a pattern; rename it, or name"
+            " another",
+        )
 
 
 def one_of(key: str, value: str, known: Sequence[str]) -> str:
     """`value`, which the user gave as `key`. Raises ConfigError unless it is `known`."""
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
-        raise ConfigError(key, value, f"use one of {', '.join(known)}{f'; did you mean {near[0]}?' if near else ''}")
+        raise ConfigError(
+            key,
+            value,
+            f"use one of {', '.join(known)}{f'; did you mean {near[0]}?' if near else ''}",
+        )
     return value
 
 
@@ -97,7 +103,9 @@ class RefusedPromptError(ConfigError):
 
     @property
     def reason(self) -> str:
-        """The word under which curation rejects such a row (`data_curation.validate.REASONS`)."""
+        """The word under which curation rejects such a row
+        (`data_curation.checks.validate.REASONS`).
+        """
         return str(self.value)
 
     @property
@@ -107,13 +115,17 @@ class RefusedPromptError(ConfigError):
 
 
 class BusyError(BimodeError, RuntimeError):
-    """A run directory in which another run is at work: nothing has failed, and a later try may find it free."""
+    """A run directory in which another run is at work: nothing has failed, and a later try may find
+    it free.
+    """
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class StorageError(BimodeError, RuntimeError):
-    """A bucket that did not answer, and not a damaged file: nothing is refused for it, and the same command tries again."""
+    """A bucket that did not answer, and not a damaged file: nothing is refused for it, and the same
+    command tries again.
+    """
 
 
 class DivergedError(BimodeError, RuntimeError):
@@ -121,7 +133,9 @@ class DivergedError(BimodeError, RuntimeError):
 
 
 class MismatchError(BimodeError, RuntimeError):
-    """Engine and learner give the same tokens other log-probabilities; raised before the optimizer moves."""
+    """Engine and learner give the same tokens other log-probabilities; raised before the optimizer
+    moves.
+    """
 
     comes_again = True
 
@@ -141,7 +155,9 @@ class CorruptWeightsError(BimodeError, RuntimeError):
 
 
 class IncompleteGroupError(BimodeError, ValueError):
-    """A rollout group that is not what was asked for: a missing completion, or a reward that is missing or not finite."""
+    """A rollout group that is not what was asked for: a missing completion, or a reward that is
+    missing or not finite.
+    """
 
     comes_again = True
 
@@ -159,14 +175,20 @@ class RayLostError(BimodeError, RuntimeError):
 
 
 class VerifierLostError(BimodeError, RuntimeError):
-    """An answer that could not be judged, since what judges it was killed: no verdict, instead of a wrong one."""
+    """An answer that could not be judged, since what judges it was killed: no verdict, instead of a
+    wrong one.
+    """
 
 
 class UnjudgedError(BimodeError, ValueError):
-    """An answer that no verifier was asked about, since too many before it took too long: it costs its row or its group."""
+    """An answer that no verifier was asked about, since too many before it took too long: it costs
+    its row or its group.
+    """
 
 
 class LedgerError(BimodeError, RuntimeError):
-    """A ledger whose lines do not add up: a ticket that jumps, ends twice or is left out, or a sealed part that was changed."""
+    """A ledger whose lines do not add up: a group that jumps, ends twice or is left out, or a
+    sealed part that was changed.
+    """
 
     comes_again = True

@@ -1,4 +1,5 @@
-"""The two modes and their strings: one definition for curation, training, rollouts, evaluation, template and API.
+"""The two modes and their strings: one definition for curation, training, rollouts, evaluation,
+template and API.
 
 R-4B (arXiv 2508.21113, section 4.1) forces a mode by what follows the assistant header:
 
@@ -38,7 +39,11 @@ TRIGGERS: dict[Mode, str] = {
 }
 
 # The words of R-4B's chat template and API (`thinking_mode=`).
-TEMPLATE_WORDS: dict[Mode, str] = {Mode.AUTO: "auto", Mode.THINKING: "long", Mode.NON_THINKING: "short"}
+TEMPLATE_WORDS: dict[Mode, str] = {
+    Mode.AUTO: "auto",
+    Mode.THINKING: "long",
+    Mode.NON_THINKING: "short",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,26 +77,41 @@ def mode_tokens(tokenizer: Any) -> ModeTokens:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
 
     thinking, direct = ids(TRIGGERS[Mode.THINKING]), ids(TRIGGERS[Mode.NON_THINKING])
-    if len(thinking) != 2 or len(direct) != 3 or thinking[0] != direct[0] or thinking[1] == direct[1]:
+    if (
+        len(thinking) != 2
+        or len(direct) != 3
+        or thinking[0] != direct[0]
+        or thinking[1] == direct[1]
+    ):
         raise ConfigError(
             "tokenizer",
-            f"{TRIGGERS[Mode.THINKING]!r} -> {thinking}, {TRIGGERS[Mode.NON_THINKING]!r} -> {direct}",
-            "the mode must be decided by one token after <think>; add the tags with bimode.template.install",
+            f"{TRIGGERS[Mode.THINKING]!r} -> {thinking}, {TRIGGERS[Mode.NON_THINKING]!r} ->"
+            f" {direct}",
+            "the mode must be decided by one token after <think>; add the tags with"
+            " bimode.models.template.install",
         )
     tokens = ModeTokens(open=thinking[0], think=thinking[1], direct=direct[1], close=direct[2])
     for mode in Mode:
         if ids(TRIGGERS[mode]) != tokens.trigger(mode):
-            raise ConfigError("tokenizer", f"{mode} trigger -> {ids(TRIGGERS[mode])}", f"expected {tokens.trigger(mode)}")
+            raise ConfigError(
+                "tokenizer",
+                f"{mode} trigger -> {ids(TRIGGERS[mode])}",
+                f"expected {tokens.trigger(mode)}",
+            )
     return tokens
 
 
 def decides_direct(text: str) -> bool:
-    """Whether the response `text` (all after ``<think>``) chose the direct mode, whatever it did then."""
+    """Whether the response `text` (all after ``<think>``) chose the direct mode, whatever it did
+    then.
+    """
     return text.startswith(DECIDE_DIRECT)
 
 
 def render_response(mode: Mode, trace: str, answer: str) -> str:
-    """Assistant text in R-4B's form, from ``<think>`` on: the trace is left out in non-thinking mode."""
+    """Assistant text in R-4B's form, from ``<think>`` on: the trace is left out in non-thinking
+    mode.
+    """
     if mode is Mode.THINKING:
         return f"{THINK_OPEN}\n{trace.strip()}\n{THINK_CLOSE}\n\n{answer}"
     return f"{THINK_OPEN}\n\n{THINK_CLOSE}\n\n{answer}"
@@ -99,7 +119,9 @@ def render_response(mode: Mode, trace: str, answer: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A response taken apart; `closed` is False when the reasoning was cut off before ``</think>``."""
+    """A response taken apart; `closed` is False when the reasoning was cut off before
+    ``</think>``.
+    """
 
     trace: str
     answer: str

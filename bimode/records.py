@@ -17,9 +17,10 @@ IMAGE_MARKER = "<image>"
 class Sample:
     """One question about zero or more images, with its checkable answer and where it came from.
 
-    Example: ``Sample(id="digits-train-7", question="...", images=(b"\\x89PNG...",), answer="15", trace="look : ...",
-    transcription="2 digits : 3 8", verifier="exact", verifier_args="{}", guess_rate=1/23, task="digits", domain="strip",
-    level="easy", difficulty='{"operands": 2}', split="train", source="scikit-learn/load_digits", source_license="BSD-3-Clause",
+    Example: ``Sample(id="digits-train-7", question="...", images=(b"\\x89PNG...",), answer="15",
+    trace="look : ...", transcription="2 digits : 3 8", verifier="exact", verifier_args="{}",
+    guess_rate=1/23, task="digits", domain="strip", level="easy", difficulty='{"operands": 2}',
+    split="train", source="scikit-learn/load_digits", source_license="BSD-3-Clause",
     source_refs=("digits/101", "digits/7"))``.
     """
 
@@ -46,7 +47,8 @@ class Sample:
 class Prompt:
     """What a rollout worker needs to generate, and what a verifier needs to judge.
 
-    `refused`: why its row cannot be used (`bimode.prompts`); no worker generates for such a prompt.
+    `refused`: why its row cannot be used (`bimode.inputs.prompts`); no worker generates for such a
+    prompt.
     """
 
     id: str
@@ -63,18 +65,24 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One response. `token_ids_T` holds everything after ``<think>``: the forced part of the trigger, then what was generated.
+    """One response. `token_ids_T` holds everything after ``<think>``: the forced part of the
+    trigger, then what was generated.
 
-    Example, direct mode: ``token_ids_T=(271, 151668, 271, 22, 151645)``, ``num_forced=2``: the first two were the trigger.
+    Example, direct mode: ``token_ids_T=(271, 151668, 271, 22, 151645)``, ``num_forced=2``: the
+    first two were the trigger.
     """
 
     prompt_id: str
     mode: Mode
-    prompt_ids: tuple[int, ...]  # as the learner sees it, image placeholders expanded, up to and with <think>
+    prompt_ids: tuple[
+        int, ...
+    ]  # as the learner sees it, image placeholders expanded, up to and with <think>
     token_ids_T: tuple[int, ...]
     num_forced: int
     logprobs_T: tuple[float, ...]  # behaviour policy; NaN on forced tokens
-    versions_T: tuple[int, ...]  # policy version that produced each token (forced tokens: that of the request)
+    versions_T: tuple[
+        int, ...
+    ]  # policy version that produced each token (forced tokens: that of the request)
     text: str
     finished: bool  # False: cut off by the token limit
     worker: str
@@ -87,9 +95,11 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
-    """All completions of one prompt, under versions at most `bpo.max_staleness` apart, with their rewards in the same order.
+    """All completions of one prompt, under versions at most `bpo.max_staleness` apart, with their
+    rewards in the same order.
 
-    `reference_reward` is the mean reward of the starting policy in auto mode, for an algorithm that compares with it.
+    `reference_reward` is the mean reward of the starting policy in auto mode, for an algorithm that
+    compares with it.
     """
 
     prompt: Prompt
@@ -103,15 +113,21 @@ class RolloutGroup:
 
     def mean_reward(self, mode: Mode) -> float:
         """Mean reward of the completions drawn in `mode`, of which there is one at least."""
-        rewards = [r for c, r in zip(self.completions, self.rewards_G, strict=True) if c.mode is mode]
-        return math.fsum(rewards) / len(rewards)  # exact, so that the order of completions decides no tie
+        rewards = [
+            r for c, r in zip(self.completions, self.rewards_G, strict=True) if c.mode is mode
+        ]
+        return math.fsum(rewards) / len(
+            rewards
+        )  # exact, so that the order of completions decides no tie
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSample:
-    """A sequence for the learner: prompt, response, and per response token a weight, an advantage and a behaviour log-prob.
+    """A sequence for the learner: prompt, response, and per response token a weight, an advantage
+    and a behaviour log-prob.
 
-    `loss_mask_T` is 0 where a token is context only. SFT leaves `advantages_T` at 1 and the log-probs NaN.
+    `loss_mask_T` is 0 where a token is context only. SFT leaves `advantages_T` at 1 and the
+    log-probs NaN.
     """
 
     prompt_ids: tuple[int, ...]
@@ -128,11 +144,13 @@ class TrainingSample:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """`n` completions of one prompt in one mode. `temperature` 0 is greedy; equal seeds give equal samples.
+    """`n` completions of one prompt in one mode. `temperature` 0 is greedy; equal seeds give equal
+    samples.
 
-    `first`: the number of the first of them, so that two requests, of 0 to 3 and of 4 to 7, draw what one of 0 to 7 does.
-    `repetition_penalty`: above 1, tokens that stand in the prompt or the response already become less likely (vLLM's).
-    `choices`: the response is one of these texts and nothing else; empty: anything.
+    `first`: the number of the first of them, so that two requests, of 0 to 3 and of 4 to 7, draw
+    what one of 0 to 7 does. `repetition_penalty`: above 1, tokens that stand in the prompt or the
+    response already become less likely (vLLM's). `choices`: the response is one of these texts and
+    nothing else; empty: anything.
     """
 
     prompt: Prompt

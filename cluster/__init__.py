@@ -1,1 +1,3 @@
-"""Machines: sessions, placement, submission. The only package that reads or sets environment variables."""
+"""Machines: sessions, placement, submission. The only package that reads or sets environment
+variables.
+"""

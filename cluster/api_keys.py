@@ -7,14 +7,16 @@ import os
 import re
 import stat
 
-from bimode.endpoint_config import KEYS, ApiKey
+from bimode.config.endpoint import KEYS, ApiKey
 from bimode.errors import ConfigError
 
 NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 KEY = re.compile(r"[\w.~+/=-]{16,512}", re.ASCII)  # what RFC 6750 allows after `Bearer `
 MAX_BYTES = 1 << 20
 HIDDEN = "(its value)"
-FORM = "write NAME:KEY, a line or a comma between two, each KEY of 16 to 512 letters, digits, -._~+/="
+FORM = (
+    "write NAME:KEY, a line or a comma between two, each KEY of 16 to 512 letters, digits, -._~+/="
+)
 
 
 def take_api_keys() -> tuple[ApiKey, ...]:

@@ -1,4 +1,6 @@
-"""What Ray needs of this machine, asked before it starts: it would say so in a stack, or after many minutes."""
+"""What Ray needs of this machine, asked before it starts: it would say so in a stack, or after many
+minutes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from bimode.errors import ConfigError
-from bimode.uri_secrets import refuse_secrets
+from bimode.storage.uri_secrets import refuse_secrets
 
 HTTP = ("http://", "https://")
 CONNECT_S = 10.0
@@ -133,11 +135,19 @@ def check_address(address: str) -> None:
     """Raises ConfigError where nothing listens at RAY_ADDRESS, which Ray tries for many minutes."""
     refuse_secrets("RAY_ADDRESS", address)
     if address.startswith(HTTP):
-        raise ConfigError("RAY_ADDRESS", address, "is a dashboard's; here it is HOST:PORT of the head, as ray start says it")
+        raise ConfigError(
+            "RAY_ADDRESS",
+            address,
+            "is a dashboard's; here it is HOST:PORT of the head, as ray start says it",
+        )
     host, _, port = address.rpartition(":")
     if "://" in address or not (host and port.isdigit()):  # auto, local, a Ray client's
         return
     try:
         socket.create_connection((host, int(port)), CONNECT_S).close()
     except (OSError, OverflowError) as error:
-        raise ConfigError("RAY_ADDRESS", address, f"no Ray there ({error}); start one, or unset it to use this machine") from None
+        raise ConfigError(
+            "RAY_ADDRESS",
+            address,
+            f"no Ray there ({error}); start one, or unset it to use this machine",
+        ) from None

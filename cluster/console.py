@@ -1,4 +1,6 @@
-"""The terminal belongs to the lines of a run: what Ray's C++ writes there stands in its logs too."""
+"""The terminal belongs to the lines of a run: what Ray's C++ writes there stands in its logs
+too.
+"""
 
 from __future__ import annotations
 

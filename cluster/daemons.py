@@ -1,4 +1,6 @@
-"""The processes of a local Ray that it cannot do without: where one of them dies, Ray waits for it for ever."""
+"""The processes of a local Ray that it cannot do without: where one of them dies, Ray waits for it
+for ever.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ LOOK_S = 0.5
 
 @contextmanager
 def ended_with(children: Iterable[Any]) -> Iterator[None]:
-    """Ends the block, as SIGTERM does, when one of the daemons among `children` of this process dies, and raises RayLostError."""
+    """Ends the block, as SIGTERM does, when one of the daemons among `children` of this process
+    dies, and raises RayLostError.
+    """
     daemons = {child.pid: name for child in children if (name := _own_name(child)) in NAMES}
     is_over, lost = threading.Event(), list[str]()
 
@@ -35,13 +39,15 @@ def ended_with(children: Iterable[Any]) -> Iterator[None]:
         is_over.set()
         if lost:
             raise RayLostError(
-                f"Ray's {lost[0]}, and the rest of Ray with it; nothing is left running; the same command continues"
+                f"Ray's {lost[0]}, and the rest of Ray with it; nothing is left running; the same"
+                " command continues"
             )
 
 
 def _own_name(process: Any) -> str:
-    """Of a child of this process; nothing of one that is gone, or of a child's child: what a raylet starts is called as the
-    raylet is until it has become a worker."""
+    """Of a child of this process; nothing of one that is gone, or of a child's child: what a raylet
+    starts is called as the raylet is until it has become a worker.
+    """
     import psutil
 
     with suppress(psutil.NoSuchProcess):
@@ -50,7 +56,9 @@ def _own_name(process: Any) -> str:
 
 
 def how_ended(pid: int) -> str:
-    """E.g. `was killed by SIGKILL`; nothing while it lives. It stays for whoever started it to wait for."""
+    """E.g. `was killed by SIGKILL`; nothing while it lives. It stays for whoever started it to wait
+    for.
+    """
     try:
         end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
     except ChildProcessError:

@@ -1,6 +1,8 @@
-"""Recipe -> how many actors of which needs a stage starts, and whether the cluster can hold them at the same time.
+"""Recipe -> how many actors of which needs a stage starts, and whether the cluster can hold them at
+the same time.
 
-Ray would wait for ever for a resource that no node has; `check` says so before anything starts, with the arithmetic.
+Ray would wait for ever for a resource that no node has; `check` says so before anything starts,
+with the arithmetic.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from bimode.config import ClusterConfig, Recipe
+from bimode.config.recipe import ClusterConfig, Recipe
 from bimode.errors import ConfigError
 from cluster.environment import CPU_ENV
 
@@ -22,7 +24,9 @@ MOST = 1024  # rollout workers, where they need nothing of a node
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """`count` actors of equal needs. Example: ``Role("rollout", count=2, cpus=1.0, gpus=0.0, resource="rollout")``."""
+    """`count` actors of equal needs. Example: ``Role("rollout", count=2, cpus=1.0, gpus=0.0,
+    resource="rollout")``.
+    """
 
     name: str
     count: int
@@ -68,24 +72,33 @@ def plan(stage: str, recipe: Recipe) -> tuple[Role, ...]:
     cluster = recipe.cluster
     if stage == "curate" and recipe.curate.tags:
         curate = recipe.curate  # its models sample one after the other
-        return (rollout_role(cluster, max(part.concurrency for part in (curate.rollouts, curate.judge, curate.traces))),)
+        return (
+            rollout_role(
+                cluster,
+                max(part.concurrency for part in (curate.rollouts, curate.judge, curate.traces)),
+            ),
+        )
     if stage == "anneal":
         return (learner_role(cluster, recipe.anneal.learner.workers),)
     if stage == "bpo":
         bpo = recipe.bpo
-        return (rollout_role(cluster, bpo.rollout_workers), learner_role(cluster, bpo.learner.workers))
+        return (
+            rollout_role(cluster, bpo.rollout_workers),
+            learner_role(cluster, bpo.learner.workers),
+        )
     if stage == "evaluate":
         return (rollout_role(cluster, recipe.evaluate.workers),)
     return ()
 
 
 @contextmanager
-def reserved(role: Role, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Options of actors that sit in a placement group of `role`, as close together as there is room (PACK).
+def reserved(role: Role, on_event: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Options of actors that sit in a placement group of `role`, as close together as there is room
+    (PACK).
 
-    The room stays theirs until the block ends, whoever of them dies: other roles that grow meanwhile do not get it. An interrupt
-    ends the run, and its room goes with the job: Ray is not asked, which may be what has died. `say` hears every `WAIT_S` that
-    the cluster has none free.
+    The room stays theirs until the block ends, whoever of them dies: other roles that grow
+    meanwhile do not get it. An interrupt ends the run, and its room goes with the job: Ray is not
+    asked, which may be what has died. `say` hears every `WAIT_S` that the cluster has none free.
     """
     if not role.needs:
         yield role.options()
@@ -97,7 +110,7 @@ def reserved(role: Role, say: Callable[[str], None]) -> Iterator[dict[str, Any]]
     is_asked = True
     try:
         while not group.wait(WAIT_S):
-            say(f"waiting until the cluster has {_sum([role])} free")
+            on_event(f"waiting until the cluster has {_sum([role])} free")
         yield role.options() | {"scheduling_strategy": PlacementGroupSchedulingStrategy(group)}
     except KeyboardInterrupt:
         is_asked = False
@@ -115,29 +128,40 @@ def node_resources() -> list[dict[str, float]]:
 
 
 def check(stage: str, roles: Sequence[Role], nodes: Sequence[Mapping[str, float]]) -> None:
-    """Raises ConfigError unless all actors of `roles` fit on `nodes` at once (first fit, each actor on one node)."""
+    """Raises ConfigError unless all actors of `roles` fit on `nodes` at once (first fit, each actor
+    on one node).
+    """
     for role in roles:
         if role.resource and not any(node.get(role.resource, 0.0) for node in nodes):
-            fix = f"no node offers it; start one with ray start --resources '{{\"{role.resource}\": 1}}'"
+            fix = (
+                f'no node offers it; start one with ray start --resources \'{{"{role.resource}":'
+                " 1}'"
+            )
             raise ConfigError(f"cluster.{role.name}_resource", role.resource, fix)
-    if homeless := _homeless(roles, nodes):
+    if homeless := _first_unplaceable(roles, nodes):
         raise ConfigError(
-            f"cluster.{homeless.name}_{'gpus' if homeless.gpus else 'cpus'}", _sum(roles), _fix(stage, homeless, nodes)
+            f"cluster.{homeless.name}_{'gpus' if homeless.gpus else 'cpus'}",
+            _sum(roles),
+            _fix(stage, homeless, nodes),
         )
 
 
 def most_rollouts(recipe: Recipe, nodes: Sequence[Mapping[str, float]]) -> int:
-    """How many rollout workers `nodes` have room for beside the learner, at most `MOST`; never fewer than BPO starts with."""
+    """How many rollout workers `nodes` have room for beside the learner, at most `MOST`; never
+    fewer than BPO starts with.
+    """
     cluster, bpo = recipe.cluster, recipe.bpo
     learner, start = learner_role(cluster, bpo.learner.workers), bpo.rollout_workers
 
     def lacks_room(count: int) -> bool:
-        return _homeless((rollout_role(cluster, count), learner), nodes) is not None
+        return _first_unplaceable((rollout_role(cluster, count), learner), nodes) is not None
 
-    return start + bisect_left(range(start + 1, MOST + 1), True, key=lacks_room)  # the run's loop waits for the answer
+    return start + bisect_left(
+        range(start + 1, MOST + 1), True, key=lacks_room
+    )  # the run's loop waits for the answer
 
 
-def _homeless(roles: Sequence[Role], nodes: Sequence[Mapping[str, float]]) -> Role | None:
+def _first_unplaceable(roles: Sequence[Role], nodes: Sequence[Mapping[str, float]]) -> Role | None:
     """The first of all actors that finds no node."""
     free = [dict(node) for node in nodes]
     actors = [role for role in roles for _ in range(role.count)]
@@ -166,7 +190,9 @@ def _sum(roles: Sequence[Role]) -> str:
         if any(name in role.needs for role in roles)
     }
     parts = " + ".join(
-        f"{role.count} {role.name} x {_amounts({k: v for k, v in role.needs.items() if k in ('CPU', 'GPU')})}" for role in roles
+        f"{role.count} {role.name} x"
+        f" {_amounts({k: v for k, v in role.needs.items() if k in ('CPU', 'GPU')})}"
+        for role in roles
     )
     return f"{parts} = {_amounts(totals)}"
 
@@ -175,4 +201,7 @@ def _fix(stage: str, role: Role, nodes: Sequence[Mapping[str, float]]) -> str:
     shown = {"CPU", "GPU", *role.needs}
     have = "; ".join(_amounts({k: v for k, v in node.items() if k in shown}) for node in nodes)
     need = f"{stage} has no node left for a {role.name} of {_amounts(role.needs)}"
-    return f"{need}; nodes have [{have}]; lower the numbers or add nodes (a run's own Ray has cluster.num_cpus)"
+    return (
+        f"{need}; nodes have [{have}]; lower the numbers or add nodes (a run's own Ray has"
+        " cluster.num_cpus)"
+    )

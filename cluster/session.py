@@ -1,4 +1,6 @@
-"""One Ray session for a run: a private local instance, or the cluster that a job or RAY_ADDRESS names."""
+"""One Ray session for a run: a private local instance, or the cluster that a job or RAY_ADDRESS
+names.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from bimode.config import ClusterConfig
+from bimode.config.recipe import ClusterConfig
 from bimode.errors import ConfigError, check_name
 from cluster.checks import check_address, check_home, temporary_folder
 from cluster.console import native_stderr_in
@@ -24,16 +26,22 @@ from cluster.shipping import shipped_copy
 ROOT = Path(__file__).resolve().parent.parent
 DRIVER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's coming default; without it every start prints a warning
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": (
+        "0"
+    ),  # Ray's coming default; without it every start prints a warning
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # stages show their own
     "RAY_TQDM": "0",
-    # What is told in a line of ours: by whoever has lost a worker, by `ended_with`, by `watched_nodes`.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed while executing a task"
-    "|Raylet is terminated|has been marked dead because the detector",
+    # What is told in a line of ours: by whoever has lost a worker, by `ended_with`, by
+    # `watched_nodes`.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": (
+        "A worker died or was killed while executing a task"
+        "|Raylet is terminated|has been marked dead because the detector"
+    ),
 }
 SEGMENT = re.compile(r"/dev/shm/psm_\w+")  # as Python names what processes share
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # Ray is on no address but 127.0.0.1
-# Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and the store full, by then.
+# Ray frees what nobody refers to once a second: all buckets of a new model would be in memory, and
+# the store full, by then.
 SYSTEM = {"free_objects_batch_size": 1}
 
 
@@ -61,18 +69,24 @@ def joins_cluster() -> bool:
 def output_directory(out: str) -> Path:
     """`--out` as an absolute path.
 
-    Raises ConfigError for an empty one, for a relative path inside a job (it would vanish with the job's unpacked copy),
-    for a URI that is not `file://`, and as `check_name` does.
+    Raises ConfigError for an empty one, for a relative path inside a job (it would vanish with the
+    job's unpacked copy), for a URI that is not `file://`, and as `check_name` does.
     """
     scheme, separator, rest = out.partition("://")
     if separator and scheme != "file":
-        raise ConfigError("--out", out, "only file systems for now; mount it on every node and give the absolute path")
+        raise ConfigError(
+            "--out",
+            out,
+            "only file systems for now; mount it on every node and give the absolute path",
+        )
     if not (rest if separator else out).strip():
         raise ConfigError("--out", repr(out), "it is empty; name a directory")
     path = Path(rest if separator else out)
     check_name("--out", path.absolute())
     if in_job() and not path.is_absolute():
-        raise ConfigError("--out", out, "inside a job it must be absolute: a relative one vanishes with the job")
+        raise ConfigError(
+            "--out", out, "inside a job it must be absolute: a relative one vanishes with the job"
+        )
     return path.absolute()
 
 
@@ -80,9 +94,9 @@ def output_directory(out: str) -> Path:
 def connect(config: ClusterConfig) -> Iterator[None]:
     """A connected Ray; on the way out nothing that this call started is left running.
 
-    Inside a job, or with RAY_ADDRESS set, it is that cluster, with the code as working directory. Otherwise it is a
-    local instance with `num_cpus` logical CPUs, which offers the custom resources that the recipe names. SIGTERM and SIGHUP
-    are Ctrl-C.
+    Inside a job, or with RAY_ADDRESS set, it is that cluster, with the code as working directory.
+    Otherwise it is a local instance with `num_cpus` logical CPUs, which offers the custom resources
+    that the recipe names. SIGTERM and SIGHUP are Ctrl-C.
     """
     import ray
 
@@ -95,18 +109,24 @@ def connect(config: ClusterConfig) -> Iterator[None]:
     start_local(
         worker_environment(config) | {"PYTHONPATH": _python_path()},
         num_cpus=config.num_cpus,
-        resources={name: 1.0 for name in (config.rollout_resource, config.learner_resource) if name},
+        resources={
+            name: 1.0 for name in (config.rollout_resource, config.learner_resource) if name
+        },
         object_store_memory=config.object_store_mb << 20,
         logging_level=logging.ERROR,
     )
-    ours = [child for child in _children(recursive=True) if child not in before]  # nobody finds those of a raylet that has died
+    ours = [
+        child for child in _children(recursive=True) if child not in before
+    ]  # nobody finds those of a raylet that has died
     _terminate_as_interrupt()
     try:
         with ended_with(ours), native_stderr_in(log_folder()):
             yield
     finally:
         with _uninterrupted():
-            tree = ours + [grandchild for child in ours for grandchild in _children(child, recursive=True)]
+            tree = ours + [
+                grandchild for child in ours for grandchild in _children(child, recursive=True)
+            ]
             segments = segments_of(tree)
             ray.shutdown()
             _end(tree)
@@ -115,9 +135,10 @@ def connect(config: ClusterConfig) -> Iterator[None]:
 
 
 def start_local(environment: Mapping[str, str], **settings: Any) -> None:
-    """`ray.init` of an instance of its own, whose workers have `environment`. Ray gives a node 30 s to start, which a busy
-    machine may not keep: then once more. No other user may read its token, its logs, or its sockets, and no other machine
-    reaches it."""
+    """`ray.init` of an instance of its own, whose workers have `environment`. Ray gives a node 30 s
+    to start, which a busy machine may not keep: then once more. No other user may read its token,
+    its logs, or its sockets, and no other machine reaches it.
+    """
     import ray
 
     check_home()
@@ -126,12 +147,21 @@ def start_local(environment: Mapping[str, str], **settings: Any) -> None:
     for is_last in (False, True):
         before = set(_children(recursive=True))
         try:
-            # a terminal that is gone sends SIGHUP to all of them; it is for this process to end them
+            # a terminal that is gone sends SIGHUP to all of them; it is for this process to end
+            # them
             with _inherited(environment), _on_loopback(), _ignored(signal.SIGHUP):
-                ray.init(address="local", include_dashboard=False, log_to_driver=False, _system_config=SYSTEM, **settings)
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    _system_config=SYSTEM,
+                    **settings,
+                )
             return
         except Exception as error:  # Ray raises nothing narrower
-            if "timed out during startup" not in str(error):  # a session that was there before lives on
+            if "timed out during startup" not in str(
+                error
+            ):  # a session that was there before lives on
                 raise
             started = [child for child in _children(recursive=True) if child not in before]
             ray.shutdown()
@@ -155,7 +185,9 @@ def _on_loopback() -> Iterator[None]:
 
 @contextmanager
 def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
-    """What is started here has `environment`. As a `runtime_env` Ray would give it to none of the workers that it keeps ready."""
+    """What is started here has `environment`. As a `runtime_env` Ray would give it to none of the
+    workers that it keeps ready.
+    """
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
     try:
@@ -174,7 +206,9 @@ def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     given = job.get("env_vars") or {}
     runtime_env: dict[str, Any] = {
-        "env_vars": {name: value for name, value in worker_environment(config).items() if name not in given}
+        "env_vars": {
+            name: value for name, value in worker_environment(config).items() if name not in given
+        }
     }
     with nullcontext() if in_job() else shipped_copy(ROOT) as code:
         if code:
@@ -193,8 +227,9 @@ def _on_cluster(ray: Any, config: ClusterConfig) -> Iterator[None]:
 def _unpack_everywhere(ray: Any) -> None:
     """Puts the code on every node before anything starts, and goes back into it.
 
-    Nodes on one machine share its folder: a node that unpacks later replaces it and leaves earlier processes in a
-    deleted directory, of which MKL dies. The workers of this call end with it (`max_calls`), so none is left in one.
+    Nodes on one machine share its folder: a node that unpacks later replaces it and leaves earlier
+    processes in a deleted directory, of which MKL dies. The workers of this call end with it
+    (`max_calls`), so none is left in one.
     """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -218,12 +253,15 @@ def _pid() -> int:
 
 
 def _python_path() -> str:
-    """The code's root before whatever the user has: workers import the same packages as this process."""
+    """The code's root before whatever the user has: workers import the same packages as this
+    process.
+    """
     return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
 
 
 def _terminate_as_interrupt() -> None:
-    """SIGTERM as Ctrl-C: `ray.init` set it to print a stack and to kill Ray under a driver that still needs it.
+    """SIGTERM as Ctrl-C: `ray.init` set it to print a stack and to kill Ray under a driver that
+    still needs it.
 
     SIGHUP, of a terminal or a connection that is gone, too, unless `nohup` has it ignored.
     """
@@ -264,7 +302,9 @@ def _children(process: Any = None, *, recursive: bool = False) -> list[Any]:
 
 
 def segments_of(processes: Iterable[Any]) -> set[Path]:
-    """Their named shared memory, as the queues of a served engine: it stays where who would remove it is killed with them."""
+    """Their named shared memory, as the queues of a served engine: it stays where who would remove
+    it is killed with them.
+    """
     found = set[Path]()
     for process in processes:
         with suppress(OSError):  # it has ended
@@ -272,12 +312,12 @@ def segments_of(processes: Iterable[Any]) -> set[Path]:
     return found
 
 
-def _end(processes: list[Any], patience_s: float = 5.0) -> None:
+def _end(processes: list[Any], timeout_s: float = 5.0) -> None:
     """Waits for `processes` and kills those that stay: engines that a killed worker left behind."""
     import psutil
 
-    _, alive = psutil.wait_procs(processes, timeout=patience_s)
+    _, alive = psutil.wait_procs(processes, timeout=timeout_s)
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    psutil.wait_procs(alive, timeout=patience_s)
+    psutil.wait_procs(alive, timeout=timeout_s)

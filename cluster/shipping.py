@@ -1,4 +1,6 @@
-"""The files of the code that a cluster is given: what git tracks, and no key that lies beside it."""
+"""The files of the code that a cluster is given: what git tracks, and no key that lies beside
+it.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,26 @@ from cluster.environment import PACKAGES
 NEEDLESS = ("tests", "docs", "benchmarks", "runs")  # folders that no run reads
 WITHOUT_GIT = (*PACKAGES, "assets")  # of an unpacked archive nobody knows what was put into it
 KEYS = (
-    ".env*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keytab", "*.kdbx", "id_rsa*", "id_dsa*",
-    "id_ecdsa*", "id_ed25519*", ".netrc", ".pgpass", ".npmrc", ".pypirc", "*credentials*", "*secret*",
+    ".env*",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "*.pfx",
+    "*.jks",
+    "*.keytab",
+    "*.kdbx",
+    "id_rsa*",
+    "id_dsa*",
+    "id_ecdsa*",
+    "id_ed25519*",
+    ".netrc",
+    ".pgpass",
+    ".npmrc",
+    ".pypirc",
+    "*credentials*",
+    "*secret*",
     "auth_token*",
-)  # fmt: skip
+)
 
 
 def shipped_files(root: Path) -> list[PurePath]:
@@ -30,7 +48,11 @@ def shipped_files(root: Path) -> list[PurePath]:
         folders = [root / name for name in WITHOUT_GIT]
         found = [path for folder in folders for path in folder.rglob("*")] + [*root.glob("*.toml")]
         names = [str(path.relative_to(root)) for path in found]
-        names = [name for name in names if not any(map(is_key, (PurePath(name), *PurePath(name).parents)))]
+        names = [
+            name
+            for name in names
+            if not any(map(is_key, (PurePath(name), *PurePath(name).parents)))
+        ]
     return [PurePath(name) for name in sorted(names) if _is_shipped(root, PurePath(name))]
 
 

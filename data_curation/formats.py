@@ -1,23 +1,27 @@
-"""Tagged candidates -> the training rows they give: which of R-4B's two formats a row is taught in."""
+"""Tagged candidates -> the training rows they give: which of R-4B's two formats a row is taught
+in.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 
-from bimode.curate_config import CurateConfig
-from bimode.dataset import Row, user_turn
+from bimode.config.curate import CurateConfig
 from bimode.modes import Mode, render_response
+from bimode.storage.dataset import Row, user_turn
 
 TRANSCRIBE = "transcribe the image"
 
 
 def training_rows(candidate: Row, config: CurateConfig) -> Iterator[Row]:
-    """The rows of a train candidate that is in; ids get the format as a suffix, so each stays unique.
+    """The rows of a train candidate that is in; ids get the format as a suffix, so each stays
+    unique.
 
-    `by_tag`: the tag's format; both where the tag is `either`, and for `paired_share` of the rows, chosen by a hash of
-    the id; without a trace only the direct one, since an empty trace would teach not to think.
-    `transcription_and_direct` (making a base): what the image shows, and the bare answer.
+    `by_tag`: the tag's format; both where the tag is `either`, and for `paired_share` of the rows,
+    chosen by a hash of the id; without a trace only the direct one, since an empty trace would
+    teach not to think. `transcription_and_direct` (making a base): what the image shows, and the
+    bare answer.
     """
     if config.formats == "transcription_and_direct":
         if candidate["images"]:
@@ -25,7 +29,9 @@ def training_rows(candidate: Row, config: CurateConfig) -> Iterator[Row]:
         yield _formatted(candidate, "non_thinking", None, candidate["answer"])
         return
     both = candidate["mode"] == "either" or is_paired(candidate["id"], config)
-    for mode in (Mode.NON_THINKING, Mode.THINKING) if has_trace(candidate) else (Mode.NON_THINKING,):
+    for mode in (
+        (Mode.NON_THINKING, Mode.THINKING) if has_trace(candidate) else (Mode.NON_THINKING,)
+    ):
         if both or candidate["mode"] == mode.value:
             yield _formatted(candidate, mode.value, None, candidate["answer"])
 
@@ -46,7 +52,9 @@ def share_of(row_id: str) -> float:
 
 
 def _formatted(candidate: Row, name: str, question: str | None, answer: str) -> Row:
-    prompt = candidate["prompt"] if question is None else user_turn(question, len(candidate["images"]))
+    prompt = (
+        candidate["prompt"] if question is None else user_turn(question, len(candidate["images"]))
+    )
     mode = Mode.THINKING if name == "thinking" else Mode.NON_THINKING
     text = render_response(mode, candidate["trace"], answer)
     return candidate | {

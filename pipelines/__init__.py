@@ -1,1 +1,3 @@
-"""Order: one module a stage, and the harness that skips, connects, executes and seals. Nobody imports this package."""
+"""Order: one module a stage, and the harness that skips, connects, executes and seals. Nobody
+imports this package.
+"""

@@ -1,7 +1,9 @@
-"""Bi-mode annealing (R-4B, section 2): supervised training on both formats, so that one model can answer either way.
+"""Bi-mode annealing (R-4B, section 2): supervised training on both formats, so that one model can
+answer either way.
 
-Curated rows -> Ray Data -> Ray Train workers with DeepSpeed -> a Hugging Face directory. Which formats are read when is
-`anneal.strategy` (R-4B, Table 3; `bimode.strategies`). An interrupted run goes on from its last checkpoint.
+Curated rows -> Ray Data -> Ray Train workers with DeepSpeed -> a Hugging Face directory. Which
+formats are read when is `anneal.strategy` (R-4B, Table 3; `bimode.learner.strategies`). An
+interrupted run goes on from its last checkpoint.
 
     python -m pipelines.anneal pipelines/recipes/tiny.toml --out runs/demo
 """
@@ -15,9 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bimode.config import Recipe
-from bimode.errors import keyed
-from bimode.rundir import StageDir, StageResult
+from bimode.config.recipe import Recipe
+from bimode.errors import config_errors
+from bimode.storage.run_dir import StageDir, StageResult
 
 POLL_S = 1.0
 
@@ -31,26 +33,39 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 def config(recipe: Recipe) -> Any:
     """What the annealed model depends on."""
-    return {"anneal": recipe.anneal.model_dump(mode="json"), "model": recipe.model.model_dump(mode="json"), "seed": recipe.seed}
+    return {
+        "anneal": recipe.anneal.model_dump(mode="json"),
+        "model": recipe.model.model_dump(mode="json"),
+        "seed": recipe.seed,
+    }
 
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """There are rows to train on. Raises ConfigError."""
-    from bimode.dataset import TRAIN_COLUMNS, check_split
+    from bimode.storage.dataset import TRAIN_COLUMNS, check_split
 
-    with keyed("--out"):
+    with config_errors("--out"):
         check_split(inputs["data"], "train", TRAIN_COLUMNS)
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """One Ray Train `fit`, from the newest checkpoint where there is one."""
-    from actors.annealer import AnnealJob, fit, resume_log
+    from actors.learner.annealer import AnnealJob, fit, resume_log
     from cluster.placement import plan
-    from pipelines.progress import counted, say
+    from pipelines.progress import counted, log_line
 
     [role] = plan("anneal", recipe)
-    job = AnnealJob(inputs["model"].absolute(), stage.path.absolute(), recipe.anneal, recipe.model.dtype, recipe.seed)
-    say(f"anneal: starting {counted(recipe.anneal.learner.workers, 'worker')} with the model and the data")
+    job = AnnealJob(
+        inputs["model"].absolute(),
+        stage.path.absolute(),
+        recipe.anneal,
+        recipe.model.dtype,
+        recipe.seed,
+    )
+    log_line(
+        f"anneal: starting {counted(recipe.anneal.learner.workers, 'worker')} with the model and"
+        " the data"
+    )
     with followed(job.metrics, recipe.anneal.steps, resume_log(job)):
         counts = fit(job, inputs["data"], role.needs, role.runtime_env)
     return StageResult(outputs=("model", "metrics.jsonl"), counts=counts)
@@ -58,7 +73,9 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
 @contextmanager
 def followed(metrics: Path, steps: int, start: int = 0) -> Iterator[None]:
-    """Shows the lines that the workers append to `metrics`, which has `start` already, as progress, while the block runs."""
+    """Shows the lines that the workers append to `metrics`, which has `start` already, as progress,
+    while the block runs.
+    """
     from pipelines.progress import track
 
     done = threading.Event()
@@ -68,10 +85,15 @@ def followed(metrics: Path, steps: int, start: int = 0) -> Iterator[None]:
             shown, finished = start, False
             while not finished:
                 finished = done.wait(POLL_S)
-                lines = metrics.read_text().split("\n")[:-1] if metrics.is_file() else []  # whole lines only
+                lines = (
+                    metrics.read_text().split("\n")[:-1] if metrics.is_file() else []
+                )  # whole lines only
                 if len(lines) > shown:
                     last = json.loads(lines[-1])
-                    bar.advance(len(lines) - shown, f"loss {last['loss']:.3f}, {last['tokens_per_s']:.0f} tokens/s")
+                    bar.advance(
+                        len(lines) - shown,
+                        f"loss {last['loss']:.3f}, {last['tokens_per_s']:.0f} tokens/s",
+                    )
                     shown = len(lines)
 
         bar.kept(start)

@@ -1,7 +1,8 @@
-"""What stays of a BPO run: a line and a Parquet file a step, checkpoints, and the place to go on from.
+"""What stays of a BPO run: a line and a Parquet file a step, checkpoints, and the place to go on
+from.
 
-`metrics.jsonl` has the numbers (docs/formats.md); `rollouts/step-00001.parquet` every completion with its mode, reward, policy
-version, worker and prompt id.
+`metrics.jsonl` has the numbers (docs/formats.md); `rollouts/step-00001.parquet` every completion
+with its mode, reward, policy version, worker and prompt id.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bimode.alarm import Watch, view_of
-from bimode.audit import check_checkpoint, missing_seal
-from bimode.checkpoints import (
+from bimode.errors import LedgerError
+from bimode.modes import Mode, decides_direct
+from bimode.records import Completion, RolloutGroup
+from bimode.rl.audit import check_checkpoint, missing_seal
+from bimode.rl.expected import expected_auto
+from bimode.rl.ledger import Ledger, LedgerSnapshot, read
+from bimode.rl.monitor import CollapseMonitor, view_of
+from bimode.rl.rollout_summary import ALL_LEVELS, summarize
+from bimode.rl.scheduler import ScoredGroup
+from bimode.storage.checkpoints import (
     LAST_SEAL,
     LastSeal,
     checkpoint_path,
@@ -28,50 +36,51 @@ from bimode.checkpoints import (
     step_of,
     write_last_seal,
 )
-from bimode.credit.expected import expected_auto
-from bimode.credit.summary import ALL_LEVELS, summarize
-from bimode.desk import Drawn
-from bimode.errors import LedgerError
-from bimode.ledger import Ledger, Reading, read
-from bimode.modes import Mode, decides_direct
-from bimode.records import Completion, RolloutGroup
-from bimode.rundir import own_file, to_disk, write_atomic
-from pipelines.progress import say
+from bimode.storage.run_dir import own_file, to_disk, write_atomic
+from pipelines.progress import log_line
 from pipelines.report.numbers import LEVELS
 
 if TYPE_CHECKING:
-    from actors.graph import Graph
+    from actors.rl_workers import RLWorkers
 
 
 class RunLog:
-    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from. `margin` and
-    `max_mismatch` are the alarms' (`Watch`)."""
+    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from. `margin`
+    and `max_mismatch` are the alarms' (`CollapseMonitor`).
+    """
 
-    def __init__(self, path: Path, margin: Callable[[int], float], max_mismatch: float = math.inf) -> None:
+    def __init__(
+        self, path: Path, margin: Callable[[int], float], max_mismatch: float = math.inf
+    ) -> None:
         self.path = path
         self.metrics = path / "metrics.jsonl"
         self.started = time.monotonic()
         self.tokens = 0  # drawn so far, those before an interruption too
         self.done = self.sealed = 0  # steps, and those behind the last sealed checkpoint
-        self.watch = Watch(margin, max_mismatch)
+        self.watch = CollapseMonitor(margin, max_mismatch)
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
-    def resume(self, graph: Graph, ledger: Ledger) -> int:
-        """Restores the last sealed checkpoint, drops what was logged after it, publishes its weights; returns its step.
+    def resume(self, graph: RLWorkers, ledger: Ledger) -> int:
+        """Restores the last sealed checkpoint, drops what was logged after it, publishes its
+        weights; returns its step.
 
-        A checkpoint whose seal was not written is taken back: the run was killed between the two. Raises LedgerError, also
-        where a seal was written and is gone: nothing is taken back for that.
+        A checkpoint whose seal was not written is taken back: the run was killed between the two.
+        Raises LedgerError, also where a seal was written and is gone: nothing is taken back for
+        that.
         """
         written, root = read(ledger.path), self.path / "checkpoints"
         if missing := missing_seal(written, read_last_seal(root)):
             fix = (
-                f"restore the ledger from a backup; or, to give up all work after its last seal, delete "
-                f"checkpoints/{LAST_SEAL}: later checkpoints are removed then"
+                "restore the ledger from a backup; or, to give up all work after its last seal,"
+                f" delete checkpoints/{LAST_SEAL}: later checkpoints are removed then"
             )
             raise LedgerError(f"{missing}; {fix}")
         sealed = {seal["seal"] for seal in written.seals}
         for unsealed in [path for path in checkpoints(root) if step_of(path) not in sealed]:
-            say(f"bpo: {unsealed.name} was not sealed by the ledger, so the run does not go on from there")
+            log_line(
+                f"bpo: {unsealed.name} was not sealed by the ledger, so the run does not go on from"
+                " there"
+            )
             shutil.rmtree(unsealed)
         last = latest(root)
         step = step_of(last) if last else 0
@@ -79,8 +88,13 @@ class RunLog:
             check_checkpoint(written, last)
         write_last_seal(root, _seal_of(written, step))  # before the ledger is cut: it has this one
         if (cut := ledger.resume(step)) and step:
-            say(f"bpo: going on from step {step}; {cut} bytes of the ledger after its seal were cut off")
-        lines = self.metrics.read_text(errors="replace").splitlines() if self.metrics.is_file() else []
+            log_line(
+                f"bpo: going on from step {step}; {cut} bytes of the ledger after its seal were"
+                " cut off"
+            )
+        lines = (
+            self.metrics.read_text(errors="replace").splitlines() if self.metrics.is_file() else []
+        )
         write_atomic(self.metrics, "".join(f"{line}\n" for line in lines[:step]))
         for line in lines[:step]:
             self.watch.see(view_of(json.loads(line)))  # what rang before is in the lines already
@@ -93,9 +107,10 @@ class RunLog:
             graph.publish(step)
         return step
 
-    def checkpoint(self, graph: Graph, ledger: Ledger) -> None:
-        """Saves weights, optimizer and RNG, unless that has been done since the last step; the folder appears in one piece, and
-        counts once the ledger is sealed with it."""
+    def checkpoint(self, graph: RLWorkers, ledger: Ledger) -> None:
+        """Saves weights, optimizer and RNG, unless that has been done since the last step; the
+        folder appears in one piece, and counts once the ledger is sealed with it.
+        """
         if self.sealed == self.done:
             return
         path = checkpoint_path(self.path / "checkpoints", self.done)
@@ -106,9 +121,11 @@ class RunLog:
         write_last_seal(path.parent, LastSeal(self.done, digest))
         self.sealed = self.done
 
-    def step(self, step: int, drawn: Sequence[Drawn], learnt: dict[str, Any]) -> str:
-        """Writes the step down and says which alarms it begins; returns a note for the progress bar."""
-        groups, probes = [d.group for d in drawn], [c for d in drawn for c in d.probes]
+    def step(self, step: int, scored: Sequence[ScoredGroup], learnt: dict[str, Any]) -> str:
+        """Writes the step down and says which alarms it begins; returns a note for the progress
+        bar.
+        """
+        groups, probes = [d.group for d in scored], [c for d in scored for c in d.probes]
         decision = think_rates(groups, probes)
         line = {
             "step": step,
@@ -123,10 +140,10 @@ class RunLog:
         alarms = self.watch.see(view_of(line))
         line["alarms"] = [asdict(alarm) for alarm in alarms]
         for alarm in alarms:
-            say(f"bpo: ALARM at step {alarm.step}, {alarm.mode.value} mode: {alarm.says}")
+            log_line(f"bpo: ALARM at step {alarm.step}, {alarm.mode.value} mode: {alarm.says}")
         with open(self.metrics, "a", opener=own_file) as file:
             file.write(json.dumps(line) + "\n")
-        _write_rollouts(self._rollouts(step), drawn)
+        _write_rollouts(self._rollouts(step), scored)
         self.tokens += sum(c.num_tokens for g in groups for c in g.completions)
         self.done = step + 1
         rates = " ".join(f"{level} {rate:.2f}" for level, rate in decision.items())
@@ -136,7 +153,9 @@ class RunLog:
         return self.path / "rollouts" / f"step-{step:05d}.parquet"
 
     def counts(self) -> dict[str, Any]:
-        """For the manifest; read off what was written, so that an interrupted run counts all of its steps."""
+        """For the manifest; read off what was written, so that an interrupted run counts all of its
+        steps.
+        """
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
@@ -144,20 +163,22 @@ class RunLog:
         return {"completions": len(tokens), "tokens": pc.sum(tokens).as_py()}
 
 
-def _seal_of(ledger: Reading, step: int) -> LastSeal | None:
+def _seal_of(ledger: LedgerSnapshot, step: int) -> LastSeal | None:
     seals = [LastSeal(step, seal["digest"]) for seal in ledger.seals if seal["seal"] == step]
     return seals[0] if seals else None
 
 
 def think_rates(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) -> dict[str, float]:
-    """Share of thinking decisions by level, from the probes or, where the rollouts were auto, from those. Of questions without
-    levels it is one share, of `all`, so that alarms see a collapse there too."""
+    """Share of thinking decisions by level, from the probes or, where the rollouts were auto, from
+    those. Of questions without levels it is one share, of `all`, so that alarms see a collapse
+    there too.
+    """
     level = {g.prompt.id: g.prompt.level for g in groups}
-    drawn = probes or [c for g in groups for c in g.of(Mode.AUTO)]
+    scored = probes or [c for g in groups for c in g.of(Mode.AUTO)]
     rates: dict[str, list[float]] = {}
-    for c in drawn:
+    for c in scored:
         rates.setdefault(level[c.prompt_id], []).append(float(not decides_direct(c.text)))
-    if drawn and not rates.keys() & set(LEVELS):
+    if scored and not rates.keys() & set(LEVELS):
         rates = {ALL_LEVELS: [rate for found in rates.values() for rate in found]}
     return {name: _mean(rates[name]) for name in (*LEVELS, ALL_LEVELS) if name in rates}
 
@@ -166,18 +187,27 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
 
 
-def _write_rollouts(path: Path, drawn: Sequence[Drawn]) -> None:
+def _write_rollouts(path: Path, scored: Sequence[ScoredGroup]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = [
         {
-            "ticket": d.ticket, "prompt_id": c.prompt_id, "level": g.prompt.level, "task": g.prompt.task, "mode": c.mode.value,
-            "reward": r, "version": max(c.versions_T), "tokens": c.num_tokens, "finished": c.finished,
-            "worker": c.worker, "text": c.text, "answer": g.prompt.answer,
+            "group_id": d.group_id,
+            "prompt_id": c.prompt_id,
+            "level": g.prompt.level,
+            "task": g.prompt.task,
+            "mode": c.mode.value,
+            "reward": r,
+            "version": max(c.versions_T),
+            "tokens": c.num_tokens,
+            "finished": c.finished,
+            "worker": c.worker,
+            "text": c.text,
+            "answer": g.prompt.answer,
         }
-        for d in drawn
+        for d in scored
         for g in [d.group]
         for c, r in zip(g.completions, g.rewards_G, strict=True)
-    ]  # fmt: skip
+    ]
     pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")

@@ -1,4 +1,6 @@
-"""What the starting policy earns on each question: the baseline of algorithms that compare with it (AdaptThink)."""
+"""What the starting policy earns on each question: the baseline of algorithms that compare with it
+(AdaptThink).
+"""
 
 from __future__ import annotations
 
@@ -8,24 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bimode import algorithms
-from bimode.bpo_config import BpoConfig
-from bimode.config import Recipe
+from bimode.config.recipe import Recipe
+from bimode.config.rl import BpoConfig
+from bimode.grading.rewards import correctness, shaped
 from bimode.modes import Mode
-from bimode.order import item_of
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
-from bimode.rewards import correctness, shaped
+from bimode.rl.prompt_order import item_of
 
 if TYPE_CHECKING:
-    from actors.graph import Graph
+    from actors.rl_workers import RLWorkers
 
 FILE = "reference.parquet"
 
 
-def reference_rewards(graph: Graph, prompts: Sequence[Prompt], recipe: Recipe, path: Path) -> dict[str, float]:
-    """Mean reward by prompt id of `Algorithm.reference_samples` completions in auto mode; empty where it is 0. A prompt that
-    the engine refuses has none.
+def reference_rewards(
+    graph: RLWorkers, prompts: Sequence[Prompt], recipe: Recipe, path: Path
+) -> dict[str, float]:
+    """Mean reward by prompt id of `Algorithm.reference_samples` completions in auto mode; empty
+    where it is 0. A prompt that the engine refuses has none.
 
-    `graph` holds the policy that the run started from. Kept in the stage's folder `path`, so drawn once per run.
+    `graph` holds the policy that the run started from. Kept in the stage's folder `path`, so drawn
+    once per run.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -39,14 +44,18 @@ def reference_rewards(graph: Graph, prompts: Sequence[Prompt], recipe: Recipe, p
             rest = [prompt for prompt in prompts if prompt.id not in rewards]
             rewards |= _rewards(graph, rest, n, recipe)
         rewards = {name: reward for name, reward in rewards.items() if reward is not None}
-        table = pa.table({"prompt_id": list(rewards), "reward": pa.array(rewards.values(), pa.float64())})
+        table = pa.table(
+            {"prompt_id": list(rewards), "reward": pa.array(rewards.values(), pa.float64())}
+        )
         pq.write_table(table, path / f".partial-{FILE}")
         (path / f".partial-{FILE}").replace(path / FILE)
     kept = pq.read_table(path / FILE)
     return dict(zip(kept["prompt_id"].to_pylist(), kept["reward"].to_pylist(), strict=True))
 
 
-def _rewards(graph: Graph, asked: Sequence[Prompt], n: int, recipe: Recipe) -> dict[str, float | None]:
+def _rewards(
+    graph: RLWorkers, asked: Sequence[Prompt], n: int, recipe: Recipe
+) -> dict[str, float | None]:
     """Mean reward by prompt id; None for a question that will be refused when it is drawn."""
     bpo = recipe.bpo
     requests = [
@@ -66,8 +75,11 @@ def _asked(prompts: Sequence[Prompt], bpo: BpoConfig, seed: int) -> list[Prompt]
     """Prompts that the run will draw: those of its batches, or all where groups may be replaced."""
     if bpo.resample or bpo.max_staleness:
         return list(prompts)
-    drawn = (prompts[item_of(ticket, len(prompts), seed)] for ticket in range(bpo.steps * bpo.prompts_per_step))
-    return list({p.id: p for p in drawn}.values())
+    sampled = (
+        prompts[item_of(group_id, len(prompts), seed)]
+        for group_id in range(bpo.steps * bpo.prompts_per_step)
+    )
+    return list({p.id: p for p in sampled}.values())
 
 
 def _mean_reward(prompt: Prompt, completions: tuple[Completion, ...], bpo: BpoConfig) -> float:

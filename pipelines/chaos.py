@@ -1,13 +1,16 @@
-"""Fault drills: real damage to a live run at random times, to see it get over it (`bimode bpo ... --chaos KIND`).
+"""Fault drills: real damage to a live run at random times, to see it get over it (`bimode bpo ...
+--chaos KIND`).
 
     kill-rollout      a rollout worker's process ends
     stall-rollout     a rollout worker stops answering; `bpo.worker_timeout_s` says when that counts
     corrupt-weights   a bit of the next weights changes on the way to a rollout worker
-    slow-sync         a rollout worker does not get through its next weight update; `bpo.sync_timeout_s` says when that counts
+    slow-sync         a rollout worker does not get through its next weight update;
+                      `bpo.sync_timeout_s` says when that counts
     kill-learner      a rank of the learner group ends
     kill-driver       this process is killed, as by the kernel; the same command goes on
 
-Victims and waiting times come from `cluster.chaos_seed`. Learner and driver are hit once a start, workers again and again.
+Victims and waiting times come from `cluster.chaos_seed`. Learner and driver are hit once a start,
+workers again and again.
 """
 
 from __future__ import annotations
@@ -21,25 +24,27 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bimode.config import ClusterConfig
-from bimode.weights import WeightBucket
-from pipelines.progress import say
+from bimode.config.recipe import ClusterConfig
+from bimode.storage.weights import WeightBucket
+from pipelines.progress import log_line
 
 if TYPE_CHECKING:
-    from actors.graph import Graph
+    from actors.rl_workers import RLWorkers
 
 ONCE = ("kill-learner", "kill-driver")
 
 
-class Drill:
-    """The damage of one run, which a learner that is started again goes on with; none without `cluster.chaos`."""
+class FaultInjector:
+    """The damage of one run, which a learner that is started again goes on with; none without
+    `cluster.chaos`.
+    """
 
     def __init__(self, cluster: ClusterConfig) -> None:
         self.kind, self.every_s = cluster.chaos, cluster.chaos_every_s
         self.chance = random.Random(f"{cluster.chaos}/{cluster.chaos_seed}")
 
     @contextmanager
-    def on(self, graph: Graph) -> Iterator[None]:
+    def on(self, graph: RLWorkers) -> Iterator[None]:
         """Does damage to `graph` while the block runs."""
         if not self.kind:
             yield
@@ -53,32 +58,36 @@ class Drill:
             over.set()
             thread.join()
 
-    def _run(self, graph: Graph, over: threading.Event) -> None:
+    def _run(self, graph: RLWorkers, over: threading.Event) -> None:
         import ray
 
         while not over.wait(self.chance.expovariate(1 / self.every_s)):
             if self.kind not in ONCE:
                 self._damage_worker(graph)
                 continue
-            say(f"chaos: {self.kind}")
+            log_line(f"chaos: {self.kind}")
             if self.kind == "kill-driver":
                 os.kill(os.getpid(), signal.SIGKILL)
             ray.kill(self.chance.choice(graph.learner.ranks))
             return
 
-    def _damage_worker(self, graph: Graph) -> None:
-        """One that has loaded: of a fleet whose workers die faster than they load nothing could be learnt."""
+    def _damage_worker(self, graph: RLWorkers) -> None:
+        """One that has loaded: of a fleet whose workers die faster than they load nothing could be
+        learnt.
+        """
         import ray
 
-        loaded = [member for member in graph.fleet.members if member.has_answered]
+        loaded = [member for member in graph.fleet.workers if member.has_answered]
         if not loaded:
             return
         victim = self.chance.choice(loaded)
         if self.kind == "kill-rollout":
             ray.kill(victim.actor)
         else:
-            victim.actor.__ray_call__.remote({"stall-rollout": stall, "corrupt-weights": corrupt, "slow-sync": slow}[self.kind])
-        say(f"chaos: {self.kind} {victim.name}")
+            victim.actor.__ray_call__.remote(
+                {"stall-rollout": stall, "corrupt-weights": corrupt, "slow-sync": slow}[self.kind]
+            )
+        log_line(f"chaos: {self.kind} {victim.name}")
 
 
 # ---- what is done inside of a rollout worker ----
@@ -91,16 +100,16 @@ def stall(worker: Any) -> None:
 
 def slow(worker: Any) -> None:
     """It does not come back from its next weights."""
-    worker.arrived = stall
+    worker.load = stall
 
 
 def corrupt(worker: Any) -> None:
     """A bit of the next weights that arrive is another."""
 
-    def arrived(bucket: WeightBucket) -> WeightBucket:
-        del worker.arrived  # once
+    def load(bucket: WeightBucket) -> WeightBucket:
+        del worker.load  # once
         arrays = [array.copy() for array in bucket.arrays]
         arrays[0].reshape(-1).view("uint8")[0] ^= 1
         return replace(bucket, arrays=tuple(arrays))
 
-    worker.arrived = arrived
+    worker.load = load

@@ -1,6 +1,7 @@
 """Curation: questions in, tagged bi-mode Parquet out (R-4B, section 2.1).
 
-Read, check, filter (one task a shard) -> repeats and contamination -> rollouts in both modes -> tags -> formats -> a new version.
+Read, check, filter (one task a shard) -> repeats and contamination -> rollouts in both modes ->
+tags -> formats -> a new version.
 
     python -m pipelines.curate pipelines/recipes/tiny.toml --out runs/demo
 
@@ -15,18 +16,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bimode.config import Recipe
-from bimode.errors import ConfigError, StarvedError, keyed
-from bimode.rundir import StageDir, StageResult, write_atomic
+from bimode.config.recipe import Recipe
+from bimode.errors import ConfigError, StarvedError, config_errors
+from bimode.storage.run_dir import StageDir, StageResult, write_atomic
 
 if TYPE_CHECKING:
-    from data_curation.publishing.report import Facts
+    from data_curation.publishing.report import ReportContext
     from data_curation.sources.shards import Shard
     from data_curation.store import Store
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The files that sources read, as a list with their digests, and the models that are sampled; none that it does without."""
+    """The files that sources read, as a list with their digests, and the models that are sampled;
+    none that it does without.
+    """
     from data_curation.sources.listing import list_sources
     from pipelines.curate_models import model_inputs
 
@@ -43,12 +46,14 @@ def config(recipe: Recipe) -> Any:
 
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """The sources can be drawn from, and the tagging model can see what they show. Raises ConfigError."""
-    from bimode.chat_codec import ChatCodec
-    from bimode.codec import Codec, model_kind
-    from data_curation.filters import check_languages
-    from data_curation.repeats.decide import check_indexes
-    from data_curation.sources.families import TEXT_ONLY
+    """The sources can be drawn from, and the tagging model can see what they show. Raises
+    ConfigError.
+    """
+    from bimode.chat_renderer import ChatRenderer
+    from bimode.renderer import Renderer, model_kind
+    from data_curation.checks.filters import check_languages
+    from data_curation.dedup.decide import check_indexes
+    from data_curation.demo import TEXT_ONLY
     from data_curation.sources.listing import check_layouts
     from data_curation.sources.shards import plan_draws
     from pipelines.curate_models import tagger_lessons
@@ -58,39 +63,53 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
         check_layouts(recipe.curate.sources, inputs["sources"])
     check_languages(recipe.curate.filter.languages)
     check_indexes(indexes(recipe.curate.dedup.against))
-    pictured = [at for at, source in enumerate(recipe.curate.sources) if source.family and source.family not in TEXT_ONLY]
+    pictured = [
+        at
+        for at, source in enumerate(recipe.curate.sources)
+        if source.family and source.family not in TEXT_ONLY
+    ]
     if not recipe.curate.tags:
         return
     tagger_lessons(recipe)
     for at in range(len(recipe.curate.rollouts.models)):
-        with keyed(f"curate.rollouts.models.{at}"):
-            _ = Codec(inputs[f"tagger-{at}"]).tokens  # refuses another kind of model, and one without think tags
+        with config_errors(f"curate.rollouts.models.{at}"):
+            _ = Renderer(
+                inputs[f"tagger-{at}"]
+            ).tokens  # refuses another kind of model, and one without think tags
     if "judge" in inputs:
-        with keyed("curate.judge.model"):
-            judge = ChatCodec(inputs["judge"])
-            _ = judge.prompt_text("", 0)  # refuses what is no model, and one without a chat template
+        with config_errors("curate.judge.model"):
+            judge = ChatRenderer(inputs["judge"])
+            _ = judge.prompt_text(
+                "", 0
+            )  # refuses what is no model, and one without a chat template
     if "teacher" in inputs:
-        with keyed("curate.traces.model"):
-            _ = Codec(inputs["teacher"]).tokens
+        with config_errors("curate.traces.model"):
+            _ = Renderer(inputs["teacher"]).tokens
     for role, model in inputs.items():
         if pictured and role.startswith(("base", "tagger")) and model_kind(model) == "text":
             fix = f"asks about images, and {model} is a text model; use {' or '.join(TEXT_ONLY)}"
-            raise ConfigError(f"curate.sources.{pictured[0]}.family", recipe.curate.sources[pictured[0]].family, fix)
+            raise ConfigError(
+                f"curate.sources.{pictured[0]}.family",
+                recipe.curate.sources[pictured[0]].family,
+                fix,
+            )
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again, whatever else has changed."""
-    from bimode.prompt_limits import PromptModel
+    """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again,
+    whatever else has changed.
+    """
+    from bimode.inputs.prompt_limits import PromptModel
+    from data_curation.dedup.decide import decide, write_index
     from data_curation.publishing.alerts import alerts, warn_about_files, warn_about_sources
     from data_curation.publishing.publish import publish
     from data_curation.publishing.published import UNPUBLISHED
-    from data_curation.publishing.report import Facts, read_costs, read_versions, render
-    from data_curation.repeats.decide import decide, write_index
+    from data_curation.publishing.report import ReportContext, read_costs, read_versions, render
     from data_curation.sources.ingest import ingest
     from data_curation.store import Store
-    from data_curation.tags.crossfit import leave_out_folds
+    from data_curation.tagging.cross_fit import leave_out_folds
     from pipelines.harness import package_versions
-    from pipelines.progress import kept_first, say, track
+    from pipelines.progress import kept_first, log_line, track
 
     curate, cache, scratch = recipe.curate, stage.run / "cache", stage.work / ".scratch"
     model = PromptModel(inputs["base"].absolute(), recipe.model.max_model_len)
@@ -100,17 +119,20 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
         files = ingest(shards, curate, cache / "candidates", kept_first(bar), model)
     store, decisions = Store(files, scratch), scratch / "decisions.parquet"
     decided = decide(files, indexes(curate.dedup.against), curate.dedup, decisions)
-    store.apply(decisions)
-    if curate.fold:
-        store.apply(leave_out_folds(store, curate.fold, scratch / "folds.parquet"))
+    store.add_overlay(decisions)
+    if curate.cross_fit_fold:
+        store.add_overlay(leave_out_folds(store, curate.cross_fit_fold, scratch / "folds.parquet"))
     if curate.tags:
         tag(recipe, store, inputs, cache, scratch)
         mix_rows(recipe, store, scratch)
     short = round(decided.items * (1 - (decided.by_ngram or 0.0)))
-    facts = Facts(
-        eval_items=decided.items, eval_too_short=short, costs=read_costs(cache), versions=read_versions(stage.path),
+    facts = ReportContext(
+        eval_items=decided.items,
+        eval_too_short=short,
+        costs=read_costs(cache),
+        versions=read_versions(stage.path),
         packages=package_versions(),
-    )  # fmt: skip
+    )
     try:
         published = publish(store, curate, splits_of(recipe), stage.work, recipe.name)
     except StarvedError as why:
@@ -124,22 +146,32 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     counts = asdict(published) | asdict(decided) | {"reasoning_share": published.reasoning_share}
     store.close()
     shutil.rmtree(scratch)
-    say(published.summary())
-    names = ("data", "tags", "rejects", "index.parquet", "README.md", "croissant.json", "report.html")
+    log_line(published.summary())
+    names = (
+        "data",
+        "tags",
+        "rejects",
+        "index.parquet",
+        "README.md",
+        "croissant.json",
+        "report.html",
+    )
     return StageResult(outputs=names, counts=counts)
 
 
-def warned(facts: Facts, lines: Sequence[str]) -> Facts:
+def warned(facts: ReportContext, lines: Sequence[str]) -> ReportContext:
     """Says `lines`, and has them stand on the page too."""
-    from pipelines.progress import say
+    from pipelines.progress import log_line
 
     for line in lines:
-        say(line)
+        log_line(line)
     return replace(facts, warnings=tuple(lines))
 
 
-def leave_rejects(store: Store, stage: StageDir, facts: Facts) -> str:
-    """Puts what a run without anything to publish has found where it can be looked into, and says where."""
+def leave_rejects(store: Store, stage: StageDir, facts: ReportContext) -> str:
+    """Puts what a run without anything to publish has found where it can be looked into, and says
+    where.
+    """
     from data_curation.publishing.publish import write_rejects
     from data_curation.publishing.published import UNPUBLISHED
     from data_curation.publishing.report import render
@@ -153,14 +185,19 @@ def leave_rejects(store: Store, stage: StageDir, facts: Facts) -> str:
 
 def splits_of(recipe: Recipe) -> set[str]:
     """The splits that the sources feed."""
-    from bimode.dataset import SPLITS
+    from bimode.storage.dataset import SPLITS
 
-    sources, drawn = recipe.curate.sources, any(source.family for source in recipe.curate.sources)
-    return {source.split for source in sources if source.path} | set(SPLITS if drawn else ())
+    sources, generated = (
+        recipe.curate.sources,
+        any(source.family for source in recipe.curate.sources),
+    )
+    return {source.split for source in sources if source.path} | set(SPLITS if generated else ())
 
 
 def shards_of(recipe: Recipe, inputs: dict[str, Path]) -> list[Shard]:
-    """What is to be read and drawn, in the order that decides which of equal rows stays: sources as in the recipe, then names."""
+    """What is to be read and drawn, in the order that decides which of equal rows stays: sources as
+    in the recipe, then names.
+    """
     from data_curation.sources.listing import file_shards
     from data_curation.sources.shards import plan_draws
 
@@ -183,60 +220,85 @@ def indexes(runs: Sequence[str]) -> list[Path]:
 
 
 def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
-    """Own traces are checked, then rows are tagged: by attempts in both modes where a verifier can mark them, by a judge else."""
+    """Own traces are checked, then rows are tagged: by attempts in both modes where a verifier can
+    mark them, by a judge else.
+    """
     import pyarrow as pa
 
-    from data_curation.sampling.rollouts import MODES, sample_rollouts
-    from data_curation.tags import crossfit
-    from data_curation.tags.tagging import Sampled, choose_rows, objective_rows, reject_traceless, tag_rows, warn_about_attempts
+    from data_curation.sampling.attempts import MODES, sample_rollouts
+    from data_curation.tagging import cross_fit
+    from data_curation.tagging.tagging import (
+        Sampled,
+        choose_rows,
+        objective_rows,
+        reject_traceless,
+        tag_rows,
+        warn_about_attempts,
+    )
     from data_curation.traces.filter import refuse_traces
     from pipelines import curate_models
-    from pipelines.progress import counted, say, track, until_loaded
+    from pipelines.progress import counted, log_line, track, until_loaded
 
     curate, taggers = recipe.curate, curate_models.taggers(recipe, inputs)
-    store.apply(refuse_traces(store, curate.traces, curate.filter, scratch / "own-traces.parquet"))
-    seen = [crossfit.questions(files) for files in curate_models.tagger_lessons(recipe)]
-    dealt, known = crossfit.deal(objective_rows(store), seen)
+    store.add_overlay(
+        refuse_traces(store, curate.traces, curate.filter, scratch / "own-traces.parquet")
+    )
+    seen = [cross_fit.questions(files) for files in curate_models.tagger_lessons(recipe)]
+    dealt, known = cross_fit.assign_to_models(objective_rows(store), seen)
     chosen = choose_rows(pa.concat_tables(dealt), curate.tag_rows)
     if warning := warn_about_attempts(chosen, curate):
-        say(warning)
+        log_line(warning)
     total = chosen.num_rows * len(MODES) * curate.rollouts.n
     sampled, engines = [], counted(curate.rollouts.concurrency, "engine")
     with track("curate: rollouts", total=total, unit="rollout") as bar:
-        for tagger, rows in zip(taggers, crossfit.deal(chosen, seen)[0], strict=True):
+        for tagger, rows in zip(taggers, cross_fit.assign_to_models(chosen, seen)[0], strict=True):
             wanted = rows.num_rows * len(MODES) * curate.rollouts.n
             advance = until_loaded(bar, wanted, f"curate: loading {tagger.name} into {engines}")
-            sampled.append(Sampled(tagger, rows, sample_rollouts(store, rows, tagger, cache / "rollouts", advance)))
-    store.apply(tag_rows(store, sampled, known, curate, scratch / "tags.parquet"))
+            sampled.append(
+                Sampled(
+                    tagger, rows, sample_rollouts(store, rows, tagger, cache / "rollouts", advance)
+                )
+            )
+    store.add_overlay(tag_rows(store, sampled, known, curate, scratch / "tags.parquet"))
     ask_judge(recipe, store, inputs, cache, scratch, scratch.parent / "tags")
     if "teacher" in inputs:
         write_traces(recipe, store, inputs, cache, scratch)
-    store.apply(reject_traceless(store, scratch / "traceless.parquet"))
+    store.add_overlay(reject_traceless(store, scratch / "traceless.parquet"))
 
 
-def ask_judge(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path, tags: Path) -> None:
-    """Open questions are tagged by the judge, which is compared with pass counts; where none is named they are set aside.
+def ask_judge(
+    recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path, tags: Path
+) -> None:
+    """Open questions are tagged by the judge, which is compared with pass counts; where none is
+    named they are set aside.
 
     The votes are published in the folder `tags`.
     """
-    from data_curation.tags import judge
+    from data_curation.tagging import judge
     from pipelines import curate_models
-    from pipelines.progress import counted, kept_first, say, track, until_loaded
+    from pipelines.progress import counted, kept_first, log_line, track, until_loaded
 
-    store.apply(judge.set_aside(store, "judge" in inputs, scratch / "set-aside.parquet"))
+    store.add_overlay(judge.set_aside(store, "judge" in inputs, scratch / "set-aside.parquet"))
     if "judge" not in inputs:
         return
     who, replies = curate_models.judge(recipe, inputs["judge"]), cache / "judge"
-    chosen, known = judge.choose_open(store), judge.choose_tagged(store, who.config.calibration_rows)
+    chosen, known = (
+        judge.choose_open(store),
+        judge.choose_tagged(store, who.config.calibration_rows),
+    )
     with track("curate: judge", total=chosen.num_rows + known.num_rows, unit="question") as bar:
         engines = counted(who.config.concurrency, "engine")
         advance = until_loaded(bar, chosen.num_rows, f"curate: loading {who.name} into {engines}")
         verdicts = list(judge.sample_verdicts(store.files, chosen, who, replies, advance))
-        store.apply(judge.tag_open(verdicts, who, scratch / "verdicts.parquet"))
+        store.add_overlay(judge.tag_open(verdicts, who, scratch / "verdicts.parquet"))
         judge.publish_verdicts(verdicts, tags)
         if warning := judge.unparsed_warning(verdicts):
-            say(warning)
-        say(judge.compared(store, judge.sample_verdicts(store.files, known, who, replies, kept_first(bar))))
+            log_line(warning)
+        log_line(
+            judge.compared(
+                store, judge.sample_verdicts(store.files, known, who, replies, kept_first(bar))
+            )
+        )
 
 
 def write_traces(
@@ -245,28 +307,36 @@ def write_traces(
     """A teacher, or the tagging model itself, writes the traces that are missing."""
     from data_curation.traces import generate
     from pipelines import curate_models
-    from pipelines.progress import counted, say, track, until_loaded
+    from pipelines.progress import counted, log_line, track, until_loaded
 
     teacher = curate_models.teacher(recipe, inputs["teacher"], inputs["base"])
     outcomes = generate.Outcomes()
     chosen = generate.choose_rows(store, recipe.curate, teacher.config)
     with track("curate: traces", total=chosen.num_rows, unit="row") as bar:
         engines = counted(teacher.config.concurrency, "engine")
-        advance = until_loaded(bar, chosen.num_rows, f"curate: loading {teacher.name} into {engines}")
+        advance = until_loaded(
+            bar, chosen.num_rows, f"curate: loading {teacher.name} into {engines}"
+        )
         written = generate.sample_traces(store.files, chosen, teacher, cache / "traces", advance)
-        store.apply(generate.write_traces(outcomes.counted(written), teacher.name, scratch / "traces.parquet"))
-    say(f"curate: {outcomes}")
+        store.add_overlay(
+            generate.write_traces(
+                outcomes.counted(written), teacher.name, scratch / "traces.parquet"
+            )
+        )
+    log_line(f"curate: {outcomes}")
 
 
 def mix_rows(recipe: Recipe, store: Store, scratch: Path) -> None:
     """Leaves out the train questions that `curate.mix` does not take, and says what it lacks."""
     from data_curation.mix import leave_out
-    from pipelines.progress import say
+    from pipelines.progress import log_line
 
-    found, lines = leave_out(store, recipe.curate.mix, recipe.seed, recipe.curate.paired_share, scratch / "mix.parquet")
-    store.apply(found)
+    found, lines = leave_out(
+        store, recipe.curate.mix, recipe.seed, recipe.curate.paired_share, scratch / "mix.parquet"
+    )
+    store.add_overlay(found)
     for line in lines:
-        say(line)
+        log_line(line)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""The models that curation samples: who tags by attempts, who judges open questions, who writes traces. Each is a directory of
-the recipe, sampled by BPO's rollout workers."""
+"""The models that curation samples: who tags by attempts, who judges open questions, who writes
+traces. Each is a directory of the recipe, sampled by BPO's rollout workers.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bimode.config import Recipe
-from bimode.errors import keyed
-from bimode.rundir import digest_path, made_by
-from bimode.trace_config import SELF
+from bimode.config.recipe import Recipe
+from bimode.config.traces import SELF
+from bimode.storage.run_dir import digest_path, provenance_of
 
 if TYPE_CHECKING:
-    from actors.rollout_worker import RolloutWorker
-    from data_curation.sampling.rollouts import Tagger
-    from data_curation.tags.judge import Judge
+    from actors.rollout.worker import RolloutWorker
+    from data_curation.sampling.attempts import Tagger
+    from data_curation.tagging.judge import Judge
     from data_curation.traces.generate import Teacher
 
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The directories by role: base, judge, teacher; those that the recipe does without are left out. Raises ConfigError.
+    """The directories by role: base, judge, teacher; those that the recipe does without are left
+    out. Raises ConfigError.
 
     The base is always there: its tokenizer and its length decide which rows can be prompts.
     """
@@ -32,7 +33,10 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
         return found
     for at, model in enumerate(curate.rollouts.models):
         found[f"tagger-{at}"] = base_directory(model, f"curate.rollouts.models.{at}")
-    for role, key, model in (("judge", "judge", curate.judge.model), ("teacher", "traces", curate.traces.model)):
+    for role, key, model in (
+        ("judge", "judge", curate.judge.model),
+        ("teacher", "traces", curate.traces.model),
+    ):
         if model == SELF:
             found[role] = found["base"]
         elif model:
@@ -49,50 +53,74 @@ def taggers(recipe: Recipe, inputs: Mapping[str, Path]) -> list[Tagger]:
 
 
 def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
-    """What each of them was trained on: files of rows. Raises ConfigError where that is no longer there."""
-    from bimode.base import NEW_TINY_LLAVA
-    from data_curation.tags.crossfit import lessons
+    """What each of them was trained on: files of rows. Raises ConfigError where that is no longer
+    there.
+    """
+    from bimode.errors import config_errors
+    from bimode.models.prepare_model import NEW_TINY_LLAVA
+    from data_curation.tagging.cross_fit import training_files
     from pipelines.harness import base_directory
 
     models, base = recipe.curate.rollouts.models, recipe.model.base
-    named = {f"curate.rollouts.models.{at}": name for at, name in enumerate(models)} or {"model.base": base}
+    named = {f"curate.rollouts.models.{at}": name for at, name in enumerate(models)} or {
+        "model.base": base
+    }
     found = []
     for key, name in named.items():
-        with keyed(key):
-            found.append(() if name == NEW_TINY_LLAVA else lessons(base_directory(name, key)))
+        with config_errors(key):
+            found.append(
+                () if name == NEW_TINY_LLAVA else training_files(base_directory(name, key))
+            )
     return found
 
 
 def _name(model: Path) -> str:
     """E.g. `half-0/anneal` for the model of a run."""
-    made = made_by(model)
+    made = provenance_of(model)
     return f"{made.run.name}/{made.stage}" if made else model.name
 
 
 def tagger(recipe: Recipe, path: Path, name: str) -> Tagger:
     """The model in `path` as one that tags."""
-    from actors.rollout_worker import RolloutWorker
-    from data_curation.sampling.rollouts import Tagger
+    from actors.rollout.worker import RolloutWorker
+    from data_curation.sampling.attempts import Tagger
 
     model, sampling = recipe.model, recipe.curate.rollouts
     opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
-    return Tagger(opener, name, digest_path(path), model.dtype, model.max_model_len, sampling, recipe.seed, _options(recipe))
+    return Tagger(
+        opener,
+        name,
+        digest_path(path),
+        model.dtype,
+        model.max_model_len,
+        sampling,
+        recipe.seed,
+        _options(recipe),
+    )
 
 
 def judge(recipe: Recipe, path: Path) -> Judge:
     """The model that says of open questions whether they need reasoning."""
-    from actors.chat_worker import ChatWorker
-    from data_curation.tags.judge import Judge
+    from actors.rollout.chat_worker import ChatWorker
+    from data_curation.tagging.judge import Judge
 
     config = recipe.curate.judge
     opener = _opener(ChatWorker, recipe, path, config.max_model_len)
-    return Judge(opener, path.name, digest_path(path), recipe.model.dtype, config, recipe.seed, _options(recipe))
+    return Judge(
+        opener,
+        path.name,
+        digest_path(path),
+        recipe.model.dtype,
+        config,
+        recipe.seed,
+        _options(recipe),
+    )
 
 
 def teacher(recipe: Recipe, path: Path, base: Path) -> Teacher:
     """The model that writes traces, for the one in `base` to learn from."""
-    from actors.rollout_worker import RolloutWorker
-    from bimode.codec import Codec
+    from actors.rollout.worker import RolloutWorker
+    from bimode.renderer import Renderer
     from data_curation.traces.generate import Teacher
 
     model, config = recipe.model, recipe.curate.traces
@@ -107,15 +135,22 @@ def teacher(recipe: Recipe, path: Path, base: Path) -> Teacher:
         config=config,
         seed=recipe.seed,
         options=_options(recipe),
-        controls=Codec(base).control_tokens,
+        controls=Renderer(base).control_tokens,
     )
 
 
-def _opener(kind: type[RolloutWorker], recipe: Recipe, path: Path, max_model_len: int) -> Callable[[], Any]:
+def _opener(
+    kind: type[RolloutWorker], recipe: Recipe, path: Path, max_model_len: int
+) -> Callable[[], Any]:
     return partial(
-        kind, "curator", path.absolute(), max_model_len=max_model_len, dtype=recipe.model.dtype, seed=recipe.seed,
+        kind,
+        "curator",
+        path.absolute(),
+        max_model_len=max_model_len,
+        dtype=recipe.model.dtype,
+        seed=recipe.seed,
         sync="object_store",
-    )  # fmt: skip
+    )
 
 
 def _options(recipe: Recipe) -> dict[str, Any]:

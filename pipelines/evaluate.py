@@ -1,10 +1,11 @@
-"""Every model of a run on held-out sources, in three modes, greedy: what it is worth, what it costs, when it thinks.
+"""Every model of a run on held-out sources, in three modes, greedy: what it is worth, what it
+costs, when it thinks.
 
     base, anneal, bpo -> responses -> verdicts -> report.json, *.png, report.html
 
-Where h_acc is wanted, some items are also sampled in both forced modes. Verdicts are kept in the run's `cache/` by model,
-questions, settings and the verifiers' code: an evaluation which was stopped goes on with the next model, and no model is asked
-the same twice.
+Where h_acc is wanted, some items are also sampled in both forced modes. Verdicts are kept in the
+run's `cache/` by model, questions, settings and the verifiers' code: an evaluation which was
+stopped goes on with the next model, and no model is asked the same twice.
 
     python -m pipelines.evaluate pipelines/recipes/tiny.toml --out runs/demo
 """
@@ -17,22 +18,33 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bimode.config import EvaluateConfig, Recipe
-from bimode.errors import RowNote, StarvedError, keyed
+from bimode.config.recipe import EvaluateConfig, Recipe
+from bimode.errors import RowNote, StarvedError, config_errors
+from bimode.evaluation.routing import ItemResult, Outcome
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt
-from bimode.routing import ItemResult, Outcome
-from bimode.rundir import StageDir, StageResult, digest_bytes, digest_json, digest_path, made_by, read_json, write_atomic
+from bimode.storage.run_dir import (
+    StageDir,
+    StageResult,
+    digest_bytes,
+    digest_json,
+    digest_path,
+    provenance_of,
+    read_json,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
-    from actors.evaluator import Evaluator
+    from actors.rollout.evaluator import Evaluator
 
 NOT_MODELS = ("data", "metrics")
 WRONG = Outcome(correct=False, tokens=0, thought=False)  # of a question that the engine refuses
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The curated data and the models of the recipe's stages; whatever is neither `data` nor `metrics` is a model."""
+    """The curated data and the models of the recipe's stages; whatever is neither `data` nor
+    `metrics` is a model.
+    """
     from pipelines.harness import base_model
 
     trained = [stage for stage in ("anneal", "bpo") if stage in recipe.stages]
@@ -42,24 +54,32 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 
 def config(recipe: Recipe) -> Any:
-    """What the numbers depend on; how many workers find them, and how patiently, is not among it."""
+    """What the numbers depend on; how many workers find them, and how patiently, is not among
+    it.
+    """
     return {
-        "evaluate": recipe.evaluate.model_dump(mode="json", exclude={"workers", "worker_timeout_s"}),
+        "evaluate": recipe.evaluate.model_dump(
+            mode="json", exclude={"workers", "worker_timeout_s"}
+        ),
         "model": recipe.model.model_dump(mode="json", exclude={"base"}),
         "seed": recipe.seed,
     }
 
 
 def check(recipe: Recipe, inputs: dict[str, Path], flagged: bool = False) -> None:
-    """There are questions, and every model can be asked. Raises ConfigError, with the input's own flag if they are `flagged`."""
-    from bimode.codec import Codec
-    from bimode.dataset import PROMPT_COLUMNS, check_split
+    """There are questions, and every model can be asked. Raises ConfigError, with the input's own
+    flag if they are `flagged`.
+    """
+    from bimode.renderer import Renderer
+    from bimode.storage.dataset import PROMPT_COLUMNS, check_split
 
-    with keyed("--data" if flagged else "--out"):
+    with config_errors("--data" if flagged else "--out"):
         check_split(inputs["data"], recipe.evaluate.split, PROMPT_COLUMNS)
     for name, path in models_of(inputs).items():
-        with keyed("--model" if flagged else "model.base" if name == "base" else "--out"):
-            _ = Codec(path).processor  # refuses another kind of model, and one without its tokenizer
+        with config_errors("--model" if flagged else "model.base" if name == "base" else "--out"):
+            _ = Renderer(
+                path
+            ).processor  # refuses another kind of model, and one without its tokenizer
 
 
 def models_of(inputs: dict[str, Path]) -> dict[str, Path]:
@@ -68,29 +88,35 @@ def models_of(inputs: dict[str, Path]) -> dict[str, Path]:
 
 
 def name_of(model: Path) -> str:
-    """E.g. `demo/bpo` for a run's model, else the end of its path, `A/model`: what tells the pages of two models apart."""
-    made, path = made_by(model), model.absolute()
+    """E.g. `demo/bpo` for a run's model, else the end of its path, `A/model`: what tells the pages
+    of two models apart.
+    """
+    made, path = provenance_of(model), model.absolute()
     return f"{made.run.name}/{made.stage}" if made else f"{path.parent.name or 'model'}/{path.name}"
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Evaluates the models of `inputs` in order and writes the report."""
-    from bimode.dataset import split_files
-    from bimode.prompts import read_prompts
-    from pipelines.progress import say
+    from bimode.inputs.prompts import read_prompts
+    from bimode.storage.dataset import split_files
+    from pipelines.progress import log_line
 
     settings = recipe.evaluate
     prompts = list({p.id: p for p in read_prompts(inputs["data"], settings.split)}.values())
     if not prompts:
-        raise StarvedError(f"no {settings.split} rows in {inputs['data']}: raise curate.{settings.split}")
-    digest = digest_json([(f.name, digest_path(f)) for f in split_files(inputs["data"], settings.split)])
+        raise StarvedError(
+            f"no {settings.split} rows in {inputs['data']}: raise curate.{settings.split}"
+        )
+    digest = digest_json(
+        [(f.name, digest_path(f)) for f in split_files(inputs["data"], settings.split)]
+    )
     results = evaluate_models(recipe, stage, models_of(inputs), prompts, digest)
     data: dict[str, Any] = {"digest": digest, "n": len(prompts), "split": settings.split}
     data["refused"] = refused_items(results)
     for name, found in data["refused"].items():
         first = found["items"][0]
         count = f"{found['n']} of {len(prompts)} questions are refused and count as wrong"
-        say(f"evaluate: {name}: {count}; {first['id']}: {first['reason']}")
+        log_line(f"evaluate: {name}: {count}; {first['id']}: {first['reason']}")
     figures = write_report(recipe, stage, results, prompts, data, inputs.get("metrics"))
     answered = [item for items in results.values() for item in items if not item.refused]
     responses = sum(len(item.greedy) + sum(map(len, item.sampled.values())) for item in answered)
@@ -101,20 +127,26 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
 
 def evaluate_models(
-    recipe: Recipe, stage: StageDir, models: dict[str, Path], prompts: Sequence[Prompt], data_digest: str
+    recipe: Recipe,
+    stage: StageDir,
+    models: dict[str, Path],
+    prompts: Sequence[Prompt],
+    data_digest: str,
 ) -> dict[str, list[ItemResult]]:
     """Judged responses by model, in the order of `models`; those in the run's cache are read."""
-    from actors.evaluator import Evaluator
+    from actors.rollout.evaluator import Evaluator
     from cluster.placement import plan
-    from pipelines.progress import counted, say, track
+    from pipelines.progress import counted, log_line, track
     from pipelines.report.results import read_results, write_results
 
     (role,) = plan("evaluate", recipe)
     settings = recipe.evaluate
     requests = make_requests(prompts, settings, recipe.seed)
-    kept = {name: verdict_file(recipe, stage.run, path, data_digest) for name, path in models.items()}
+    kept = {
+        name: verdict_file(recipe, stage.run, path, data_digest) for name, path in models.items()
+    }
     if asked := [name for name in models if not kept[name].is_file()]:
-        say(f"evaluate: loading {asked[0]} into {counted(settings.workers, 'engine')}")
+        log_line(f"evaluate: loading {asked[0]} into {counted(settings.workers, 'engine')}")
     found: dict[str, list[ItemResult]] = {}
     with (
         Evaluator(
@@ -122,8 +154,8 @@ def evaluate_models(
             workers=settings.workers,
             options=role.options(),
             seed=recipe.seed,
-            patience_s=settings.worker_timeout_s,
-            say=lambda line: say(f"evaluate: {line}"),
+            timeout_s=settings.worker_timeout_s,
+            on_event=lambda line: log_line(f"evaluate: {line}"),
         ) as evaluator,
         track("evaluate", total=len(models) * len(requests), unit="request") as bar,
     ):
@@ -132,42 +164,58 @@ def evaluate_models(
                 bar.kept(len(requests))
             else:
                 evaluator.open(_prepared(path, stage.path / "prepared" / name, recipe.seed))
-                write_results(kept[name], ask(evaluator, prompts, requests, partial(bar.advance, note=name)))
+                write_results(
+                    kept[name], ask(evaluator, prompts, requests, partial(bar.advance, note=name))
+                )
             found[name] = read_results(kept[name])
             write_results(stage.path / "results" / f"{name}.jsonl", found[name])
     return found
 
 
 def verdict_file(recipe: Recipe, run: Path, model: Path, data_digest: str) -> Path:
-    """Where the verdicts on `model` are kept, by all that they depend on, the code that judges too."""
-    from bimode.verify import code_digest
+    """Where the verdicts on `model` are kept, by all that they depend on, the code that judges
+    too.
+    """
+    from bimode.grading.verify import code_digest
 
     key = digest_json([config(recipe), data_digest, digest_path(model), code_digest()])
     return run / "cache" / "verdicts" / f"{key}.jsonl"
 
 
 def _prepared(path: Path, root: Path, seed: int) -> Path:
-    """`path` itself where it has the tags and the template, else a completed copy in `root`; the user is told."""
-    from bimode.base import prepare_base
-    from pipelines.progress import say
+    """`path` itself where it has the tags and the template, else a completed copy in `root`; the
+    user is told.
+    """
+    from bimode.models.prepare_model import prepare_base
+    from pipelines.progress import log_line
 
     prepared, added = prepare_base(str(path), root, seed)
     if prepared != path:
         lacked = ", ".join(map(repr, added)) or "the chat template"
-        say(f"evaluate: {path} lacked {lacked}; a completed copy is evaluated: {prepared}")
+        log_line(f"evaluate: {path} lacked {lacked}; a completed copy is evaluated: {prepared}")
     return prepared
 
 
-def make_requests(prompts: Sequence[Prompt], settings: EvaluateConfig, seed: int) -> list[GenerationRequest]:
-    """Greedy in every mode for all prompts, then samples in the forced modes for `h_acc_items` of them."""
+def make_requests(
+    prompts: Sequence[Prompt], settings: EvaluateConfig, seed: int
+) -> list[GenerationRequest]:
+    """Greedy in every mode for all prompts, then samples in the forced modes for `h_acc_items` of
+    them.
+    """
     modes = [Mode(mode) for mode in settings.modes]
-    greedy = [GenerationRequest(p, mode, 1, 0.0, settings.max_tokens, seed) for p in prompts for mode in modes]
+    greedy = [
+        GenerationRequest(p, mode, 1, 0.0, settings.max_tokens, seed)
+        for p in prompts
+        for mode in modes
+    ]
     if not settings.h_acc_samples or set(modes) != set(Mode):
         return greedy
-    drawn = sorted(prompts, key=lambda p: digest_bytes(p.id.encode()))[: settings.h_acc_items]
+    sampled = sorted(prompts, key=lambda p: digest_bytes(p.id.encode()))[: settings.h_acc_items]
     return greedy + [
-        GenerationRequest(p, mode, settings.h_acc_samples, settings.h_acc_temperature, settings.max_tokens, seed)
-        for p in drawn
+        GenerationRequest(
+            p, mode, settings.h_acc_samples, settings.h_acc_temperature, settings.max_tokens, seed
+        )
+        for p in sampled
         for mode in (Mode.THINKING, Mode.NON_THINKING)
     ]
 
@@ -180,7 +228,8 @@ def ask(
 ) -> list[ItemResult]:
     """All `requests` to the open model, judged and put together by item, in the order of `prompts`.
 
-    A question that the engine refuses, or whose answer cannot be judged, counts as wrong. Raises StarvedError if all are such.
+    A question that the engine refuses, or whose answer cannot be judged, counts as wrong. Raises
+    StarvedError if all are such.
     """
     results = evaluator.generate(requests, on_done)
     greedy: dict[str, dict[Mode, Outcome]] = {p.id: {} for p in prompts}
@@ -203,7 +252,9 @@ def ask(
         every = f"every question is refused ({len(prompts)})"
         raise StarvedError(f"{every}; the first was {name}: {why}")
     return [
-        ItemResult(p.id, p.task, p.level, p.question, greedy[p.id], sampled[p.id], refused.get(p.id, ""))
+        ItemResult(
+            p.id, p.task, p.level, p.question, greedy[p.id], sampled[p.id], refused.get(p.id, "")
+        )
         for p in prompts
     ]
 
@@ -215,12 +266,16 @@ def judged(request: GenerationRequest, result: GenerationResult) -> tuple[tuple[
     try:
         with RowNote(request.prompt.id):
             return tuple(judge(request.prompt, each) for each in result.completions), ""
-    except ValueError as error:  # of a row that curation has not seen: a verifier that does not exist
+    except (
+        ValueError
+    ) as error:  # of a row that curation has not seen: a verifier that does not exist
         return (), f"its answer cannot be judged: {error}"
 
 
 def refused_items(results: Mapping[str, Sequence[ItemResult]]) -> dict[str, Any]:
-    """By model, how many questions its engine refused and which; models that took all are left out."""
+    """By model, how many questions its engine refused and which; models that took all are left
+    out.
+    """
     found = {}
     for name, items in results.items():
         refused = [{"id": item.id, "reason": item.refused} for item in items if item.refused]
@@ -231,10 +286,13 @@ def refused_items(results: Mapping[str, Sequence[ItemResult]]) -> dict[str, Any]
 
 def judge(prompt: Prompt, completion: Completion) -> Outcome:
     """A response that was cut off is wrong, as in training."""
-    from bimode.verify import is_right
+    from bimode.grading.verify import is_right
 
     return Outcome(
-        is_right(completion, prompt), completion.num_tokens, parse_response(completion.text).is_thinking, completion.text
+        is_right(completion, prompt),
+        completion.num_tokens,
+        parse_response(completion.text).is_thinking,
+        completion.text,
     )
 
 
@@ -252,18 +310,30 @@ def write_report(
 
     settings = recipe.evaluate
     sampling = {
-        "temperature": 0.0, "max_tokens": settings.max_tokens, "h_acc_samples": settings.h_acc_samples,
-        "h_acc_items": min(settings.h_acc_items, len(prompts)), "h_acc_temperature": settings.h_acc_temperature,
-        "bootstrap": settings.bootstrap, "seed": recipe.seed, "dtype": recipe.model.dtype,
-    }  # fmt: skip
+        "temperature": 0.0,
+        "max_tokens": settings.max_tokens,
+        "h_acc_samples": settings.h_acc_samples,
+        "h_acc_items": min(settings.h_acc_items, len(prompts)),
+        "h_acc_temperature": settings.h_acc_temperature,
+        "bootstrap": settings.bootstrap,
+        "seed": recipe.seed,
+        "dtype": recipe.model.dtype,
+    }
     report = numbers.report(
-        results, rounds=settings.bootstrap, seed=recipe.seed, max_tokens=settings.max_tokens, data=data,
-        sampling=sampling, versions=package_versions(),
-    )  # fmt: skip
+        results,
+        rounds=settings.bootstrap,
+        seed=recipe.seed,
+        max_tokens=settings.max_tokens,
+        data=data,
+        sampling=sampling,
+        versions=package_versions(),
+    )
     write_atomic(stage.path / "report.json", json.dumps(report, indent=1))
     figures = plots.draw(results, report, metrics, stage.path)
     curated = (read_json(stage.run / "curate" / "manifest.json") or {}).get("counts", {})
-    trained = (read_json(stage.run / "bpo" / "manifest.json") or {}).get("config", {}).get("bpo", {})
+    trained = (
+        (read_json(stage.run / "bpo" / "manifest.json") or {}).get("config", {}).get("bpo", {})
+    )
     alarms = [alarm for step in plots.read_metrics(metrics) for alarm in step.get("alarms", [])]
     run = page.Run(recipe.name, curated, bpo=trained if "bpo" in results else {}, alarms=alarms)
     write_atomic(stage.path / "report.html", page.render(report, results, prompts, figures, run))

@@ -1,4 +1,6 @@
-"""`bimode explain DIR ID`: the whole story of one question, kept or rejected, as text (from `data_curation.publishing.story`)."""
+"""`bimode explain DIR ID`: the whole story of one question, kept or rejected, as text (from
+`data_curation.publishing.row_history`).
+"""
 
 from __future__ import annotations
 
@@ -10,31 +12,43 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bimode.control_characters import printable
-from bimode.percent import percent
+from bimode.evaluation.percent import percent
+from bimode.inputs.control_characters import printable
 from data_curation.publishing.wording import RULES, short
 
 if TYPE_CHECKING:
     from data_curation.publishing.lookup import Neighbour
-    from data_curation.publishing.story import Attempt, Story
+    from data_curation.publishing.row_history import Attempt, RowHistory
 
-LONG, SHORT, LINE = 1200, 240, 100  # characters of a text on the screen: the question, an answer, a neighbour
+LONG, SHORT, LINE = (
+    1200,
+    240,
+    100,
+)  # characters of a text on the screen: the question, an answer, a neighbour
 Fields = Iterator[tuple[str, str]]
 
 
 def explain_run(run: Path, wanted: str) -> None:
-    """Prints the story of `wanted` in the run directory `run`. Raises ConfigError where there is none."""
-    from data_curation.publishing.story import tell
+    """Prints the story of `wanted` in the run directory `run`. Raises ConfigError where there is
+    none.
+    """
+    from data_curation.publishing.row_history import load_history
 
-    story = tell(run, wanted)
+    story = load_history(run, wanted)
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(headline(story))
     out = "rejected" if story.rows[0].reason else "another row of this id is rejected"
     for title, fields in (
-        ("found", found(story)), ("question", question(story)), ("source", source(story)), (out, rejected(story)),
-        ("same as", same(story)), ("contamination", contamination(story)), ("tag", tag(story)), ("written as", written(story)),
+        ("found", found(story)),
+        ("question", question(story)),
+        ("source", source(story)),
+        (out, rejected(story)),
+        ("same as", same(story)),
+        ("contamination", contamination(story)),
+        ("tag", tag(story)),
+        ("written as", written(story)),
         ("BPO", trained(story)),
-    ):  # fmt: skip
+    ):
         if lines := [line for line in fields if line[1]]:
             print_section(console, title, grid(lines))
     for title, attempts in by_cache(story.attempts):
@@ -63,32 +77,39 @@ def grid(lines: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def headline(story: Story) -> Text:
+def headline(story: RowHistory) -> Text:
     """The verdict in a line."""
     reason, split = story.rows[0].reason, story.rows[0].row["split"]
     return shown(f"{story.id}: ", style="bold").append(
-        f"rejected from {split}, {reason}" if reason else f"kept in {split}", style="bold red" if reason else "bold green"
+        f"rejected from {split}, {reason}" if reason else f"kept in {split}",
+        style="bold red" if reason else "bold green",
     )
 
 
-def found(story: Story) -> Fields:
+def found(story: RowHistory) -> Fields:
     """Where its rows lie."""
     yield "version", story.version
     for stored in story.rows:
-        yield stored.row["split"], f"{stored.file}, row {stored.at}{stored.reason and f': {stored.reason}'}"
+        yield (
+            stored.row["split"],
+            f"{stored.file}, row {stored.at}{stored.reason and f': {stored.reason}'}",
+        )
     if len(story.history) > 1:
         yield "in versions", ", ".join(f"{name} {state}" for name, state in story.history.items())
 
 
-def question(story: Story) -> Fields:
+def question(story: RowHistory) -> Fields:
     """What is asked, of which images, and what the answer is."""
-    from bimode.dataset import question_of
+    from bimode.storage.dataset import question_of
 
     row = story.rows[0].row
     yield "text", short(question_of(row) if row["prompt"] else "", LONG)
     yield "answer", short(row["answer"], SHORT)
     yield "verifier", f"{row['verifier']} {row['verifier_args'] or ''}".strip()
-    yield "task", ", ".join(filter(None, (row["task"], row["domain"], row["level"], row["difficulty"])))
+    yield (
+        "task",
+        ", ".join(filter(None, (row["task"], row["domain"], row["level"], row["difficulty"]))),
+    )
     for at, image in enumerate(story.images):
         yield f"image {at}", f"{image.what}, {image.size:,} bytes"
     if story.images:
@@ -96,7 +117,7 @@ def question(story: Story) -> Fields:
         yield "phash", row["image_phash"] or ""
 
 
-def source(story: Story) -> Fields:
+def source(story: RowHistory) -> Fields:
     """Where it comes from and what was done to it."""
     row = story.rows[0].row
     yield "from", row["source"] and f"{row['source']}, licence {row['source_license'] or 'unknown'}"
@@ -107,9 +128,9 @@ def source(story: Story) -> Fields:
         yield "done", f"{op['op']} v{op['version']}, settings {op['config_hash']}"
 
 
-def rejected(story: Story) -> Fields:
+def rejected(story: RowHistory) -> Fields:
     """Why it, or another row of the same id, is not in the data."""
-    from data_curation.validate import REASONS
+    from data_curation.checks.validate import REASONS
 
     for stored in story.rows:
         if stored.reason:
@@ -119,13 +140,13 @@ def rejected(story: Story) -> Fields:
         yield "that row", describe(story.cause)
 
 
-def same(story: Story) -> Fields:
+def same(story: RowHistory) -> Fields:
     """The other members of its group of repeats."""
     for member in story.group:
         yield member.split, describe(member)
 
 
-def contamination(story: Story) -> Fields:
+def contamination(story: RowHistory) -> Fields:
     """How it was compared with evaluation items."""
     checked = story.rows[0].row["contamination"] or {}
     by = f", by {checked['method']}" if checked.get("method") else ": it repeats no evaluation row"
@@ -134,7 +155,7 @@ def contamination(story: Story) -> Fields:
         yield "hit", describe(story.hit) if story.hit else checked["hit"]
 
 
-def tag(story: Story) -> Fields:
+def tag(story: RowHistory) -> Fields:
     """The tag and its evidence."""
     if not (evidence := story.evidence):
         yield "mode", f"{story.rows[0].row['mode'] or 'none'}: nothing was measured"
@@ -143,26 +164,50 @@ def tag(story: Story) -> Fields:
     yield "mode", f"{row['mode']}, by {row['mode_reason']}, confidence {row['mode_conf']:.3f}"
     yield "rule", row["tag_rule"] and f"{row['tag_rule']}: {RULES.get(row['tag_rule'], '')}"
     if evidence.corrected is not None:
-        yield "right", f"direct {row['n_pass_direct']}/{row['n_rollouts']}, thinking {row['n_pass_think']}/{row['n_rollouts']}"
+        yield (
+            "right",
+            (
+                f"direct {row['n_pass_non_thinking']}/{row['n_rollouts']}, thinking"
+                f" {row['n_pass_thinking']}/{row['n_rollouts']}"
+            ),
+        )
         low_high = ": {:.2f} to {:.2f}".format(*evidence.interval) if evidence.interval else ""
-        level = f" ({percent(evidence.confidence)} interval)" if evidence.interval and evidence.confidence else ""
-        yield "direct rate", f"{evidence.corrected:.2f} corrected for guessing at {row['guess_rate']:.3f}{low_high}{level}"
+        level = (
+            f" ({percent(evidence.confidence)} interval)"
+            if evidence.interval and evidence.confidence
+            else ""
+        )
+        yield (
+            "direct rate",
+            (
+                f"{evidence.corrected:.2f} corrected for guessing at"
+                f" {row['guess_rate']:.3f}{low_high}{level}"
+            ),
+        )
     yield "model", f"{row['rollout_model']}, settings {row['rollout_params_hash']}"
 
 
-def written(story: Story) -> Fields:
+def written(story: RowHistory) -> Fields:
     """The training rows that it was written as."""
     for stored in story.rows:
         if stored.row["format"]:
-            by = f", reasoning by {stored.row['trace_source']}" if stored.row["trace_source"] else ""
+            by = (
+                f", reasoning by {stored.row['trace_source']}" if stored.row["trace_source"] else ""
+            )
             yield stored.row["format"], f"{stored.row['id']}{by}"
             yield "", short(stored.row["messages"][-1]["content"], SHORT)
 
 
-def trained(story: Story) -> Fields:
+def trained(story: RowHistory) -> Fields:
     """How BPO fared with it."""
     for of in story.trained:
-        yield of.mode, f"drawn {of.tickets} times, {of.rollouts} rollouts, mean reward {of.reward:.2f}, {of.tokens:.1f} tokens"
+        yield (
+            of.mode,
+            (
+                f"drawn {of.num_groups} times, {of.rollouts} rollouts, mean reward {of.reward:.2f},"
+                f" {of.tokens:.1f} tokens"
+            ),
+        )
 
 
 def by_cache(attempts: Iterable[Attempt]) -> Iterator[tuple[str, list[Attempt]]]:
@@ -171,16 +216,30 @@ def by_cache(attempts: Iterable[Attempt]) -> Iterator[tuple[str, list[Attempt]]]
     for attempt in attempts:
         groups.setdefault((attempt.counted, attempt.kind, attempt.params_hash), []).append(attempt)
     for (counted, kind, params_hash), of_group in groups.items():
-        yield f"{kind} of {params_hash}{', which the tag rests on' if counted else ', not counted'}", of_group
+        yield (
+            f"{kind} of {params_hash}{', which the tag rests on' if counted else ', not counted'}",
+            of_group,
+        )
 
 
 def attempt_table(attempts: Iterable[Attempt]) -> Table:
     """A line an attempt."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name, justify in (("mode", "left"), ("no.", "right"), ("verdict", "left"), ("tokens", "right"), ("text", "left")):
+    for name, justify in (
+        ("mode", "left"),
+        ("no.", "right"),
+        ("verdict", "left"),
+        ("tokens", "right"),
+        ("text", "left"),
+    ):
         table.add_column(name, justify=justify, overflow="fold", header_style="dim")  # type: ignore[arg-type]
     for attempt in attempts:
-        cells: tuple[Any, ...] = (attempt.mode, attempt.number, short(attempt.verdict, LINE), attempt.tokens)
+        cells: tuple[Any, ...] = (
+            attempt.mode,
+            attempt.number,
+            short(attempt.verdict, LINE),
+            attempt.tokens,
+        )
         table.add_row(*(shown(str(cell)) for cell in cells), shown(short(attempt.text, LINE)))
     return table
 

@@ -1,4 +1,6 @@
-"""What a stage tells the person watching: a bar with a rate on a terminal, a plain line every few seconds elsewhere."""
+"""What a stage tells the person watching: a bar with a rate on a terminal, a plain line every few
+seconds elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from bimode.control_characters import printable
+from bimode.inputs.control_characters import printable
 
 PLAIN_EVERY_S = 5.0
 SLOW_S = 1.0
 LEAST_S = 0.5  # over which a rate says something
 
 
-def say(text: str) -> None:
+def log_line(text: str) -> None:
     """One line for the user, on stderr, so that stdout stays free for results."""
     print(printable(text), file=sys.stderr, flush=True)
 
@@ -24,7 +26,7 @@ def say(text: str) -> None:
 @contextmanager
 def if_slow(text: str, after: float = SLOW_S) -> Iterator[None]:
     """Says `text` if the block takes long: imports and digests are seconds, or nothing."""
-    timer = threading.Timer(after, say, [text])
+    timer = threading.Timer(after, log_line, [text])
     timer.daemon = True
     timer.start()
     try:
@@ -39,13 +41,15 @@ def counted(n: int, unit: str) -> str:
 
 
 def until_loaded(bar: Bar, total: int, text: str) -> Callable[[int], None]:
-    """Advances `bar` for what counts kept units first: says `text` if some of `total` are missing, since a model loads now."""
+    """Advances `bar` for what counts kept units first: says `text` if some of `total` are missing,
+    since a model loads now.
+    """
     advance, calls = kept_first(bar), 0
 
     def counting(units: int) -> None:
         nonlocal calls
         if not calls and units < total:
-            say(text)
+            log_line(text)
         calls += 1
         advance(units)
 
@@ -70,10 +74,14 @@ def new_and_kept(new: int, kept: int) -> str:
 
 
 def rate(units: float, seconds: float, unit: str) -> str:
-    """E.g. ``5.1 rollout/s``, or ``12.5 s/step`` of what takes longer than a second; "" while too little is known."""
+    """E.g. ``5.1 rollout/s``, or ``12.5 s/step`` of what takes longer than a second; "" while too
+    little is known.
+    """
     if units <= 0 or seconds < LEAST_S:
         return ""
-    return f"{units / seconds:.1f} {unit}/s" if units >= seconds else f"{seconds / units:.1f} s/{unit}"
+    return (
+        f"{units / seconds:.1f} {unit}/s" if units >= seconds else f"{seconds / units:.1f} s/{unit}"
+    )
 
 
 class Bar(Protocol):
@@ -109,7 +117,9 @@ class PlainBar:
     def __init__(self, name: str, total: int, unit: str) -> None:
         self.name, self.total, self.unit = name, total, unit
         self.done, self.were_there, self.note = 0, 0, ""
-        self.first: tuple[float, int] | None = None  # when the first unit was there, for which models were loaded; how many then
+        self.first: tuple[float, int] | None = (
+            None  # when the first unit was there, for which models were loaded; how many then
+        )
         self.said: tuple[int, str] | None = None
         self.started = self.shown = time.monotonic()
 
@@ -127,7 +137,9 @@ class PlainBar:
         self.advance(units)
 
     def finish(self) -> None:
-        """The last line, with the rate since the first unit; none where it is there already, or where there was nothing to do."""
+        """The last line, with the rate since the first unit; none where it is there already, or
+        where there was nothing to do.
+        """
         if self.total and self.said != (self.done, self.note):
             self._show()
 
@@ -136,14 +148,27 @@ class PlainBar:
         new = self.done - self.were_there
         since, already = self.first or (self.shown, new)
         speed = rate(new - already, self.shown - since, self.unit)
-        notes = "".join(f"  {note}" for note in (speed, new_and_kept(new, self.were_there), self.note) if note)
-        say(f"{self.name}: {self.done}/{self.total} {self.unit}  {self.shown - self.started:.0f} s{notes}")
+        notes = "".join(
+            f"  {note}" for note in (speed, new_and_kept(new, self.were_there), self.note) if note
+        )
+        log_line(
+            f"{self.name}: {self.done}/{self.total} {self.unit}  {self.shown - self.started:.0f}"
+            f" s{notes}"
+        )
 
 
 @contextmanager
 def _rich_bar(name: str, total: int, unit: str) -> Iterator[Bar]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(TextColumn):
@@ -167,9 +192,14 @@ def _rich_bar(name: str, total: int, unit: str) -> Iterator[Bar]:
             self.advance(units)
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(""),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(name, total=total, note="")
         yield RichBar()

@@ -16,7 +16,9 @@ CONTEXT = "During handling of the above exception, another exception occurred:"
 CHAINED = re.compile(f"(?<!\n)\n++({re.escape(CAUSE)}|{re.escape(CONTEXT)})\n+")
 HEADER = "ray::"  # begins the line that says in which task of Ray it was
 FRAME = re.compile(r"  File |\s+[\^~]+$")  # a file, or the marks below a line of code
-HANDED_ON = re.compile(rf"^  File |{HEADER}", re.MULTILINE)  # in an error's text: it came from another process
+HANDED_ON = re.compile(
+    rf"^  File |{HEADER}", re.MULTILINE
+)  # in an error's text: it came from another process
 NAMED = re.compile(r"(?P<name>[A-Za-z_][\w.]*)(?:: (?P<said>.*))?")
 ROW = re.compile(r"^in row (\S.*)$", re.MULTILINE)  # `bimode.errors.RowNote`
 PYDANTIC = re.compile(
@@ -29,7 +31,9 @@ MAX_SAID = 300  # characters of one message
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """What went wrong. Example: ``Reason("ValueError", "Head size 20 is not supported", row="q7")``."""
+    """What went wrong. Example: ``Reason("ValueError", "Head size 20 is not supported",
+    row="q7")``.
+    """
 
     name: str  # of the error's class, with its module unless that is built in
     said: str  # one line

@@ -1,8 +1,10 @@
-"""`bimode scale DIR --rollouts N`: more or fewer rollout workers for a live run; or as many as its waits call for.
+"""`bimode scale DIR --rollouts N`: more or fewer rollout workers for a live run; or as many as its
+waits call for.
 
-The wish is a file in the run's folder, which every node sees; the rollout loop looks at it between two slices. Only a live run is
-asked. The wish outlives its process, since whoever starts a killed run again, a person or a scheduler, should not find it smaller
-than it was; the run says so. It ends with the run.
+The wish is a file in the run's folder, which every node sees; the rollout loop looks at it between
+two slices. Only a live run is asked. The wish outlives its process, since whoever starts a killed
+run again, a person or a scheduler, should not find it smaller than it was; the run says so. It ends
+with the run.
 """
 
 from __future__ import annotations
@@ -10,41 +12,59 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from bimode.bpo_config import BpoConfig
+from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
-from bimode.rundir import read_json, write_atomic
-from bimode.versions import is_at_work
-from bimode.waits import Waits
-from pipelines.progress import say
-from pipelines.which_recipe import kept
+from bimode.rl.waits import Waits
+from bimode.storage.run_dir import read_json, write_atomic
+from bimode.storage.versions import is_at_work
+from pipelines.progress import log_line
+from pipelines.saved_recipe import saved_recipe
 
 FILE = "rollout_workers.json"
 STEPS = 4  # whose waits are looked at before the number changes
 
 
-class Size:
-    """How many rollout workers a run should have: as last asked for; with `bpo.rollout_workers_max` the run asks by itself."""
+class WorkerTarget:
+    """How many rollout workers a run should have: as last asked for; with `bpo.rollout_workers_max`
+    the run asks by itself.
+    """
 
     def __init__(self, stage: Path, bpo: BpoConfig, room: Callable[[], int]) -> None:
-        """`room` says how many the nodes can hold now; it is asked when the wish is new, and before a run grows."""
-        self.file, self.default, self.most, self._room = stage / FILE, bpo.rollout_workers, bpo.rollout_workers_max, room
+        """`room` says how many the nodes can hold now; it is asked when the wish is new, and before
+        a run grows.
+        """
+        self.file, self.default, self.most, self._room = (
+            stage / FILE,
+            bpo.rollout_workers,
+            bpo.rollout_workers_max,
+            room,
+        )
         self._max_staleness = bpo.max_staleness
         self._waits: list[Waits] = []
         self._heard, self._held = 0, self.default
         if (now := self.wanted()) != self.default:
-            say(f"bpo: rollout workers: {now}, as last asked for, instead of bpo.rollout_workers = {self.default}")
+            log_line(
+                f"bpo: rollout workers: {now}, as last asked for, instead of bpo.rollout_workers ="
+                f" {self.default}"
+            )
 
     def wanted(self) -> int:
         """What was last asked for, as far as there is room, else `bpo.rollout_workers`."""
         written = self.file.stat().st_mtime_ns if self.file.exists() else 0
         if written != self._heard:
             asked = int((read_json(self.file) or {}).get("rollouts", self.default))
-            self._heard, self._held = written, asked if asked <= self.default else min(asked, self._room())
+            self._heard, self._held = (
+                written,
+                asked if asked <= self.default else min(asked, self._room()),
+            )
             if self._held < asked:
-                say(f"bpo: {asked} rollout workers were asked for, the nodes have room for {self._held} now")
+                log_line(
+                    f"bpo: {asked} rollout workers were asked for, the nodes have room for"
+                    f" {self._held} now"
+                )
         return self._held
 
-    def heed(self, waits: Waits) -> None:
+    def record_step(self, waits: Waits) -> None:
         """Takes the waits of a step into account."""
         if not self.most:
             return
@@ -55,7 +75,10 @@ class Size:
         self._waits.clear()
         now = self.wanted()
         if (then := min(max(now + change, 1), self.most, max(self._room(), now))) != now:
-            say(f"bpo: rollout workers: {then} instead of {now}, since {'the learner waits' if change > 0 else 'they wait'}")
+            log_line(
+                f"bpo: rollout workers: {then} instead of {now}, since"
+                f" {'the learner waits' if change > 0 else 'they wait'}"
+            )
             ask(self.file, then)
 
 
@@ -73,19 +96,34 @@ def scale_run(run: Path, rollouts: int) -> None:
     """Asks for `rollouts` workers. Raises ConfigError where no run of BPO is under way."""
     stage = run / "bpo"
     if not (stage / "ledger").is_dir():
-        raise ConfigError("DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named")
+        raise ConfigError(
+            "DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named"
+        )
     if (stage / "manifest.json").is_file():
         raise ConfigError("DIR", run, "its BPO has ended; scale a run while it lives")
     if not is_at_work(run):
-        raise ConfigError("DIR", run, "no run is at work there; start it again with its own command, then scale it")
-    bpo = (kept(run) or {}).get("bpo", {})
+        raise ConfigError(
+            "DIR",
+            run,
+            "no run is at work there; start it again with its own command, then scale it",
+        )
+    bpo = (saved_recipe(run) or {}).get("bpo", {})
     if (sync := bpo.get("sync", "object_store")) != "object_store":
-        raise ConfigError("bpo.sync", sync, "fixes who is there when the run starts; only object_store lets workers come and go")
+        raise ConfigError(
+            "bpo.sync",
+            sync,
+            "fixes who is there when the run starts; only object_store lets workers come and go",
+        )
     if (most := bpo.get("rollout_workers_max")) and rollouts > most:
-        raise ConfigError("--rollouts", rollouts, f"is more than the run's bpo.rollout_workers_max = {most}")
+        raise ConfigError(
+            "--rollouts", rollouts, f"is more than the run's bpo.rollout_workers_max = {most}"
+        )
     before = (read_json(stage / FILE) or {}).get("rollouts", bpo.get("rollout_workers"))
     ask(stage / FILE, rollouts)
-    say(f"scale: rollout workers: {rollouts} asked for, {before} before; the run says when they join or leave, or lack room")
+    log_line(
+        f"scale: rollout workers: {rollouts} asked for, {before} before; the run says when they"
+        " join or leave, or lack room"
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 from pipelines.cli import INTERRUPTED
-from pipelines.progress import say
+from pipelines.progress import log_line
 
 TERMINATED = 143  # as a shell reports SIGTERM: requests were cut
 POLL_S = 0.25
@@ -35,7 +35,7 @@ def wait_for_stop(handle: Any, drain_s: float) -> int:
         except Terminated:
             return drain(handle, drain_s)
     except Terminated:
-        say("serve: a second SIGTERM: the rest is cut")
+        log_line("serve: a second SIGTERM: the rest is cut")
         return TERMINATED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -57,18 +57,18 @@ def drain(handle: Any, drain_s: float) -> int:
     idle_polls = 0
     try:
         _answer(handle.begin_drain)
-        say(f"serve: draining for at most {drain_s:g} s; new requests are refused")
+        log_line(f"serve: draining for at most {drain_s:g} s; new requests are refused")
         while True:
             unfinished = _answer(handle.unfinished)
             idle_polls = 0 if unfinished else idle_polls + 1
             if idle_polls == 2:  # the proxy has had time to send the last bytes
                 return 0
             if unfinished and time.monotonic() >= deadline:
-                say(f"serve: {unfinished} requests were cut")
+                log_line(f"serve: {unfinished} requests were cut")
                 return TERMINATED
             time.sleep(POLL_S)
     except (RayError, RayServeException, TimeoutError) as error:
-        say(f"serve: draining failed, requests were cut: {type(error).__name__}")
+        log_line(f"serve: draining failed, requests were cut: {type(error).__name__}")
         return TERMINATED
 
 

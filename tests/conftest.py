@@ -29,8 +29,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The cheap tests first; of those that start an engine the long ones, or a process would be alone with them at the end.
-    Whoever uses Ray is one of these, whether it says so or not."""
+    """The cheap tests first; of those that start an engine the long ones, or a process would be
+    alone with them at the end. Whoever uses Ray is one of these, whether it says so or not.
+    """
     for item in items:
         if "ray_local" in getattr(item, "fixturenames", ()):
             item.add_marker("ray")
@@ -44,15 +45,17 @@ def _is(item: pytest.Item, mark: str) -> bool:
 @pytest.fixture(scope="session")
 def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A randomly initialised tiny LLaVA directory with template and think tags."""
-    from bimode.template import CHAT_TEMPLATE
-    from bimode.tiny_llava import write_tiny_llava
+    from bimode.models.template import CHAT_TEMPLATE
+    from bimode.models.tiny_llava import write_tiny_llava
 
     return write_tiny_llava(tmp_path_factory.mktemp("models") / "tiny-llava", CHAT_TEMPLATE)
 
 
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A foreign text-only causal LM: another architecture, its own byte-level tokenizer, no chat template, no think tags."""
+    """A foreign text-only causal LM: another architecture, its own byte-level tokenizer, no chat
+    template, no think tags.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -66,10 +69,17 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(path)
     # heads of 32: vLLM's attention on CPU has no kernel for 16
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=1024, tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     import torch
 
     torch.manual_seed(0)
@@ -80,7 +90,7 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def text_model(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The foreign text model after a run has given it what it lacks."""
-    from bimode.base import prepare_base
+    from bimode.models.prepare_model import prepare_base
 
     path, added = prepare_base(str(tiny_text), tmp_path_factory.mktemp("text") / "base", seed=0)
     assert added

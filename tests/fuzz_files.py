@@ -1,8 +1,9 @@
-"""Mutated files of every format that is read: ``python -m tests.fuzz_files 500`` says how each took them.
+"""Mutated files of every format that is read: ``python -m tests.fuzz_files 500`` says how each took
+them.
 
-Each is read in the child of `bimode.limited`, as curation does, and a picture decoded in one too.
-Prints a line of counts per format; exits 1 where a file took more than 5 s or a gigabyte, was
-answered with anything but rows and refusals, or where a file appeared outside.
+Each is read in the child of `bimode.storage.limited`, as curation does, and a picture decoded in
+one too. Prints a line of counts per format; exits 1 where a file took more than 5 s or a gigabyte,
+was answered with anything but rows and refusals, or where a file appeared outside.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 from pyarrow import ipc
 
-from bimode import limited
-from bimode.pictures import FORMATS
+from bimode.inputs.pictures import FORMATS
+from bimode.storage import limited
 from data_curation.sources.files import SourceFile
 from data_curation.sources.readers import read_records, split_file
 from data_curation.sources.refusal import Refusal
@@ -34,7 +35,14 @@ from tests.pictures import encoded
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS, MEMORY = 5.0, 1 << 30
-NUMBERS = [bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\x10\0", b"\xff" * 8]
+NUMBERS = [
+    bytes(4),
+    b"\xff" * 4,
+    b"\x7f\xff\xff\xff",
+    b"\xff\xff\xff\x7f",
+    b"\0\0\x10\0",
+    b"\xff" * 8,
+]
 
 
 @dataclass(slots=True)
@@ -50,31 +58,50 @@ class Outcome:
 def sound_files() -> dict[str, bytes]:
     """A file of each format, by a name that its reader knows."""
     rows = [
-        {"q": f"question {at}", "n": at, "x": at / 7, "tags": ["a", "b"] * (at % 3),
-         "image": {"bytes": bytes([at]) * 90, "path": f"{at}.png"}}
+        {
+            "q": f"question {at}",
+            "n": at,
+            "x": at / 7,
+            "tags": ["a", "b"] * (at % 3),
+            "image": {"bytes": bytes([at]) * 90, "path": f"{at}.png"},
+        }
         for at in range(80)
-    ]  # fmt: skip
+    ]
     table = pa.Table.from_pylist(rows)
-    texts = [{"q": f"question {at}", "n": at, "deep": {"list": [1, [2, {"a": None}]]}} for at in range(80)]
+    texts = [
+        {"q": f"question {at}", "n": at, "deep": {"list": [1, [2, {"a": None}]]}}
+        for at in range(80)
+    ]
     lines = "".join(json.dumps(text) + "\n" for text in texts).encode()
     files = {"lines.jsonl": lines, "lines.jsonl.gz": gzip.compress(lines, mtime=0)}
     files["list.json"] = json.dumps(texts, indent=1).encode()
     files["metadata.csv"] = b'file_name,q\n1.png,"a, ""b"""\n' + b"2.png,c\n" * 50
-    for name, codec in (("a.parquet", "snappy"), ("zstd.parquet", "zstd"), ("plain.parquet", "none")):
+    for name, renderer in (
+        ("a.parquet", "snappy"),
+        ("zstd.parquet", "zstd"),
+        ("plain.parquet", "none"),
+    ):
         out = io.BytesIO()
-        pq.write_table(table, out, row_group_size=30, compression=codec)
+        pq.write_table(table, out, row_group_size=30, compression=renderer)
         files[name] = out.getvalue()
-    for name, new, codec in (("file.arrow", ipc.new_file, None), ("stream.arrow", ipc.new_stream, None),
-                             ("zstd.arrow", ipc.new_file, "zstd"), ("lz4.arrow", ipc.new_stream, "lz4")):  # fmt: skip
+    for name, new, renderer in (
+        ("file.arrow", ipc.new_file, None),
+        ("stream.arrow", ipc.new_stream, None),
+        ("zstd.arrow", ipc.new_file, "zstd"),
+        ("lz4.arrow", ipc.new_stream, "lz4"),
+    ):
         out = io.BytesIO()
-        with new(out, table.schema, options=ipc.IpcWriteOptions(compression=codec)) as writer:
+        with new(out, table.schema, options=ipc.IpcWriteOptions(compression=renderer)) as writer:
             writer.write_table(table, max_chunksize=30)
         files[name] = out.getvalue()
     for name, mode in (("a.tar", "w"), ("a.tgz", "w:gz")):
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode=mode) as archive:  # type: ignore[call-overload]
             for at in range(20):
-                for ending, data in (("json", json.dumps(texts[at]).encode()), ("png", b"no picture" * 9)):
+                for ending, data in (
+                    ("json", json.dumps(texts[at]).encode()),
+                    ("png", b"no picture" * 9),
+                ):
                     info = tarfile.TarInfo(f"{at:04d}.{ending}")
                     info.size = len(data)
                     archive.addfile(info, io.BytesIO(data))
@@ -182,7 +209,10 @@ def main(count: int) -> int:
         for name, content in sound_files().items():
             outcome = fuzz(name, content, count, Path(folder))
             counts = ", ".join(f"{what} {n}" for what, n in sorted(outcome.counts.items()))
-            print(f"{name:18s} {outcome.seconds:5.2f} s {outcome.memory >> 20:5d} MB  {counts}", flush=True)
+            print(
+                f"{name:18s} {outcome.seconds:5.2f} s {outcome.memory >> 20:5d} MB  {counts}",
+                flush=True,
+            )
             for problem in outcome.problems:
                 print("   ", problem)
             bad += len(outcome.problems)

@@ -1,4 +1,4 @@
-"""Work for the child of `bimode.limited`, which imports it by name."""
+"""Work for the child of `bimode.storage.limited`, which imports it by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bimode.errors import ConfigError, StorageError
-from bimode.pictures import PictureError, open_picture
+from bimode.inputs.pictures import PictureError, open_picture
 
 
 def count(stop: int) -> Iterator[tuple[int, int]]:

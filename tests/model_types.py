@@ -1,6 +1,8 @@
-"""Tiny models of every type of transformers that can be made from its config, and how packing does on each.
+"""Tiny models of every type of transformers that can be made from its config, and how packing does
+on each.
 
-`python -m tests.model_types > docs/models.md` writes the page whose table tests/bimode/test_packing_check.py holds.
+`python -m tests.model_types > docs/models.md` writes the page whose table
+tests/bimode/test_packing_check.py holds.
 """
 
 from __future__ import annotations
@@ -16,29 +18,72 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bimode.errors import ConfigError
-from bimode.packing_check import LIMIT, Probe, _response, compare, refuse_known
+from bimode.learner.packing_check import LIMIT, Probe, _response, compare, refuse_known
 
 VOCABULARY = 64
 MODEL_LEN = 64  # of the run that is imagined: longer than the windows below
 LARGEST = 3_000_000  # parameters; a type that cannot be made smaller is left out
 KEYS: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256, "sliding_window": 8, "attention_chunk_size": 16,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.1,
-    "num_experts": 2, "num_local_experts": 2, "n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32,
-    "shared_intermediate_size": 32, "shared_expert_intermediate_size": 32, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
-    "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+    "sliding_window": 8,
+    "attention_chunk_size": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.1,
+    "num_experts": 2,
+    "num_local_experts": 2,
+    "n_routed_experts": 2,
+    "num_experts_per_tok": 1,
+    "moe_intermediate_size": 32,
+    "shared_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 16,
     "v_head_dim": 16,
-    "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_n_groups": 1, "mamba_expand": 2,
-    "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
-    "query_pre_attn_scalar": 16, "n_embd": 64, "n_head": 4, "n_layer": 2, "n_inner": 96, "n_positions": 256, "ffn_dim": 96,
-    "word_embed_proj_dim": 64, "num_key_value_groups": 2, "attention_window_size": 16, "lru_width": 64, "rotary_dim": 8,
-}  # fmt: skip
+    "mamba_n_heads": 4,
+    "mamba_d_head": 32,
+    "mamba_d_state": 16,
+    "mamba_n_groups": 1,
+    "mamba_expand": 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "n_embd": 64,
+    "n_head": 4,
+    "n_layer": 2,
+    "n_inner": 96,
+    "n_positions": 256,
+    "ffn_dim": 96,
+    "word_embed_proj_dim": 64,
+    "num_key_value_groups": 2,
+    "attention_window_size": 16,
+    "lru_width": 64,
+    "rotary_dim": 8,
+}
 LATENT = {"num_key_value_heads": 4}  # latent attention has a key for every query head
 SPECIAL: dict[str, dict[str, Any]] = {
     "granite": {"logits_scaling": 8.0},
     "granitemoe": {"logits_scaling": 8.0},
-    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba", "attention"], "logits_scaling": 8.0},
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention", "mamba", "attention"],
+        "logits_scaling": 8.0,
+    },
     "cohere": {"logit_scale": 0.0625},
     "hyperclovax": {"logits_scaling": 0.25},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
@@ -46,7 +91,17 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "gemma2": {"attn_logit_softcapping": None, "final_logit_softcapping": 3.0},
     "gemma3_text": {"final_logit_softcapping": 3.0},
 } | dict.fromkeys(
-    ("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "minicpm3", "youtu"),
+    (
+        "axk1",
+        "axk2",
+        "deepseek_v2",
+        "deepseek_v3",
+        "deepseek_v32",
+        "glm4_moe_lite",
+        "glm_moe_dsa",
+        "minicpm3",
+        "youtu",
+    ),
     LATENT,
 )
 
@@ -71,7 +126,9 @@ def text_types() -> list[str]:
 
 
 def tiny_text(model_type: str, **more: Any) -> Any | None:
-    """A random tiny model of a type in float32; None where its config does not take the usual keys or is too large."""
+    """A random tiny model of a type in float32; None where its config does not take the usual keys
+    or is too large.
+    """
     warnings.filterwarnings("ignore")
     config_class = transformers.CONFIG_MAPPING[model_type]
     known = inspect.signature(config_class.__init__).parameters
@@ -107,7 +164,10 @@ def text_probes(vocabulary: int = VOCABULARY) -> list[Probe]:
         return tuple(draw.choices(range(3, vocabulary), k=length))
 
     first, second = ids(9), ids(12)
-    return [Probe((_response(first, ids(5)), _response(first, ids(7)))), Probe((_response(second, ids(16)),))]
+    return [
+        Probe((_response(first, ids(5)), _response(first, ids(7)))),
+        Probe((_response(second, ids(16)),)),
+    ]
 
 
 def judge(model: Any, probes: list[Probe]) -> Verdict:
@@ -134,61 +194,124 @@ IMAGE_SIDE, PATCH = 56, 14  # pixels
 
 def text_part(model_type: str, **more: Any) -> dict[str, Any]:
     """Config of the language model of an image-text model."""
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    return {"model_type": model_type, "num_hidden_layers": 3, **{name: KEYS[name] for name in names}, **more}
+    names = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+    )
+    return {
+        "model_type": model_type,
+        "num_hidden_layers": 3,
+        **{name: KEYS[name] for name in names},
+        **more,
+    }
 
 
 def vision_part(model_type: str, **more: Any) -> dict[str, Any]:
     """Config of its vision tower."""
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return {"model_type": model_type, **sizes, "image_size": IMAGE_SIDE, "patch_size": PATCH, **more}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    return {
+        "model_type": model_type,
+        **sizes,
+        "image_size": IMAGE_SIDE,
+        "patch_size": PATCH,
+        **more,
+    }
 
 
 def image_configs() -> dict[str, tuple[Any, int, int]]:
-    """By type: a tiny config, tokens of an image, and extra axes in front of [images, 3, height, width]."""
+    """By type: a tiny config, tokens of an image, and extra axes in front of [images, 3, height,
+    width].
+    """
     siglip = vision_part("siglip_vision_model", vision_use_head=False)
     conv = {"layer_types": ["conv", "full_attention", "conv"]}
     return {
         "llava": (
             transformers.LlavaConfig(
-                vision_config=siglip, text_config=text_part("qwen3"), image_token_index=IMAGE_ID,
-                vision_feature_layer=-1, vision_feature_select_strategy="full",
-            ), 16, 0,
+                vision_config=siglip,
+                text_config=text_part("qwen3"),
+                image_token_index=IMAGE_ID,
+                vision_feature_layer=-1,
+                vision_feature_select_strategy="full",
+            ),
+            16,
+            0,
         ),
         "internvl": (
             transformers.InternVLConfig(
-                vision_config=vision_part("internvl_vision", image_size=[IMAGE_SIDE] * 2, patch_size=[PATCH] * 2),
-                text_config=text_part("qwen3"), image_token_id=IMAGE_ID,
-            ), 4, 0,
+                vision_config=vision_part(
+                    "internvl_vision", image_size=[IMAGE_SIDE] * 2, patch_size=[PATCH] * 2
+                ),
+                text_config=text_part("qwen3"),
+                image_token_id=IMAGE_ID,
+            ),
+            4,
+            0,
         ),
         "idefics3": (
             transformers.Idefics3Config(
-                vision_config=vision_part("idefics3_vision"), text_config=text_part("llama"),
-                image_token_id=IMAGE_ID, scale_factor=2,
-            ), 4, 1,
+                vision_config=vision_part("idefics3_vision"),
+                text_config=text_part("llama"),
+                image_token_id=IMAGE_ID,
+                scale_factor=2,
+            ),
+            4,
+            1,
         ),
         "paligemma": (
             transformers.PaliGemmaConfig(
-                vision_config=siglip, text_config=text_part("gemma"), image_token_index=IMAGE_ID,
-                projection_dim=64, hidden_size=64,
-            ), 16, 0,
+                vision_config=siglip,
+                text_config=text_part("gemma"),
+                image_token_index=IMAGE_ID,
+                projection_dim=64,
+                hidden_size=64,
+            ),
+            16,
+            0,
         ),
         "lfm2_vl": (
             transformers.Lfm2VlConfig(
-                vision_config=vision_part("siglip2_vision_model", num_patches=16, vision_use_head=False),
-                text_config=text_part("lfm2", **conv), image_token_id=IMAGE_ID, projector_hidden_size=64,
-            ), 4, 0,
+                vision_config=vision_part(
+                    "siglip2_vision_model", num_patches=16, vision_use_head=False
+                ),
+                text_config=text_part("lfm2", **conv),
+                image_token_id=IMAGE_ID,
+                projector_hidden_size=64,
+            ),
+            4,
+            0,
         ),
         "qwen2_vl": (
             transformers.Qwen2VLConfig(
-                text_config=text_part("qwen2_vl_text", rope_parameters={
-                    "rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]
-                }),
-                vision_config={"depth": 2, "embed_dim": 64, "hidden_size": 64, "num_heads": 4, "patch_size": PATCH},
+                text_config=text_part(
+                    "qwen2_vl_text",
+                    rope_parameters={
+                        "rope_type": "default",
+                        "rope_theta": 1e4,
+                        "mrope_section": [2, 3, 3],
+                    },
+                ),
+                vision_config={
+                    "depth": 2,
+                    "embed_dim": 64,
+                    "hidden_size": 64,
+                    "num_heads": 4,
+                    "patch_size": PATCH,
+                },
                 image_token_id=IMAGE_ID,
-            ), 4, 0,
+            ),
+            4,
+            0,
         ),
-    }  # fmt: skip
+    }
 
 
 def tiny_image_text(model_type: str) -> Any:
@@ -221,21 +344,26 @@ def image_probes(model_type: str, counts: tuple[int, ...] = (2, 1, 0)) -> list[P
 PAGE = """\
 # Models: what is trained rightly, and what is refused
 
-Look up `model_type` in your model's `config.json`. Qwen3 is `qwen3`, Gemma 2 `gemma2`, Granite 3 `granite` or
-`granitemoe`, LLaVA 1.5 `llava`: right. Phi-3 with 4k positions is `phi3`, right; with 128k (`longrope`) it is refused.
-All of Qwen's VL series is refused, since it gives a token several positions. The models below were random and tiny; a
-type that is not listed is compared when a run begins.
+Look up `model_type` in your model's `config.json`. Qwen3 is `qwen3`, Gemma 2 `gemma2`, Granite 3
+`granite` or `granitemoe`, LLaVA 1.5 `llava`: right. Phi-3 with 4k positions is `phi3`, right; with
+128k (`longrope`) it is refused. All of Qwen's VL series is refused, since it gives a token several
+positions. The models below were random and tiny; a type that is not listed is compared when a run
+begins.
 
-A run compares packed sequences with single ones before it trains (`bimode/packing_check.py`): above {limit} nats in
-float32 the model is refused with the number, in bfloat16 above twice its own rounding. So a type that is missing
-below is not accepted by guess: the run finds out. This page says what is known of every type of transformers
-{version} that could be made tiny from its config, with windows shorter than its sequences and scales away from 1.
+A run compares packed sequences with single ones before it trains
+(`bimode/learner/packing_check.py`): above {limit}
+nats in float32 the model is refused with the number, in bfloat16 above twice its own
+rounding. So a type that is missing below is not accepted by guess: the run finds out. This page
+says what is known of every type of transformers {version} that could be made tiny from its config,
+with windows shorter than its sequences and scales away from 1.
 
-A type that is right below is refused for some settings: layers that are not attention, positions that are scaled by the
-longest sequence (`longrope`, `dynamic`) where a sequence may be longer than they were made for.
+A type that is right below is refused for some settings: layers that are not attention, positions
+that are scaled by the longest sequence (`longrope`, `dynamic`) where a sequence may be longer than
+they were made for.
 
-A difference is the largest of a log-probability between a packed line and each sequence alone, in nats. The page is
-made by `python -m tests.model_types > docs/models.md`, and a test holds it to the code.
+A difference is the largest of a log-probability between a packed line and each sequence alone, in
+nats. The page is made by `python -m tests.model_types > docs/models.md`, and a test holds it to the
+code.
 
 ## Image-text
 
@@ -243,8 +371,8 @@ made by `python -m tests.model_types > docs/models.md`, and a test holds it to t
 |---|---|---|
 {images}
 
-An image-text model must also write an image as `<image>`, as LLaVA's processor does. The others are refused by that,
-InternVL with its own processor (`<IMG_CONTEXT>`) among them.
+An image-text model must also write an image as `<image>`, as LLaVA's processor does. The others are
+refused by that, InternVL with its own processor (`<IMG_CONTEXT>`) among them.
 
 ## Text: right
 
@@ -289,9 +417,7 @@ def page() -> str:
         version=transformers.__version__,
         images="\n".join(f"| {v.model_type} | {number(v)} | {short(v)} |" for v in images),
         right="\n".join(f"| {v.model_type} | {number(v)} |" for v in texts if v.is_right),
-        refused="\n".join(
-            f"| {v.model_type} | {short(v)} |" for v in texts if not v.is_right
-        ),
+        refused="\n".join(f"| {v.model_type} | {short(v)} |" for v in texts if not v.is_right),
         missing=", ".join(missing),
     )
 

@@ -1,4 +1,6 @@
-"""Every compiled pattern of the packages, how it is used, and texts that are made to slow it down."""
+"""Every compiled pattern of the packages, how it is used, and texts that are made to slow it
+down.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ MOST_PAIRED = 6
 class Used:
     """A pattern under one of its names, and the methods that are called on it."""
 
-    name: str  # e.g. bimode.verify.YEAR
+    name: str  # e.g. bimode.grading.verify.YEAR
     pattern: re.Pattern[str]
     methods: tuple[str, ...]
 
@@ -55,7 +57,10 @@ def used_patterns() -> tuple[Used, ...]:
             for pattern in _patterns_in(value):
                 names.setdefault(pattern, f"{module}.{name}")
     called = _called_methods()
-    return tuple(Used(name, pattern, tuple(sorted(called[pattern])) or UNNAMED) for pattern, name in names.items())
+    return tuple(
+        Used(name, pattern, tuple(sorted(called[pattern])) or UNNAMED)
+        for pattern, name in names.items()
+    )
 
 
 def _patterns_in(value: object, depth: int = 0) -> Iterator[re.Pattern[str]]:
@@ -99,7 +104,9 @@ def inline_patterns() -> Iterator[Used]:
 
 def made_patterns() -> set[str]:
     """Functions that compile a pattern which is not written down there, as ``module.function``."""
-    return {name for name, call in _calls_in_functions() if not isinstance(call.args[0], ast.Constant)}
+    return {
+        name for name, call in _calls_in_functions() if not isinstance(call.args[0], ast.Constant)
+    }
 
 
 def _calls_in_functions() -> Iterator[tuple[str, ast.Call]]:
@@ -118,7 +125,9 @@ def _is_re_call(node: ast.AST) -> bool:
 
 
 def hostile_texts(pattern: re.Pattern[str], length: int) -> Iterator[str]:
-    """Repetitions of what the pattern looks for, alone and in pairs, with an end that may fail it."""
+    """Repetitions of what the pattern looks for, alone and in pairs, with an end that may fail
+    it.
+    """
     plain = re.sub(r"\\[a-zA-Z0-9]|\\", " ", pattern.pattern)
     words = sorted(set(re.findall(r"[A-Za-z]{2,}", plain)), key=len)
     signs = sorted(set(plain) - set("abcdefghijklmnopqrstuvwxyz0123456789?*+|^$ "))
@@ -152,7 +161,9 @@ def _use(pattern: re.Pattern[str], method: str, text: str) -> None:
 
 
 class _cut_off_after:
-    """Ends the block after so many seconds, without an error; patterns look for signals as they go."""
+    """Ends the block after so many seconds, without an error; patterns look for signals as they
+    go.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

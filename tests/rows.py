@@ -1,11 +1,13 @@
-"""A sound row, a request for a question, and a rollout worker without an engine, for tests of what is refused."""
+"""A sound row, a request for a question, and a rollout worker without an engine, for tests of what
+is refused.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from actors.rollout_worker import RolloutWorker
+from actors.rollout.worker import RolloutWorker
 from bimode.modes import Mode
 from bimode.records import GenerationRequest, Prompt, Sample
 

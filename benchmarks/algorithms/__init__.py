@@ -1,6 +1,8 @@
-"""Every algorithm from one annealed checkpoint, under equal rollout tokens: one table and one picture.
+"""Every algorithm from one annealed checkpoint, under equal rollout tokens: one table and one
+picture.
 
-python -m benchmarks.algorithms runs/full pipelines/recipes/tiny-full.toml --out runs/algorithms --seeds 0,1,2
+python -m benchmarks.algorithms runs/full pipelines/recipes/tiny-full.toml --out runs/algorithms
+--seeds 0,1,2
 """
 
 from pathlib import Path

@@ -23,17 +23,39 @@ if TYPE_CHECKING:
 def compare(
     annealed: Annotated[Path, typer.Argument(help="a run in which what comes before BPO is done")],
     recipe: Annotated[Path, typer.Argument(help="its recipe")],
-    out: Annotated[Path, typer.Option(help="where the runs, table.md and picture.png go; a finished run there is not repeated")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="where the runs, table.md and picture.png go; a finished run there is not repeated"
+        ),
+    ],
     seeds: Annotated[str, typer.Option(help="comma between them")] = "0",
     only: Annotated[str, typer.Option(help="variants whose name contains this")] = "",
     variants: Annotated[Path, typer.Option(help="what is compared")] = VARIANTS,
-    jobs: Annotated[int, typer.Option(min=1, help="runs at a time; a tiny one keeps about one core busy")] = 1,
-    common: Annotated[list[str] | None, typer.Option("--set", help="for every variant, e.g. bpo.rollout_tokens=400000")] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="runs at a time; a tiny one keeps about one core busy")
+    ] = 1,
+    common: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="for every variant, e.g. bpo.rollout_tokens=400000"),
+    ] = None,
 ) -> None:
-    """Trains every variant from the annealed model of a run, seed by seed, and compares what they became."""
-    from benchmarks.algorithms.runs import check_annealed, check_reused, check_variants, read_seeds, read_variants
+    """Trains every variant from the annealed model of a run, seed by seed, and compares what they
+    became.
+    """
+    from benchmarks.algorithms.runs import (
+        check_annealed,
+        check_reused,
+        check_variants,
+        read_seeds,
+        read_variants,
+    )
 
-    numbers, chosen, overrides = read_seeds(seeds), read_variants(variants, only), tuple(common or ())
+    numbers, chosen, overrides = (
+        read_seeds(seeds),
+        read_variants(variants, only),
+        tuple(common or ()),
+    )
     check_annealed(annealed, recipe)
     check_variants(recipe, chosen, overrides)
     tasks = [(variant, seed) for seed in numbers for variant in chosen]
@@ -61,7 +83,8 @@ def _run(
     try:
         queue = iter(tasks)
         waiting: set[Future[Path]] = set()
-        # No more are handed over than run: a pool would begin the next where Ctrl-C has ended one and is not seen here yet.
+        # No more are handed over than run: a pool would begin the next where Ctrl-C has ended one
+        # and is not seen here yet.
         while (
             begun := {
                 pool.submit(run_one, annealed, recipe, out, variant, seed, overrides, over)
@@ -76,21 +99,27 @@ def _run(
                 failed = True
                 typer.echo(f"error: {error}", err=True)
             _report(out, variants)
-    finally:  # Ctrl-C, which the runs hear too, begins no other, wherever it falls; nor does an error
+    # Ctrl-C, which the runs hear too, begins no other, wherever it falls; nor does an error
+    finally:
         over.set()
         pool.shutdown(wait=True, cancel_futures=True)
     return failed
 
 
 def _report(out: Path, variants: list[Variant]) -> None:
-    """Table and picture of every finished run in `out`, those of earlier calls too, in the order of the variants."""
+    """Table and picture of every finished run in `out`, those of earlier calls too, in the order of
+    the variants.
+    """
     from benchmarks.algorithms.output import draw, markdown
     from benchmarks.algorithms.runs import finished_runs
     from benchmarks.algorithms.scores import annealed_scores, variant_scores
 
     if runs := finished_runs(out, variants):
         start = next(iter(runs.values()))[0]
-        lines = [annealed_scores(start), *(variant_scores(name, folders) for name, folders in runs.items())]
+        lines = [
+            annealed_scores(start),
+            *(variant_scores(name, folders) for name, folders in runs.items()),
+        ]
         (out / "table.md").write_text(markdown(lines))
         draw(runs, lines, out / "picture.png")
 

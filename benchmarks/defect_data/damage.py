@@ -18,7 +18,7 @@ from benchmarks.defect_data.questions import (
     STOCK_TRACES,
     WRONG_TYPES,
     pick,
-)  # fmt: skip
+)
 from benchmarks.defect_data.record import LEFT_OUT, Record
 from benchmarks.defect_data.variants import answered
 from benchmarks.defect_data.words import NAMES
@@ -48,16 +48,25 @@ def missing_field(record: Record, rng: np.random.Generator) -> Record:
 def field_type(record: Record, rng: np.random.Generator) -> Record:
     """A list or an object where a text belongs, an object or a number where pictures do."""
     cases: tuple[tuple[str, Any], ...] = (
-        ("question", [record.question]), ("question", {"text": record.question}), ("answer", {"value": record.answer}),
-        ("answer", [[record.answer], []]), ("images", 17), ("images", {"width": 40, "height": 40}),
-    )  # fmt: skip
+        ("question", [record.question]),
+        ("question", {"text": record.question}),
+        ("answer", {"value": record.answer}),
+        ("answer", [[record.answer], []]),
+        ("images", 17),
+        ("images", {"width": 40, "height": 40}),
+    )
     return _changed(record, *cases[int(rng.integers(len(cases)))])
 
 
 def broken_line(record: Record, rng: np.random.Generator) -> Record:
     """A line that is cut off, no JSON at all, or JSON that is no object."""
     whole = f'{{"uid": "{record.key}", "query": "{record.question}", "label": "{record.answer}"}}'
-    lines = (whole[: int(rng.integers(10, len(whole) - 1))], f"{record.key};{record.question}", f'["{record.key}"]', "null")
+    lines = (
+        whole[: int(rng.integers(10, len(whole) - 1))],
+        f"{record.key};{record.question}",
+        f'["{record.key}"]',
+        "null",
+    )
     return replace(record, line=pick(rng, lines))
 
 
@@ -67,7 +76,12 @@ def blank_question(record: Record, rng: np.random.Generator) -> Record:
 
 def long_question(record: Record, rng: np.random.Generator) -> Record:
     """As when a whole page was copied: 9,000 characters and more."""
-    return replace(record, question=" ".join([record.question, *(f"{pick(rng, tuple(NAMES))} {n} ," for n in range(1200))]))
+    return replace(
+        record,
+        question=" ".join(
+            [record.question, *(f"{pick(rng, tuple(NAMES))} {n} ," for n in range(1200))]
+        ),
+    )
 
 
 def long_answer(record: Record, rng: np.random.Generator) -> Record:
@@ -88,7 +102,10 @@ def foreign(record: Record, rng: np.random.Generator) -> Record:
     question = pick(rng, FOREIGN_TEXT[language]).format(name=pick(rng, tuple(NAMES)), a=a, b=b, c=c)
     answer = a * b - c
     return replace(
-        record, question=question, answer=str(answer), trace=f"First {a} x {b} = {a * b}, then {a * b} - {c} = {answer}."
+        record,
+        question=question,
+        answer=str(answer),
+        trace=f"First {a} x {b} = {a * b}, then {a * b} - {c} = {answer}.",
     )
 
 
@@ -164,7 +181,9 @@ PICTURED: dict[str, Damage] = {  # of rows with a picture
     "random_image": with_image(pictures.random_bytes),
     "no_picture": with_image(pictures.no_picture),
     "empty_image": with_image(lambda rng: b""),
-    "lost_image": lambda record, rng: _changed(record, "images", [f"pictures/lost-{record.key}.png"]),
+    "lost_image": lambda record, rng: _changed(
+        record, "images", [f"pictures/lost-{record.key}.png"]
+    ),
     "bomb_image": with_image(pictures.bomb),
     "odd_size_image": with_image(pictures.odd_size),
     "wrong_reading": wrong_reading,

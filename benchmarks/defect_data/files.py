@@ -1,4 +1,6 @@
-"""Records as the files that a user would have, the recipe that curates them, and the table of what is true of each row."""
+"""Records as the files that a user would have, the recipe that curates them, and the table of what
+is true of each row.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,20 @@ from benchmarks.defect_data.plant import EVAL_SHARDS, RL_PARQUET, TRAIN_JSONL, T
 from benchmarks.defect_data.record import LEFT_OUT, Record
 
 COLUMNS = {
-    "question": "query", "answer": "label", "images": "images", "trace": "reasoning", "id": "uid", "task": "topic",
+    "question": "query",
+    "answer": "label",
+    "images": "images",
+    "trace": "reasoning",
+    "id": "uid",
+    "task": "topic",
     "level": "level",
-}  # fmt: skip
+}
 PARQUET = pa.schema(
     [
-        *((name, pa.string()) for name in ("uid", "query", "label", "reasoning", "topic", "level", "mode")),
+        *(
+            (name, pa.string())
+            for name in ("uid", "query", "label", "reasoning", "topic", "level", "mode")
+        ),
         ("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))),
     ]
 )
@@ -42,7 +52,9 @@ languages = ["en"]
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What was planted: `file` and `row` are where, `same` is the key of the row that it copies or leaks."""
+    """What was planted: `file` and `row` are where, `same` is the key of the row that it copies or
+    leaks.
+    """
 
     key: str
     kind: str
@@ -70,13 +82,15 @@ SOURCES = (  # folder, split, verifier
     ("train-lines", "train", "auto"),
     ("rl", "rl", "int"),
     ("eval", "eval", "int"),
-    ("check", "check", "auto"),
+    ("check", "decontaminate", "auto"),
 )
 SPLITS = {folder: split for folder, split, _ in SOURCES}
 
 
 def write(records: Sequence[Record], folder: Path) -> list[Truth]:
-    """Writes the shards of `records`, which come in the order of shards, and `truth.parquet`; returns the latter."""
+    """Writes the shards of `records`, which come in the order of shards, and `truth.parquet`;
+    returns the latter.
+    """
     truth: list[Truth] = []
     for shard, group in groupby(records, key=lambda record: record.shard):
         rows, name = list(group), file_of(shard)
@@ -88,7 +102,9 @@ def write(records: Sequence[Record], folder: Path) -> list[Truth]:
         else:
             write_lines(rows, file)
         truth += [_truth(row, name, at) for at, row in enumerate(rows)]
-    pq.write_table(pa.Table.from_pylist([_as_row(each) for each in truth]), folder / "truth.parquet")
+    pq.write_table(
+        pa.Table.from_pylist([_as_row(each) for each in truth]), folder / "truth.parquet"
+    )
     return truth
 
 
@@ -117,10 +133,18 @@ def _columns(row: Record) -> dict[str, Any]:
 
 def _fields(row: Record, images: list[Any]) -> dict[str, Any]:
     values = {
-        "question": row.question, "answer": row.answer, "images": images, "trace": row.trace, "id": row.key, "task": row.task,
-        "level": row.level, **dict(row.changed),
-    }  # fmt: skip
-    return {COLUMNS[name]: value for name, value in values.items() if value is not LEFT_OUT} | {"mode": row.mode}
+        "question": row.question,
+        "answer": row.answer,
+        "images": images,
+        "trace": row.trace,
+        "id": row.key,
+        "task": row.task,
+        "level": row.level,
+        **dict(row.changed),
+    }
+    return {COLUMNS[name]: value for name, value in values.items() if value is not LEFT_OUT} | {
+        "mode": row.mode
+    }
 
 
 def _truth(row: Record, name: str, at: int) -> Truth:
@@ -139,13 +163,22 @@ def read_truth(folder: Path) -> list[Truth]:
 
 def write_recipe(folder: Path, file: Path, rows: int, seed: int) -> None:
     """The recipe that curates the files in `folder`."""
-    columns = ", ".join(f"{ours} = {json.dumps(theirs)}" for ours, theirs in COLUMNS.items())
+    columns = ", ".join(f"{ours} = {json.dumps(others)}" for ours, others in COLUMNS.items())
     parts = [RECIPE.format(rows=rows, seed=seed)]
     for name, split, verifier in SOURCES:
-        pattern = str((folder / name).absolute() / ("*.parquet" if name in ("train-columns", "rl", "eval") else "*.jsonl"))
+        pattern = str(
+            (folder / name).absolute()
+            / ("*.parquet" if name in ("train-columns", "rl", "eval") else "*.jsonl")
+        )
         lines = [
-            "[[curate.sources]]", f"path = {json.dumps(pattern)}", f"split = {json.dumps(split)}", f"name = {json.dumps(name)}",
-            f"verifier = {json.dumps(verifier)}", 'license = "CC-BY-4.0"', f"columns = {{ {columns} }}", "",
-        ]  # fmt: skip
+            "[[curate.sources]]",
+            f"path = {json.dumps(pattern)}",
+            f"split = {json.dumps(split)}",
+            f"name = {json.dumps(name)}",
+            f"verifier = {json.dumps(verifier)}",
+            'license = "CC-BY-4.0"',
+            f"columns = {{ {columns} }}",
+            "",
+        ]
         parts.append("\n".join(lines))
     file.write_text("\n".join(parts))

@@ -1,7 +1,8 @@
-"""Which defects are planted, how many in 20,000 rows, and which stage has to find them for which reason.
+"""Which defects are planted, how many in 20,000 rows, and which stage has to find them for which
+reason.
 
-A stage belongs to a class: what it removes is right where the row was planted for any stage of that class, as an exact copy
-that the search for near-duplicates finds was still a copy.
+A stage belongs to a class: what it removes is right where the row was planted for any stage of that
+class, as an exact copy that the search for near-duplicates finds was still a copy.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Where = Literal["any", "train", "jsonl", "int"]  # int: sources whose verifier is set, so that an answer can be of the wrong type
+Where = Literal[
+    "any", "train", "jsonl", "int"
+]  # int: sources whose verifier is set, so that an answer can be of the wrong type
 FULL = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """`reasons` are those of rejects (`data_curation.validate.REASONS`); `goal` holds recall and precision to 0.99."""
+    """`reasons` are those of rejects (`data_curation.checks.validate.REASONS`); `goal` holds recall
+    and precision to 0.99.
+    """
 
     name: str
     group: str
@@ -25,7 +30,9 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`count` rows in `FULL`; `stage` "" is a row that must stay, "unscored" one of which either is right."""
+    """`count` rows in `FULL`; `stage` "" is a row that must stay, "unscored" one of which either is
+    right.
+    """
 
     name: str
     stage: str
@@ -35,11 +42,25 @@ class Kind:
 
 STAGES = (
     Stage(
-        "validation", "validation",
+        "validation",
+        "validation",
         (
-            "bad_record", "bad_schema", "unreadable_file", "empty_question", "long_question", "empty_answer", "long_answer",
-            "answer_type", "answer_fails", "unknown_verifier", "marker_mismatch", "image_missing", "image_broken",
-            "image_truncated", "image_type", "image_size",
+            "bad_record",
+            "bad_schema",
+            "unreadable_file",
+            "empty_question",
+            "long_question",
+            "empty_answer",
+            "long_answer",
+            "answer_type",
+            "answer_fails",
+            "unknown_verifier",
+            "marker_mismatch",
+            "image_missing",
+            "image_broken",
+            "image_truncated",
+            "image_type",
+            "image_size",
         ),
         goal=True,
     ),
@@ -51,11 +72,13 @@ STAGES = (
     Stage("decontamination, text", "decontamination", (), goal=True),
     Stage("language", "language", ("wrong_language",)),
     Stage("looping traces", "traces", ("repetition", "looping_trace", "long_trace")),
-    Stage("empty traces", "traces", ("empty_trace", "no_trace", "forbidden_phrase", "template_trace")),
+    Stage(
+        "empty traces", "traces", ("empty_trace", "no_trace", "forbidden_phrase", "template_trace")
+    ),
     Stage("wrong steps", "traces", ("wrong_step",)),
     Stage("wrong answers", "traces", ("inconsistent_trace", "wrong_trace", "trace_failed")),
     Stage("other reasons", "other", ()),
-)  # fmt: skip
+)
 
 KINDS = (
     Kind("truncated_image", "validation", 120),
@@ -105,7 +128,9 @@ KINDS = (
     Kind("mislabelled_mode", "", 200),
 )
 SOUND = Kind("sound", "", 0)
-COPIES = tuple(kind.name for kind in KINDS if kind.stage.startswith("dedup"))  # of each group of the same one stays
+COPIES = tuple(
+    kind.name for kind in KINDS if kind.stage.startswith("dedup")
+)  # of each group of the same one stays
 
 
 def stage_named(name: str) -> Stage:
@@ -119,8 +144,12 @@ def group_of(stage: str) -> str:
 
 
 def counts(rows: int) -> dict[str, int]:
-    """Rows of each kind among `rows`, one at least, and the rest sound. Raises ValueError where none would be sound."""
+    """Rows of each kind among `rows`, one at least, and the rest sound. Raises ValueError where
+    none would be sound.
+    """
     planned = {kind.name: max(1, kind.count * rows // FULL) for kind in KINDS}
     if (sound := rows - sum(planned.values())) < 2 * sum(planned.values()):
-        raise ValueError(f"{rows} rows are too few; {4 * len(KINDS)} and more leave enough that are sound")
+        raise ValueError(
+            f"{rows} rows are too few; {4 * len(KINDS)} and more leave enough that are sound"
+        )
     return planned | {SOUND.name: sound}

@@ -1,4 +1,6 @@
-"""What happens to a picture on its way: other encodings of the same one, and files that are none."""
+"""What happens to a picture on its way: other encodings of the same one, and files that are
+none.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def encode(picture: Image.Image, kind: str = "PNG", **options: int | bool) -> by
 
 
 def as_other_png(data: bytes, rng: np.random.Generator) -> bytes:
-    """The same pixels in another file: uncompressed, best compressed, as colours or with a palette."""
+    """The same pixels in another file: uncompressed, best compressed, as colours or with a
+    palette.
+    """
     picture, way = decode(data), int(rng.integers(4))
     if way < 2:
         return encode(picture, compress_level=(0, 9)[way])
@@ -51,7 +55,11 @@ def rescaled(data: bytes) -> bytes:
 
 def brighter(data: bytes) -> bytes:
     """All grey values up by 8 of 255."""
-    return encode(Image.fromarray(np.clip(np.asarray(decode(data), dtype=np.int16) + 8, 0, 255).astype(np.uint8)))
+    return encode(
+        Image.fromarray(
+            np.clip(np.asarray(decode(data), dtype=np.int16) + 8, 0, 255).astype(np.uint8)
+        )
+    )
 
 
 def reencoded(data: bytes, rng: np.random.Generator) -> bytes:
@@ -94,7 +102,9 @@ def odd_size(rng: np.random.Generator) -> bytes:
 
 
 def bomb(rng: np.random.Generator) -> bytes:
-    """A small file that wants gigabytes: a header that lies, a picture of 900 million pixels, a text that inflates to 64 MB."""
+    """A small file that wants gigabytes: a header that lies, a picture of 900 million pixels, a
+    text that inflates to 64 MB.
+    """
     return (lying_header, _huge_picture, _huge_text)[int(rng.integers(3))](int(rng.integers(10**9)))
 
 
@@ -110,16 +120,29 @@ def _png(side: int, bits: int, *chunks: bytes) -> bytes:
 
 def lying_header(mark: int) -> bytes:
     """30,000 x 30,000 pixels are told of, few bytes follow; `mark` makes files differ."""
-    return _png(BOMB_SIDE, 8, chunk(b"tEXt", b"n\0%d" % mark), chunk(b"IDAT", zlib.compress(bytes(100))))
+    return _png(
+        BOMB_SIDE, 8, chunk(b"tEXt", b"n\0%d" % mark), chunk(b"IDAT", zlib.compress(bytes(100)))
+    )
 
 
 def _huge_picture(mark: int) -> bytes:
-    return _png(BOMB_SIDE, 1, chunk(b"tEXt", b"n\0%d" % mark), chunk(b"IDAT", _zeros(BOMB_SIDE * (1 + BOMB_SIDE // 8))))
+    return _png(
+        BOMB_SIDE,
+        1,
+        chunk(b"tEXt", b"n\0%d" % mark),
+        chunk(b"IDAT", _zeros(BOMB_SIDE * (1 + BOMB_SIDE // 8))),
+    )
 
 
 def _huge_text(mark: int) -> bytes:
     pixels = chunk(b"IDAT", zlib.compress(bytes(40 * 41)))
-    return _png(40, 8, chunk(b"tEXt", b"n\0%d" % mark), chunk(b"zTXt", b"note\0\0" + _zeros(64 << 20)), pixels)
+    return _png(
+        40,
+        8,
+        chunk(b"tEXt", b"n\0%d" % mark),
+        chunk(b"zTXt", b"note\0\0" + _zeros(64 << 20)),
+        pixels,
+    )
 
 
 @cache

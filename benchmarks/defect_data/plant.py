@@ -1,7 +1,8 @@
-"""The seeded generator: sound rows of the built-in families and word problems, and among them the planted ones.
+"""The seeded generator: sound rows of the built-in families and word problems, and among them the
+planted ones.
 
-No two sound rows show the same: a picture's content and a text are used once in all splits, so that what is planted is all that
-there is to find.
+No two sound rows show the same: a picture's content and a text are used once in all splits, so that
+what is planted is all that there is to find.
 """
 
 from __future__ import annotations
@@ -18,15 +19,20 @@ from benchmarks.defect_data.kinds import KINDS, Kind, counts
 from benchmarks.defect_data.questions import REWORDED, pick
 from benchmarks.defect_data.record import Record, from_problem, from_sample
 from benchmarks.defect_data.words import Part, edited, problem
-from bimode.curate_config import SourceConfig
-from data_curation.sources.families import Family, canvas, family_of
+from bimode.config.curate import SourceConfig
+from data_curation.demo import Family, canvas, family_of
 
 IMAGE_FAMILIES = ("digits", "charts", "arithmetic")
 LEVEL_WEIGHTS = (0.1, 0.2, 0.7)
 PICTURED_SHARE, SUMS_SHARE = 0.62, 0.10  # the rest are word problems
 TRAIN_PARQUET, TRAIN_JSONL, RL_PARQUET = (0, 1, 2, 3, 4), (5, 6, 7), (8, 9)  # shards
 SHARDS = (*TRAIN_PARQUET, *TRAIN_JSONL, *RL_PARQUET)
-WHERE = {"any": SHARDS, "train": TRAIN_PARQUET + TRAIN_JSONL, "jsonl": TRAIN_JSONL, "int": TRAIN_PARQUET + RL_PARQUET}
+WHERE = {
+    "any": SHARDS,
+    "train": TRAIN_PARQUET + TRAIN_JSONL,
+    "jsonl": TRAIN_JSONL,
+    "int": TRAIN_PARQUET + RL_PARQUET,
+}
 EVAL_SHARDS = (10, 11)
 EVAL_SHARE, EVAL_LEAST = 0.075, 60  # evaluation items: over the rows, and at least
 
@@ -46,36 +52,64 @@ def anything(record: Record) -> bool:
     return True
 
 
-# How the rows of a kind are made of another sound row of the training part; the row it is made of stays.
+# How the rows of a kind are made of another sound row of the training part; the row it is made of
+# stays.
 OF_ANOTHER: dict[str, tuple[Test, Make]] = {
     "copy_same_file": (anything, lambda r, rng: r),
     "copy_other_file": (anything, lambda r, rng: r),
-    "copy_png": (is_picture, lambda r, rng: _pictured(r, pictures.as_other_png(r.image or b"", rng))),
+    "copy_png": (
+        is_picture,
+        lambda r, rng: _pictured(r, pictures.as_other_png(r.image or b"", rng)),
+    ),
     "copy_jpeg": (is_picture, lambda r, rng: _pictured(r, pictures.as_jpeg(r.image or b""))),
     "copy_rescaled": (is_picture, lambda r, rng: _pictured(r, pictures.rescaled(r.image or b""))),
     "copy_brighter": (is_picture, lambda r, rng: _pictured(r, pictures.brighter(r.image or b""))),
     "copy_edited_text": (is_story, lambda r, rng: replace(r, question=edited(r.question, rng))),
     "element_changed": (is_picture, variants.element_changed),
-    "elements_swapped": (lambda r: is_picture(r) and variants.can_swap(r), variants.elements_swapped),
-    "other_handwriting": (lambda r: is_picture(r) and r.task != "charts", variants.other_handwriting),
+    "elements_swapped": (
+        lambda r: is_picture(r) and variants.can_swap(r),
+        variants.elements_swapped,
+    ),
+    "other_handwriting": (
+        lambda r: is_picture(r) and r.task != "charts",
+        variants.other_handwriting,
+    ),
     "other_question": (is_picture, variants.other_question),
-    "other_numbers": (is_story, lambda r, rng: variants.other_numbers(r, rng, len(r.problem.numbers) if r.problem else 0)),
+    "other_numbers": (
+        is_story,
+        lambda r, rng: variants.other_numbers(r, rng, len(r.problem.numbers) if r.problem else 0),
+    ),
     "one_other_number": (is_story, lambda r, rng: variants.other_numbers(r, rng, 1)),
 }
 # The same, of an evaluation item.
 OF_EVALUATION: dict[str, tuple[Test, Make]] = {
     "leak_exact": (anything, lambda r, rng: r),
-    "leak_png": (is_picture, lambda r, rng: _pictured(r, pictures.as_other_png(r.image or b"", rng))),
-    "leak_image": (is_picture, lambda r, rng: _pictured(r, pictures.reencoded(r.image or b"", rng))),
+    "leak_png": (
+        is_picture,
+        lambda r, rng: _pictured(r, pictures.as_other_png(r.image or b"", rng)),
+    ),
+    "leak_image": (
+        is_picture,
+        lambda r, rng: _pictured(r, pictures.reencoded(r.image or b"", rng)),
+    ),
     "leak_reworded": (
         is_picture,
-        lambda r, rng: replace(r, image=pictures.reencoded(r.image or b"", rng), question=pick(rng, REWORDED[r.task])),
+        lambda r, rng: replace(
+            r, image=pictures.reencoded(r.image or b"", rng), question=pick(rng, REWORDED[r.task])
+        ),
     ),
     "leak_edited_text": (is_story, lambda r, rng: replace(r, question=edited(r.question, rng))),
-    "leak_other_numbers": (is_story, lambda r, rng: variants.other_numbers(r, rng, len(r.problem.numbers) if r.problem else 0)),
+    "leak_other_numbers": (
+        is_story,
+        lambda r, rng: variants.other_numbers(r, rng, len(r.problem.numbers) if r.problem else 0),
+    ),
     "eval_element_changed": (is_picture, variants.element_changed),
 }
-NEW_PICTURE = ("element_changed", "elements_swapped", "eval_element_changed")  # it must not be one that another row shows
+NEW_PICTURE = (
+    "element_changed",
+    "elements_swapped",
+    "eval_element_changed",
+)  # it must not be one that another row shows
 
 
 def _pictured(record: Record, image: bytes) -> Record:
@@ -132,8 +166,12 @@ class Planter:
         self.source = Source(seed)
         self.rng = canvas.rng_of("defects", "plant", seed)
         items = max(EVAL_LEAST, round(rows * EVAL_SHARE))
-        self.evaluation = [self._placed(self.source.draw("eval"), EVAL_SHARDS) for _ in range(items)]
-        self.sound = [self._placed(self.source.draw("train"), SHARDS) for _ in range(self.counts["sound"])]
+        self.evaluation = [
+            self._placed(self.source.draw("eval"), EVAL_SHARDS) for _ in range(items)
+        ]
+        self.sound = [
+            self._placed(self.source.draw("train"), SHARDS) for _ in range(self.counts["sound"])
+        ]
         self._originals, self._leaking = self._shuffled(self.sound), self._shuffled(self.evaluation)
 
     def records(self) -> list[Record]:
@@ -161,8 +199,9 @@ class Planter:
         return replace(damage(record, self.rng), kind=kind.name)
 
     def _of_another(self, kind: Kind, count: int) -> list[Record]:
-        """A copy comes alone or with a second one; what must stay is made once of each row, and so is an edited text, whose
-        two edits would be less alike than either is like the text."""
+        """A copy comes alone or with a second one; what must stay is made once of each row, and so
+        is an edited text, whose two edits would be less alike than either is like the text.
+        """
         fits, make = OF_ANOTHER[kind.name]
         made: list[Record] = []
         while len(made) < count:
@@ -170,7 +209,11 @@ class Planter:
             times = 1 if kind.stage in ("", "dedup, text") or self.rng.random() < 0.7 else 2
             for _ in range(min(times, count - len(made))):
                 record = self._varied(kind, original, make)
-                shard = original.shard if kind.name == "copy_same_file" else self._other_shard(original.shard)
+                shard = (
+                    original.shard
+                    if kind.name == "copy_same_file"
+                    else self._other_shard(original.shard)
+                )
                 made.append(replace(record, shard=shard))
         return made
 
@@ -184,7 +227,9 @@ class Planter:
             record = make(original, self.rng)
             if kind.name not in NEW_PICTURE or self.source.is_new(record):
                 return replace(record, key=self.source.key(), kind=kind.name, same=original.key)
-            original = self._take(self._originals if original.split == "train" else self._leaking, OF[kind.name][0])
+            original = self._take(
+                self._originals if original.split == "train" else self._leaking, OF[kind.name][0]
+            )
 
     def _take(self, pool: list[Record], fits: Test) -> Record:
         """The next of `pool` that fits; nobody else gets it."""

@@ -15,7 +15,8 @@ LEFT_OUT = object()  # the value of a field that the record lacks
 class Record:
     """A row and what is true of it.
 
-    E.g. ``Record("row-000017", "which ...", "15", png, "look : ... ; so 15", "digits", "hard", shown="4 digits : 3 8 1 0")``.
+    E.g. ``Record("row-000017", "which ...", "15", png, "look : ... ; so 15", "digits", "hard",
+    shown="4 digits : 3 8 1 0")``.
     """
 
     key: str
@@ -50,7 +51,15 @@ def from_sample(sample: Sample, key: str) -> Record:
     """A record of one of the families' samples."""
     image = sample.images[0] if sample.images else None
     made = Record(
-        key, sample.question, sample.answer, image, sample.trace, sample.task, sample.level, sample.transcription, sample.split
+        key,
+        sample.question,
+        sample.answer,
+        image,
+        sample.trace,
+        sample.task,
+        sample.level,
+        sample.transcription,
+        sample.split,
     )
     return replace(made, mode=made.pays)
 
@@ -58,5 +67,14 @@ def from_sample(sample: Sample, key: str) -> Record:
 def from_problem(problem: Problem, key: str) -> Record:
     """A record of a word problem; two steps are for the head."""
     level = {2: "easy", 3: "mid"}.get(len(problem.steps), "hard")
-    made = Record(key, problem.question, problem.answer, None, problem.trace, "word_problem", level, problem=problem)
+    made = Record(
+        key,
+        problem.question,
+        problem.answer,
+        None,
+        problem.trace,
+        "word_problem",
+        level,
+        problem=problem,
+    )
     return replace(made, mode=made.pays)

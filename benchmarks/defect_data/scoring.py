@@ -1,7 +1,9 @@
-"""Rejects and published rows against the table of what is true: recall and precision of every stage.
+"""Rejects and published rows against the table of what is true: recall and precision of every
+stage.
 
-A copy group is an original and its copies: any one of them may stay, and exactly one must. What a stage removes is right where
-the row was planted for its class, or is the copy that some other one of its group stays for.
+A copy group is an original and its copies: any one of them may stay, and exactly one must. What a
+stage removes is right where the row was planted for its class, or is the copy that some other one
+of its group stays for.
 """
 
 from __future__ import annotations
@@ -16,7 +18,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from benchmarks.defect_data.files import Truth
-from benchmarks.defect_data.kinds import COPIES, KINDS, SOUND, STAGES, Kind, Stage, group_of, stage_named
+from benchmarks.defect_data.kinds import (
+    COPIES,
+    KINDS,
+    SOUND,
+    STAGES,
+    Kind,
+    Stage,
+    group_of,
+    stage_named,
+)
 
 GOAL = 0.99
 KEY = re.compile(r"row-\d{6}")
@@ -36,7 +47,9 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Which keys were published, what was removed, and how many rejects belong to no row of the truth."""
+    """Which keys were published, what was removed, and how many rejects belong to no row of the
+    truth.
+    """
 
     kept: frozenset[str]
     removed: Mapping[str, Removed]
@@ -45,7 +58,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class StageScore:
-    """`found` of the `planted` rows were removed by the class of the stage; `right` of those that it `removed` were due."""
+    """`found` of the `planted` rows were removed by the class of the stage; `right` of those that
+    it `removed` were due.
+    """
 
     stage: str
     planted: int
@@ -70,7 +85,9 @@ class StageScore:
 
 @dataclass(frozen=True, slots=True)
 class KindScore:
-    """What became of the rows of a kind: removed for the right class, kept, or removed for `others`, with the counts."""
+    """What became of the rows of a kind: removed for the right class, kept, or removed for
+    `others`, with the counts.
+    """
 
     kind: str
     planted: int
@@ -85,13 +102,16 @@ def read_outcome(curate: Path, truth: Sequence[Truth]) -> Outcome:
     files = sorted((curate / "data").glob("*.parquet"))
     published = [row for file in files for row in _columns(file, "id", "source_refs", "format")]
     kept = {find(row_id, refs) for row_id, refs, _ in published}
-    # every row is written in both formats, so a train row that is not taught as reasoning has lost its trace
+    # every row is written in both formats, so a train row that is not taught as reasoning has lost
+    # its trace
     taught = {find(row_id, refs) for row_id, refs, form in published if form != "non_thinking"}
     removed = {key: Removed(key, "no_trace", "") for key in kept - taught - {""}}
     kept &= taught
     strangers: Counter[str] = Counter()
     for file in sorted((curate / "rejects").glob("*.parquet")):
-        for row_id, refs, reason, found in _columns(file, "id", "source_refs", "reason", "contamination"):
+        for row_id, refs, reason, found in _columns(
+            file, "id", "source_refs", "reason", "contamination"
+        ):
             if key := find(row_id, refs):
                 removed[key] = Removed(key, reason, (found or {}).get("method") or "")
             else:
@@ -100,7 +120,9 @@ def read_outcome(curate: Path, truth: Sequence[Truth]) -> Outcome:
 
 
 class Finder:
-    """Which row of the truth a published row or a reject is: by its id, or by file and row where no id could be read."""
+    """Which row of the truth a published row or a reject is: by its id, or by file and row where no
+    id could be read.
+    """
 
     def __init__(self, truth: Sequence[Truth]) -> None:
         self._keys = {each.key for each in truth}
@@ -123,8 +145,10 @@ def _columns(file: Path, *names: str) -> Iterator[tuple[Any, ...]]:
 
 
 def lost(truth: Iterable[Truth], outcome: Outcome) -> tuple[list[str], list[str]]:
-    """Keys of rows that are neither published nor among the rejects, and of those that are both: in = kept + rejected."""
-    flowing = [each.key for each in truth if each.split != "check"]
+    """Keys of rows that are neither published nor among the rejects, and of those that are both: in
+    = kept + rejected.
+    """
+    flowing = [each.key for each in truth if each.split != "decontaminate"]
     return (
         [key for key in flowing if key not in outcome.kept and key not in outcome.removed],
         [key for key in flowing if key in outcome.kept and key in outcome.removed],
@@ -132,7 +156,9 @@ def lost(truth: Iterable[Truth], outcome: Outcome) -> tuple[list[str], list[str]
 
 
 def stage_of(removed: Removed, pictured: bool) -> Stage:
-    """The stage that removed a row; those that share a reason are told apart by the picture or the method."""
+    """The stage that removed a row; those that share a reason are told apart by the picture or the
+    method.
+    """
     if removed.reason == "near_duplicate":
         return stage_named("dedup, near image" if pictured else "dedup, text")
     if removed.reason == "contaminated" and "exact" not in removed.method:
@@ -143,11 +169,15 @@ def stage_of(removed: Removed, pictured: bool) -> Stage:
 def rightly_removed(truth: Sequence[Truth], outcome: Outcome) -> frozenset[str]:
     """Keys of the removed rows that were due."""
     by_key = {each.key: each for each in truth}
-    group = {key: stage_of(removed, by_key[key].pictured).group for key, removed in outcome.removed.items()}
+    group = {
+        key: stage_of(removed, by_key[key].pictured).group
+        for key, removed in outcome.removed.items()
+    }
     due = {
-        key for key in outcome.removed
+        key
+        for key in outcome.removed
         if by_key[key].kind not in COPIES and group[key] == group_of(KIND[by_key[key].kind].stage)
-    }  # fmt: skip
+    }
     for original, copies in _copy_groups(truth).items():
         gone = [key for key in (*copies, original) if group.get(key) == "dedup"]
         due |= set(gone[: len(copies)])  # all gone: the original should have stayed
@@ -174,8 +204,12 @@ def score_kinds(truth: Sequence[Truth], outcome: Outcome) -> list[KindScore]:
         found[kind_of[copies[0]]] += sum(key in due for key in (original, *copies))
     scores = []
     for name in KIND:
-        own = [each for each in truth if each.kind == name and each.split != "check"]
-        others = Counter(outcome.removed[e.key].reason for e in own if e.key in outcome.removed and e.key not in due)
+        own = [each for each in truth if each.kind == name and each.split != "decontaminate"]
+        others = Counter(
+            outcome.removed[e.key].reason
+            for e in own
+            if e.key in outcome.removed and e.key not in due
+        )
         kept = sum(each.key in outcome.kept for each in own)
         scores.append(KindScore(name, len(own), found[name], kept, dict(others.most_common())))
     return scores
@@ -197,19 +231,38 @@ def score_stages(truth: Sequence[Truth], outcome: Outcome) -> list[StageScore]:
             stage = stage_of(gone, by_key[key].pictured).name
             removed[stage] += 1
             right[stage] += key in due
-    scores = [StageScore(s.name, planted[s.name], found[s.name], removed[s.name], right[s.name], s.goal) for s in STAGES]
+    scores = [
+        StageScore(s.name, planted[s.name], found[s.name], removed[s.name], right[s.name], s.goal)
+        for s in STAGES
+    ]
     return [score for score in scores if score.planted or score.removed]
 
 
 def score_modes(curate: Path, truth: Sequence[Truth]) -> StageScore | None:
-    """How tags by rollouts contradict what rows claim of their mode; None where no tagged row was mislabelled."""
+    """How tags by rollouts contradict what rows claim of their mode; None where no tagged row was
+    mislabelled.
+    """
     find, by_key = Finder(truth), {each.key: each for each in truth}
     files = sorted((curate / "tags").glob("*.parquet"))
-    tags = {find(row_id, ()): mode for file in files for row_id, mode in _columns(file, "id", "mode") if mode in MODES}
+    tags = {
+        find(row_id, ()): mode
+        for file in files
+        for row_id, mode in _columns(file, "id", "mode")
+        if mode in MODES
+    }
     wrong = {key for key, each in by_key.items() if each.kind == "mislabelled_mode"} & tags.keys()
     against = {key for key, mode in tags.items() if key and mode != by_key[key].mode}
     return (
-        StageScore("mode labels", len(wrong), len(wrong & against), len(against), len(wrong & against), False) if wrong else None
+        StageScore(
+            "mode labels",
+            len(wrong),
+            len(wrong & against),
+            len(against),
+            len(wrong & against),
+            False,
+        )
+        if wrong
+        else None
     )
 
 
@@ -220,4 +273,6 @@ def worst(scores: Iterable[StageScore]) -> float:
 
 def unexpected(kind: Kind, score: KindScore) -> bool:
     """Whether rows of the kind are where they do not belong."""
-    return score.found != score.planted if kind.stage not in ("", "unscored") else bool(score.others)
+    return (
+        score.found != score.planted if kind.stage not in ("", "unscored") else bool(score.others)
+    )

@@ -1,4 +1,6 @@
-"""Rows that resemble another and are none of its copies: another picture, another question, other numbers. All must stay."""
+"""Rows that resemble another and are none of its copies: another picture, another question, other
+numbers. All must stay.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ from benchmarks.defect_data.pictures import decode, encode
 from benchmarks.defect_data.questions import OTHER, pick
 from benchmarks.defect_data.record import Record
 from benchmarks.defect_data.words import renumbered
-from data_curation.sources.families import canvas
-from data_curation.sources.families.arithmetic import arithmetic_trace
-from data_curation.sources.families.charts import TICK_PIXELS, TICKS, chart_trace
-from data_curation.sources.families.digits import draw_glyph, strip_trace
+from data_curation.demo import canvas
+from data_curation.demo.arithmetic import arithmetic_trace
+from data_curation.demo.charts import TICK_PIXELS, TICKS, chart_trace
+from data_curation.demo.digits import draw_glyph, strip_trace
 
 NOISE = 0.03  # of 1, as the families have it
 
@@ -25,12 +27,18 @@ def element_changed(record: Record, rng: np.random.Generator) -> Record:
     at = int(rng.choice([i for i, value in enumerate(values) if value.isdigit()]))
     choices = [str(n) for n in range(1, 10) if str(n) != values[at]]
     values[at] = choices[int(rng.integers(len(choices)))]
-    ink = draw_bar(int(values[at])) if record.task == "charts" else draw_glyph(rng, record.split, int(values[at]))[0]
+    ink = (
+        draw_bar(int(values[at]))
+        if record.task == "charts"
+        else draw_glyph(rng, record.split, int(values[at]))[0]
+    )
     return answered(replace(record, image=overwritten(record, at, ink, rng)), values)
 
 
 def elements_swapped(record: Record, rng: np.random.Generator) -> Record:
-    """The first two bars change places, or the first two numbers of a sum or product: question and answer as before."""
+    """The first two bars change places, or the first two numbers of a sum or product: question and
+    answer as before.
+    """
     values = record.values
     other = 1 if record.task == "charts" else 2
     assert can_swap(record)
@@ -46,7 +54,12 @@ def can_swap(record: Record) -> bool:
     values = record.values
     if record.task == "charts":
         return len(values) > 1 and values[0] != values[1]
-    return record.task == "arithmetic" and len(values) > 2 and values[1] in "+x" and values[0] != values[2]
+    return (
+        record.task == "arithmetic"
+        and len(values) > 2
+        and values[1] in "+x"
+        and values[0] != values[2]
+    )
 
 
 def other_handwriting(record: Record, rng: np.random.Generator) -> Record:
@@ -54,7 +67,11 @@ def other_handwriting(record: Record, rng: np.random.Generator) -> Record:
     assert record.task != "charts"
     image = canvas.blank()
     for cell, value in enumerate(record.values):
-        ink = draw_glyph(rng, record.split, int(value))[0] if value.isdigit() else canvas.operator_glyph(value)
+        ink = (
+            draw_glyph(rng, record.split, int(value))[0]
+            if value.isdigit()
+            else canvas.operator_glyph(value)
+        )
         canvas.put(image, cell, ink)
     return replace(record, image=canvas.to_png(image, rng, NOISE))
 
@@ -65,14 +82,22 @@ def other_question(record: Record, rng: np.random.Generator) -> Record:
     numbers = [value for value in record.values if value.isdigit()]
     answer = str(len(numbers)) if asked == "count" else numbers[0]
     look = record.trace.partition(" ; then ")[0]
-    return replace(record, question=OTHER[record.task][asked], answer=answer, trace=f"{look} ; so {answer}", level="easy")
+    return replace(
+        record,
+        question=OTHER[record.task][asked],
+        answer=answer,
+        trace=f"{look} ; so {answer}",
+        level="easy",
+    )
 
 
 def other_numbers(record: Record, rng: np.random.Generator, how_many: int) -> Record:
     """The same story with `how_many` other numbers and another answer."""
     assert record.problem
     made = renumbered(record.problem, rng, how_many)
-    return replace(record, question=made.question, answer=made.answer, trace=made.trace, problem=made)
+    return replace(
+        record, question=made.question, answer=made.answer, trace=made.trace, problem=made
+    )
 
 
 def answered(record: Record, values: list[str]) -> Record:

@@ -1,7 +1,8 @@
-"""Word problems in many surface forms: text that is long enough for shingles and n-grams, with an answer and a trace.
+"""Word problems in many surface forms: text that is long enough for shingles and n-grams, with an
+answer and a trace.
 
-Evaluation has scenarios, asides and endings of its own, so that no 8 words in a row stand in both parts: whoever finds an
-evaluation item in another row by n-grams has found a planted leak.
+Evaluation has scenarios, asides and endings of its own, so that no 8 words in a row stand in both
+parts: whoever finds an evaluation item in another row by n-grams has found a planted leak.
 """
 
 from __future__ import annotations
@@ -15,23 +16,88 @@ import numpy as np
 Part = Literal["train", "eval"]
 OPERATIONS = {"x": lambda a, b: a * b, "+": lambda a, b: a + b, "-": lambda a, b: a - b}
 NAMES = (
-    "Amara", "Ben", "Chloe", "Dmitri", "Elena", "Farid", "Greta", "Hassan", "Ines", "Jonas", "Keiko", "Lars", "Maya",
-    "Nadia", "Oscar", "Priya", "Quentin", "Rosa", "Stefan", "Tomas", "Uma", "Viktor", "Wendy", "Ximena", "Yusuf", "Zoe",
-)  # fmt: skip
+    "Amara",
+    "Ben",
+    "Chloe",
+    "Dmitri",
+    "Elena",
+    "Farid",
+    "Greta",
+    "Hassan",
+    "Ines",
+    "Jonas",
+    "Keiko",
+    "Lars",
+    "Maya",
+    "Nadia",
+    "Oscar",
+    "Priya",
+    "Quentin",
+    "Rosa",
+    "Stefan",
+    "Tomas",
+    "Uma",
+    "Viktor",
+    "Wendy",
+    "Ximena",
+    "Yusuf",
+    "Zoe",
+)
 PLACES = (
-    "harbour", "library", "bakery", "school", "station", "museum", "orchard", "garage", "theatre", "stadium", "clinic",
-    "factory", "farm", "workshop", "market", "hotel", "warehouse", "nursery", "brewery", "airport",
-)  # fmt: skip
+    "harbour",
+    "library",
+    "bakery",
+    "school",
+    "station",
+    "museum",
+    "orchard",
+    "garage",
+    "theatre",
+    "stadium",
+    "clinic",
+    "factory",
+    "farm",
+    "workshop",
+    "market",
+    "hotel",
+    "warehouse",
+    "nursery",
+    "brewery",
+    "airport",
+)
 ITEMS = (
-    "apples", "tiles", "candles", "tickets", "notebooks", "bricks", "lemons", "batteries", "postcards", "chairs",
-    "bottles", "tulips", "cables", "badges", "plates", "lamps", "ropes", "magnets", "towels", "pencils", "buckets",
-    "ribbons", "screws", "cushions",
-)  # fmt: skip
+    "apples",
+    "tiles",
+    "candles",
+    "tickets",
+    "notebooks",
+    "bricks",
+    "lemons",
+    "batteries",
+    "postcards",
+    "chairs",
+    "bottles",
+    "tulips",
+    "cables",
+    "badges",
+    "plates",
+    "lamps",
+    "ropes",
+    "magnets",
+    "towels",
+    "pencils",
+    "buckets",
+    "ribbons",
+    "screws",
+    "cushions",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`bodies` and `asks` are wordings of one calculation, from left to right: ``("a", "x b", "- c")`` is ``(a x b) - c``."""
+    """`bodies` and `asks` are wordings of one calculation, from left to right: ``("a", "x b", "-
+    c")`` is ``(a x b) - c``.
+    """
 
     steps: tuple[str, ...]
     bodies: tuple[str, ...]
@@ -56,16 +122,28 @@ TRAIN = (
     Scenario(
         ("a", "x b", "- c"),
         (
-            "At the {place}, {name} unloads {a} crates that hold {b} {item} each, and {c} of these turn out to be broken.",
-            "{name} counts {a} full boxes in the {place}. Every box has {b} {item} in it, but {c} have to be thrown away.",
+            (
+                "At the {place}, {name} unloads {a} crates that hold {b} {item} each, and {c} of"
+                " these turn out to be broken."
+            ),
+            (
+                "{name} counts {a} full boxes in the {place}. Every box has {b} {item} in it, but"
+                " {c} have to be thrown away."
+            ),
         ),
         ("How many good {item} are there?", "What number of {item} can still be used?"),
     ),
     Scenario(
         ("a", "+ b", "- c"),
         (
-            "{name} owns {a} {item} and receives {b} more as a present. Later {other} borrows {c} and does not return them.",
-            "In the morning there are {a} {item} on the shelf; {name} adds {b}, and by noon {other} has taken {c} away.",
+            (
+                "{name} owns {a} {item} and receives {b} more as a present. Later {other} borrows"
+                " {c} and does not return them."
+            ),
+            (
+                "In the morning there are {a} {item} on the shelf; {name} adds {b}, and by noon"
+                " {other} has taken {c} away."
+            ),
         ),
         ("How many {item} remain?", "How many {item} does {name} have now?"),
         at_most=90,
@@ -73,24 +151,42 @@ TRAIN = (
     Scenario(
         ("a", "- b", "x c"),
         (
-            "Of {a} volunteers at the {place}, {b} go home early. Everyone who stays carries {c} {item} to the cellar.",
-            "{name} invites {a} guests and {b} of them cancel. Each guest who comes is given {c} {item} by {other}.",
+            (
+                "Of {a} volunteers at the {place}, {b} go home early. Everyone who stays carries"
+                " {c} {item} to the cellar."
+            ),
+            (
+                "{name} invites {a} guests and {b} of them cancel. Each guest who comes is given"
+                " {c} {item} by {other}."
+            ),
         ),
         ("How many {item} is that altogether?", "What is the total number of {item}?"),
     ),
     Scenario(
         ("a", "x b", "+ c"),
         (
-            "A machine in the {place} makes {a} {item} an hour. It runs for {b} hours, and {name} makes {c} more by hand.",
-            "{name} walks {a} kilometres a day for {b} days while carrying {item}, and then another {c} kilometres with {other}.",
+            (
+                "A machine in the {place} makes {a} {item} an hour. It runs for {b} hours, and"
+                " {name} makes {c} more by hand."
+            ),
+            (
+                "{name} walks {a} kilometres a day for {b} days while carrying {item}, and then"
+                " another {c} kilometres with {other}."
+            ),
         ),
         ("What does that add up to?", "How large is the total?"),
     ),
     Scenario(
         ("a", "+ b", "+ c", "- d"),
         (
-            "{name} sells {a} {item} on Monday, {b} on Tuesday and {c} on Wednesday, yet {d} are brought back by {other}.",
-            "Three rooms of the {place} contain {a}, {b} and {c} {item}; on Friday {name} lends {d} of all these to {other}.",
+            (
+                "{name} sells {a} {item} on Monday, {b} on Tuesday and {c} on Wednesday, yet {d}"
+                " are brought back by {other}."
+            ),
+            (
+                "Three rooms of the {place} contain {a}, {b} and {c} {item}; on Friday {name} lends"
+                " {d} of all these to {other}."
+            ),
         ),
         ("How many {item} are gone for good?", "Which number of {item} is left over in the books?"),
         at_most=60,
@@ -98,16 +194,28 @@ TRAIN = (
     Scenario(
         ("a", "- b", "+ c", "x d"),
         (
-            "A bus leaves the {place} with {a} people. At the bridge {b} get off and {c} get on; each holds {d} {item}.",
-            "{name} plans {a} tables, removes {b}, and puts {c} others in their place. On every table stand {d} {item}.",
+            (
+                "A bus leaves the {place} with {a} people. At the bridge {b} get off and {c} get"
+                " on; each holds {d} {item}."
+            ),
+            (
+                "{name} plans {a} tables, removes {b}, and puts {c} others in their place. On every"
+                " table stand {d} {item}."
+            ),
         ),
         ("How many {item} are there in total?", "What number of {item} does that make?"),
     ),
     Scenario(
         ("a", "x b", "x c"),
         (
-            "The {place} has {a} floors with {b} cupboards on each floor, and {name} stores {c} {item} in every cupboard.",
-            "For {a} weeks {name} fills {b} bags a week, and into each bag go exactly {c} {item} from {other}.",
+            (
+                "The {place} has {a} floors with {b} cupboards on each floor, and {name} stores {c}"
+                " {item} in every cupboard."
+            ),
+            (
+                "For {a} weeks {name} fills {b} bags a week, and into each bag go exactly {c}"
+                " {item} from {other}."
+            ),
         ),
         ("How many {item} is that?", "Find the number of {item}."),
         at_most=14,
@@ -115,8 +223,14 @@ TRAIN = (
     Scenario(
         ("a", "x b", "+ c", "- d"),
         (
-            "{name} saves {a} coins a month for {b} months, finds {c} in an old coat, and pays {d} for a set of {item}.",
-            "A pallet at the {place} carries {a} layers of {b} {item}. {other} puts {c} on top, then {name} lifts off {d}.",
+            (
+                "{name} saves {a} coins a month for {b} months, finds {c} in an old coat, and pays"
+                " {d} for a set of {item}."
+            ),
+            (
+                "A pallet at the {place} carries {a} layers of {b} {item}. {other} puts {c} on top,"
+                " then {name} lifts off {d}."
+            ),
         ),
         ("What is left at the end?", "How many are there afterwards?"),
     ),
@@ -125,24 +239,42 @@ EVAL = (
     Scenario(
         ("a", "x b", "- c"),
         (
-            "A choir of {a} singers needs {b} {item} per singer for the show, and {name} already has {c} from last year.",
-            "Someone orders {a} parcels with {b} {item} apiece; customs at the {place} keeps {c} for inspection.",
+            (
+                "A choir of {a} singers needs {b} {item} per singer for the show, and {name}"
+                " already has {c} from last year."
+            ),
+            (
+                "Someone orders {a} parcels with {b} {item} apiece; customs at the {place} keeps"
+                " {c} for inspection."
+            ),
         ),
         ("How many more must be found?", "How many {item} arrive?"),
     ),
     Scenario(
         ("a", "+ b", "x c"),
         (
-            "On a field trip, {a} pupils and {b} teachers from the {place} pick {c} {item} per person under a hot sun.",
-            "Row one seats {a} visitors, row two seats {b}; {name} hands all of them {c} {item} as they sit down.",
+            (
+                "On a field trip, {a} pupils and {b} teachers from the {place} pick {c} {item} per"
+                " person under a hot sun."
+            ),
+            (
+                "Row one seats {a} visitors, row two seats {b}; {name} hands all of them {c} {item}"
+                " as they sit down."
+            ),
         ),
         ("How many {item} were needed?", "Give the count of {item}."),
     ),
     Scenario(
         ("a", "+ b", "- c", "+ d"),
         (
-            "The scoreboard shows {a} points. {name} wins {b}, loses {c} to {other}, and wins {d} in the last round.",
-            "A tank near the {place} holds {a} litres; rain brings {b}, {name} drains {c}, and a hose brings {d}.",
+            (
+                "The scoreboard shows {a} points. {name} wins {b}, loses {c} to {other}, and wins"
+                " {d} in the last round."
+            ),
+            (
+                "A tank near the {place} holds {a} litres; rain brings {b}, {name} drains {c}, and"
+                " a hose brings {d}."
+            ),
         ),
         ("What does it show now?", "What is the final figure?"),
         at_most=80,
@@ -150,8 +282,14 @@ EVAL = (
     Scenario(
         ("a", "x b", "+ c"),
         (
-            "Knitting {a} rows of {b} stitches, {name} stops for tea near the {place} before finishing {c} stitches more.",
-            "Every one of {a} drawers hides {b} {item}, and underneath the desk {other} discovers {c} that nobody had counted.",
+            (
+                "Knitting {a} rows of {b} stitches, {name} stops for tea near the {place} before"
+                " finishing {c} stitches more."
+            ),
+            (
+                "Every one of {a} drawers hides {b} {item}, and underneath the desk {other}"
+                " discovers {c} that nobody had counted."
+            ),
         ),
         ("How many has that been?", "State the whole amount."),
     ),
@@ -177,17 +315,56 @@ ASIDES = {
     ),
 }
 MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
-)  # fmt: skip
+)
 SYNONYMS = {
-    "each": "every", "every": "each", "exactly": "precisely", "broken": "damaged", "receives": "gets", "later": "afterwards",
-    "carries": "brings", "makes": "produces", "another": "a further", "sells": "vends", "contain": "hold", "leaves": "departs",
-    "removes": "discards", "stores": "keeps", "fills": "packs", "finds": "discovers", "lifts": "takes", "counts": "sees",
-    "needs": "requires", "orders": "requests", "pick": "gather", "hands": "gives", "wins": "gains", "holds": "contains",
-    "hides": "conceals", "discovers": "finds", "stops": "pauses", "adds": "places", "quietly": "softly",
-    "watching": "looking on", "enjoys": "likes", "waiting": "hoping", "seats": "takes", "shows": "reads", "total": "overall",
-}  # fmt: skip
+    "each": "every",
+    "every": "each",
+    "exactly": "precisely",
+    "broken": "damaged",
+    "receives": "gets",
+    "later": "afterwards",
+    "carries": "brings",
+    "makes": "produces",
+    "another": "a further",
+    "sells": "vends",
+    "contain": "hold",
+    "leaves": "departs",
+    "removes": "discards",
+    "stores": "keeps",
+    "fills": "packs",
+    "finds": "discovers",
+    "lifts": "takes",
+    "counts": "sees",
+    "needs": "requires",
+    "orders": "requests",
+    "pick": "gather",
+    "hands": "gives",
+    "wins": "gains",
+    "holds": "contains",
+    "hides": "conceals",
+    "discovers": "finds",
+    "stops": "pauses",
+    "adds": "places",
+    "quietly": "softly",
+    "watching": "looking on",
+    "enjoys": "likes",
+    "waiting": "hoping",
+    "seats": "takes",
+    "shows": "reads",
+    "total": "overall",
+}
 SHELLS = ("{}", "{}", "Question: {}", "{} Answer with a number.", "Please solve: {}")
 
 
@@ -197,12 +374,19 @@ def problem(rng: np.random.Generator, part: Part) -> Problem:
     scenario = pool[int(rng.integers(len(pool)))]
     asides = [str(aside) for aside in rng.choice(ASIDES[part], 2, replace=False)]
     body, ask = str(rng.choice(scenario.bodies)), str(rng.choice(scenario.asks))
-    template = " ".join([asides[0], body, asides[1], ask] if rng.random() < 0.5 else [body, *asides, ask])
+    template = " ".join(
+        [asides[0], body, asides[1], ask] if rng.random() < 0.5 else [body, *asides, ask]
+    )
     name, other = (str(n) for n in rng.choice(NAMES, 2, replace=False))
     slots = {
-        "name": name, "other": other, "place": str(rng.choice(PLACES)), "item": str(rng.choice(ITEMS)),
-        "month": str(rng.choice(MONTHS)), "hour": str(rng.integers(2, 12)), "extra": str(rng.integers(2, 30)),
-    }  # fmt: skip
+        "name": name,
+        "other": other,
+        "place": str(rng.choice(PLACES)),
+        "item": str(rng.choice(ITEMS)),
+        "month": str(rng.choice(MONTHS)),
+        "hour": str(rng.integers(2, 12)),
+        "extra": str(rng.integers(2, 30)),
+    }
     numbers = draw_numbers(rng, scenario.steps, scenario.at_most)
     return fill(template, scenario.steps, tuple(slots.items()), numbers)
 
@@ -223,13 +407,20 @@ def running(steps: tuple[str, ...], numbers: tuple[int, ...]) -> list[int]:
     return values
 
 
-def fill(template: str, steps: tuple[str, ...], slots: tuple[tuple[str, str], ...], numbers: tuple[int, ...]) -> Problem:
+def fill(
+    template: str,
+    steps: tuple[str, ...],
+    slots: tuple[tuple[str, str], ...],
+    numbers: tuple[int, ...],
+) -> Problem:
     """The problem that `template` tells with `numbers`."""
     values = running(steps, numbers)
     letters = dict(zip("abcd", map(str, numbers), strict=False))
     parts = [
         f"{before} {step[0]} {number} = {after}"
-        for step, number, before, after in zip(steps[1:], numbers[1:], values, values[1:], strict=False)
+        for step, number, before, after in zip(
+            steps[1:], numbers[1:], values, values[1:], strict=False
+        )
     ]
     trace = f"First {', then '.join(parts)}. The answer is {values[-1]}."
     question = template.format(**dict(slots), **letters)
@@ -241,16 +432,20 @@ def renumbered(given: Problem, rng: np.random.Generator, how_many: int) -> Probl
     while True:
         numbers = list(given.numbers)
         for at in rng.choice(len(numbers), min(how_many, len(numbers)), replace=False):
-            numbers[at] = int(rng.choice([n for n in range(3, max(given.numbers) + 2) if n != numbers[at]]))
+            numbers[at] = int(
+                rng.choice([n for n in range(3, max(given.numbers) + 2) if n != numbers[at]])
+            )
         made = fill(given.template, given.steps, given.slots, tuple(numbers))
         if made.answer != given.answer and min(running(given.steps, tuple(numbers))) > 0:
             return made
 
 
 def edited(text: str, rng: np.random.Generator, least: float = 0.84) -> str:
-    """`text` after small edits that leave its meaning: a synonym, other case or punctuation, a frame.
+    """`text` after small edits that leave its meaning: a synonym, other case or punctuation, a
+    frame.
 
-    At least `least` of its 3-word shingles stay, so that it counts as the same text at any usual threshold.
+    At least `least` of its 3-word shingles stay, so that it counts as the same text at any usual
+    threshold.
     """
     while True:
         words = text.split()

@@ -1,4 +1,6 @@
-"""What the benchmarks have in common on the command line: threads, rounds, where TRL lives; and errors as one line."""
+"""What the benchmarks have in common on the command line: threads, rounds, where TRL lives; and
+errors as one line.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ TRL = "1.16"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`threads` of torch in every process of both sides; `trl_python` is the interpreter of TRL's side."""
+    """`threads` of torch in every process of both sides; `trl_python` is the interpreter of TRL's
+    side.
+    """
 
     threads: int
     rounds: int
@@ -31,12 +35,26 @@ class Options:
 
 
 def run(description: str, rounds: int, benchmark: Callable[[Options, Path], None]) -> None:
-    """Parses the command line and runs `benchmark` in a folder that is gone afterwards. Exits with one line on an error."""
+    """Parses the command line and runs `benchmark` in a folder that is gone afterwards. Exits with
+    one line on an error.
+    """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--threads", type=_positive, default=1, help="torch threads of each process, both sides alike")
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=1,
+        help="torch threads of each process, both sides alike",
+    )
     parser.add_argument("--rounds", type=_positive, default=rounds, help="timed steps of each side")
-    parser.add_argument("--trl-python", default=sys.executable, help=f"an interpreter with trl {TRL}")
-    parser.add_argument("--make-env", type=Path, metavar="DIR", help=f"make an environment of trl {TRL} there, and use it")
+    parser.add_argument(
+        "--trl-python", default=sys.executable, help=f"an interpreter with trl {TRL}"
+    )
+    parser.add_argument(
+        "--make-env",
+        type=Path,
+        metavar="DIR",
+        help=f"make an environment of trl {TRL} there, and use it",
+    )
     found = parser.parse_args()
     os.environ |= worker_env(found.threads)  # this process makes the model, with the same libraries
     with errors_in_one_line():
@@ -48,7 +66,9 @@ def run(description: str, rounds: int, benchmark: Callable[[Options, Path], None
 
 @contextmanager
 def errors_in_one_line() -> Iterator[None]:
-    """Ends the process with one line and a code where the block raises an error of ours, or is interrupted."""
+    """Ends the process with one line and a code where the block raises an error of ours, or is
+    interrupted.
+    """
     try:
         yield
     except SideError as error:
@@ -67,7 +87,14 @@ def start(name: str, module: str, words: list[str], options: Options, folder: Pa
     env = dict(os.environ)
     if peer:
         del env["LOCAL_RANK"]  # DeepSpeed wants one; accelerate takes it for a launcher
-    return Side(name, options.trl_python if peer else sys.executable, module, words, env, folder / f"{name}.log")
+    return Side(
+        name,
+        options.trl_python if peer else sys.executable,
+        module,
+        words,
+        env,
+        folder / f"{name}.log",
+    )
 
 
 def check_trl(python: str) -> None:
@@ -76,24 +103,36 @@ def check_trl(python: str) -> None:
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True)
     except OSError as error:
-        raise ConfigError("--trl-python", python, f"{error.strerror}; name an interpreter") from None
+        raise ConfigError(
+            "--trl-python", python, f"{error.strerror}; name an interpreter"
+        ) from None
     found = done.stdout.strip() or "none"
     if not found.startswith(f"{TRL}."):
-        raise ConfigError("--trl-python", python, f"has trl {found}, not {TRL}; name another, or make one with --make-env DIR")
+        raise ConfigError(
+            "--trl-python",
+            python,
+            f"has trl {found}, not {TRL}; name another, or make one with --make-env DIR",
+        )
 
 
 def make_env(folder: Path) -> str:
-    """The interpreter of an environment with our torch and the peer's own choice of everything else."""
+    """The interpreter of an environment with our torch and the peer's own choice of everything
+    else.
+    """
     torch = version("torch").partition("+")[0]
     return install(folder, [f"torch=={torch}", f"trl=={TRL}.*", "safetensors", "numpy"])
 
 
 def install(folder: Path, wanted: list[str]) -> str:
-    """The interpreter of an environment in `folder`, made if absent, with `wanted` in it. Raises ConfigError where pip fails."""
+    """The interpreter of an environment in `folder`, made if absent, with `wanted` in it. Raises
+    ConfigError where pip fails.
+    """
     python = folder.resolve() / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    done = subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted])
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
+    )
     if done.returncode:
         raise ConfigError("--make-env", folder, f"pip could not install {' '.join(wanted)} there")
     return str(python)

@@ -33,16 +33,27 @@ def alternate(ours: Side, peer: Side, rounds: int) -> tuple[list[Answer], list[A
 
 
 def compared(
-    name: str, goal: float, unit: str, runs: tuple[Sequence[float], Sequence[float]], sides: tuple[Side, Side], threads: int
+    name: str,
+    goal: float,
+    unit: str,
+    runs: tuple[Sequence[float], Sequence[float]],
+    sides: tuple[Side, Side],
+    threads: int,
 ) -> Result:
     """The result of runs in `unit`, where more is better; the sides must still be there."""
     ours, peer = (median(r) for r in runs)
     keys = ("ours", "peer")
     return Result(
-        name=name, ratio=round(ours / peer, 3), goal=goal, ours=round(ours, 3), peer=round(peer, 3), unit=unit,
+        name=name,
+        ratio=round(ours / peer, 3),
+        goal=goal,
+        ours=round(ours, 3),
+        peer=round(peer, 3),
+        unit=unit,
         runs={key: [round(x, 3) for x in r] for key, r in zip(keys, runs, strict=True)},
-        peak_mib={key: round(sum(side.peaks_mib())) for key, side in zip(keys, sides, strict=True)}, threads=threads,
-    )  # fmt: skip
+        peak_mib={key: round(sum(side.peaks_mib())) for key, side in zip(keys, sides, strict=True)},
+        threads=threads,
+    )
 
 
 def show(result: Result, notes: Sequence[str]) -> None:
@@ -53,6 +64,7 @@ def show(result: Result, notes: Sequence[str]) -> None:
     for key, middle in (("ours", result.ours), ("peer", result.peer)):
         runs = result.runs[key]
         spread = f"{min(runs):.4g} - {max(runs):.4g}"
-        print(f"{'TRL' if key == 'peer' else key:8}{middle:16.4g}{spread:>20}{result.peak_mib[key]:12.0f}")
+        name = "TRL" if key == "peer" else key
+        print(f"{name:8}{middle:16.4g}{spread:>20}{result.peak_mib[key]:12.0f}")
     print(f"{'ratio':8}{result.ratio:16.3g}{f'goal {result.goal:g}':>20}\n")
     print(json.dumps(asdict(result)))

@@ -1,8 +1,10 @@
-"""The rows that both sides of benchmarks/curation.py read: pictures of the built-in families with their questions, in Parquet.
+"""The rows that both sides of benchmarks/curation.py read: pictures of the built-in families with
+their questions, in Parquet.
 
-Of 100 rows about 10 repeat an earlier one, with the question in capitals and the same pixels in other PNG bytes, so that neither
-texts nor files can be compared as they are; 2 have a question that is too long and 3 a trace that loops. Beyond PICTURES rows the
-pictures are asked about again, each time by another question.
+Of 100 rows about 10 repeat an earlier one, with the question in capitals and the same pixels in
+other PNG bytes, so that neither texts nor files can be compared as they are; 2 have a question that
+is too long and 3 a trace that loops. Beyond PICTURES rows the pictures are asked about again, each
+time by another question.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from bimode.records import Sample
-from data_curation.sources.families import FAMILIES
+from data_curation.demo import FAMILIES
 
 FILE_ROWS = 2000
 GROUP_ROWS = 500
@@ -35,7 +37,8 @@ SCHEMA = pa.schema(
 
 
 def write_rows(folder: Path, rows: int, seed: int) -> set[str]:
-    """Writes `rows` rows in files of FILE_ROWS below `folder`; returns the ids of those that have to stay.
+    """Writes `rows` rows in files of FILE_ROWS below `folder`; returns the ids of those that have
+    to stay.
 
     What was written before with the same numbers is read back.
     """
@@ -49,7 +52,12 @@ def write_rows(folder: Path, rows: int, seed: int) -> set[str]:
         stay += [row["id"]] if stays else []
         if len(held) == FILE_ROWS or at == rows:
             file = folder / f"rows-{(at - 1) // FILE_ROWS:05d}.parquet"
-            pq.write_table(pa.Table.from_pylist(held, SCHEMA), file, compression="zstd", row_group_size=GROUP_ROWS)
+            pq.write_table(
+                pa.Table.from_pylist(held, SCHEMA),
+                file,
+                compression="zstd",
+                row_group_size=GROUP_ROWS,
+            )
             held = []
     wanted.write_text(json.dumps(stay))
     return set(stay)
@@ -58,24 +66,36 @@ def write_rows(folder: Path, rows: int, seed: int) -> set[str]:
 def draw_rows(rows: int, seed: int) -> Iterator[tuple[dict[str, Any], bool]]:
     """Rows of SCHEMA, and whether each has to stay."""
     pictures: list[Sample] = []
-    rng, drawn = random.Random(seed), 0
+    rng, sampled = random.Random(seed), 0
     for at in range(rows):
         fate = rng.random()
-        if fate < COPIED and drawn:
-            original = rng.randrange(drawn)
+        if fate < COPIED and sampled:
+            original = rng.randrange(sampled)
             row, _ = _original(pictures[original % PICTURES], original, seed)
             data = _encoded_anew(row["images"][0]["bytes"])
-            yield row | {"id": f"row-{at}", "question": row["question"].upper(), "images": [{"bytes": data, "path": ""}]}, False
+            yield (
+                row
+                | {
+                    "id": f"row-{at}",
+                    "question": row["question"].upper(),
+                    "images": [{"bytes": data, "path": ""}],
+                },
+                False,
+            )
             continue
-        if drawn < PICTURES:
-            pictures.append(FAMILIES[KINDS[drawn % len(KINDS)]](drawn, "train", seed, (0.5, 0.25, 0.25)))
-        row, sound = _original(pictures[drawn % PICTURES], drawn, seed)
-        drawn += 1
+        if sampled < PICTURES:
+            pictures.append(
+                FAMILIES[KINDS[sampled % len(KINDS)]](sampled, "train", seed, (0.5, 0.25, 0.25))
+            )
+        row, sound = _original(pictures[sampled % PICTURES], sampled, seed)
+        sampled += 1
         yield row | {"id": f"row-{at}"}, sound
 
 
 def _original(sample: Sample, number: int, seed: int) -> tuple[dict[str, Any], bool]:
-    """Question `number`, and whether it is neither too long nor looping; equal numbers give equal rows."""
+    """Question `number`, and whether it is neither too long nor looping; equal numbers give equal
+    rows.
+    """
     rng = random.Random(f"{seed}-{number}")
     fate, question, trace = rng.random(), sample.question, sample.trace
     if number >= PICTURES:
@@ -85,9 +105,13 @@ def _original(sample: Sample, number: int, seed: int) -> tuple[dict[str, Any], b
     elif fate < LONG + LOOPING:
         trace = " ; ".join([trace] * LOOPS)
     row = {
-        "question": question, "answer": sample.answer, "trace": trace, "task": sample.task, "level": sample.level,
+        "question": question,
+        "answer": sample.answer,
+        "trace": trace,
+        "task": sample.task,
+        "level": sample.level,
         "images": [{"bytes": sample.images[0], "path": ""}],
-    }  # fmt: skip
+    }
     return row, fate >= LONG + LOOPING
 
 

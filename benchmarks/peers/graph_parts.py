@@ -1,4 +1,6 @@
-"""Parts of the actor graph as the benchmarks of the graph put them together; all of them are the project's own."""
+"""Parts of the actor graph as the benchmarks of the graph put them together; all of them are the
+project's own.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from actors.fleet import RolloutFleet
-from actors.learner_group import LearnerGroup
-from actors.rollouts import Rollouts
+from actors.learner.group import LearnerGroup
+from actors.rollout.fleet import RolloutFleet
+from actors.rollout.loop import Rollouts
 from benchmarks.peers.command import errors_in_one_line
-from bimode.config import ClusterConfig, ModelConfig
-from bimode.desk import Desk, Drawn, Lease, RefusedTicket
-from bimode.ledger import Ledger
+from bimode.config.common import LearnerConfig, OptimConfig
+from bimode.config.recipe import ClusterConfig, ModelConfig
 from bimode.records import GenerationRequest, GenerationResult, Prompt, RolloutGroup
-from bimode.sections import LearnerConfig, OptimConfig
-from bimode.trace import Trace
+from bimode.rl.ledger import Ledger
+from bimode.rl.scheduler import Lease, RefusedPrompt, RolloutScheduler, ScoredGroup
+from bimode.rl.timeline import Trace
 
 PATIENCE_S = 300.0
 NO_CPUS = {"num_cpus": 0}  # of Ray's count: the machine's are shared as they come
@@ -38,7 +40,9 @@ class Figure:
 
 
 def run(description: str, rounds: int, benchmark: Callable[[int, Path], Figure]) -> None:
-    """Parses the command line, runs `benchmark(rounds, folder)` in a Ray of its own, prints one line of JSON."""
+    """Parses the command line, runs `benchmark(rounds, folder)` in a Ray of its own, prints one
+    line of JSON.
+    """
     from cluster.session import connect
 
     parser = argparse.ArgumentParser(description=description)
@@ -48,23 +52,50 @@ def run(description: str, rounds: int, benchmark: Callable[[int, Path], Figure])
         with TemporaryDirectory() as folder, connect(ClusterConfig(object_store_mb=1024)):
             figure = benchmark(found.rounds, Path(folder))
         print(f"{figure.name}: {figure.figure:.3g} (goal {figure.goal})")
-        print(json.dumps({"name": figure.name, "figure": round(figure.figure, 3), "goal": figure.goal, "runs": figure.runs}))
+        print(
+            json.dumps(
+                {
+                    "name": figure.name,
+                    "figure": round(figure.figure, 3),
+                    "goal": figure.goal,
+                    "runs": figure.runs,
+                }
+            )
+        )
 
 
 @contextmanager
-def open_graph(model_dir: Path, workers: int, worker: type | None = None) -> Iterator[tuple[RolloutFleet, LearnerGroup]]:
-    """A fleet and a learner of one rank that is never trained: every version has the same weights."""
+def open_graph(
+    model_dir: Path, workers: int, worker: type | None = None
+) -> Iterator[tuple[RolloutFleet, LearnerGroup]]:
+    """A fleet and a learner of one rank that is never trained: every version has the same
+    weights.
+    """
     learner = LearnerGroup(
-        dict(NO_CPUS), 1, model_dir=model_dir, learner=LearnerConfig(engine="torch"), optim=OptimConfig(), total_steps=1,
-        dtype="float32", seed=0, with_reference=False,
-    )  # fmt: skip
+        dict(NO_CPUS),
+        1,
+        model_dir=model_dir,
+        learner=LearnerConfig(engine="torch"),
+        optim=OptimConfig(),
+        total_steps=1,
+        dtype="float32",
+        seed=0,
+        with_reference=False,
+    )
     model = ModelConfig(max_model_len=512)
     fleet = RolloutFleet(
-        model_dir, model, workers=workers, options=NO_CPUS, seed=0, sync="object_store", worker=worker, patience_s=PATIENCE_S
+        model_dir,
+        model,
+        workers=workers,
+        options=NO_CPUS,
+        seed=0,
+        sync="object_store",
+        worker=worker,
+        timeout_s=PATIENCE_S,
     )
     try:
         learner.ready()
-        fleet.expect(0)
+        fleet.assert_version(0)
         yield fleet, learner
     finally:
         fleet.close()
@@ -81,30 +112,56 @@ def open_loop(
     lease_groups: int,
     max_staleness: int = 0,
 ) -> Rollouts:
-    """The rollout loop over tickets of which `requests_of` says what is asked; every reward is 0."""
+    """The rollout loop over groups of which `requests_of` says what is asked; every reward is
+    0.
+    """
     folder.mkdir(parents=True, exist_ok=True)
 
-    def judge(lease: Lease, results: Sequence[GenerationResult]) -> list[Drawn | RefusedTicket]:
-        drawn: list[Drawn | RefusedTicket] = []
+    def judge(
+        lease: Lease, results: Sequence[GenerationResult]
+    ) -> list[ScoredGroup | RefusedPrompt]:
+        sampled: list[ScoredGroup | RefusedPrompt] = []
         left = iter(results)
-        for ticket in lease.tickets:
-            asked = requests_of(ticket)
+        for group_id in lease.group_ids:
+            asked = requests_of(group_id)
             mine = tuple(c for _ in asked for c in next(left).completions)
-            drawn.append(Drawn(ticket, RolloutGroup(asked[0].prompt, mine, (0.0,) * len(mine)), ()))
-        return drawn
+            sampled.append(
+                ScoredGroup(group_id, RolloutGroup(asked[0].prompt, mine, (0.0,) * len(mine)), ())
+            )
+        return sampled
 
-    desk = Desk(
-        Ledger(folder / "ledger"), lambda ticket: requests_of(ticket)[0].prompt, lambda group, step: True,
-        num_prompts=1 << 30, groups_per_step=groups_per_step, lease_groups=lease_groups,
-        max_staleness=max_staleness, may_filter=0,
-    )  # fmt: skip
+    scheduler = RolloutScheduler(
+        Ledger(folder / "ledger"),
+        lambda group_id: requests_of(group_id)[0].prompt,
+        lambda group, step: True,
+        num_prompts=1 << 30,
+        groups_per_step=groups_per_step,
+        lease_groups=lease_groups,
+        max_staleness=max_staleness,
+        may_filter=0,
+    )
     return Rollouts(
-        fleet, learner, desk, lambda lease: [r for ticket in lease.tickets for r in requests_of(ticket)], judge,
-        sync_timeout_s=PATIENCE_S, wanted=lambda: len(fleet.members), say=lambda line: print(line, file=sys.stderr),
+        fleet,
+        learner,
+        scheduler,
+        lambda lease: [r for group_id in lease.group_ids for r in requests_of(group_id)],
+        judge,
+        sync_timeout_s=PATIENCE_S,
+        wanted=lambda: len(fleet.workers),
+        on_event=lambda line: print(line, file=sys.stderr),
         trace=Trace(folder / "trace.json"),
-    )  # fmt: skip
+    )
 
 
-def question(ticket: int, text: str) -> Prompt:
+def question(group_id: int, text: str) -> Prompt:
     """A question without an answer."""
-    return Prompt(f"q{ticket}", question=text, images=(), answer="", verifier="", verifier_args="", task="", level="easy")
+    return Prompt(
+        f"q{group_id}",
+        question=text,
+        images=(),
+        answer="",
+        verifier="",
+        verifier_args="",
+        task="",
+        level="easy",
+    )

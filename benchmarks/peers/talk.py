@@ -1,6 +1,8 @@
-"""Both ends of the line between a benchmark and a side: a verb goes out on its input, an `Answer` comes back as JSON.
+"""Both ends of the line between a benchmark and a side: a verb goes out on its input, an `Answer`
+comes back as JSON.
 
-Standard library and psutil only (psutil at the benchmark's end): a side may run in an environment that has no bimode.
+Standard library and psutil only (psutil at the benchmark's end): a side may run in an environment
+that has no bimode.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ class SideError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a side did: seconds of wall time, real tokens (no padding), and seconds of its parts where it knows them."""
+    """What a side did: seconds of wall time, real tokens (no padding), and seconds of its parts
+    where it knows them.
+    """
 
     seconds: float = 0.0
     tokens: int = 0
@@ -41,7 +45,7 @@ class Line:
         """The next verb; empty when the benchmark is done."""
         return sys.stdin.readline().strip()
 
-    def say(self, answer: Answer) -> None:
+    def on_event(self, answer: Answer) -> None:
         self._out.write(json.dumps(asdict(answer)) + "\n")
         self._out.flush()
 
@@ -49,14 +53,22 @@ class Line:
 class Side:
     """The benchmark's end: one process tree that runs `module`, and what it needs in memory."""
 
-    def __init__(self, name: str, python: str, module: str, words: list[str], env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, python: str, module: str, words: list[str], env: dict[str, str], log: Path
+    ) -> None:
         self.name, self._log = name, log
         with log.open("w") as errors:
             # A session of its own: Ctrl-C reaches the benchmark alone, which then ends its sides.
             self._process = subprocess.Popen(
-                [python, "-m", module, *words], cwd=REPO, env=env, text=True, start_new_session=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            )  # fmt: skip
+                [python, "-m", module, *words],
+                cwd=REPO,
+                env=env,
+                text=True,
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
 
     def answer(self) -> Answer:
         """Waits for an answer. Raises SideError if the side ended instead."""
@@ -76,11 +88,17 @@ class Side:
         return self.answer()
 
     def peaks_mib(self) -> list[float]:
-        """Highest resident memory of each process of the tree so far (VmHWM), largest first; each counts what they share."""
-        return sorted((_high_water_kib(process.pid) / 1024 for process in self._tree()), reverse=True)
+        """Highest resident memory of each process of the tree so far (VmHWM), largest first; each
+        counts what they share.
+        """
+        return sorted(
+            (_high_water_kib(process.pid) / 1024 for process in self._tree()), reverse=True
+        )
 
     def close(self) -> None:
-        """Ends the tree: by the end of its input, by force where it does not follow or where an error is on its way."""
+        """Ends the tree: by the end of its input, by force where it does not follow or where an
+        error is on its way.
+        """
         import psutil
 
         tree = self._tree()
@@ -113,4 +131,6 @@ def _high_water_kib(pid: int) -> int:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0  # it ended meanwhile
-    return next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+    return next(
+        (int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0
+    )

@@ -1,10 +1,11 @@
-"""TRL's side of the benchmarks: its GRPOTrainer as it stands, in an interpreter that need not have bimode.
+"""TRL's side of the benchmarks: its GRPOTrainer as it stands, in an interpreter that need not have
+bimode.
 
-python -m benchmarks.peers.trl_grpo learner FOLDER    given responses: padded, scored, forward + backward + optimizer step
+python -m benchmarks.peers.trl_grpo learner FOLDER    given responses: forward, backward, step
 python -m benchmarks.peers.trl_grpo step FOLDER       whole steps, generation by Hugging Face
 
-Its defaults but for: float32, loss "grpo", and no gradient checkpointing, which would cost TRL a second forward pass and which
-ours does not do either.
+Its defaults but for: float32, loss "grpo", and no gradient checkpointing, which would cost TRL a
+second forward pass and which ours does not do either.
 """
 
 from __future__ import annotations
@@ -33,12 +34,27 @@ def new_trainer(folder: Path, work: Workload, **options: Any) -> Any:
         return list(work.rewards[: len(completions)])
 
     args = GRPOConfig(
-        output_dir=str(folder / "trl"), use_cpu=True, bf16=False, report_to="none", save_strategy="no", logging_strategy="no",
-        disable_tqdm=True, seed=0, max_steps=1_000_000, learning_rate=1e-6, lr_scheduler_type="constant", beta=0.0,
-        loss_type="grpo", scale_rewards="group", num_generations=work.group, per_device_train_batch_size=MICRO_BATCH,
-        gradient_accumulation_steps=len(work.lengths) // MICRO_BATCH, max_completion_length=max(work.lengths),
-        gradient_checkpointing=False, shuffle_dataset=False,
-    )  # fmt: skip
+        output_dir=str(folder / "trl"),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        seed=0,
+        max_steps=1_000_000,
+        learning_rate=1e-6,
+        lr_scheduler_type="constant",
+        beta=0.0,
+        loss_type="grpo",
+        scale_rewards="group",
+        num_generations=work.group,
+        per_device_train_batch_size=MICRO_BATCH,
+        gradient_accumulation_steps=len(work.lengths) // MICRO_BATCH,
+        max_completion_length=max(work.lengths),
+        gradient_checkpointing=False,
+        shuffle_dataset=False,
+    )
     return GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32),
         reward_funcs=reward,
@@ -50,14 +66,20 @@ def new_trainer(folder: Path, work: Workload, **options: Any) -> Any:
 
 
 def learner(folder: Path, line: Line) -> None:
-    """TRL pads, scores and cuts the batch once, outside the clock; each verb is one update on it."""
+    """TRL pads, scores and cuts the batch once, outside the clock; each verb is one update on
+    it.
+    """
     from safetensors.torch import save_file
 
     work = Workload.load(folder)
 
     def given(prompts: list[str], trainer: Any) -> dict[str, Any]:
         ids = [list(work.prompt_ids[i // work.group]) for i in range(len(prompts))]
-        return {"prompt_ids": ids, "completion_ids": [list(r) for r in work.responses], "logprobs": None}
+        return {
+            "prompt_ids": ids,
+            "completion_ids": [list(r) for r in work.responses],
+            "logprobs": None,
+        }
 
     trainer = new_trainer(folder, work, rollout_func=given)
     model, accumulate = trainer.model, trainer.args.gradient_accumulation_steps
@@ -66,22 +88,29 @@ def learner(folder: Path, line: Line) -> None:
     trainer.current_gradient_accumulation_steps = accumulate
     trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     micro_batches = trainer._buffered_inputs
-    assert sum(int(m["completion_mask"].sum() + m["prompt_mask"].sum()) for m in micro_batches) == work.tokens
-    line.say(Answer())
+    assert (
+        sum(int(m["completion_mask"].sum() + m["prompt_mask"].sum()) for m in micro_batches)
+        == work.tokens
+    )
+    line.on_event(Answer())
     while verb := line.next():
         start = time.perf_counter()
         for micro_batch in micro_batches:
             trainer.accelerator.backward(trainer.compute_loss(model, micro_batch))
         if verb == "gradients":
-            save_file({n: p.grad.clone() for n, p in model.named_parameters()}, folder / "trl.safetensors")
+            save_file(
+                {n: p.grad.clone() for n, p in model.named_parameters()}, folder / "trl.safetensors"
+            )
         trainer.accelerator.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
         trainer.optimizer.step()
         trainer.optimizer.zero_grad()
-        line.say(Answer(time.perf_counter() - start, work.tokens))
+        line.on_event(Answer(time.perf_counter() - start, work.tokens))
 
 
 def step(folder: Path, line: Line) -> None:
-    """`train()`, held up before each step until the benchmark asks for it; lengths are forced on its `generate`."""
+    """`train()`, held up before each step until the benchmark asks for it; lengths are forced on
+    its `generate`.
+    """
     from transformers import LogitsProcessor, LogitsProcessorList, TrainerCallback
 
     work = Workload.load(folder)
@@ -91,11 +120,11 @@ def step(folder: Path, line: Line) -> None:
         """Ends each row at its length; the model does not end one by itself."""
 
         def __init__(self, eos: int) -> None:
-            self.eos, self.drawn, self.lengths_B = eos, 0, torch.tensor(work.lengths)
+            self.eos, self.sampled, self.lengths_B = eos, 0, torch.tensor(work.lengths)
 
         def __call__(self, ids: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
-            self.drawn += 1
-            ends_B = self.lengths_B == self.drawn
+            self.sampled += 1
+            ends_B = self.lengths_B == self.sampled
             if ends_B.any():
                 scores_BV[ends_B] = -torch.inf
                 scores_BV[ends_B, self.eos] = 0.0
@@ -111,7 +140,13 @@ def step(folder: Path, line: Line) -> None:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             whole = time.perf_counter() - seconds["begin"]
-            line.say(Answer(whole, work.tokens, {"generate": seconds["generate"], "learn": whole - seconds["generate"]}))
+            line.on_event(
+                Answer(
+                    whole,
+                    work.tokens,
+                    {"generate": seconds["generate"], "learn": whole - seconds["generate"]},
+                )
+            )
 
     trainer = new_trainer(folder, work, callbacks=[Gate()])
     generate = trainer.model.generate
@@ -124,7 +159,7 @@ def step(folder: Path, line: Line) -> None:
         return out
 
     trainer.model.generate = timed
-    line.say(Answer())
+    line.on_event(Answer())
     trainer.train()
 
 

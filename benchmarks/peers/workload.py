@@ -1,8 +1,10 @@
-"""The work that both sides are given: prompts in groups, a length for each response, responses and rewards; as one JSON file.
+"""The work that both sides are given: prompts in groups, a length for each response, responses and
+rewards; as one JSON file.
 
-Lengths are those of bi-mode rollouts: one half of each group answers directly, the other thinks. Means are an eighth of what
-R-4B's model needs in its two forced modes (arXiv 2508.21113, Figure 7, mean of six benchmarks: 166 and 760 tokens), drawn
-from log-normal distributions whose spread is ours. Standard library only.
+Lengths are those of bi-mode rollouts: one half of each group answers directly, the other thinks.
+Means are an eighth of what R-4B's model needs in its two forced modes (arXiv 2508.21113, Figure 7,
+mean of six benchmarks: 166 and 760 tokens), drawn from log-normal distributions whose spread is
+ours. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ MICRO_BATCH = 8  # sequences: TRL's default
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One batch. Completions lie group by group: `group` of them for each prompt, the first half direct."""
+    """One batch. Completions lie group by group: `group` of them for each prompt, the first half
+    direct.
+    """
 
     group: int
     questions: tuple[str, ...]
@@ -63,7 +67,9 @@ def draw_lengths(prompts: int, group: int, dice: random.Random) -> tuple[int, ..
     """Response lengths, group by group: the first half direct, the second thinking."""
 
     def length(mean: float) -> int:
-        return min(max(round(dice.lognormvariate(math.log(mean) - SIGMA**2 / 2, SIGMA)), 2), LONGEST)
+        return min(
+            max(round(dice.lognormvariate(math.log(mean) - SIGMA**2 / 2, SIGMA)), 2), LONGEST
+        )
 
     halves = (DIRECT_MEAN,) * (group // 2) + (THINKING_MEAN,) * (group - group // 2)
     return tuple(length(mean) for _ in range(prompts) for mean in halves)

@@ -1,7 +1,9 @@
-"""croissant.json: the published folder described for machines (Croissant 1.0, docs.mlcommons.org/croissant).
+"""croissant.json: the published folder described for machines (Croissant 1.0,
+docs.mlcommons.org/croissant).
 
-Each shard is a FileObject with its digest, each split a FileSet of its shards and a RecordSet of rows. Paths are relative to the
-file, so a folder that is copied or uploaded stays described. Date and version are left out: equal work gives equal bytes.
+Each shard is a FileObject with its digest, each split a FileSet of its shards and a RecordSet of
+rows. Paths are relative to the file, so a folder that is copied or uploaded stays described. Date
+and version are left out: equal work gives equal bytes.
 """
 
 from __future__ import annotations
@@ -15,15 +17,38 @@ from typing import Any
 
 import pyarrow as pa
 
-from bimode.dataset import SCHEMA
+from bimode.storage.dataset import SCHEMA
 from data_curation.publishing.published import Published
 from data_curation.publishing.wording import COLUMNS
 
 TERMS = (
-    "citeAs", "column", "equivalentProperty", "extract", "field", "fileObject", "fileProperty", "fileSet", "format", "includes",
-    "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex", "repeated", "replace",
-    "samplingRate", "separator", "source", "subField", "transform",
-)  # fmt: skip
+    "citeAs",
+    "column",
+    "equivalentProperty",
+    "extract",
+    "field",
+    "fileObject",
+    "fileProperty",
+    "fileSet",
+    "format",
+    "includes",
+    "isLiveDataset",
+    "jsonPath",
+    "key",
+    "md5",
+    "parentField",
+    "path",
+    "recordSet",
+    "references",
+    "regex",
+    "repeated",
+    "replace",
+    "samplingRate",
+    "separator",
+    "source",
+    "subField",
+    "transform",
+)
 CONTEXT: dict[str, Any] = {
     "@language": "en",
     "@vocab": "https://schema.org/",
@@ -42,7 +67,9 @@ KINDS = {"string": "sc:Text", "float": "sc:Float", "int16": "sc:Integer", "bool"
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """A shard, e.g. ``DataFile("data/train-00000-of-00001.parquet", size=512_000, sha256="9f...")``."""
+    """A shard, e.g. ``DataFile("data/train-00000-of-00001.parquet", size=512_000,
+    sha256="9f...")``.
+    """
 
     path: str  # relative to the published folder, with slashes
     size: int  # bytes
@@ -59,7 +86,9 @@ def data_files(folder: Path) -> list[DataFile]:
     return found
 
 
-def croissant(published: Published, files: Sequence[DataFile], licenses: Sequence[str], name: str) -> str:
+def croissant(
+    published: Published, files: Sequence[DataFile], licenses: Sequence[str], name: str
+) -> str:
     """croissant.json of data called `name`, as text; equal data gives equal bytes."""
     total = ", ".join(f"{n} {split}" for split, n in published.rows.items())
     return json.dumps(
@@ -68,7 +97,9 @@ def croissant(published: Published, files: Sequence[DataFile], licenses: Sequenc
             "@type": "sc:Dataset",
             "conformsTo": "http://mlcommons.org/croissant/1.0",
             "name": name,
-            "description": f"Questions with checkable answers, tagged by whether thinking pays: {total} rows.",
+            "description": (
+                f"Questions with checkable answers, tagged by whether thinking pays: {total} rows."
+            ),
             "license": list(licenses),
             "distribution": [*map(_file_object, files), *map(_file_set, published.rows)],
             "recordSet": [_record_set(split) for split in published.rows],
@@ -79,43 +110,70 @@ def croissant(published: Published, files: Sequence[DataFile], licenses: Sequenc
 
 def _file_object(file: DataFile) -> dict[str, Any]:
     return {
-        "@type": "cr:FileObject", "@id": file.path, "name": Path(file.path).name, "contentUrl": file.path,
-        "contentSize": f"{file.size} B", "encodingFormat": PARQUET, "sha256": file.sha256,
-    }  # fmt: skip
+        "@type": "cr:FileObject",
+        "@id": file.path,
+        "name": Path(file.path).name,
+        "contentUrl": file.path,
+        "contentSize": f"{file.size} B",
+        "encodingFormat": PARQUET,
+        "sha256": file.sha256,
+    }
 
 
 def _file_set(split: str) -> dict[str, Any]:
     return {
-        "@type": "cr:FileSet", "@id": f"shards-{split}", "name": f"shards-{split}", "encodingFormat": PARQUET,
+        "@type": "cr:FileSet",
+        "@id": f"shards-{split}",
+        "name": f"shards-{split}",
+        "encodingFormat": PARQUET,
         "includes": f"data/{split}-*.parquet",
-    }  # fmt: skip
+    }
 
 
 def _record_set(split: str) -> dict[str, Any]:
     return {
-        "@type": "cr:RecordSet", "@id": split, "name": split, "description": f"The rows of {split}.",
-        "key": {"@id": f"{split}/id"}, "field": [_column(split, column) for column in SCHEMA],
-    }  # fmt: skip
+        "@type": "cr:RecordSet",
+        "@id": split,
+        "name": split,
+        "description": f"The rows of {split}.",
+        "key": {"@id": f"{split}/id"},
+        "field": [_column(split, column) for column in SCHEMA],
+    }
 
 
 def _column(split: str, column: pa.Field) -> dict[str, Any]:
     """A column as a field; a struct, or a list of structs, as a field of fields."""
     field: dict[str, Any] = {
-        "@type": "cr:Field", "@id": f"{split}/{column.name}", "name": column.name, "description": COLUMNS[column.name],
-    }  # fmt: skip
+        "@type": "cr:Field",
+        "@id": f"{split}/{column.name}",
+        "name": column.name,
+        "description": COLUMNS[column.name],
+    }
     repeated = {"repeated": True} if pa.types.is_list(column.type) else {}
     kind = column.type.value_type if repeated else column.type
     if column.name == "images":
-        return field | repeated | {"dataType": "sc:ImageObject", "source": _source(split, column.name, "bytes")}
+        return (
+            field
+            | repeated
+            | {
+                "dataType": "sc:ImageObject",
+                "source": _source(split, column.name, "bytes"),
+            }
+        )
     if not pa.types.is_struct(kind):
-        return field | repeated | {"dataType": KINDS[str(kind)], "source": _source(split, column.name)}
+        return (
+            field | repeated | {"dataType": KINDS[str(kind)], "source": _source(split, column.name)}
+        )
     inner = [
         {
-            "@type": "cr:Field", "@id": f"{split}/{column.name}/{part.name}", "name": part.name,
-            "dataType": KINDS[str(part.type)], "source": _source(split, column.name, part.name),
+            "@type": "cr:Field",
+            "@id": f"{split}/{column.name}/{part.name}",
+            "name": part.name,
+            "dataType": KINDS[str(part.type)],
+            "source": _source(split, column.name, part.name),
         }
         for part in kind
-    ]  # fmt: skip
+    ]
     return field | repeated | {"subField": inner}
 
 

@@ -1,7 +1,8 @@
-"""The final writer: shards with Hugging Face metadata, rejects with reasons, tags. Equal work gives equal bytes.
+"""The final writer: shards with Hugging Face metadata, rejects with reasons, tags. Equal work gives
+equal bytes.
 
-Rows stream from the store, ordered by id, so memory is that of a row group. `out` is a folder that nobody reads yet
-(`bimode.versions`).
+Rows stream from the store, ordered by id, so memory is that of a row group. `out` is a folder that
+nobody reads yet (`bimode.storage.versions`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bimode.curate_config import CurateConfig
-from bimode.dataset import SCHEMA, SPLITS
+from bimode.config.curate import CurateConfig
 from bimode.errors import StarvedError
-from bimode.rundir import digest_json
+from bimode.storage.dataset import SCHEMA, SPLITS
+from bimode.storage.run_dir import digest_json
 from data_curation.candidates import CANDIDATE_SCHEMA, REJECT_SCHEMA
 from data_curation.formats import training_rows
 from data_curation.publishing.alerts import starving
@@ -33,16 +34,34 @@ SHARD_ROWS = 20_000
 GROUP_ROWS = 500
 GROUP_BYTES = 64 << 20
 TAG_TABLE = (
-    "id", "split", "task", "level", "mode", "mode_reason", "mode_conf", "tag_rule", "tag_low", "tag_high", "n_rollouts",
-    "n_pass_direct", "n_pass_think", "pass_rate_direct", "pass_rate_think", "guess_rate", "rollout_model",
+    "id",
+    "split",
+    "task",
+    "level",
+    "mode",
+    "mode_reason",
+    "mode_conf",
+    "tag_rule",
+    "tag_low",
+    "tag_high",
+    "n_rollouts",
+    "n_pass_non_thinking",
+    "n_pass_thinking",
+    "pass_rate_non_thinking",
+    "pass_rate_thinking",
+    "guess_rate",
+    "rollout_model",
     "rollout_params_hash",
-)  # fmt: skip
+)
 IN = "reason = ''"
 TAGGED = f"{IN} AND mode_reason <> 'untagged'"
 
 
-def publish(store: Store, config: CurateConfig, splits: Iterable[str], out: Path, name: str) -> Published:
-    """Writes data/, tags/, rejects/, README.md and croissant.json, both for data called `name`, below `out`; returns the counts.
+def publish(
+    store: Store, config: CurateConfig, splits: Iterable[str], out: Path, name: str
+) -> Published:
+    """Writes data/, tags/, rejects/, README.md and croissant.json, both for data called `name`,
+    below `out`; returns the counts.
 
     Raises StarvedError if one of `splits`, those that the sources feed, would be empty.
     """
@@ -56,7 +75,9 @@ def publish(store: Store, config: CurateConfig, splits: Iterable[str], out: Path
         rows[split] = write_shards(tables, SCHEMA, out / "data", split)
     published = replace(write_rejects(store, out), rows=rows, formats=dict(sorted(formats.items())))
     (out / "README.md").write_text(card(store, published, config, out, name))
-    (out / "croissant.json").write_text(croissant(published, data_files(out), licenses_of(source_counts(store)), name))
+    (out / "croissant.json").write_text(
+        croissant(published, data_files(out), licenses_of(source_counts(store)), name)
+    )
     return published
 
 
@@ -66,17 +87,26 @@ def write_rejects(store: Store, out: Path) -> Published:
     tags = store.table(TAG_TABLE, TAGGED)
     pq.write_table(tags, out / "tags" / "tags.parquet", compression="zstd")
     rejected = store.batches(REJECT_SCHEMA.names, "reason <> ''")
-    write_shards((table.cast(REJECT_SCHEMA) for table in rejected), REJECT_SCHEMA, out / "rejects", "rejects")
-    reasons, modes = store.counts(["reason"], "reason <> ''"), store.counts(["mode"], f"{TAGGED} AND split = 'train'")
+    write_shards(
+        (table.cast(REJECT_SCHEMA) for table in rejected), REJECT_SCHEMA, out / "rejects", "rejects"
+    )
+    reasons, modes = (
+        store.counts(["reason"], "reason <> ''"),
+        store.counts(["mode"], f"{TAGGED} AND split = 'train'"),
+    )
     return Published(rows={}, rejects=reasons, tags=modes, formats={})
 
 
-def _split_tables(store: Store, config: CurateConfig, split: str, formats: Counter[str]) -> Iterator[pa.Table]:
+def _split_tables(
+    store: Store, config: CurateConfig, split: str, formats: Counter[str]
+) -> Iterator[pa.Table]:
     """The published rows of `split`, in pieces; `formats` counts what train rows are written as."""
     names = CANDIDATE_SCHEMA.names if split == "train" else SCHEMA.names
     for table in store.batches(names, f"{IN} AND split = '{split}'"):
         if split == "train":
-            rows = [row for candidate in table.to_pylist() for row in training_rows(candidate, config)]
+            rows = [
+                row for candidate in table.to_pylist() for row in training_rows(candidate, config)
+            ]
             formats.update(row["format"] for row in rows)
             table = pa.Table.from_pylist(rows, schema=SCHEMA)
         yield table.cast(SCHEMA)
@@ -91,13 +121,15 @@ def stamped(table: pa.Table, ops: Sequence[dict[str, str]]) -> pa.Table:
 
 
 def lineage(config: CurateConfig) -> list[dict[str, str]]:
-    """What was done to every row, in order, each with the digest of the settings that decided it; how fast is not among them."""
+    """What was done to every row, in order, each with the digest of the settings that decided it;
+    how fast is not among them.
+    """
     settings = config.settings()
     used = {
         "read": ("sources", "source_split", "level_weights", "train", "rl", "eval"),
         "check": ("filter",),
         "dedup": ("dedup",),
-        "fold": ("fold",),
+        "fold": ("cross_fit_fold",),
         "tag": ("tag", "rollouts", "tag_rows", "judge"),
         "trace": ("traces",),
         "mix": ("mix",),
@@ -111,7 +143,9 @@ def lineage(config: CurateConfig) -> list[dict[str, str]]:
 
 
 def write_shards(tables: Iterable[pa.Table], schema: pa.Schema, folder: Path, name: str) -> int:
-    """Writes `tables` as NAME-00000-of-N.parquet, ... and returns the rows. Row groups depend on the rows alone."""
+    """Writes `tables` as NAME-00000-of-N.parquet, ... and returns the rows. Row groups depend on
+    the rows alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     written, writer = 0, None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-UNPUBLISHED = "unpublished"  # DIR/curate/unpublished: tags, rejects and page of the last run, where it left a split empty
+# DIR/curate/unpublished: tags, rejects and page of the last run, where it left a split empty
+UNPUBLISHED = "unpublished"
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Counts of a published version: rows by split, rejects by reason, tags of the train questions, rows by format."""
+    """Counts of a published version: rows by split, rejects by reason, tags of the train questions,
+    rows by format.
+    """
 
     rows: dict[str, int]
     rejects: dict[str, int]
@@ -31,4 +34,7 @@ class Published:
 
 def by_reason(counts: dict[str, int]) -> str:
     """E.g. ``12 no_trace, 3 bad_record``, the most frequent first."""
-    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+    return ", ".join(
+        f"{n:,} {reason}"
+        for reason, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )

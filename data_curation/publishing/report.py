@@ -1,6 +1,8 @@
-"""report.html of a curation: what went in, what came out and why, how it was tagged, what the rows look like and what it cost.
+"""report.html of a curation: what went in, what came out and why, how it was tagged, what the rows
+look like and what it cost.
 
-One page that needs nothing else: no script, no request. Pictures are reduced, so that it opens on a phone whatever the images.
+One page that needs nothing else: no script, no request. Pictures are reduced, so that it opens on a
+phone whatever the images.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ import duckdb
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bimode.percent import percent
-from bimode.rundir import read_json
+from bimode.evaluation.percent import percent
+from bimode.storage.run_dir import read_json
+from data_curation.checks.validate import REASONS
 from data_curation.parquet_sql import parquet
 from data_curation.publishing.funnel import funnel, source_counts
 from data_curation.publishing.publish import IN, TAGGED
@@ -25,7 +28,6 @@ from data_curation.publishing.published import Published
 from data_curation.publishing.samples import pick
 from data_curation.publishing.wording import RULES, short
 from data_curation.store import Store
-from data_curation.validate import REASONS
 
 MODES = ("thinking", "either", "non_thinking")
 LEVELS = ("easy", "mid", "hard")
@@ -35,7 +37,9 @@ MOST_LINES = 60  # of a table by task; a page of more is not read
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a cache of model output holds, e.g. ``Cost("rollouts", "3fa1..", replies=9600, tokens=310_000, failed=0)``."""
+    """What a cache of model output holds, e.g. ``Cost("rollouts", "3fa1..", replies=9600,
+    tokens=310_000, failed=0)``.
+    """
 
     kind: str  # rollouts, or what else was asked of a model
     params_hash: str
@@ -46,7 +50,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """An earlier version, e.g. ``Version("0003", "2026-01-31 04:00", {"train": 600}, {"duplicate": 3}, seconds=41.5)``."""
+    """An earlier version, e.g. ``Version("0003", "2026-01-31 04:00", {"train": 600}, {"duplicate":
+    3}, seconds=41.5)``.
+    """
 
     name: str
     started: str  # UTC
@@ -56,7 +62,7 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ReportContext:
     """What the pipeline knows beside the rows; what is left out is not on the page."""
 
     title: str = "Curation"
@@ -74,9 +80,9 @@ def read_costs(cache: Path) -> tuple[Cost, ...]:
     if not parts:
         return ()
     query = (
-        "SELECT split_part(filename, '/', -3) AS kind, split_part(filename, '/', -2) AS params_hash, count(*), "
-        "sum(num_tokens)::BIGINT, count(*) FILTER (error <> '') "
-        f"FROM {parquet(parts, 'filename = true', 'union_by_name = true')} GROUP BY ALL ORDER BY ALL"
+        "SELECT split_part(filename, '/', -3) AS kind, split_part(filename, '/', -2) AS"
+        " params_hash, count(*), sum(num_tokens)::BIGINT, count(*) FILTER (error <> '') FROM"
+        f" {parquet(parts, 'filename = true', 'union_by_name = true')} GROUP BY ALL ORDER BY ALL"
     )
     with duckdb.connect() as db:
         return tuple(Cost(*row) for row in db.execute(query).fetchall())
@@ -89,27 +95,48 @@ def read_versions(stage: Path) -> tuple[Version, ...]:
         if entry := read_json(folder / "manifest.json"):
             started = datetime.fromtimestamp(entry["started"], UTC).strftime("%Y-%m-%d %H:%M")
             counts = entry["counts"]
-            found.append(Version(folder.name, started, counts["rows"], counts["rejects"], entry["seconds"]))
+            found.append(
+                Version(folder.name, started, counts["rows"], counts["rejects"], entry["seconds"])
+            )
     return tuple(found)
 
 
-def render(store: Store, published: Published, facts: Facts = Facts()) -> str:
+def render(store: Store, published: Published, facts: ReportContext = ReportContext()) -> str:
     """The page as HTML."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"short": short, "clip": clip, "code": code, "number": "{:,}".format, "percent": percent}
+    )
+    environment.filters |= {
+        "short": short,
+        "clip": clip,
+        "code": code,
+        "number": "{:,}".format,
+        "percent": percent,
+    }
     train = f"{IN} AND split = 'train'"
     models = store.counts(["rollout_params_hash", "rollout_model"], TAGGED)
     return environment.get_template("report.jinja").render(
-        facts=facts, published=published, steps=funnel(store.counts(["reason"])),
-        reasons=REASONS, questions=store.counts(["split"], IN), sources=source_counts(store), modes=MODES, rules=RULES,
-        tag_lines=tag_lines(store), by_rule=store.counts(["mode", "tag_rule"], TAGGED), rates=pass_rates(store),
-        untagged=store.counts(["mode_reason"], train).get("untagged", 0), most_lines=MOST_LINES,
-        models=dict(models.keys()), kept=pick(store, train, "mode", KEPT_SAMPLES),
+        facts=facts,
+        published=published,
+        steps=funnel(store.counts(["reason"])),
+        reasons=REASONS,
+        questions=store.counts(["split"], IN),
+        sources=source_counts(store),
+        modes=MODES,
+        rules=RULES,
+        tag_lines=tag_lines(store),
+        by_rule=store.counts(["mode", "tag_rule"], TAGGED),
+        rates=pass_rates(store),
+        untagged=store.counts(["mode_reason"], train).get("untagged", 0),
+        most_lines=MOST_LINES,
+        models=dict(models.keys()),
+        kept=pick(store, train, "mode", KEPT_SAMPLES),
         rejected=pick(store, "reason <> ''", "reason", REJECTED_SAMPLES),
-    )  # fmt: skip
+    )
 
 
 def tag_lines(store: Store) -> list[tuple[str, str, Mapping[str, int]]]:
@@ -118,15 +145,19 @@ def tag_lines(store: Store) -> list[tuple[str, str, Mapping[str, int]]]:
     for (task, level, mode), n in store.counts(["task", "level", "mode"], TAGGED).items():
         counts.setdefault((task or "", level or ""), Counter())[mode] += n
     order = {level: at for at, level in enumerate(LEVELS)}
-    lines = sorted(counts.items(), key=lambda item: (item[0][0], order.get(item[0][1], len(order)), item[0][1]))
+    lines = sorted(
+        counts.items(), key=lambda item: (item[0][0], order.get(item[0][1], len(order)), item[0][1])
+    )
     return [(*key, of_key) for key, of_key in lines]
 
 
 def pass_rates(store: Store) -> list[tuple[str, int, int]]:
-    """("3/8", questions with 3 of 8 direct attempts right, and with 3 of 8 right with reasoning), from none to all."""
+    """("3/8", questions with 3 of 8 direct attempts right, and with 3 of 8 right with reasoning),
+    from none to all.
+    """
     where = f"{TAGGED} AND mode_reason = 'pass_rate'"
     bars: dict[tuple[float, int, int], list[int]] = {}
-    for at, column in enumerate(("n_pass_direct", "n_pass_think")):
+    for at, column in enumerate(("n_pass_non_thinking", "n_pass_thinking")):
         for (n, k), questions in store.counts(["n_rollouts", column], where).items():
             for each in range(n + 1):
                 bars.setdefault((each / n, each, n), [0, 0])

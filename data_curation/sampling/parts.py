@@ -1,4 +1,6 @@
-"""A cache of records in Parquet parts: whoever has made some adds a part, whole or not at all, beside others that do the same."""
+"""A cache of records in Parquet parts: whoever has made some adds a part, whole or not at all,
+beside others that do the same.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def parts_of(folder: Path) -> list[Path]:
 
 
 def write_part(folder: Path, records: Sequence[Any], schema: pa.Schema) -> None:
-    """Adds dataclasses with the fields of `schema`; under a hidden name first, so that a part is never half there."""
+    """Adds dataclasses with the fields of `schema`; under a hidden name first, so that a part is
+    never half there.
+    """
     write_table(folder, pa.Table.from_pylist([asdict(record) for record in records], schema=schema))
 
 
@@ -35,7 +39,8 @@ def write_table(folder: Path, table: pa.Table) -> None:
 
 
 def compact(folder: Path, key: Sequence[str]) -> None:
-    """Puts many parts together, one record a `key` (of several the first by text); failed ones (`error`) are left out.
+    """Puts many parts together, one record a `key` (of several the first by text); failed ones
+    (`error`) are left out.
 
     Not while another process reads the folder: it would miss a part that it has listed.
     """
@@ -45,7 +50,10 @@ def compact(folder: Path, key: Sequence[str]) -> None:
     if len(parts) <= MOST_PARTS:
         return
     names = ", ".join(key)
-    query = f"SELECT DISTINCT ON ({names}) * FROM {parquet(parts)} WHERE error = '' ORDER BY {names}, text"
+    query = (
+        f"SELECT DISTINCT ON ({names}) * FROM {parquet(parts)} WHERE error = '' ORDER BY {names},"
+        " text"
+    )
     schema = pq.read_schema(parts[0])
     with duckdb.connect() as db:
         write_table(folder, db.sql(query).to_arrow_table().cast(schema))

@@ -1,1 +1,3 @@
-"""What sources give: listed, cut into shards, read by format and layout or drawn by a family, checked into candidates."""
+"""What sources give: listed, cut into shards, read by format and layout or drawn by a family,
+checked into candidates.
+"""

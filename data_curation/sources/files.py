@@ -1,7 +1,9 @@
-"""The files of a source: on this machine, in S3 or in Google's storage, listed in one order and opened the same way.
+"""The files of a source: on this machine, in S3 or in Google's storage, listed in one order and
+opened the same way.
 
-Everything goes through pyarrow's filesystems, so that a bucket needs no further library. A file is named by its path relative to
-the source's root in all references: a source that is moved as a whole keeps them.
+Everything goes through pyarrow's filesystems, so that a bucket needs no further library. A file is
+named by its path relative to the source's root in all references: a source that is moved as a whole
+keeps them.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ import pyarrow as pa
 from pyarrow import fs
 
 from bimode.errors import ConfigError, StorageError
-from bimode.pictures import MAX_BYTES
-from bimode.uri_secrets import without_secrets
+from bimode.inputs.pictures import MAX_BYTES
+from bimode.storage.uri_secrets import without_secrets
 
 ReadImage = Callable[[str], bytes]  # path as a record gives it -> the encoded image
 
@@ -35,16 +37,29 @@ ENDINGS = {
     "hf": (".arrow",),
     "webdataset": (".tar", ".tar.gz", ".tgz"),
 }
-METADATA = ("metadata.jsonl", "metadata.csv")  # names the images beside it, as in Hugging Face's ImageFolder
-BOOKKEEPING = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # of `datasets`, no rows
+METADATA = (
+    "metadata.jsonl",
+    "metadata.csv",
+)  # names the images beside it, as in Hugging Face's ImageFolder
+BOOKKEEPING = (
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dataset_dict.json",
+    "state.json",
+)  # of `datasets`, no rows
 MAGIC = re.compile(r"[*\[]")
 BLOCK = 1 << 20  # bytes
-GOOGLE, GOOGLE_TRIES_S = ("gs://", "gcs://"), 30  # pyarrow's own limit is a quarter of an hour, without a word
+GOOGLE, GOOGLE_TRIES_S = (
+    ("gs://", "gcs://"),
+    30,
+)  # pyarrow's own limit is a quarter of an hour, without a word
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """E.g. ``SourceFile("s3://bucket/vqa/train/0.parquet", "train/0.parquet", 81234, 1764000000000000000)`` of `s3://bucket/vqa`."""
+    """E.g. ``SourceFile("s3://bucket/vqa/train/0.parquet", "train/0.parquet", 81234,
+    1764000000000000000)`` of `s3://bucket/vqa`.
+    """
 
     uri: str  # where it is: an absolute path or a URI
     name: str  # relative to the source's root
@@ -57,43 +72,68 @@ def reader_of(name: str) -> str:
     base = posixpath.basename(name)
     if base in METADATA:
         return "images"
-    if base in BOOKKEEPING or fnmatchcase(base, "cache-*.arrow"):  # `datasets` caches what `map` made beside the data
+    if base in BOOKKEEPING or fnmatchcase(
+        base, "cache-*.arrow"
+    ):  # `datasets` caches what `map` made beside the data
         return ""
-    return next((reader for reader, endings in ENDINGS.items() if base.lower().endswith(endings)), "")
+    return next(
+        (reader for reader, endings in ENDINGS.items() if base.lower().endswith(endings)), ""
+    )
 
 
 def list_files(path: str, reader: str, follow_links: bool = False) -> list[SourceFile]:
-    """The files that `path` stands for, by name: itself, or what `reader` ("auto": one of them all) reads of a folder or pattern.
+    """The files that `path` stands for, by name: itself, or what `reader` ("auto": one of them all)
+    reads of a folder or pattern.
 
-    A path without a scheme is seen from the current directory. Hidden files are left out. `path` may be a link itself; one
-    below it is followed only with `follow_links`, and then every file is listed once. Raises ConfigError where there is
-    nothing, where it cannot be reached, where a link is not followed, and where `auto` finds files of more than one kind.
+    A path without a scheme is seen from the current directory. Hidden files are left out. `path`
+    may be a link itself; one below it is followed only with `follow_links`, and then every file is
+    listed once. Raises ConfigError where there is nothing, where it cannot be reached, where a link
+    is not followed, and where `auto` finds files of more than one kind.
     """
     try:
         files, links, is_file = _listing(path, follow_links)
     except (OSError, ValueError, pa.ArrowException) as error:
-        known = "; write s3://, gs:// or a path of this machine" if "Unrecognized filesystem" in str(error) else ""
-        raise ConfigError(KEY, public(path), f"cannot be reached: {_first_line(error)}{known}") from None
+        known = (
+            "; write s3://, gs:// or a path of this machine"
+            if "Unrecognized filesystem" in str(error)
+            else ""
+        )
+        raise ConfigError(
+            KEY, public(path), f"cannot be reached: {_first_line(error)}{known}"
+        ) from None
     if is_file and (reader != "auto" or reader_of(files[0].name)):
         return files
     readers = [*ENDINGS, "images"] if reader == "auto" else [reader]
     if linked := [name for name in links if name.endswith("/") or _reads(readers, name)]:
-        fix = f"{linked[0]} in it is a link; set follow_links = true if it leads where you want, or take it out"
+        fix = (
+            f"{linked[0]} in it is a link; set follow_links = true if it leads where you want, or"
+            " take it out"
+        )
         raise ConfigError(KEY, public(path), fix)
     kinds = sorted({reader_of(file.name) for file in files} - {""})
     if reader == "auto" and len(kinds) > 1:
-        raise ConfigError(KEY, public(path), f"holds files for several readers; set `reader` to one of {', '.join(kinds)}")
+        raise ConfigError(
+            KEY,
+            public(path),
+            f"holds files for several readers; set `reader` to one of {', '.join(kinds)}",
+        )
     found = [file for file in files if _reads(kinds if reader == "auto" else [reader], file.name)]
     if not found:
         seen = "" if "://" in path or Path(path).is_absolute() else f", seen from {Path.cwd()}"
-        other = f"; {len(files)} file(s) of another name: set `reader`" if files else "; no such file or folder, or an empty one"
+        other = (
+            f"; {len(files)} file(s) of another name: set `reader`"
+            if files
+            else "; no such file or folder, or an empty one"
+        )
         other += seen
         raise ConfigError(KEY, public(path), f"nothing there for {_readers(reader)}{other}")
     return sorted(found, key=lambda file: file.name)
 
 
 class RemoteFile(io.RawIOBase):
-    """A file in a bucket. A bucket that does not answer is a StorageError: to a reader, an OSError would be a damaged file."""
+    """A file in a bucket. A bucket that does not answer is a StorageError: to a reader, an OSError
+    would be a damaged file.
+    """
 
     def __init__(self, file: pa.NativeFile, uri: str) -> None:
         self.file, self.uri = file, uri
@@ -112,9 +152,6 @@ class RemoteFile(io.RawIOBase):
         with answering(self.uri):
             return int(self.file.seek(offset, whence))
 
-    def tell(self) -> int:
-        return int(self.file.tell())
-
     def close(self) -> None:
         self.file.close()
         super().close()
@@ -122,7 +159,9 @@ class RemoteFile(io.RawIOBase):
 
 @contextmanager
 def answering(uri: str) -> Iterator[None]:
-    """Errors of the block are a StorageError, but for a missing file. pyarrow has tried several times before it raises."""
+    """Errors of the block are a StorageError, but for a missing file. pyarrow has tried several
+    times before it raises.
+    """
     try:
         yield
     except FileNotFoundError:
@@ -142,14 +181,18 @@ def is_remote(uri: str) -> bool:
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """Where a path or a URI is, and its path there. Raises OSError, ValueError or pa.ArrowException."""
+    """Where a path or a URI is, and its path there. Raises OSError, ValueError or
+    pa.ArrowException.
+    """
     if uri.startswith(GOOGLE) and "retry_limit_seconds=" not in uri:
         uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={GOOGLE_TRIES_S}"
     return fs.FileSystem.from_uri(uri)
 
 
 def open_file(file: SourceFile) -> BinaryIO:
-    """`file` for reading, with random access. Raises OSError, ValueError or pa.ArrowException; of a bucket also StorageError."""
+    """`file` for reading, with random access. Raises OSError, ValueError or pa.ArrowException; of a
+    bucket also StorageError.
+    """
     where, path = filesystem(file.uri)
     if not is_remote(file.uri):
         return cast(BinaryIO, where.open_input_file(path))
@@ -158,7 +201,9 @@ def open_file(file: SourceFile) -> BinaryIO:
 
 
 def content_digest(file: SourceFile) -> str:
-    """blake2b of the content, 16 bytes as hex. Raises ConfigError for a file that cannot be read."""
+    """blake2b of the content, 16 bytes as hex. Raises ConfigError for a file that cannot be
+    read.
+    """
     hasher = hashlib.blake2b(digest_size=16)
     try:
         with open_file(file) as source:
@@ -170,11 +215,13 @@ def content_digest(file: SourceFile) -> str:
 
 
 def image_reader(file: SourceFile, follow_links: bool = False) -> ReadImage:
-    """Reads the images that records of `file` name, by paths relative to its folder; links lead out of it with `follow_links`.
+    """Reads the images that records of `file` name, by paths relative to its folder; links lead out
+    of it with `follow_links`.
 
-    The function raises FileNotFoundError where there is no such file, another OSError where it cannot be read (of a bucket:
-    StorageError), and ValueError for a path that leaves the source's root or points into the network. Of what is larger than an
-    image may be it returns only as much as validation needs to see that.
+    The function raises FileNotFoundError where there is no such file, another OSError where it
+    cannot be read (of a bucket: StorageError), and ValueError for a path that leaves the source's
+    root or points into the network. Of what is larger than an image may be it returns only as much
+    as validation needs to see that.
     """
     where, path = filesystem(file.uri)
     root, folder = path.removesuffix(file.name), posixpath.dirname(path)
@@ -187,7 +234,9 @@ def image_reader(file: SourceFile, follow_links: bool = False) -> ReadImage:
             raise ValueError("leaves the source's folder")
         try:
             with answering(file.uri) if is_remote(file.uri) else nullcontext():
-                if where.get_file_info(full).type != fs.FileType.File:  # a pipe would block for ever
+                if (
+                    where.get_file_info(full).type != fs.FileType.File
+                ):  # a pipe would block for ever
                     raise FileNotFoundError(full)
                 if is_bound and not os.path.realpath(full).startswith(real_root):
                     raise ValueError("leaves the source's folder by a link")
@@ -200,7 +249,8 @@ def image_reader(file: SourceFile, follow_links: bool = False) -> ReadImage:
 
 
 def _listing(path: str, follow: bool) -> tuple[list[SourceFile], list[str], bool]:
-    """The files below `path` that fit its pattern, the links that are not followed, and whether it is one file itself.
+    """The files below `path` that fit its pattern, the links that are not followed, and whether it
+    is one file itself.
 
     The name of a link to a folder ends in a slash.
     """
@@ -221,15 +271,25 @@ def _listing(path: str, follow: bool) -> tuple[list[SourceFile], list[str], bool
         return [], [], False
     files, links = [], []
     is_deep = len(pattern) > 1 or "**" in pattern
-    walk = _local_files(root, is_deep, follow) if isinstance(where, fs.LocalFileSystem) else _bucket_files(where, root, is_deep)
+    walk = (
+        _local_files(root, is_deep, follow)
+        if isinstance(where, fs.LocalFileSystem)
+        else _bucket_files(where, root, is_deep)
+    )
     for name, size, modified_ns in walk:
         parts = name.split("/")
-        if any(part.startswith(".") for part in parts) or not (name.endswith("/") or _fits(parts, pattern)):
+        if any(part.startswith(".") for part in parts) or not (
+            name.endswith("/") or _fits(parts, pattern)
+        ):
             continue
         if size is None:
             links.append(name)
         else:
-            files.append(SourceFile(f"{base}/{quote(name) if scheme else name}{query}", name, size, modified_ns))
+            files.append(
+                SourceFile(
+                    f"{base}/{quote(name) if scheme else name}{query}", name, size, modified_ns
+                )
+            )
     return files, links, False
 
 
@@ -244,7 +304,9 @@ def _bucket_files(where: fs.FileSystem, root: str, is_deep: bool) -> Iterator[Fo
 
 
 def _local_files(root: str, is_deep: bool, follow: bool) -> Iterator[Found]:
-    """The files below `root`, and the links; with `follow`, what these lead to, each file and folder once."""
+    """The files below `root`, and the links; with `follow`, what these lead to, each file and
+    folder once.
+    """
     seen = {os.path.realpath(root)}
     folders = [""]
     while folders:
@@ -264,7 +326,9 @@ def _local_files(root: str, is_deep: bool, follow: bool) -> Iterator[Found]:
 
 
 def _fits(parts: list[str], pattern: list[str]) -> bool:
-    """Whether a path fits a pattern, part by part; ``**`` stands for any number of folders, at the end for all below."""
+    """Whether a path fits a pattern, part by part; ``**`` stands for any number of folders, at the
+    end for all below.
+    """
     if not pattern or not parts:
         return not pattern and not parts
     if pattern[0] != "**":

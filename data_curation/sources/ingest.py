@@ -1,7 +1,9 @@
-"""Shards -> files of candidates, checked, filtered and fingerprinted: one Ray Data job, one task a shard.
+"""Shards -> files of candidates, checked, filtered and fingerprinted: one Ray Data job, one task a
+shard.
 
 consumes      shards that have no file of candidates yet
-produces      `<key>.parquet` a shard, whole or not at all; a row that fails is in it too, with its reason
+produces      `<key>.parquet` a shard, whole or not at all; a row that fails is in it too, with its
+              reason
 memory        a batch of rows, whatever the size of the shard
 interrupted   what finished shards wrote is not made again
 """
@@ -14,29 +16,31 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bimode.control_tokens import OURS
-from bimode.curate_config import CurateConfig
-from bimode.dataset import Row, question_of, sample_row
+from bimode.config.curate import CurateConfig
 from bimode.errors import RowNote
-from bimode.prompt_limits import PromptModel
+from bimode.grading.verify import new_budget
+from bimode.inputs.control_tokens import OURS
+from bimode.inputs.prompt_limits import PromptModel
 from bimode.records import Sample
-from bimode.rundir import digest_json
-from bimode.verify import new_budget
+from bimode.storage.dataset import Row, question_of, sample_row
+from bimode.storage.run_dir import digest_json
 from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.filters import filter_row
-from data_curation.repeats.fingerprints import answer_key, content_key, question_key
-from data_curation.sampling.rollouts import content_of
+from data_curation.checks.filters import filter_row
+from data_curation.checks.validate import Checked, check_rows
+from data_curation.dedup.fingerprints import answer_key, content_key, question_key
+from data_curation.sampling.attempts import content_of
 from data_curation.sources.refusal import Refusal
 from data_curation.sources.shards import Shard, shard_key
 from data_curation.tasks import run_tasks
 from data_curation.traces.checks import is_replaceable
-from data_curation.validate import Checked, check_rows
 
 BATCH_ROWS = 256
 ROWS_PER_PROCESS = 200  # at least: a process that draws first imports for seconds
 BATCH_BYTES = 32 << 20  # of images
 EMPTY: Row = {
-    field.name: "" if pa.types.is_string(field.type) else [] if pa.types.is_list(field.type) else None
+    field.name: (
+        "" if pa.types.is_string(field.type) else [] if pa.types.is_list(field.type) else None
+    )
     for field in CANDIDATE_SCHEMA
 }
 
@@ -48,14 +52,19 @@ def ingest(
     on_done: Callable[[int], None],
     model: PromptModel | None = None,
 ) -> list[Path]:
-    """The files of candidates of `shards`, in their order; those that are missing are made. Needs a connected Ray for that.
+    """The files of candidates of `shards`, in their order; those that are missing are made. Needs a
+    connected Ray for that.
 
     Rows whose prompt does not fit `model` are rejects; without one, no row is asked.
     `on_done` hears of shards as they are finished, those that were there at once.
     """
     limits_key = model.key if model else ""
     files = [folder / f"{shard_key(shard, config, limits_key)}.parquet" for shard in shards]
-    missing = [(shard, file) for file, shard in dict(zip(files, shards, strict=True)).items() if not file.exists()]
+    missing = [
+        (shard, file)
+        for file, shard in dict(zip(files, shards, strict=True)).items()
+        if not file.exists()
+    ]
     on_done(len(files) - len(missing))
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,9 +129,12 @@ def candidates(
     model: PromptModel | None = None,
 ) -> pa.Table:
     """One row a sample or refusal, in CANDIDATE_SCHEMA."""
-    rows = [refused_row(each, split) if isinstance(each, Refusal) else candidate_row(each, split) for each in batch]
+    rows = [
+        refused_row(each, split) if isinstance(each, Refusal) else candidate_row(each, split)
+        for each in batch
+    ]
     sound = [row for row in rows if not row["reason"]]
-    controls = model.control_tokens if model and split != "check" else OURS
+    controls = model.control_tokens if model and split != "decontaminate" else OURS
     checks = check_rows(sound, hashed=config.dedup.image_radius > 0, controls=controls)
     for row, found in zip(sound, checks, strict=True):
         if found.reason == "bad_schema":
@@ -132,7 +144,7 @@ def candidates(
             continue
         reason, detail = found.reason, found.detail
         with RowNote(row["id"]):
-            if not reason and split != "check":
+            if not reason and split != "decontaminate":
                 reason, detail = _refusal(row, config, model)
             row |= fingerprint(row, found) | {"reason": reason, "detail": detail}
     return pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA)
@@ -151,21 +163,36 @@ def _refusal(row: Row, config: CurateConfig, model: PromptModel | None) -> tuple
 def candidate_row(sample: Sample, split: str) -> Row:
     """An unchecked row with every column of CANDIDATE_SCHEMA."""
     row = sample_row(sample, split)
-    return EMPTY | row | {"trace": sample.trace, "transcription": sample.transcription, "question": question_of(row)}
+    return (
+        EMPTY
+        | row
+        | {
+            "trace": sample.trace,
+            "transcription": sample.transcription,
+            "question": question_of(row),
+        }
+    )
 
 
 def refused_row(refusal: Refusal, split: str) -> Row:
     """What is left of a record that could not be read."""
     return EMPTY | {
-        "id": f"refused-{digest_json([refusal.source, refusal.ref])}", "split": split, "source_refs": [refusal.ref],
-        "source": refusal.source, "source_license": refusal.license, "reason": refusal.reason, "detail": refusal.detail,
-    }  # fmt: skip
+        "id": f"refused-{digest_json([refusal.source, refusal.ref])}",
+        "split": split,
+        "source_refs": [refusal.ref],
+        "source": refusal.source,
+        "source_license": refusal.license,
+        "reason": refusal.reason,
+        "detail": refusal.detail,
+    }
 
 
 def _origin(row: Row) -> tuple[str, str]:
     """Source and licence of a row of which nothing is certain."""
     source, licence = row["source"], row["source_license"]
-    sound = isinstance(source, str) and isinstance(licence, str) and (source + licence).isprintable()
+    sound = (
+        isinstance(source, str) and isinstance(licence, str) and (source + licence).isprintable()
+    )
     return (source, licence) if sound else ("", "")
 
 
@@ -174,7 +201,11 @@ def fingerprint(row: Row, checked: Checked) -> Row:
     row = row | {"image_sha256": checked.image_sha256}
     question = row["question"]
     return {
-        "image_sha256": checked.image_sha256, "image_phash": checked.phash, "image_thumbs": checked.thumbnails,
-        "content_key": content_key(question, checked.image_sha256), "question_key": question_key(question),
-        "answer_key": answer_key(row["answer"]), "content": content_of(row),
-    }  # fmt: skip
+        "image_sha256": checked.image_sha256,
+        "image_phash": checked.phash,
+        "image_thumbs": checked.thumbnails,
+        "content_key": content_key(question, checked.image_sha256),
+        "question_key": question_key(question),
+        "answer_key": answer_key(row["answer"]),
+        "content": content_of(row),
+    }

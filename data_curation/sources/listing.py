@@ -1,7 +1,8 @@
-"""Which files the sources of a recipe are made of, by content: what decides whether there is anything new to curate.
+"""Which files the sources of a recipe are made of, by content: what decides whether there is
+anything new to curate.
 
-The list is an input of the stage. A file's digest is computed once: as long as size and time of change stay the same it is taken
-from `stats.json` beside the list.
+The list is an input of the stage. A file's digest is computed once: as long as size and time of
+change stay the same it is taken from `stats.json` beside the list.
 """
 
 from __future__ import annotations
@@ -13,16 +14,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bimode.curate_config import SourceConfig
-from bimode.errors import ConfigError, keyed
-from bimode.rundir import read_json, write_atomic
+from bimode.config.curate import SourceConfig
+from bimode.errors import ConfigError, config_errors
+from bimode.storage.run_dir import read_json, write_atomic
 from data_curation.sources.files import SourceFile, content_digest, list_files
 from data_curation.sources.layouts import NO_COLUMN, has_column, shown, source_name
 from data_curation.sources.readers import FilePart, columns_of, read_records, split_file
 from data_curation.sources.refusal import Refusal
 from data_curation.sources.shards import FileShard
 
-PEEKED, PEEKED_FILES = 200, 5  # records of a file, and files of a source, that are looked at before anything starts
+PEEKED, PEEKED_FILES = (
+    200,
+    5,
+)  # records of a file, and files of a source, that are looked at before anything starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +44,25 @@ class Listed:
 
 
 def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
-    """Writes the files of all sources to `file`, which stays as it is if none has changed. Raises ConfigError.
+    """Writes the files of all sources to `file`, which stays as it is if none has changed. Raises
+    ConfigError.
 
-    `file` keeps its bytes, and so its digest, as long as no file of any source has other content or another place.
+    `file` keeps its bytes, and so its digest, as long as no file of any source has other content or
+    another place.
     """
     _check_names(sources)
     stats_file = file.with_name("stats.json")
     known: dict[str, Any] = read_json(stats_file) or {}
     stats, listed = {}, []
     for at, source in enumerate(sources):
-        with keyed(f"curate.sources.{at}.path"):
-            files = list_files(source.path, source.reader, source.follow_links) if source.path else []
+        with config_errors(f"curate.sources.{at}.path"):
+            files = (
+                list_files(source.path, source.reader, source.follow_links) if source.path else []
+            )
         for found in files:
             stat = [found.size, found.modified_ns]
             entry = known.get(found.uri)
-            with keyed(f"curate.sources.{at}.path"):
+            with config_errors(f"curate.sources.{at}.path"):
                 digest = entry[2] if entry and entry[:2] == stat else content_digest(found)
             stats[found.uri] = [*stat, digest]
             listed.append(asdict(Listed(at, found.uri, found.name, digest)))
@@ -66,17 +74,24 @@ def list_sources(sources: Sequence[SourceConfig], file: Path) -> Path:
 
 
 def _check_names(sources: Sequence[SourceConfig]) -> None:
-    """Ids begin with the name of their source, so two of one name would take each other's rows for their own."""
+    """Ids begin with the name of their source, so two of one name would take each other's rows for
+    their own.
+    """
     first: dict[str, int] = {}
     for at, source in enumerate(sources):
         name = source_name(source) if source.path else ""
         if name and first.setdefault(name, at) != at:
-            fix = f"is the name of curate.sources.{first[name]} too, so that ids would be the same; give each a `name`"
+            fix = (
+                f"is the name of curate.sources.{first[name]} too, so that ids would be the same;"
+                " give each a `name`"
+            )
             raise ConfigError(f"curate.sources.{at}.name", name, fix)
 
 
 def check_layouts(sources: Sequence[SourceConfig], file: Path) -> None:
-    """Some of the first records of each source have the columns that its layout reads. Raises ConfigError where none has."""
+    """Some of the first records of each source have the columns that its layout reads. Raises
+    ConfigError where none has.
+    """
     listed = _read(file)
     for at, source in enumerate(sources):
         files = [each for each in listed if each.source == at][:PEEKED_FILES]
@@ -89,9 +104,16 @@ def check_layouts(sources: Sequence[SourceConfig], file: Path) -> None:
 
 
 def _unmapped(source: SourceConfig, parts: Sequence[FilePart]) -> str:
-    """The mapped columns that none of the first records has; those that need not be in every record too: the user named them."""
-    missing, seen = list(dict.fromkeys(source.columns.values())) if source.layout == "columns" else [], False
-    for record in (record for part in parts if missing for _, record in islice(read_records(part), PEEKED)):
+    """The mapped columns that none of the first records has; those that need not be in every record
+    too: the user named them.
+    """
+    missing, seen = (
+        list(dict.fromkeys(source.columns.values())) if source.layout == "columns" else [],
+        False,
+    )
+    for record in (
+        record for part in parts if missing for _, record in islice(read_records(part), PEEKED)
+    ):
         if isinstance(record, dict):
             seen, missing = True, [column for column in missing if not has_column(record, column)]
         if not missing:

@@ -1,7 +1,9 @@
-"""The shards of a curation: what one task reads or draws, and under which name its candidates are kept.
+"""The shards of a curation: what one task reads or draws, and under which name its candidates are
+kept.
 
-A shard is known by its content and by the settings that decide its candidates, not by its place or its date: a file that was
-moved, or read for another recipe with the same settings, costs nothing; a new file costs itself.
+A shard is known by its content and by the settings that decide its candidates, not by its place or
+its date: a file that was moved, or read for another recipe with the same settings, costs nothing; a
+new file costs itself.
 """
 
 from __future__ import annotations
@@ -10,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
-from bimode.curate_config import CurateConfig, SourceConfig
-from bimode.errors import ConfigError, under
+from bimode.config.curate import CurateConfig, SourceConfig
+from bimode.errors import ConfigError, config_errors
 from bimode.records import Sample
-from bimode.rundir import digest_code, digest_json
-from data_curation.sources.families import family_of
+from bimode.storage.run_dir import digest_code, digest_json
+from data_curation.demo import family_of
 from data_curation.sources.layouts import read_samples, source_name
 from data_curation.sources.readers import FilePart
 from data_curation.sources.refusal import Refusal
@@ -27,7 +29,9 @@ Weights = tuple[float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class DrawnShard:
-    """Questions `start` to `stop` of a family, e.g. ``DrawnShard(source, "train", "base", 0, 256, 0, (0.5, 0.25, 0.25))``."""
+    """Questions `start` to `stop` of a family, e.g. ``DrawnShard(source, "train", "base", 0, 256,
+    0, (0.5, 0.25, 0.25))``.
+    """
 
     source: SourceConfig
     split: str
@@ -41,7 +45,15 @@ class DrawnShard:
     def settings(self) -> object:
         """What decides the samples."""
         source = [self.source.family, self.source.tasks]
-        return [source, self.split, self.source_split, self.start, self.stop, self.seed, self.weights]
+        return [
+            source,
+            self.split,
+            self.source_split,
+            self.start,
+            self.stop,
+            self.seed,
+            self.weights,
+        ]
 
     @property
     def size(self) -> int:
@@ -52,7 +64,12 @@ class DrawnShard:
         """Evaluation takes the three levels in turn, so that thirds are exact."""
         draw = family_of(self.source)
         for index in range(self.start, self.stop):
-            yield draw(index, self.source_split, self.seed, ONE_LEVEL[index % 3] if self.split == "eval" else self.weights)
+            yield draw(
+                index,
+                self.source_split,
+                self.seed,
+                ONE_LEVEL[index % 3] if self.split == "eval" else self.weights,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +88,26 @@ class FileShard:
     def settings(self) -> object:
         """What decides the samples; the file's name is in every reference."""
         read = self.source.model_dump(mode="json", exclude={"path", "family", "tasks", "weight"})
-        return [read, source_name(self.source), self.content, self.part.file.name, self.part.start, self.part.stop]
+        return [
+            read,
+            source_name(self.source),
+            self.content,
+            self.part.file.name,
+            self.part.start,
+            self.part.stop,
+        ]
 
     def samples(self) -> Iterator[Sample | Refusal]:
-        """The records of the part, as the source's layout reads them; what is refused is the source's too."""
+        """The records of the part, as the source's layout reads them; what is refused is the
+        source's too.
+        """
         name, licence = source_name(self.source), self.source.license
         for sample in read_samples(self.part, self.source):
-            yield replace(sample, source=name, license=licence) if isinstance(sample, Refusal) else sample
+            yield (
+                replace(sample, source=name, license=licence)
+                if isinstance(sample, Refusal)
+                else sample
+            )
 
     @property
     def size(self) -> int:
@@ -95,28 +125,36 @@ def code_digest() -> str:
 
 
 def shard_key(shard: Shard, config: CurateConfig, model_key: str = "") -> str:
-    """The name under which a shard's candidates are kept; `model_key` is that of the model whose prompts they become."""
+    """The name under which a shard's candidates are kept; `model_key` is that of the model whose
+    prompts they become.
+    """
     taught, hashed = bool(config.traces.model), config.dedup.image_radius > 0
     filters = config.filter.model_dump(mode="json")
-    asked = model_key if shard.split != "check" else ""  # whose rows become no prompts
+    asked = model_key if shard.split != "decontaminate" else ""  # whose rows become no prompts
     return digest_json([shard.settings, filters, config.tags, taught, hashed, asked, code_digest()])
 
 
 def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:
-    """How many questions each family gives to each split, by weight; the largest remainders take what is left over.
+    """How many questions each family gives to each split, by weight; the largest remainders take
+    what is left over.
 
-    Raises ConfigError for a family that is named twice (its questions would be the same) or a task without a trace.
+    Raises ConfigError for a family that is named twice (its questions would be the same) or a task
+    without a trace.
     """
     sources = [source for source in config.sources if source.family]
-    names = [name for source in sources for name in (source.tasks or (source.family,)) if name]
+    names = [name for source in sources for name in source.tasks or (source.family,) if name]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError("curate.sources", ", ".join(twice), "named twice; give one entry the sum of the weights")
+        raise ConfigError(
+            "curate.sources", ", ".join(twice), "named twice; give one entry the sum of the weights"
+        )
     for at, source in enumerate(config.sources):
-        with under(f"curate.sources.{at}"):
+        with config_errors(prefix=f"curate.sources.{at}"):
             _ = family_of(source) if source.family else None
     total = sum(source.weight for source in sources)
     shards = []
-    for split, count in (("train", config.train), ("rl", config.rl), ("eval", config.eval)) if sources else ():
+    for split, count in (
+        (("train", config.train), ("rl", config.rl), ("eval", config.eval)) if sources else ()
+    ):
         exact = [count * source.weight / total for source in sources]
         counts = [int(share) for share in exact]
         by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
@@ -124,7 +162,9 @@ def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:
             counts[i] += 1
         own = config.source_split or split if split == "train" else split
         shards += [
-            DrawnShard(source, split, own, at, min(at + ROWS_PER_DRAW, n), seed, config.level_weights)
+            DrawnShard(
+                source, split, own, at, min(at + ROWS_PER_DRAW, n), seed, config.level_weights
+            )
             for source, n in zip(sources, counts, strict=True)
             for at in range(0, n, ROWS_PER_DRAW)
         ]

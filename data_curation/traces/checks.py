@@ -1,7 +1,9 @@
-"""What any reasoning trace is refused for, a source's own or a model's: R-4B's consistency, keyword and duplicate filters (arXiv
-2508.21113, 2.1, which states neither words nor thresholds), loops, and wrong steps of arithmetic.
+"""What any reasoning trace is refused for, a source's own or a model's: R-4B's consistency, keyword
+and duplicate filters (arXiv 2508.21113, 2.1, which states neither words nor thresholds), loops, and
+wrong steps of arithmetic.
 
-Each check gives a reason code and what it saw. One that cannot tell lets a trace pass: a letter that is never named, say.
+Each check gives a reason code and what it saw. One that cannot tell lets a trace pass: a letter
+that is never named, say.
 """
 
 from __future__ import annotations
@@ -10,21 +12,25 @@ import hashlib
 import re
 from collections.abc import Callable
 
-from bimode.answer_reader import LEAD_IN, OPTION, final_answer, plain_number
-from bimode.control_tokens import OURS, ControlTokens
-from bimode.dataset import Row
+from bimode.config.traces import TraceConfig
+from bimode.grading.answer_reader import LEAD_IN, OPTION, final_answer, plain_number
+from bimode.grading.verify import OPEN, is_correct, is_number
+from bimode.inputs.control_tokens import OURS, ControlTokens
 from bimode.modes import THINK_CLOSE
-from bimode.trace_config import TraceConfig
-from bimode.verify import OPEN, is_correct, is_number
-from data_curation.filters import repetition
-from data_curation.spelled import SPELLED, value_of
+from bimode.storage.dataset import Row
+from data_curation.checks.filters import repetition
+from data_curation.number_words import SPELLED, value_of
 from data_curation.traces.steps import wrong_step
 
 EMPTY, FORBIDDEN, LOOP = "empty_trace", "forbidden_phrase", "looping_trace"
 INCONSISTENT, WRONG_STEP, TEMPLATE = "inconsistent_trace", "wrong_step", "template_trace"
 TRACE_REASONS = (EMPTY, FORBIDDEN, LOOP, INCONSISTENT, WRONG_STEP, TEMPLATE)
-NUMBERS = re.compile(r"(?<![\w.])[+-]?\d+(?:/\d+|(?:\.\d+)?(?:e[+-]?\d+)?)(?!\d|st\b|nd\b|rd\b|th\b)")
-RESULTS = re.compile(rf"(?:=|\b(?:so|thus|hence|therefore)\b,?)\s*[$\u20ac\u00a3]?({NUMBERS.pattern})", re.I)
+NUMBERS = re.compile(
+    r"(?<![\w.])[+-]?\d+(?:/\d+|(?:\.\d+)?(?:e[+-]?\d+)?)(?!\d|st\b|nd\b|rd\b|th\b)"
+)
+RESULTS = re.compile(
+    rf"(?:=|\b(?:so|thus|hence|therefore)\b,?)\s*[$\u20ac\u00a3]?({NUMBERS.pattern})", re.I
+)
 SENTENCE = re.compile(r"(?<=[.!?])\s+|[;\n]")
 ANNOTATION = re.compile(r"<<[^<>]*>>")
 CONCLUSION = re.compile(r"\W*(?:so|thus|hence|therefore)\b,? *(?:it is |it's )?(.+)", re.I | re.S)
@@ -74,27 +80,39 @@ def _inconsistent(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
         stated = stated_number(trace)
         if not stated:
             return INCONSISTENT, f"states no number, the answer is {answer}"
-        agrees = is_correct(f"{THINK_CLOSE}{stated}", answer, "number", args if verifier == "number" else "{}")
+        agrees = is_correct(
+            f"{THINK_CLOSE}{stated}", answer, "number", args if verifier == "number" else "{}"
+        )
     elif verifier == "choice":
         stated = stated_word(trace)
-        agrees = not stated or is_correct(f"{THINK_CLOSE}{stated}", answer, "choice", args) or not _comparable(stated, answer)
+        agrees = (
+            not stated
+            or is_correct(f"{THINK_CLOSE}{stated}", answer, "choice", args)
+            or not _comparable(stated, answer)
+        )
     else:
         return "", ""
     return ("", "") if agrees else (INCONSISTENT, f"comes to {stated}, the answer is {answer}")
 
 
 def _comparable(stated: str, answer: str) -> bool:
-    """A letter with a letter, a word with words that lack it: a trace may name the option where the answer is its letter."""
+    """A letter with a letter, a word with words that lack it: a trace may name the option where the
+    answer is its letter.
+    """
     gold = answer.strip("().").casefold()
     is_letter = len(gold) == 1 and gold.isalpha()
     return is_letter == bool(OPTION.match(stated)) and (is_letter or gold not in stated.casefold())
 
 
 def stated_number(trace: str) -> str:
-    r"""The number that a trace comes to: in ``\boxed{}`` or after "answer is", else in the last sentence with a number: what
-    follows its last ``=`` or "so" at once, else its last number. One below 1000 may be in words there. Empty if there is none."""
+    r"""The number that a trace comes to: in ``\boxed{}`` or after "answer is", else in the last
+    sentence with a number: what follows its last ``=`` or "so" at once, else its last number. One
+    below 1000 may be in words there. Empty if there is none.
+    """
     text = plain_number(ANNOTATION.sub("", trace))
-    if (r"\boxed{" in text or LEAD_IN.search(text)) and (found := NUMBERS.search(final_answer(text))):
+    if (r"\boxed{" in text or LEAD_IN.search(text)) and (
+        found := NUMBERS.search(final_answer(text))
+    ):
         return found[0]
     for sentence in reversed(SENTENCE.split(text)):
         if numbers := RESULTS.findall(sentence) or NUMBERS.findall(sentence):
@@ -105,7 +123,9 @@ def stated_number(trace: str) -> str:
 
 
 def stated_word(trace: str) -> str:
-    r"""The option or word that a trace says it comes to: ``\boxed{B}``, "answer is B", a last sentence "so B"; else empty."""
+    r"""The option or word that a trace says it comes to: ``\boxed{B}``, "answer is B", a last
+    sentence "so B"; else empty.
+    """
     if r"\boxed{" in trace or LEAD_IN.search(trace):
         return re.split(r"[.;\n]", final_answer(trace))[0].strip()
     last = next((s for s in reversed(SENTENCE.split(trace)) if s.strip()), "")

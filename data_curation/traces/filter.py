@@ -1,5 +1,6 @@
-"""A source's own traces put through the checks that generated ones pass, over all rows of the store; and what no row shows alone:
-one and the same trace under different answers."""
+"""A source's own traces put through the checks that generated ones pass, over all rows of the
+store; and what no row shows alone: one and the same trace under different answers.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +12,26 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from bimode.curate_config import FilterConfig
-from bimode.dataset import Row
-from bimode.trace_config import TraceConfig
-from data_curation.filters import filter_trace
-from data_curation.store import Store, write_found
-from data_curation.tags.tagging import ALIVE_TRAIN
+from bimode.config.curate import FilterConfig
+from bimode.config.traces import TraceConfig
+from bimode.storage.dataset import Row
+from data_curation.checks.filters import filter_trace
+from data_curation.store import Store, write_overlay
+from data_curation.tagging.tagging import ALIVE_TRAIN
 from data_curation.traces.checks import TEMPLATE, check_trace, hash_of, is_replaceable, trace_key
 
-COLUMNS = ("file", "row", "content", "question", "answer", "answer_key", "verifier", "verifier_args", "trace")
-FOUND = [("trace", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
+COLUMNS = (
+    "file",
+    "row",
+    "content",
+    "question",
+    "answer",
+    "answer_key",
+    "verifier",
+    "verifier_args",
+    "trace",
+)
+OVERLAY_COLUMNS = [("trace", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 HAS_TRACE = f"{ALIVE_TRAIN} AND trim(trace) <> ''"
 Ints = NDArray[np.int64]
 
@@ -28,15 +39,18 @@ Ints = NDArray[np.int64]
 def refuse_traces(store: Store, config: TraceConfig, limits: FilterConfig, out: Path) -> Path:
     """Writes what the checks say of own traces, for `Store.apply`.
 
-    Where a teacher is named the trace goes and the row stays, to be given another one (open questions are not put to it); else it
-    is out with the check's reason: a trace that contradicts its answer speaks against both. `limits` are those of the other
-    filters, which look at no trace that a teacher can replace.
+    Where a teacher is named the trace goes and the row stays, to be given another one (open
+    questions are not put to it); else it is out with the check's reason: a trace that contradicts
+    its answer speaks against both. `limits` are those of the other filters, which look at no trace
+    that a teacher can replace.
     """
-    return write_found(FOUND, _refused(store, config, limits), out)
+    return write_overlay(OVERLAY_COLUMNS, _refused(store, config, limits), out)
 
 
 def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterator[Row]:
-    sound = array("q")  # file, row, taught, trace, content, answer of each trace that passed: 48 bytes a row
+    sound = array(
+        "q"
+    )  # file, row, taught, trace, content, answer of each trace that passed: 48 bytes a row
     for batch in store.batches(COLUMNS, HAS_TRACE, "file, row"):
         for row in batch.to_pylist():
             reason, detail = check_trace(row, row["trace"], config)
@@ -48,7 +62,9 @@ def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterato
             else:
                 keys = trace_key(row["trace"]), hash_of(row["content"]), hash_of(row["answer_key"])
                 sound.extend((row["file"], row["row"], taught, *keys))
-    files, rows, taughts, traces, contents, answers = np.frombuffer(sound, dtype=np.int64).reshape(-1, 6).T
+    files, rows, taughts, traces, contents, answers = (
+        np.frombuffer(sound, dtype=np.int64).reshape(-1, 6).T
+    )
     templates = template_traces(traces, contents, answers, config.template_rows)
     for at in np.flatnonzero(np.isin(traces, list(templates))):
         shared, meant = templates[int(traces[at])]
@@ -60,14 +76,22 @@ def _flaw(file: int, row: int, trace: str, reason: str, detail: str, taught: boo
     """`taught`: a teacher may write another trace."""
     place = {"file": file, "row": row}
     if taught:
-        return place | {"trace": "", "reason": "", "detail": f"its own trace is refused: {reason} {detail}".strip()}
+        return place | {
+            "trace": "",
+            "reason": "",
+            "detail": f"its own trace is refused: {reason} {detail}".strip(),
+        }
     return place | {"trace": trace, "reason": reason, "detail": detail}
 
 
-def template_traces(traces_N: Ints, contents_N: Ints, answers_N: Ints, rows: int) -> dict[int, tuple[int, int]]:
-    """Traces that stand in `rows` different rows or more under two answers or more, with both counts; all three as hashes.
+def template_traces(
+    traces_N: Ints, contents_N: Ints, answers_N: Ints, rows: int
+) -> dict[int, tuple[int, int]]:
+    """Traces that stand in `rows` different rows or more under two answers or more, with both
+    counts; all three as hashes.
 
-    One trace for many answers is the reasoning of none of them; rows of one question and answer may well share theirs.
+    One trace for many answers is the reasoning of none of them; rows of one question and answer may
+    well share theirs.
     """
     keys, shared = _distinct(traces_N, contents_N)
     _, meant = _distinct(traces_N, answers_N)

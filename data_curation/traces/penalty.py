@@ -1,4 +1,6 @@
-"""The repetition penalty under which a row's trace is drawn, from scores of its image and question (`bimode.trace_quality`)."""
+"""The repetition penalty under which a row's trace is drawn, from scores of its image and question
+(`data_curation.traces.quality`).
+"""
 
 from __future__ import annotations
 
@@ -8,27 +10,45 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from bimode.dataset import Row
-from bimode.trace_config import TraceConfig
-from bimode.trace_quality import integration_score, min_max, pixels, repetition_penalty, sharpness, text_score, vision_scores
+from bimode.config.traces import TraceConfig
+from bimode.storage.dataset import Row
 from data_curation.sampling.pool import with_candidates
 from data_curation.tasks import run_tasks
+from data_curation.traces.quality import (
+    integration_score,
+    min_max,
+    pixels,
+    repetition_penalty,
+    sharpness,
+    text_score,
+    vision_scores,
+)
 
 ROWS_PER_TASK = 256
-RAW_SCHEMA = pa.schema([("id", pa.string()), *((name, pa.float64()) for name in ("sharpness", "pixels", "text", "integration"))])
+RAW_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        *((name, pa.float64()) for name in ("sharpness", "pixels", "text", "integration")),
+    ]
+)
 
 
 def raw_scores(files: Sequence[Path], rows: Sequence[Row]) -> pa.Table:
-    """Raw quality scores of `rows` (file, row) as RAW_SCHEMA: what can be said of a row without the others."""
+    """Raw quality scores of `rows` (file, row) as RAW_SCHEMA: what can be said of a row without the
+    others.
+    """
     scored = []
     for row, _ in with_candidates(files, rows, ["id", "images", "question"]):
         images, question = [image["bytes"] for image in row["images"]], row["question"]
         scored.append(
             {
-                "id": row["id"], "sharpness": sharpness(images), "pixels": pixels(images), "text": text_score(question),
+                "id": row["id"],
+                "sharpness": sharpness(images),
+                "pixels": pixels(images),
+                "text": text_score(question),
                 "integration": integration_score(question),
             }
-        )  # fmt: skip
+        )
     return pa.Table.from_pylist(scored, schema=RAW_SCHEMA)
 
 
@@ -40,7 +60,9 @@ def score_rows(files: Sequence[Path], chosen: pa.Table) -> pa.Table:
     return pa.concat_tables(part.cast(RAW_SCHEMA) for part in scored)
 
 
-def penalties_of(raw: pa.Table, config: TraceConfig, necessity: Mapping[str, float]) -> dict[str, float]:
+def penalties_of(
+    raw: pa.Table, config: TraceConfig, necessity: Mapping[str, float]
+) -> dict[str, float]:
     """P of each row by id: scores are normalised over the rows of `raw`."""
     ids = raw["id"].to_pylist()
     needed = np.array([necessity.get(name, np.nan) for name in ids], dtype=np.float64)

@@ -1,8 +1,9 @@
-"""Steps of arithmetic in a trace, each worked out again: a right answer may stand under a wrong sum.
+"""Steps of arithmetic in a trace, each worked out again: a right answer may stand under a wrong
+sum.
 
-Two notations: anyone's (`written_steps`), and that of the built-in families, ``3 + 4 > 7 x 2 > 14 ; so 14``. There ``>`` gives
-the result, a step without a first number goes on from the last result, ``a , b`` appends the digit b to a, and everything is
-modulo the number that the question names.
+Two notations: anyone's (`written_steps`), and that of the built-in families, ``3 + 4 > 7 x 2 > 14 ;
+so 14``. There ``>`` gives the result, a step without a first number goes on from the last result,
+``a , b`` appends the digit b to a, and everything is modulo the number that the question names.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ DIVISOR = re.compile(r"\bby (\d{1,9})\b")
 STEP = re.compile(r"(?:(-?\d{1,18}) )?([-+x,]) (-?\d{1,18}) > (-?\d{1,18})")
 SO = re.compile(r";\s*so (-?\d{1,18})\s*\.?\s*$")
 GIVES: dict[str, Callable[[int, int], int]] = {
-    "+": operator.add, "-": operator.sub, "x": operator.mul, ",": lambda a, b: 10 * a + b,
-}  # fmt: skip
+    "+": operator.add,
+    "-": operator.sub,
+    "x": operator.mul,
+    ",": lambda a, b: 10 * a + b,
+}
 ANNOTATION = re.compile(r"<<|>>")  # GSM8K's calculator: 48/2 = <<48/2=24>>24
 
 

@@ -1,7 +1,8 @@
-"""Equations in prose, each worked out again: ``12 * (3 + 4) = 84``, chains ``a = b = c``, ``9 pears - 2 pears = 7 pears``.
+"""Equations in prose, each worked out again: ``12 * (3 + 4) = 84``, chains ``a = b = c``, ``9 pears
+- 2 pears = 7 pears``.
 
-Only what is surely a whole step in one unit is looked at: a side that touches a letter, a variable, an exponent or a word like
-"of" is passed over, and a rounded result is right.
+Only what is surely a whole step in one unit is looked at: a side that touches a letter, a variable,
+an exponent or a word like "of" is passed over, and a rounded result is right.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import NamedTuple
 
-from bimode.answer_reader import THOUSANDS
+from bimode.grading.answer_reader import THOUSANDS
 
 LATEX = ((r"\times", "*"), (r"\cdot", "*"), (r"\div", "\u00f7"))
 BY_FRACTION = re.compile(r"\u00f7 ?(\d+/\d+)")  # 14 divided by 1/2 is 28
-SPELLINGS = str.maketrans({"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "$": None, "\u20ac": None, "\u00a3": None})
+SPELLINGS = str.maketrans(
+    {"\u00d7": "*", "\u00f7": "/", "\u2212": "-", "$": None, "\u20ac": None, "\u00a3": None}
+)
 TIMES = re.compile(r"(?<=[\d)]) ?[xX\u00b7] ?(?=[\d(])")
 TOKEN = re.compile(
     r"(?P<commas>(?<![\d.])\d[\d.]*+(?:,\d[\d.]*+)+%?)"  # 1,5 is two numbers, or one and a half
@@ -27,27 +30,93 @@ TOKEN = re.compile(
 SIDE = ("num", "op", "par")
 PARENTHESES = {"(": 1, ")": -1}
 MOST_TOKENS = 40  # of a side
-BEFORE = frozenset({  # words that make what follows part of something else
-    "half", "third", "quarter", "twice", "double", "triple", "times", "plus", "minus", "over", "per", "by", "mod", "modulo",
-    "power", "than", "about", "approximately", "around", "root", "square", "cube", "sin", "cos", "tan", "log", "ln", "exp",
-    "sqrt", "max", "min",
-})  # fmt: skip
-PARTS = frozenset({  # before "of"
-    "half", "third", "quarter", "fourth", "fifth", "percent", "fraction", "rest", "square", "cube", "root", "power", "multiple",
-})  # fmt: skip
+BEFORE = frozenset(
+    {  # words that make what follows part of something else
+        "half",
+        "third",
+        "quarter",
+        "twice",
+        "double",
+        "triple",
+        "times",
+        "plus",
+        "minus",
+        "over",
+        "per",
+        "by",
+        "mod",
+        "modulo",
+        "power",
+        "than",
+        "about",
+        "approximately",
+        "around",
+        "root",
+        "square",
+        "cube",
+        "sin",
+        "cos",
+        "tan",
+        "log",
+        "ln",
+        "exp",
+        "sqrt",
+        "max",
+        "min",
+    }
+)
+PARTS = frozenset(
+    {  # before "of"
+        "half",
+        "third",
+        "quarter",
+        "fourth",
+        "fifth",
+        "percent",
+        "fraction",
+        "rest",
+        "square",
+        "cube",
+        "root",
+        "power",
+        "multiple",
+    }
+)
 UNIT = re.compile(r"[a-z]{3,}")
-AFTER = frozenset({
-    "of", "times", "plus", "minus", "over", "mod", "modulo", "r", "remainder", "percent", "squared", "cubed", "hundred",
-    "thousand", "million", "billion", "dozen",
-})  # fmt: skip
+AFTER = frozenset(
+    {
+        "of",
+        "times",
+        "plus",
+        "minus",
+        "over",
+        "mod",
+        "modulo",
+        "r",
+        "remainder",
+        "percent",
+        "squared",
+        "cubed",
+        "hundred",
+        "thousand",
+        "million",
+        "billion",
+        "dozen",
+    }
+)
 BINDING = BEFORE | AFTER
 OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
-}  # fmt: skip
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 
 
 class Token(NamedTuple):
-    """A number, an operator, a parenthesis, ``=``, or anything else (`word`), with its place in the line."""
+    """A number, an operator, a parenthesis, ``=``, or anything else (`word`), with its place in the
+    line.
+    """
 
     kind: str
     text: str
@@ -57,35 +126,47 @@ class Token(NamedTuple):
 
 
 def wrong_written_step(line: str) -> str:
-    """The first wrong step of one line of a trace, as it stands there but for the spelling of operators; empty if none is."""
+    """The first wrong step of one line of a trace, as it stands there but for the spelling of
+    operators; empty if none is.
+    """
     if "=" not in line:
         return ""
     for old, new in LATEX:
         line = line.replace(old, new)
     line = BY_FRACTION.sub(r"/(\1)", line).translate(SPELLINGS)
     line = TIMES.sub(" * ", THOUSANDS.sub("", line))
-    tokens = _with_units([Token(str(m.lastgroup), m[0], m.start(), m.end()) for m in TOKEN.finditer(line)])
+    tokens = _with_units(
+        [Token(str(m.lastgroup), m[0], m.start(), m.end()) for m in TOKEN.finditer(line)]
+    )
     for at, token in enumerate(tokens):
         if token.kind == "eq":
-            left, right = _left(line, tokens, at), _right(tokens, at)
+            left, right = _left_side(line, tokens, at), _right(tokens, at)
             if left and right and max(len(left), len(right)) > 1 and _differ(left, right):
                 return line[left[0].start : right[-1].end]
     return ""
 
 
 def _with_units(tokens: Sequence[Token]) -> list[Token]:
-    """`tokens` without words that stand between a number and what goes on with it; the number has them as its unit."""
+    """`tokens` without words that stand between a number and what goes on with it; the number has
+    them as its unit.
+    """
     found: list[Token] = []
     for at, token in enumerate(tokens):
         goes_on = at + 1 < len(tokens) and tokens[at + 1].kind in ("op", "eq", "par")
-        if goes_on and found and found[-1].kind == "num" and UNIT.fullmatch(token.text) and token.text not in BINDING:
+        if (
+            goes_on
+            and found
+            and found[-1].kind == "num"
+            and UNIT.fullmatch(token.text)
+            and token.text not in BINDING
+        ):
             found[-1] = found[-1]._replace(unit=token.text.rstrip("s"), end=token.end)
         else:
             found.append(token)
     return found
 
 
-def _left(line: str, tokens: Sequence[Token], at: int) -> Sequence[Token]:
+def _left_side(line: str, tokens: Sequence[Token], at: int) -> Sequence[Token]:
     """The side that ends before ``=`` number `at`; empty if it may be part of something else."""
     start, depth = at, 0
     while start > 0 and at - start < MOST_TOKENS and tokens[start - 1].kind in SIDE:
@@ -107,7 +188,11 @@ def _left(line: str, tokens: Sequence[Token], at: int) -> Sequence[Token]:
     word = before.text.casefold()
     is_glued = before.end == side[0].start and word not in ";,([\"'"
     is_name = len(side) == 1 and word.isalnum()  # "bar 3 = 4 + 5"
-    is_part = start > 1 and word == "of" and (tokens[start - 2].kind == "num" or tokens[start - 2].text.casefold() in PARTS)
+    is_part = (
+        start > 1
+        and word == "of"
+        and (tokens[start - 2].kind == "num" or tokens[start - 2].text.casefold() in PARTS)
+    )
     binds = is_part or word in BEFORE or (len(word) == 1 and word.isalpha())
     return () if is_glued or is_name or binds else side
 
@@ -128,14 +213,18 @@ def _right(tokens: Sequence[Token], at: int) -> Sequence[Token]:
     if stop == len(tokens) or tokens[stop].kind == "eq":
         return side
     after = tokens[stop]
-    if (after.start == side[-1].end and after.text not in ".,;!?()]\"'") or after.text.casefold() in AFTER:
+    if (
+        after.start == side[-1].end and after.text not in ".,;!?()]\"'"
+    ) or after.text.casefold() in AFTER:
         return ()
     unit = after.text.rstrip("s") if UNIT.fullmatch(after.text) and side[-1].kind == "num" else ""
     return [*side[:-1], side[-1]._replace(unit=side[-1].unit or unit)]
 
 
 def _differ(left: Sequence[Token], right: Sequence[Token]) -> bool:
-    """Whether both sides have a value, in one unit, and it is not the same; ``3 + 8 = 11 + 1 = 12`` is meant well."""
+    """Whether both sides have a value, in one unit, and it is not the same; ``3 + 8 = 11 + 1 = 12``
+    is meant well.
+    """
     one, other, units = _value(left), _value(right), {token.unit for token in left if token.unit}
     if one is None or other is None or (units and len(units | {right[-1].unit or min(units)}) > 1):
         return False
@@ -143,14 +232,18 @@ def _differ(left: Sequence[Token], right: Sequence[Token]) -> bool:
 
 
 def _first_number(side: Sequence[Token]) -> str:
-    """The number that a side begins with, and its sign; empty where it begins with anything else."""
+    """The number that a side begins with, and its sign; empty where it begins with anything
+    else.
+    """
     sign = int(side[0].text == "-")
     is_number = len(side) > sign and side[sign].kind == "num"
     return "".join(token.text for token in side[: sign + 1]) if is_number else ""
 
 
 def _is_rounded(value: Fraction, shown: str) -> bool:
-    """Whether `shown` is the number `value`, cut or rounded to its digits (to a whole number also upwards)."""
+    """Whether `shown` is the number `value`, cut or rounded to its digits (to a whole number also
+    upwards).
+    """
     number = _value([Token("num", shown, 0, 0)])
     if number is None or value * number < 0:
         return False
@@ -163,12 +256,16 @@ def _is_rounded(value: Fraction, shown: str) -> bool:
 
 
 def _value(side: Sequence[Token]) -> Fraction | None:
-    """The value of a side, exactly; None if it has none, and where `100 - 20%` may mean 20 % of the 100."""
-    if any(one.text in ("+", "-") and two.text.endswith("%") for one, two in pairwise(side)) and not all(
-        token.text.endswith("%") for token in side if token.kind == "num"
-    ):
+    """The value of a side, exactly; None if it has none, and where `100 - 20%` may mean 20 % of the
+    100.
+    """
+    if any(
+        one.text in ("+", "-") and two.text.endswith("%") for one, two in pairwise(side)
+    ) and not all(token.text.endswith("%") for token in side if token.kind == "num"):
         return None
-    spelled = (f"({token.text[:-1]}/100)" if token.text.endswith("%") else token.text for token in side)
+    spelled = (
+        f"({token.text[:-1]}/100)" if token.text.endswith("%") else token.text for token in side
+    )
     try:
         return _evaluate(ast.parse(" ".join(spelled), mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError):

@@ -1,1 +1,3 @@
-"""What an evaluation says and shows: numbers (report.json), figures (*.png), one self-contained page (report.html)."""
+"""What an evaluation says and shows: numbers (report.json), figures (*.png), one self-contained
+page (report.html).
+"""

@@ -1,7 +1,9 @@
-"""Judged responses -> report.json (docs/formats.md has its fields; a number that is undefined is null).
+"""Judged responses -> report.json (docs/formats.md has its fields; a number that is undefined is
+null).
 
-Beside the numbers themselves, `routing` holds the bootstrap intervals, the fixed cost range of nauc, and under
-`baselines_detail` what each baseline router spends and recovers at auto's own think rate.
+Beside the numbers themselves, `routing` holds the bootstrap intervals, the fixed cost range of
+nauc, and under `baselines_detail` what each baseline router spends and recovers at auto's own think
+rate.
 """
 
 from __future__ import annotations
@@ -13,16 +15,18 @@ from typing import Any
 
 import numpy as np
 
-from bimode import routers, routing
+from bimode.evaluation import routers, routing
+from bimode.evaluation.routing import ItemResult, Means
+from bimode.evaluation.statistics import bootstrap_means, percentile_interval, wilson
 from bimode.modes import Mode
-from bimode.routing import ItemResult, Means
-from bimode.statistics import bootstrap_means, percentile_interval, wilson
 
 LEVELS = ("easy", "mid", "hard")
 Results = Mapping[str, Sequence[ItemResult]]
 
 
-def model_numbers(items: Sequence[ItemResult], rounds: int, seed: int, cost_range: tuple[float, float]) -> dict[str, Any]:
+def model_numbers(
+    items: Sequence[ItemResult], rounds: int, seed: int, cost_range: tuple[float, float]
+) -> dict[str, Any]:
     """The report of one model: by benchmark, by difficulty, overall, and its routing."""
     benchmarks = {}
     for task in sorted({item.task for item in items}):
@@ -60,14 +64,20 @@ def routing_numbers(
     if set(items[0].greedy) != set(Mode):
         return None
     columns = routing.table(items)
-    auto = routers.measure_policy(columns, columns.correct_auto_I, columns.tokens_auto_I, columns.thought_auto_I, cost_range)
+    auto = routers.measure_policy(
+        columns, columns.correct_auto_I, columns.tokens_auto_I, columns.thought_auto_I, cost_range
+    )
     means_R = Means(*bootstrap_means(columns.columns(), rounds, seed))
     policies = {
         "random_same_rate": routers.random_same_rate(columns),
-        "question_only": routers.question_only(columns, [i.question for i in items], [i.id for i in items]),
+        "question_only": routers.question_only(
+            columns, [i.question for i in items], [i.id for i in items]
+        ),
         "oracle": columns.oracle_thinks_I,
     }
-    detail = {name: routers.measure(columns, thinks_I, cost_range) for name, thinks_I in policies.items()}
+    detail = {
+        name: routers.measure(columns, thinks_I, cost_range) for name, thinks_I in policies.items()
+    }
     return {
         "gap_recovery": _number(auto.gap_recovery),
         "gap_recovery_ci95": _interval(means_R.gap_recovery, auto.gap_recovery),
@@ -81,13 +91,18 @@ def routing_numbers(
         "cost_range": list(cost_range),
         "baselines": {name: _number(result.accuracy) for name, result in detail.items()},
         "baselines_detail": {
-            name: {key: _number(value) for key, value in asdict(result).items()} for name, result in detail.items()
+            name: {key: _number(value) for key, value in asdict(result).items()}
+            for name, result in detail.items()
         },
     }
 
 
-def gain(new: Sequence[ItemResult], old: Sequence[ItemResult], rounds: int, seed: int) -> dict[str, Any]:
-    """`new` minus `old` as [difference, low, high], paired by item; None where a side is undefined."""
+def gain(
+    new: Sequence[ItemResult], old: Sequence[ItemResult], rounds: int, seed: int
+) -> dict[str, Any]:
+    """`new` minus `old` as [difference, low, high], paired by item; None where a side is
+    undefined.
+    """
     if [i.id for i in new] != [i.id for i in old]:
         raise ValueError("a paired interval needs the same items in the same order")
     columns = np.concatenate([routing.table(new).columns(), routing.table(old).columns()])
@@ -105,17 +120,27 @@ def gain(new: Sequence[ItemResult], old: Sequence[ItemResult], rounds: int, seed
 
 
 def report(
-    results: Results, *, rounds: int, seed: int, max_tokens: int, data: Mapping[str, Any], sampling: Mapping[str, Any],
+    results: Results,
+    *,
+    rounds: int,
+    seed: int,
+    max_tokens: int,
+    data: Mapping[str, Any],
+    sampling: Mapping[str, Any],
     versions: Mapping[str, str],
-) -> dict[str, Any]:  # fmt: skip
-    """report.json. nauc's cost range is 0 to the token limit, so that models, runs and baselines compare."""
+) -> dict[str, Any]:
+    """report.json. nauc's cost range is 0 to the token limit, so that models, runs and baselines
+    compare.
+    """
     cost_range = (0.0, float(max_tokens))
     gains = {}
     pair = [results.get("bpo"), results.get("anneal")]
     if all(pair) and all(set(items[0].greedy) == set(Mode) for items in pair if items):
         gains["bpo_over_anneal"] = gain(results["bpo"], results["anneal"], rounds, seed)
     return {
-        "models": {name: model_numbers(items, rounds, seed, cost_range) for name, items in results.items()},
+        "models": {
+            name: model_numbers(items, rounds, seed, cost_range) for name, items in results.items()
+        },
         "gain": gains,
         "data": dict(data),
         "sampling": dict(sampling),

@@ -1,4 +1,6 @@
-"""Figures of a report: each a PNG file, and an SVG whose ink is `currentColor`, for light and dark pages."""
+"""Figures of a report: each a PNG file, and an SVG whose ink is `currentColor`, for light and dark
+pages.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bimode.credit.summary import ALL_LEVELS
+from bimode.evaluation.routing import ItemResult
+from bimode.evaluation.statistics import wilson
 from bimode.modes import Mode
-from bimode.routing import ItemResult
-from bimode.statistics import wilson
+from bimode.rl.rollout_summary import ALL_LEVELS
 from pipelines.report.numbers import LEVELS, Results
 
 WIDE = (8.6, 3.9)  # inches
-ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 3}  # clear of every curve
+ABOVE: dict[str, Any] = {
+    "loc": "lower left",
+    "bbox_to_anchor": (0.0, 1.0),
+    "ncols": 3,
+}  # clear of every curve
 FLAT = 0.02  # of rewards, which would fill the picture with noise, or with rewards below 0
 DOTTED = 4  # points of a curve below which each is shown: a line through one is none
 INK = "#123457"  # stands for the page's own text colour in the SVG
@@ -28,17 +34,38 @@ MODEL_COLORS = {"base": "#9aa0a8", "anneal": "#d99a2b", "bpo": "#3b6fe0"}
 SPARE_COLORS = ("#8a63d2", "#2a9d8f", "#d1495b", "#5c7f2b")
 LEVEL_COLORS = {"easy": "#2a9d8f", "mid": "#d99a2b", "hard": "#d1495b"}
 STYLE = {
-    "figure.figsize": (5.2, 3.3), "figure.dpi": 100, "savefig.dpi": 160, "font.size": 10, "font.family": "sans-serif",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.18, "grid.color": INK,
-    "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK,
-    "legend.frameon": False, "svg.fonttype": "none", "lines.linewidth": 1.8, "axes.axisbelow": True,
-}  # fmt: skip
+    "figure.figsize": (5.2, 3.3),
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.18,
+    "grid.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "lines.linewidth": 1.8,
+    "axes.axisbelow": True,
+}
 
 
-def draw(results: Results, report: Mapping[str, Any], metrics: Path | None, folder: Path) -> dict[str, str]:
+def draw(
+    results: Results, report: Mapping[str, Any], metrics: Path | None, folder: Path
+) -> dict[str, str]:
     """Writes ``<name>.png`` for every figure that has data into `folder`; returns SVG by name."""
     figures: dict[str, Callable[[Any], None]] = {}
-    complete = {name: items for name, items in results.items() if report["models"][name]["routing"] is not None}
+    complete = {
+        name: items
+        for name, items in results.items()
+        if report["models"][name]["routing"] is not None
+    }
     if complete:
         last = list(complete)[-1]
         figures["accuracy_tokens"] = lambda axes: _accuracy_tokens(axes, complete, report)
@@ -72,33 +99,73 @@ def model_color(name: str, index: int) -> str:
 
 
 def short(name: str, most: int = 24) -> str:
-    """The end of a model's name, where two differ; a legend of whole paths would leave no room for the picture."""
+    """The end of a model's name, where two differ; a legend of whole paths would leave no room for
+    the picture.
+    """
     return name if len(name) <= most else "\N{HORIZONTAL ELLIPSIS}" + name[1 - most :]
 
 
 def _accuracy_tokens(axes: Any, results: Results, report: Mapping[str, Any]) -> None:
-    """Models that share a point stay apart: earlier ones are drawn larger, and forced modes hollow."""
+    """Models that share a point stay apart: earlier ones are drawn larger, and forced modes
+    hollow.
+    """
     fills = {mode: None if mode is Mode.AUTO else "none" for mode in MODE_MARKERS}
     for index, name in enumerate(results):
         overall, color = report["models"][name]["overall"], model_color(name, index)
         ends = [overall[m.value] for m in (Mode.NON_THINKING, Mode.THINKING)]
-        axes.plot([e["tokens_mean"] for e in ends], [e["accuracy"] for e in ends], "--", color=color, lw=1, alpha=0.6)
+        axes.plot(
+            [e["tokens_mean"] for e in ends],
+            [e["accuracy"] for e in ends],
+            "--",
+            color=color,
+            lw=1,
+            alpha=0.6,
+        )
         for mode, marker in MODE_MARKERS.items():
             at = overall[mode.value]
             low, high = at["accuracy_ci95"]
             axes.errorbar(
-                at["tokens_mean"], at["accuracy"], [[at["accuracy"] - low], [high - at["accuracy"]]], fmt=marker,
-                color=color, mfc=fills[mode] or color, mew=1.8 if fills[mode] else 0, ms=7 + 4 * (len(results) - 1 - index),
-                elinewidth=1, clip_on=False,
-            )  # fmt: skip
+                at["tokens_mean"],
+                at["accuracy"],
+                [[at["accuracy"] - low], [high - at["accuracy"]]],
+                fmt=marker,
+                color=color,
+                mfc=fills[mode] or color,
+                mew=1.8 if fills[mode] else 0,
+                ms=7 + 4 * (len(results) - 1 - index),
+                elinewidth=1,
+                clip_on=False,
+            )
         axes.plot([], [], "o", color=color, ms=7, label=short(name))
     for mode, marker in MODE_MARKERS.items():
-        axes.plot([], [], marker, color=INK, mfc=fills[mode] or INK, ms=7, ls="none", label=mode.value.replace("_", "-"))
+        axes.plot(
+            [],
+            [],
+            marker,
+            color=INK,
+            mfc=fills[mode] or INK,
+            ms=7,
+            ls="none",
+            label=mode.value.replace("_", "-"),
+        )
     axes.plot([], [], "--", color=INK, lw=1, alpha=0.6, label="a coin between the modes")
     last = report["models"][list(results)[-1]]
     for router, marker, size in (("question_only", "x", 9), ("oracle", "*", 14)):
-        at, label = last["routing"]["baselines_detail"][router], f"{router.replace('_', ' ')} router"
-        axes.plot(at["tokens_mean"], at["accuracy"], marker, color=INK, mfc="none", ms=size, label=label, ls="none", zorder=4)
+        at, label = (
+            last["routing"]["baselines_detail"][router],
+            f"{router.replace('_', ' ')} router",
+        )
+        axes.plot(
+            at["tokens_mean"],
+            at["accuracy"],
+            marker,
+            color=INK,
+            mfc="none",
+            ms=size,
+            label=label,
+            ls="none",
+            zorder=4,
+        )
     axes.set(xlabel="tokens a response (mean)", ylabel="accuracy", ylim=(-0.02, 1.04))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
@@ -146,7 +213,9 @@ class Look:
     shift: float = 0.0
 
 
-def _by_level(axes: Any, items: Sequence[ItemResult], value: Callable[[ItemResult], bool], look: Look) -> None:
+def _by_level(
+    axes: Any, items: Sequence[ItemResult], value: Callable[[ItemResult], bool], look: Look
+) -> None:
     """A share by difficulty with Wilson's interval."""
     levels = [level for level in LEVELS if any(i.level == level for i in items)]
     for_level = [[value(i) for i in items if i.level == level] for level in levels]
@@ -157,10 +226,18 @@ def _by_level(axes: Any, items: Sequence[ItemResult], value: Callable[[ItemResul
         [max(0.0, high - share) for share, (_, high) in zip(shares, bounds, strict=True)],
     ]
     axes.errorbar(
-        [i + look.shift for i in range(len(levels))], shares, errors, fmt=f"{look.marker}-", color=look.color,
-        capsize=3, label=look.label,
-    )  # fmt: skip
-    axes.set_xticks(range(len(levels)), [f"{level}\nn = {len(f)}" for level, f in zip(levels, for_level, strict=True)])
+        [i + look.shift for i in range(len(levels))],
+        shares,
+        errors,
+        fmt=f"{look.marker}-",
+        color=look.color,
+        capsize=3,
+        label=look.label,
+    )
+    axes.set_xticks(
+        range(len(levels)),
+        [f"{level}\nn = {len(f)}" for level, f in zip(levels, for_level, strict=True)],
+    )
 
 
 def _rewards(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
@@ -181,16 +258,28 @@ def _decisions(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(**ABOVE)
 
 
-def _curve(axes: Any, steps: Sequence[Mapping[str, Any]], value: Callable[[Any], float | None], look: Look) -> None:
-    """The raw series, faint, under its running mean of five; steps that lack the value are left out, and few have dots."""
+def _curve(
+    axes: Any, steps: Sequence[Mapping[str, Any]], value: Callable[[Any], float | None], look: Look
+) -> None:
+    """The raw series, faint, under its running mean of five; steps that lack the value are left
+    out, and few have dots.
+    """
     points = [(step["step"], value(step)) for step in steps]
     kept = [(x, float(y)) for x, y in points if y is not None]
     if not kept:
         return
     xs, ys = zip(*kept, strict=True)
-    smooth = [sum(ys[max(0, i - 4) : i + 1]) / len(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))]
+    smooth = [
+        sum(ys[max(0, i - 4) : i + 1]) / len(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))
+    ]
     axes.plot(xs, ys, color=look.color, alpha=0.25, lw=1)
-    axes.plot(xs, smooth, marker=look.marker if len(xs) < DOTTED else "", color=look.color, label=look.label)
+    axes.plot(
+        xs,
+        smooth,
+        marker=look.marker if len(xs) < DOTTED else "",
+        color=look.color,
+        label=look.label,
+    )
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # there is no step 0.5
 
 
@@ -208,11 +297,15 @@ def _canvas(name: str, size: tuple[float, float] | None) -> Iterator[tuple[Any, 
 
 
 def _render(name: str, fill: Callable[[Any], None], png: Path) -> str:
-    """Draws once; PNG on white to `png`, SVG on nothing returned. No dates, so equal numbers give equal bytes."""
+    """Draws once; PNG on white to `png`, SVG on nothing returned. No dates, so equal numbers give
+    equal bytes.
+    """
     with _canvas(name, WIDE if name == "accuracy_tokens" else None) as (figure, axes):
         fill(axes)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        figure.savefig(
+            buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
+        )
         figure.savefig(png, metadata={"Software": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")

@@ -1,4 +1,6 @@
-"""Every judged response of a model as JSON lines: what the numbers are made of, what a stopped evaluation keeps."""
+"""Every judged response of a model as JSON lines: what the numbers are made of, what a stopped
+evaluation keeps.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from bimode.evaluation.routing import ItemResult, Outcome
 from bimode.modes import Mode
-from bimode.routing import ItemResult, Outcome
-from bimode.rundir import write_atomic
+from bimode.storage.run_dir import write_atomic
 
 
 def write_results(path: Path, items: Sequence[ItemResult]) -> None:
     """One line an item, all at once: the file is whole or absent."""
-    write_atomic(path, "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items))
+    write_atomic(
+        path, "".join(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items)
+    )
 
 
 def read_results(path: Path) -> list[ItemResult]:
@@ -25,8 +29,14 @@ def read_results(path: Path) -> list[ItemResult]:
 
 def _item(row: dict) -> ItemResult:
     return ItemResult(
-        id=row["id"], task=row["task"], level=row["level"], question=row["question"],
+        id=row["id"],
+        task=row["task"],
+        level=row["level"],
+        question=row["question"],
         greedy={Mode(mode): Outcome(**outcome) for mode, outcome in row["greedy"].items()},
-        sampled={Mode(mode): tuple(Outcome(**o) for o in outcomes) for mode, outcomes in row["sampled"].items()},
+        sampled={
+            Mode(mode): tuple(Outcome(**o) for o in outcomes)
+            for mode, outcomes in row["sampled"].items()
+        },
         refused=row.get("refused", ""),  # absent from what was kept before there were any
-    )  # fmt: skip
+    )

@@ -1,4 +1,6 @@
-"""Rollout workers for all tests of this folder: real vLLM engines, each in a Ray actor of its own."""
+"""Rollout workers for all tests of this folder: real vLLM engines, each in a Ray actor of its
+own.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +37,22 @@ def moe_model(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     tokenizer = AutoTokenizer.from_pretrained(text_model)
     tokenizer.save_pretrained(path)
     config = Qwen3MoeConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=32, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=96,
-        norm_topk_prob=True, max_position_embeddings=1024, tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=96,
+        norm_topk_prob=True,
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     torch.manual_seed(0)
     Qwen3MoeForCausalLM(config).save_pretrained(path)
     return path
@@ -54,7 +67,9 @@ def moe_actor(ray_local: Any, moe_model: Path) -> Iterator[Any]:
 
 
 def _start(ray_local: Any, name: str, model_dir: Path) -> Any:
-    from actors.rollout_worker import RolloutWorker
+    from actors.rollout.worker import RolloutWorker
 
     remote = ray_local.remote(RolloutWorker).options(num_cpus=0)
-    return remote.remote(name, model_dir, max_model_len=128, dtype="float32", seed=0, sync="object_store")
+    return remote.remote(
+        name, model_dir, max_model_len=128, dtype="float32", seed=0, sync="object_store"
+    )

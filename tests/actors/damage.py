@@ -1,4 +1,6 @@
-"""What tests do to the actors of a fleet and of a learner. Actors import this file, so nothing heavy stands at its top."""
+"""What tests do to the actors of a fleet and of a learner. Actors import this file, so nothing
+heavy stands at its top.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,12 @@ def at_verify(happens: Callable[[Any], None]) -> Callable[[Any], None]:
     """What has been received is an answer to `verify` that never arrives."""
 
     def damage(worker: Any) -> None:
-        def arrived(bucket: Any) -> Any:
-            del worker.arrived
+        def load(bucket: Any) -> Any:
+            del worker.load
             worker._received = AtPickling(happens)
             return bucket
 
-        worker.arrived = arrived
+        worker.load = load
 
     return damage
 
@@ -60,54 +62,61 @@ def stall_at_third_bucket(rank: Any) -> None:
     """The workers have loaded what there was, and wait."""
     into_small_buckets(rank)
     real = rank.learner.export_bucket
-    rank.learner.export_bucket = lambda version, index, lend: stall(rank) if index == 2 else real(version, index, lend)
+    rank.learner.export_bucket = lambda version, index, share: (
+        stall(rank) if index == 2 else real(version, index, share)
+    )
 
 
 def into_small_buckets(rank: Any) -> None:
-    from actors.engines import named_tensors
-    from actors.learner_group import Outlet
-    from bimode.weights import into_buckets
+    from actors.learner.engines import named_tensors
+    from actors.learner.group import WeightExport
+    from bimode.storage.weights import into_buckets
 
     sizes = [(name, 4 * tensor.numel()) for name, tensor in named_tensors(rank.learner.model)]
     rank.whole = rank.learner.buckets
     rank.learner.buckets = into_buckets(sizes, 64 << 10)
-    rank._outlet = Outlet(len(rank.learner.buckets), "")
+    rank._outlet = WeightExport(len(rank.learner.buckets), "")
 
 
 def export_slowly(rank: Any) -> None:
     real = rank.learner.export_bucket
 
-    def export_bucket(version: int, index: int, lend: bool) -> Any:
+    def export_bucket(version: int, index: int, share: bool) -> Any:
         time.sleep(1.0)
-        return real(version, index, lend)
+        return real(version, index, share)
 
     rank.learner.export_bucket = export_bucket
 
 
 def as_it_was(rank: Any) -> None:
-    from actors.learner_group import Outlet
+    from actors.learner.group import WeightExport
 
     vars(rank.learner).pop("export_bucket", None)
     rank.learner.buckets = vars(rank).pop("whole", rank.learner.buckets)
-    rank._outlet = Outlet(len(rank.learner.buckets), "")
+    rank._outlet = WeightExport(len(rank.learner.buckets), "")
 
 
-def lend(rank: Any) -> None:
+def share_weights(rank: Any) -> None:
     """However small they are."""
-    from actors.learner_group import Outlet
-    from bimode.shared_memory import machine
+    from actors.learner.group import WeightExport
+    from bimode.storage.shared_memory import machine
 
     into_small_buckets(rank)
-    assert rank.learner.lend()
-    rank._outlet = Outlet(len(rank.learner.buckets), machine())
+    assert rank.learner.share()
+    rank._outlet = WeightExport(len(rank.learner.buckets), machine())
 
 
 def holds_what_it_is_told(worker: Any) -> None:
-    """Its engine keeps the first numbers of what it loads, and takes half a second for the first bucket."""
+    """Its engine keeps the first numbers of what it loads, and takes half a second for the first
+    bucket.
+    """
 
     def update(info: dict[str, Any]) -> None:
         time.sleep(0.0 if worker.loaded else 0.5)
-        worker.loaded |= {name: array.reshape(-1)[:3].tolist() for name, array in zip(info["names"], info["arrays"], strict=True)}
+        worker.loaded |= {
+            name: array.reshape(-1)[:3].tolist()
+            for name, array in zip(info["names"], info["arrays"], strict=True)
+        }
 
     worker.loaded = {}
     worker._engine.update = update
@@ -149,13 +158,13 @@ def looks_slowly(worker: Any) -> None:
 
 
 def dies_once_it_has_lent_all(rank: Any) -> None:
-    lend(rank)
+    share_weights(rank)
     real, last = rank.learner.export_bucket, len(rank.learner.buckets) - 1
 
-    def export_bucket(version: int, index: int, lend: bool) -> Any:
+    def export_bucket(version: int, index: int, share: bool) -> Any:
         if index == last:
             threading.Timer(0.5, os._exit, (1,)).start()
-        return real(version, index, lend)
+        return real(version, index, share)
 
     rank.learner.export_bucket = export_bucket
 
@@ -175,7 +184,10 @@ def loaded(worker: Any) -> dict[str, list[float]]:
 
 
 def first_numbers(rank: Any) -> dict[str, list[float]]:
-    return {name: p.detach().reshape(-1)[:3].tolist() for name, p in rank.learner.model.named_parameters()}
+    return {
+        name: p.detach().reshape(-1)[:3].tolist()
+        for name, p in rank.learner.model.named_parameters()
+    }
 
 
 def add_one(rank: Any) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from actors.fleet import RolloutFleet
-from actors.learner_group import LearnerGroup
-from bimode.config import ClusterConfig, LearnerConfig, ModelConfig, OptimConfig
+from actors.learner.group import LearnerGroup
+from actors.rollout.fleet import RolloutFleet
+from bimode.config.recipe import ClusterConfig, LearnerConfig, ModelConfig, OptimConfig
 from bimode.errors import BimodeError
 from cluster.environment import worker_env
 from cluster.placement import learner_role, reserved, rollout_role
@@ -43,15 +43,22 @@ def line_of(start: Any) -> str:
 
 def fleet(model_dir: Path) -> None:
     settings = {"options": rollout_role(CLUSTER, 1).options(), "seed": 0, "sync": "object_store"}
-    RolloutFleet(model_dir, ModelConfig(), workers=1, **settings).awaken()
+    RolloutFleet(model_dir, ModelConfig(), workers=1, **settings).wait_until_ready()
 
 
 def group(model_dir: Path) -> None:
     with reserved(learner_role(CLUSTER, 1), print) as options:
         made = LearnerGroup(
-            options, 1, model_dir=model_dir, learner=LearnerConfig(), optim=OptimConfig(),
-            total_steps=1, dtype="float32", seed=0, with_reference=False,
-        )  # fmt: skip
+            options,
+            1,
+            model_dir=model_dir,
+            learner=LearnerConfig(),
+            optim=OptimConfig(),
+            total_steps=1,
+            dtype="float32",
+            seed=0,
+            with_reference=False,
+        )
         try:
             made.ready()
         finally:

@@ -1,4 +1,6 @@
-"""Ranks of a learner group whose end can be chosen. Actors import this file, so nothing heavy stands at its top."""
+"""Ranks of a learner group whose end can be chosen. Actors import this file, so nothing heavy
+stands at its top.
+"""
 
 from __future__ import annotations
 

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from actors import parallel
-from actors.engines import DeepSpeedEngine, adamw, named_tensors, set_lr
-from bimode.sections import OptimConfig
+from actors.learner import distributed
+from actors.learner.engines import DeepSpeedEngine, adamw, named_tensors, set_lr
+from bimode.config.common import OptimConfig
 
 PASSES = 512
 LR = 1e-2
@@ -32,11 +32,11 @@ class Regression(nn.Module):
 
 def loss_of(outputs: Tensor) -> Tensor:
     """Every pass pulls the outputs towards 1: gradients that agree are the worst case for a sum."""
-    return (outputs.float() - 1.0).pow(2).mean() / (PASSES * parallel.world())
+    return (outputs.float() - 1.0).pow(2).mean() / (PASSES * distributed.world())
 
 
 def inputs_of_passes() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1 + parallel.rank())
+    generator = torch.Generator().manual_seed(1 + distributed.rank())
     return [torch.randn(8, 256, generator=generator).to(torch.bfloat16) for _ in range(PASSES)]
 
 
@@ -77,6 +77,6 @@ def many_passes(out: Path, stages: tuple[int, ...]) -> None:
     found["float32"] = summed_in_float32(torch.float32)
     found["bfloat16"] = summed_in_float32(torch.bfloat16)
     found |= {f"zero{stage}": summed_by_deepspeed(stage) for stage in stages}
-    if parallel.rank() == 0:
-        torch.save(found, out / f"passes{parallel.world()}.pt")
-    parallel.barrier()
+    if distributed.rank() == 0:
+        torch.save(found, out / f"passes{distributed.world()}.pt")
+    distributed.barrier()

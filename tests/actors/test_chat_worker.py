@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from actors.chat_worker import ChatWorker
-from actors.engine_types import EnginePrompt, EngineSample, EngineSampling
-from actors.rollout_worker import RolloutWorker
+from actors.rollout.chat_worker import ChatWorker
+from actors.rollout.engine_types import EnginePrompt, EngineSample, EngineSampling
+from actors.rollout.worker import RolloutWorker
 from benchmarks.peers.simulated import PlainCodec
 from bimode.modes import Mode
 from bimode.records import GenerationRequest, Prompt
@@ -22,13 +22,18 @@ class Engine:
     def __init__(self) -> None:
         self.prompts, self.sampling = list[EnginePrompt](), list[EngineSampling]()
 
-    def begin(self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]) -> list[str]:
+    def begin(
+        self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]
+    ) -> list[str]:
         self.prompts += prompts
         self.sampling += sampling
         return [str(k) for k in range(len(prompts))]
 
     def step(self) -> list[tuple[str, list[EngineSample]]]:
-        return [(str(k), [EngineSample((9,), (-1.0,), (0,), True)] * s.n) for k, s in enumerate(self.sampling)]
+        return [
+            (str(k), [EngineSample((9,), (-1.0,), (0,), True)] * s.n)
+            for k, s in enumerate(self.sampling)
+        ]
 
 
 def opened(worker: type[RolloutWorker]) -> Any:
@@ -43,12 +48,20 @@ def opened(worker: type[RolloutWorker]) -> Any:
 
 
 @pytest.mark.parametrize(("worker", "forced"), [(ChatWorker, ()), (RolloutWorker, (2, 3))])
-def test_what_is_forced_and_how_it_is_sampled(worker: type[RolloutWorker], forced: tuple[int, ...]) -> None:
+def test_what_is_forced_and_how_it_is_sampled(
+    worker: type[RolloutWorker], forced: tuple[int, ...]
+) -> None:
     asked = Prompt("a", "q", (), "1", "exact", "{}", "t", "")
     made = opened(worker)
-    [result] = made.generate([GenerationRequest(asked, Mode.NON_THINKING, 1, 0.7, 10, 3, repetition_penalty=1.25)])
+    [result] = made.generate(
+        [GenerationRequest(asked, Mode.NON_THINKING, 1, 0.7, 10, 3, repetition_penalty=1.25)]
+    )
     [completion] = result.completions
     [sampling] = made._engine.sampling
-    assert (sampling.repetition_penalty, sampling.max_tokens, sampling.temperature) == (1.25, 10 - len(forced), 0.7)
+    assert (sampling.repetition_penalty, sampling.max_tokens, sampling.temperature) == (
+        1.25,
+        10 - len(forced),
+        0.7,
+    )
     assert completion.token_ids_T == (*forced, 9) and completion.num_forced == len(forced)
     assert made._engine.prompts[0].token_ids == (5, 0, *forced)

@@ -14,17 +14,24 @@ def cut(scratch: Any, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
     """What a layer with such parameters is given, filled with ones."""
     with scratch:
         tensors = [
-            torch.empty_strided(size=s, stride=torch.empty(s, device="meta").stride(), dtype=torch.float32) for s in shapes
+            torch.empty_strided(
+                size=s, stride=torch.empty(s, device="meta").stride(), dtype=torch.float32
+            )
+            for s in shapes
         ]
     return [tensor.fill_(1.0) for tensor in tensors]
 
 
 def test_layers_load_into_the_same_memory_and_parameters_of_one_do_not_overlap() -> None:
-    from actors.cpu_reload import Scratch
+    from actors.cpu.reload import Scratch
 
     scratch = Scratch(1024)
     first, second = cut(scratch, (3, 5), (7,))
-    assert first.shape == (3, 5) and second.data_ptr() - first.data_ptr() == 64 and first.data_ptr() % 64 == 0
+    assert (
+        first.shape == (3, 5)
+        and second.data_ptr() - first.data_ptr() == 64
+        and first.data_ptr() % 64 == 0
+    )
     second.fill_(2.0)
     assert first.eq(1.0).all()
     where = first.data_ptr()
@@ -33,7 +40,7 @@ def test_layers_load_into_the_same_memory_and_parameters_of_one_do_not_overlap()
 
 
 def test_a_layer_that_keeps_what_it_loaded_into_has_it_for_itself() -> None:
-    from actors.cpu_reload import Scratch
+    from actors.cpu.reload import Scratch
 
     scratch = Scratch(1024)
     kept = cut(scratch, (3, 5))[0].detach()[1:]

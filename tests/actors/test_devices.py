@@ -29,9 +29,12 @@ def found(tiny_llava: Path) -> dict[str, Any]:
     environment.pop("CUDA_VISIBLE_DEVICES", None)
     done = subprocess.run(
         [sys.executable, "-m", "tests.actors.fake_gpus", str(tiny_llava)],
-        cwd=REPO, env=environment,
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        cwd=REPO,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -14,17 +14,19 @@ from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayActorError
 from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard
 
-from actors import endpoint
-from actors.chat_request import ChatRequest
-from actors.endpoint import MonitoredIngress, _requested_mode, _seen
-from actors.endpoint_guard import Traffic
-from actors.endpoint_metrics import EndpointMetrics, RequestWatch, StatusCounter
-from actors.refusals import Refused, check_grammar
-from actors.serving import grammar_backend
-from bimode.codec import Codec
-from bimode.control_tokens import OURS
+from actors.serving import endpoint
+from actors.serving.app import grammar_backend
+from actors.serving.chat_request import ChatRequest
+from actors.serving.endpoint import MonitoredIngress, _requested_mode, _seen
+from actors.serving.endpoint_guard import Traffic
+from actors.serving.endpoint_metrics import EndpointMetrics, RequestWatch, StatusCounter
+from actors.serving.refusals import Refused, check_grammar
+from bimode.inputs.control_tokens import OURS
+from bimode.renderer import Renderer
 
-pytestmark = pytest.mark.ray  # of which it needs no more than the imports: with vLLM they take ten seconds
+pytestmark = (
+    pytest.mark.ray
+)  # of which it needs no more than the imports: with vLLM they take ten seconds
 
 
 def samples(text: bytes) -> dict[tuple[str, ...], float]:
@@ -79,9 +81,14 @@ def test_a_request_that_fails_leaves_nothing_waiting() -> None:
 
 @pytest.mark.parametrize(
     ("given", "label"),
-    [({"thinking_mode": "short"}, "short"), (None, "auto"), ({"thinking_mode": "x\n"}, "other"),
-     ({"thinking_mode": ["long"]}, "other"), ({"thinking_mode": None}, "other")],
-)  # fmt: skip
+    [
+        ({"thinking_mode": "short"}, "short"),
+        (None, "auto"),
+        ({"thinking_mode": "x\n"}, "other"),
+        ({"thinking_mode": ["long"]}, "other"),
+        ({"thinking_mode": None}, "other"),
+    ],
+)
 def test_no_label_is_a_text_of_a_client(given: dict[str, Any] | None, label: str) -> None:
     """Each would be a time series of its own, for ever."""
     asked = [{"role": "user", "content": "x"}]
@@ -165,12 +172,16 @@ def test_grammars_are_applied_by_the_engine_that_bounds_them(
     from transformers import AutoTokenizer
 
     assert grammar_backend(AutoTokenizer.from_pretrained(tiny_text)) == "guidance"
-    assert grammar_backend(Codec(tiny_llava).tokenizer) == "xgrammar", "a tokenizer of words"
+    assert grammar_backend(Renderer(tiny_llava).tokenizer) == "xgrammar", "a tokenizer of words"
 
 
 def test_without_that_engine_a_list_of_choices_is_all_that_is_taken() -> None:
     asked = [{"role": "user", "content": "x"}]
-    for given in ({}, {"structured_outputs": {"choice": ["a"]}}, {"response_format": {"type": "text"}}):
+    for given in (
+        {},
+        {"structured_outputs": {"choice": ["a"]}},
+        {"response_format": {"type": "text"}},
+    ):
         check_grammar(ChatRequest(model="m", messages=asked, **given))
     for key, value in (
         ("structured_outputs", {"json": {"type": "object"}}),

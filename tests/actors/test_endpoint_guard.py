@@ -1,4 +1,6 @@
-"""Who may use the endpoint, how much of it, and how slowly: attacks on the guard, without a server."""
+"""Who may use the endpoint, how much of it, and how slowly: attacks on the guard, without a
+server.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from actors import endpoint_guard
-from actors.endpoint_guard import EndpointGuard, Traffic, has_too_many_tokens
-from bimode.endpoint_config import ApiKey, EndpointConfig
+from actors.serving import endpoint_guard
+from actors.serving.endpoint_guard import EndpointGuard, Traffic, has_too_many_tokens
+from bimode.config.endpoint import ApiKey, EndpointConfig
 
 KEY = "k" * 24
 KEYS = tuple(
@@ -74,7 +76,7 @@ class Endpoint:
         method: str = "POST",
         path: str = "/v1/chat/completions",
         body: Iterable[bytes] = (b"{}",),
-        is_whole: bool = True,
+        is_complete: bool = True,
     ) -> Answer:
         raw = [(k.lower().encode("latin-1"), v.encode("latin-1")) for k, v in headers]
         scope = {"type": "http", "method": method, "path": path, "headers": raw}
@@ -85,7 +87,7 @@ class Endpoint:
             await asyncio.sleep(0)  # others arrive meanwhile
             if not chunks:
                 await asyncio.Event().wait()  # a client that sends no more
-            more = not is_whole or len(chunks) > 1
+            more = not is_complete or len(chunks) > 1
             return {"type": "http.request", "body": chunks.pop(0), "more_body": more}
 
         async def send(message: Message) -> None:
@@ -123,7 +125,14 @@ def ask(config: EndpointConfig, *headers: tuple[str, str], **request: Any) -> An
     ids=range(13),
 )
 def test_without_a_whole_key_nothing_is_answered(headers: list[tuple[str, str]]) -> None:
-    for path in ("/v1/models", "/metrics", "/v1/chat/completions", "/docs", "/health/", "/health/x"):
+    for path in (
+        "/v1/models",
+        "/metrics",
+        "/v1/chat/completions",
+        "/docs",
+        "/health/",
+        "/health/x",
+    ):
         for method in ("GET", "POST", "HEAD", "OPTIONS"):
             answer = ask(OPEN, HOST, *headers, method=method, path=path)
             assert answer.status == 401 and answer.headers["www-authenticate"] == "Bearer"
@@ -146,9 +155,17 @@ def test_health_needs_no_key() -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["rebind.evil.example", "127.0.0.1.evil.example", "evil.example:8000", "localhost.evil.example",
-     "", "127.0.0.1@evil.example", "0.0.0.0:8000", "127.0.0.1:8000, evil.example"],
-)  # fmt: skip
+    [
+        "rebind.evil.example",
+        "127.0.0.1.evil.example",
+        "evil.example:8000",
+        "localhost.evil.example",
+        "",
+        "127.0.0.1@evil.example",
+        "0.0.0.0:8000",
+        "127.0.0.1:8000, evil.example",
+    ],
+)
 def test_a_local_server_answers_to_no_other_name(host: str) -> None:
     answer = ask(LOCAL, ("Host", host))
     assert answer.status == 403 and answer.message.startswith("Host: this server is http://127.0")
@@ -156,7 +173,9 @@ def test_a_local_server_answers_to_no_other_name(host: str) -> None:
         assert ask(config, ("Host", host), ("Authorization", f"Bearer {KEY}")).status == 200
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost", "LOCALHOST:9", "[::1]:8000", "127.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:8000", "localhost", "LOCALHOST:9", "[::1]:8000", "127.0.0.1"]
+)
 def test_a_local_server_answers_to_its_own_names(host: str) -> None:
     assert ask(LOCAL, ("Host", host)).status == 200
     assert ask(LOCAL, ("Host", host), ("Host", host)).status == 403
@@ -165,9 +184,17 @@ def test_a_local_server_answers_to_its_own_names(host: str) -> None:
 
 @pytest.mark.parametrize(
     "origin",
-    ["http://evil.example", "null", "https://chat.example.evil", "http://chat.example",
-     "https://chat.example:8443", "https://CHAT.example", "", "http://127.0.0.1:8000"],
-)  # fmt: skip
+    [
+        "http://evil.example",
+        "null",
+        "https://chat.example.evil",
+        "http://chat.example",
+        "https://chat.example:8443",
+        "https://CHAT.example",
+        "",
+        "http://127.0.0.1:8000",
+    ],
+)
 def test_a_page_that_is_not_allowed_makes_the_model_do_nothing(origin: str) -> None:
     """A POST of text/plain needs no preflight: without the 403 the model would work for it."""
     endpoint = Endpoint(LOCAL)
@@ -183,9 +210,14 @@ def test_a_page_that_is_not_allowed_makes_the_model_do_nothing(origin: str) -> N
 
 def test_an_allowed_page_may_ask_and_read_and_sends_no_cookies() -> None:
     origin = ("Origin", "https://chat.example")
-    wanted = [("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "authorization,x-a")]
+    wanted = [
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "authorization,x-a"),
+    ]
     asked = ask(LOCAL, HOST, origin, *wanted, method="OPTIONS")
-    assert asked.status == 204 and asked.headers["access-control-allow-headers"] == "authorization,x-a"
+    assert (
+        asked.status == 204 and asked.headers["access-control-allow-headers"] == "authorization,x-a"
+    )
     for answer in (asked, ask(LOCAL, HOST, origin)):
         assert answer.headers["access-control-allow-origin"] == "https://chat.example"
         assert answer.headers["vary"] == "Origin"
@@ -199,7 +231,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read() -> None:
     endpoint = Endpoint(LOCAL)
     for method in ("POST", "GET", "PUT"):
         size = ("Content-Length", str(400 << 20))
-        answer = asyncio.run(endpoint.ask(HOST, size, method=method, is_whole=False))
+        answer = asyncio.run(endpoint.ask(HOST, size, method=method, is_complete=False))
         assert answer.status == 413
     assert endpoint.traffic.held_bytes == 0 and endpoint.scopes == []
 
@@ -207,7 +239,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read() -> None:
 def test_a_body_of_unknown_size_is_refused_when_it_has_become_too_large() -> None:
     endpoint, blanks = Endpoint(LOCAL), b" " * (8 << 20)
     assert asyncio.run(endpoint.ask(HOST, body=[blanks] * 4)).body == b'["POST", 33554432]'
-    answer = asyncio.run(endpoint.ask(HOST, body=[*[blanks] * 4, b"x"], is_whole=False))
+    answer = asyncio.run(endpoint.ask(HOST, body=[*[blanks] * 4, b"x"], is_complete=False))
     assert answer.status == 413 and "33554432 bytes" in answer.message
     assert endpoint.traffic.held_bytes == endpoint.traffic.running == 0
 
@@ -217,7 +249,7 @@ def test_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
     async def both() -> tuple[Answer, int]:
         endpoint = Endpoint(LOCAL)
-        first = asyncio.create_task(endpoint.ask(HOST, body=[b"1234567"], is_whole=False))
+        first = asyncio.create_task(endpoint.ask(HOST, body=[b"1234567"], is_complete=False))
         await asyncio.sleep(0)
         second = await endpoint.ask(HOST, body=[b"1234"])
         first.cancel()
@@ -240,13 +272,15 @@ PART = b'{"type":"text"},'
         (b"[" + b"1," * 3_000_000, True),
         (b'{"a" :1}' * 60_000, True),
         (b'"' + b'\\"' * 3_000_000 + b'"', False),
-        (b'"' + b'{[,' * 3_000_000 + b'"', False),
+        (b'"' + b"{[," * 3_000_000 + b'"', False),
         (b'{"url":"data:image/png;base64,' + b"A" * (30 << 20) + b'"}', False),
         (b'"' * 30_000_000, True),
     ],
     ids=range(9),
 )
-def test_a_body_of_too_many_pieces_is_known_before_it_is_parsed(body: bytes, is_refused: bool) -> None:
+def test_a_body_of_too_many_pieces_is_known_before_it_is_parsed(
+    body: bytes, is_refused: bool
+) -> None:
     """Three bodies of 200,000 parts stopped every other request for 25 s."""
     assert has_too_many_tokens(body) is is_refused
 
@@ -277,7 +311,7 @@ def test_a_half_sent_body_ends_and_holds_no_place(monkeypatch: pytest.MonkeyPatc
 
     async def half_sent() -> tuple[Answer, list[Answer], Traffic]:
         endpoint = Endpoint(EndpointConfig(max_requests=1))
-        slow = [asyncio.create_task(endpoint.ask(HOST, is_whole=False)) for _ in range(300)]
+        slow = [asyncio.create_task(endpoint.ask(HOST, is_complete=False)) for _ in range(300)]
         await asyncio.sleep(0.05)
         return await endpoint.ask(HOST), await asyncio.gather(*slow), endpoint.traffic
 
@@ -298,7 +332,9 @@ def test_a_request_that_takes_too_long_ends_with_its_engine_request(is_stream: b
     assert endpoint.aborted == 1 and endpoint.traffic.running == 0
     assert endpoint.traffic.refusals == {504: 1}
     if is_stream:
-        assert answer.status == 200 and answer.body.startswith(b'data: {"error":{"message":"not done in 0.1 s')
+        assert answer.status == 200 and answer.body.startswith(
+            b'data: {"error":{"message":"not done in 0.1 s'
+        )
         assert answer.body.endswith(b"\n\n")
     else:
         assert answer.status == 504 and answer.message.startswith("not done in 0.1 s")

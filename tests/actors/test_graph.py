@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 
-from actors.fleet import RolloutFleet
-from actors.graph import Graph
-from actors.learner_group import LearnerGroup
-from bimode.config import ModelConfig
+from actors.learner.group import LearnerGroup
+from actors.rl_workers import RLWorkers
+from actors.rollout.fleet import RolloutFleet
+from bimode.config.recipe import ModelConfig
 from bimode.errors import LearnerLostError, WorkerLostError
 from tests.actors.mortal_ranks import Engine, Sender
 
@@ -28,14 +28,20 @@ def group(ray_local: Any) -> Iterator[LearnerGroup]:
 
 
 def connect(
-    group: LearnerGroup, start: str, sync: str = "nccl", patience_s: float = 12.0
-) -> Graph:
+    group: LearnerGroup, start: str, sync: str = "nccl", timeout_s: float = 12.0
+) -> RLWorkers:
     fleet = RolloutFleet(
-        start, ModelConfig(), workers=1, options={"num_cpus": 0}, seed=0, sync=sync,
-        worker=Engine, patience_s=patience_s,
-    )  # fmt: skip
+        start,
+        ModelConfig(),
+        workers=1,
+        options={"num_cpus": 0},
+        seed=0,
+        sync=sync,
+        worker=Engine,
+        timeout_s=timeout_s,
+    )
     try:
-        return Graph(fleet, group, sync, 1.0)
+        return RLWorkers(fleet, group, sync, 1.0)
     finally:
         fleet.close()
 
@@ -51,7 +57,7 @@ def test_an_engine_that_fails_to_start_is_reported_by_its_own_error(
 
 def test_an_engine_that_does_not_load_has_ten_times_the_timeout(group: LearnerGroup) -> None:
     with pytest.raises(WorkerLostError, match="rollout-0 has not answered version for 5 s"):
-        connect(group, "slow", patience_s=0.5)
+        connect(group, "slow", timeout_s=0.5)
 
 
 def test_a_rendezvous_that_does_not_end_is_given_up(group: LearnerGroup) -> None:

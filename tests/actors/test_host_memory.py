@@ -1,4 +1,6 @@
-"""Large pieces that are freed between pieces that stay: gone from the process if they had mappings of their own, else kept."""
+"""Large pieces that are freed between pieces that stay: gone from the process if they had mappings
+of their own, else kept.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pytest
 
 CODE = """
 from pathlib import Path
-from actors.host_memory import keep_freed, map_large_tensors
+from actors.cpu.host_memory import keep_freed, map_large_tensors
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024  # MB

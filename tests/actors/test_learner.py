@@ -1,4 +1,6 @@
-"""The learner on real engines: DeepSpeed with two ranks against plain torch with one; going on; refusing to diverge."""
+"""The learner on real engines: DeepSpeed with two ranks against plain torch with one; going on;
+refusing to diverge.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bimode.checkpoints import checkpoints
-from bimode.codec import Codec, load_model
-from bimode.config import LearnerConfig, OptimConfig
-from bimode.losses import policy_loss, sft_loss
-from bimode.template import CHAT_TEMPLATE
-from bimode.tiny_llava import TinyShape, write_tiny_llava
+from bimode.config.recipe import LearnerConfig, OptimConfig
+from bimode.models.template import CHAT_TEMPLATE
+from bimode.models.tiny_llava import TinyShape, write_tiny_llava
+from bimode.renderer import Renderer, load_model
+from bimode.rl.loss import policy_loss, sft_loss
+from bimode.storage.checkpoints import checkpoints
 from tests.sequences import loss_tokens, supervised
 
 REPO = Path(__file__).resolve().parents[2]
@@ -30,7 +32,9 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def wide_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny LLaVA whose larger matrices exceed the size up to which ZeRO-3 keeps a parameter whole (100,000)."""
+    """A tiny LLaVA whose larger matrices exceed the size up to which ZeRO-3 keeps a parameter whole
+    (100,000).
+    """
     shape = TinyShape(text_width=256, intermediate=640, text_layers=2, vision_layers=1)
     return write_tiny_llava(tmp_path_factory.mktemp("wide") / "model", CHAT_TEMPLATE, shape)
 
@@ -49,27 +53,39 @@ def found(wide_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 def _start(rank: int, world: int, model: Path, out: Path) -> subprocess.Popen[str]:
     arguments = [str(rank), str(world), str(out / f"meeting{world}"), str(model), str(out)]
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.actors.ranks", *arguments], cwd=REPO, env=dict(os.environ), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.actors.ranks", *arguments],
+        cwd=REPO,
+        env=dict(os.environ),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_two_ranks_take_the_steps_of_one(found: dict[str, Any], name: str) -> None:
-    """Uneven shares, a share without images and an empty one included; the gradient is the sum over ranks, not the mean."""
+    """Uneven shares, a share without images and an empty one included; the gradient is the sum over
+    ranks, not the mean.
+    """
     ours, alone = found[name], found["alone"]
     assert ours["losses"] == pytest.approx(alone["losses"], rel=1e-4)
     assert ours["norms"] == pytest.approx(alone["norms"], rel=1e-3)
     assert min(alone["norms"]) > 0.5  # clipping was at work
     for key, weight in alone["weights"].items():
-        torch.testing.assert_close(ours["weights"][key], weight, atol=2e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(
+            ours["weights"][key], weight, atol=2e-4, rtol=1e-3, msg=lambda m, k=key: f"{k}: {m}"
+        )
 
 
 @pytest.mark.parametrize("name", ["long1", "long2", "long3", "lean3", "lean_alone"])
-def test_twenty_steps_are_those_of_plain_torch(found: dict[str, Any], wide_llava: Path, name: str) -> None:
-    """ZeRO 1 to 3 on two ranks, and layers computed again under a head in chunks: the same norm in each step, the same
-    weights after 20. AdamW makes as much of a gradient near 0 as of any other, so float32 sums in another order part slowly: at a
-    learning rate of 1e-3, weights that moved by up to 0.01 and more agree to 2e-4."""
+def test_twenty_steps_are_those_of_plain_torch(
+    found: dict[str, Any], wide_llava: Path, name: str
+) -> None:
+    """ZeRO 1 to 3 on two ranks, and layers computed again under a head in chunks: the same norm in
+    each step, the same weights after 20. AdamW makes as much of a gradient near 0 as of any other,
+    so float32 sums in another order part slowly: at a learning rate of 1e-3, weights that moved by
+    up to 0.01 and more agree to 2e-4.
+    """
     from safetensors.torch import load_file
 
     ours, alone = found[name], found["long_alone"]
@@ -79,7 +95,9 @@ def test_twenty_steps_are_those_of_plain_torch(found: dict[str, Any], wide_llava
     start = load_file(wide_llava / "model.safetensors")
     assert max((alone["weights"][key] - weight).abs().max() for key, weight in start.items()) > 0.01
     for key, weight in alone["weights"].items():
-        torch.testing.assert_close(ours["weights"][key], weight, atol=2e-4, rtol=0, msg=lambda m, k=key: f"{k}: {m}")
+        torch.testing.assert_close(
+            ours["weights"][key], weight, atol=2e-4, rtol=0, msg=lambda m, k=key: f"{k}: {m}"
+        )
 
 
 @pytest.mark.parametrize("name", BFLOAT16)
@@ -113,10 +131,10 @@ def test_bfloat16_gradients_of_512_passes_are_summed_in_float32(
 Weights = dict[str, Tensor]
 
 
-def difference(ours: Weights, theirs: Weights, start: Weights) -> float:
+def difference(ours: Weights, others: Weights, start: Weights) -> float:
     """How far apart two models are, in units of the way that the second has gone since `start`."""
     apart = moved = 0.0
-    for name, weight in theirs.items():
+    for name, weight in others.items():
         apart += float((ours[name].float() - weight).pow(2).sum())
         moved += float((weight - start[name]).pow(2).sum())
     return (apart / moved) ** 0.5
@@ -129,13 +147,19 @@ def test_a_restored_learner_goes_on_exactly(found: dict[str, Any], name: str) ->
 
 
 @pytest.mark.parametrize("name", [*ENGINES, *BFLOAT16])
-def test_a_step_that_is_not_finite_is_refused_on_every_rank(found: dict[str, Any], name: str) -> None:
+def test_a_step_that_is_not_finite_is_refused_on_every_rank(
+    found: dict[str, Any], name: str
+) -> None:
     case = found[name]
     gradient, loss = case["said"]
     assert "gradient norm" in gradient and "not finite on 1 rank" in loss
     assert case["complaints"] == [2.0, 2.0]
-    assert all(torch.equal(case["resumed"][key], case["after_steep"][key]) for key in case["resumed"])
-    assert all(torch.equal(case["before_nan"][key], case["after_nan"][key]) for key in case["before_nan"])
+    assert all(
+        torch.equal(case["resumed"][key], case["after_steep"][key]) for key in case["resumed"]
+    )
+    assert all(
+        torch.equal(case["before_nan"][key], case["after_nan"][key]) for key in case["before_nan"]
+    )
 
 
 @pytest.mark.parametrize("name", ["zero3", "bf16z3"])
@@ -147,7 +171,9 @@ def test_a_saved_model_is_copied_on_the_first_rank_alone(found: dict[str, Any], 
 
 
 @pytest.mark.parametrize("name", ["zero1", "zero3", *BFLOAT16])
-def test_the_saved_model_opens_with_plain_transformers(found: dict[str, Any], wide_llava: Path, name: str) -> None:
+def test_the_saved_model_opens_with_plain_transformers(
+    found: dict[str, Any], wide_llava: Path, name: str
+) -> None:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     path = found["out"] / name / "model"
@@ -159,7 +185,9 @@ def test_the_saved_model_opens_with_plain_transformers(found: dict[str, Any], wi
     assert sorted(p.name for p in path.iterdir()) == sorted(p.name for p in wide_llava.iterdir())
 
 
-def test_exported_names_are_those_of_the_models_files(found: dict[str, Any], wide_llava: Path) -> None:
+def test_exported_names_are_those_of_the_models_files(
+    found: dict[str, Any], wide_llava: Path
+) -> None:
     from safetensors import safe_open
 
     with safe_open(wide_llava / "model.safetensors", "pt") as file:
@@ -168,12 +196,12 @@ def test_exported_names_are_those_of_the_models_files(found: dict[str, Any], wid
 
 def learner_of(model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """As far as it knows weights, in this process."""
-    from actors import parallel
-    from actors.engines import TorchEngine, named_tensors
-    from actors.learner import Learner
-    from bimode.policy import Policy
+    from actors.learner import distributed
+    from actors.learner.engines import TorchEngine, named_tensors
+    from actors.learner.learner import Learner
+    from bimode.learner.policy import Policy
 
-    monkeypatch.setattr(parallel, "rank", lambda: 0)
+    monkeypatch.setattr(distributed, "rank", lambda: 0)
     learner = object.__new__(Learner)
     learner.model, learner.buckets = model, [(name,) for name, _ in named_tensors(model)]
     learner.engine = TorchEngine(Policy(model, 0), OptimConfig(), torch.float32)
@@ -187,12 +215,12 @@ def test_weights_that_are_lent_are_saved_from_where_they_lie(
     from safetensors.torch import load_file
     from transformers import modeling_utils
 
-    from actors import parallel
+    from actors.learner import distributed
 
-    monkeypatch.setattr(parallel, "barrier", lambda: None)
+    monkeypatch.setattr(distributed, "barrier", lambda: None)
     learner = learner_of(load_model(text_model, torch.float32), monkeypatch)
-    learner.codec = Codec(text_model)
-    assert learner.lend()
+    learner.renderer = Renderer(text_model)
+    assert learner.share()
     saved, real = dict[str, int](), modeling_utils.safe_save_file
 
     def save_file(tensors: dict[str, torch.Tensor], *args: Any, **kwargs: Any) -> None:
@@ -203,37 +231,67 @@ def test_weights_that_are_lent_are_saved_from_where_they_lie(
     learner.save_model(tmp_path / "model")
     held = dict(learner.model.named_parameters())
     assert saved == {name: parameter.data_ptr() for name, parameter in held.items()}
-    assert all(torch.equal(tensor, held[name]) for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items())
+    assert all(
+        torch.equal(tensor, held[name])
+        for name, tensor in load_file(tmp_path / "model" / "model.safetensors").items()
+    )
 
 
-def test_weights_whose_files_have_another_layout_are_not_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_whose_files_have_another_layout_are_not_lent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Experts lie in one tensor, and leave one by one: what is cut out of it is copied."""
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 16, "num_experts": 4}
-    heads = {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 32}
+    shape = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "moe_intermediate_size": 16,
+        "num_experts": 4,
+    }
+    heads = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+    }
     learner = learner_of(Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **heads)), monkeypatch)
-    assert not learner.lend()
+    assert not learner.share()
     sent = [learner.export_bucket(1, index, True) for index in range(len(learner.buckets))]
     assert any(".experts.3.up_proj" in name for bucket in sent for name in bucket.names)
 
 
-def test_a_group_of_actors_learns_and_comes_back(ray_local: Any, tiny_llava: Path, tmp_path: Path) -> None:
-    from actors.learner_group import LearnerGroup
+def test_a_group_of_actors_learns_and_comes_back(
+    ray_local: Any, tiny_llava: Path, tmp_path: Path
+) -> None:
+    from actors.learner.group import LearnerGroup
 
     optim = OptimConfig(lr=3e-3, warmup_steps=0, schedule="constant")
-    samples = supervised(Codec(tiny_llava), 12)
+    samples = supervised(Renderer(tiny_llava), 12)
     tokens = loss_tokens(samples)
     group = LearnerGroup(
-        {"num_cpus": 1}, 2, model_dir=tiny_llava, optim=optim, total_steps=4, dtype="float32", seed=0, with_reference=True,
+        {"num_cpus": 1},
+        2,
+        model_dir=tiny_llava,
+        optim=optim,
+        total_steps=4,
+        dtype="float32",
+        seed=0,
+        with_reference=True,
         learner=LearnerConfig(workers=2, zero_stage=2, reference_offload=True),
-    )  # fmt: skip
+    )
     try:
         first = group.update(samples, sft_loss, tokens)
         assert first["tokens"] == sum(len(s.token_ids_T) for s in samples)
         assert first["tokens/thinking"] + first["tokens/non_thinking"] == first["tokens"]
-        assert first["decisions/thinking"] == first["decisions/non_thinking"] == 6 and first["decisions"] == 12
-        assert first["decision_advantage"] == 12  # supervised samples have advantage 1 on every token
+        assert (
+            first["decisions/thinking"] == first["decisions/non_thinking"] == 6
+            and first["decisions"] == 12
+        )
+        assert (
+            first["decision_advantage"] == 12
+        )  # supervised samples have advantage 1 on every token
         assert group.optim_step().step == 1
         group.save(tmp_path / "step-000001")
         assert group.outlet.num_buckets == 1
@@ -257,48 +315,52 @@ def test_a_group_of_actors_learns_and_comes_back(ray_local: Any, tiny_llava: Pat
 
 
 def test_a_text_model_is_trained_and_saved(text_model: Path, tmp_path: Path) -> None:
-    from actors import parallel
-    from actors.learner import Learner
+    from actors.learner import distributed
+    from actors.learner.learner import Learner
 
-    samples = supervised(Codec(text_model), 4, images=False)
+    samples = supervised(Renderer(text_model), 4, images=False)
     config = LearnerConfig(engine="torch", micro_tokens=800)
     optim = OptimConfig(lr=1e-2, warmup_steps=0)
-    learner = Learner(text_model, config, optim, total_steps=3, dtype="float32", seed=0, with_reference=False)
+    learner = Learner(
+        text_model, config, optim, total_steps=3, dtype="float32", seed=0, with_reference=False
+    )
     try:
         losses = []
         for _ in range(3):
-            losses.append(learner.forward_backward(samples, sft_loss, num_tokens=loss_tokens(samples))["loss"])
+            losses.append(
+                learner.forward_backward(samples, sft_loss, num_tokens=loss_tokens(samples))["loss"]
+            )
             learner.optim_step()
         assert losses[2] < losses[0]
         learner.save_model(tmp_path / "model")
     finally:
-        parallel.leave()
+        distributed.leave()
     model = load_model(tmp_path / "model", torch.float32)
     assert type(model).__name__ == "LlamaForCausalLM"
-    Codec(tmp_path / "model").tokens  # noqa: B018 - raises where the mode is not one token
+    Renderer(tmp_path / "model").tokens  # noqa: B018 - raises where the mode is not one token
 
 
 def test_the_port_where_ranks_meet_is_taken_before_it_is_told() -> None:
-    from actors import parallel
+    from actors.learner import distributed
 
-    stores = [parallel.listen("127.0.0.1", 2) for _ in range(2)]
+    stores = [distributed.listen("127.0.0.1", 2) for _ in range(2)]
     assert stores[0].port != stores[1].port
     with pytest.raises(OSError, match="in use"), socket.socket() as thief:
         thief.bind(("127.0.0.1", stores[0].port))
-    other = parallel.connect(f"127.0.0.1:{stores[0].port}", 2)
+    other = distributed.connect(f"127.0.0.1:{stores[0].port}", 2)
     other.set("key", "value")
     assert stores[0].get("key") == b"value"
 
 
 def test_a_collective_waits_for_a_model_that_is_written(tmp_path: Path) -> None:
     """NCCL's own limit is 10 minutes, gloo's 30: rank 0 may need longer for a large model."""
-    from torch import distributed
+    from torch import distributed as torch_distributed
 
-    from actors import parallel
+    from actors.learner import distributed
 
-    parallel.join(0, 1, distributed.HashStore())
+    distributed.join(0, 1, torch_distributed.HashStore())
     try:
-        options = distributed.group.WORLD._get_backend(torch.device("cpu")).options
-        assert options._timeout == parallel.TIMEOUT > timedelta(minutes=30)
+        options = torch_distributed.group.WORLD._get_backend(torch.device("cpu")).options
+        assert options._timeout == distributed.TIMEOUT > timedelta(minutes=30)
     finally:
-        parallel.leave()
+        distributed.leave()

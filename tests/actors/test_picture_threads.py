@@ -8,11 +8,13 @@ import base64
 import pytest
 from PIL import Image
 
-from actors.refusals import LARGE, ImageReader
-from bimode.picture_parts import MAX_SCANS
+from actors.serving.refusals import LARGE, ImageReader
+from bimode.inputs.picture_parts import MAX_SCANS
 from tests.pictures import encoded
 
-pytestmark = pytest.mark.ray  # of which it needs no more than the imports: with vLLM they take ten seconds
+pytestmark = (
+    pytest.mark.ray
+)  # of which it needs no more than the imports: with vLLM they take ten seconds
 
 
 def data_url(data: bytes) -> str:

@@ -1,4 +1,6 @@
-"""Clients that are too slow, at a real server of uvicorn with the proxy's connections; without Ray."""
+"""Clients that are too slow, at a real server of uvicorn with the proxy's connections; without
+Ray.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http import auto
 
-from actors import proxy_limits
-from actors.proxy_limits import ProxyRequests, limit_connections
+from actors.serving import proxy_limits
+from actors.serving.proxy_limits import ProxyRequests, limit_connections
 from tests.ports import free_ports
 
 MIB = 1 << 20
@@ -83,7 +85,9 @@ async def plain(port: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"G", b"POST / HTTP/1.1\r\nHost: x\r\nX-", POST], ids=["silent", "byte", "head", "body"]
+    "data",
+    [b"", b"G", b"POST / HTTP/1.1\r\nHost: x\r\nX-", POST],
+    ids=["silent", "byte", "head", "body"],
 )
 def test_300_half_sent_requests_are_closed_and_others_unhurt(
     data: bytes, monkeypatch: pytest.MonkeyPatch
@@ -156,7 +160,9 @@ def test_a_client_sets_nothing_that_is_rays_to_set(monkeypatch: pytest.MonkeyPat
         await opened(port, b"GET / HTTP/1.1\r\n" + head + b"\r\n")
         assert (await plain(port)).startswith(b"HTTP/1.1 200")
         assert seen[0]["headers"] == [(b"host", b"x")]
-        reader, _ = await opened(port, b"GET /-/routes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        reader, _ = await opened(
+            port, b"GET /-/routes HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
         assert (await reader.read()).startswith(b"HTTP/1.1 404")
 
     served(monkeypatch, client)

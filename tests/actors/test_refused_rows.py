@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from actors.rollout_worker import RolloutWorker
-from actors.sequences import Tokenize
+from actors.learner.sequences import Tokenize
+from actors.rollout.worker import RolloutWorker
 from bimode.errors import ConfigError
 from bimode.modes import Mode, render_response
 from tests.rows import asked, reading_worker
@@ -46,7 +46,9 @@ def tokenize(tiny_llava: Path) -> Tokenize:
 
 
 def test_a_prompt_whose_row_was_refused_is_not_generated_for(worker: RolloutWorker) -> None:
-    """`bimode.prompts` leaves nothing in it but why; what stands beside it in the lease is encoded."""
+    """`bimode.inputs.prompts` leaves nothing in it but why; what stands beside it in the lease is
+    encoded.
+    """
     request = asked("what ?")
     refused = replace(request, prompt=replace(request.prompt, question="", refused="empty_answer"))
     _, found = worker._encode_all([request, refused])
@@ -62,8 +64,8 @@ def row(question: str, response: str) -> dict[str, Any]:
         "prompt": turns[:1],
         "messages": turns,
         "images": [],
-        "pass_rate_direct": None,
-        "pass_rate_think": None,
+        "pass_rate_non_thinking": None,
+        "pass_rate_thinking": None,
     }
 
 
@@ -97,8 +99,14 @@ def test_annealing_refuses_a_row_by_its_id(
         ({"parent_ids": None}, "data = bad_schema: parent_ids: NoneType instead of a list"),
         ({"format": None}, "data = bad_schema: format: NoneType instead of text"),
         ({"images": [{"bytes": b"x", "path": ""}]}, "data = marker_mismatch: 0 markers, 1 images"),
-        ({"pass_rate_direct": 1e9}, "data = bad_schema: pass_rate_direct: float instead of a number"),
-        ({"prompt": [{"role": "user", "content": "what \x9b2J ?"}]}, "data = bad_schema: prompt: content"),
+        (
+            {"pass_rate_non_thinking": 1e9},
+            "data = bad_schema: pass_rate_non_thinking: float instead of a number",
+        ),
+        (
+            {"prompt": [{"role": "user", "content": "what \x9b2J ?"}]},
+            "data = bad_schema: prompt: content",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_made_a_sequence_is_one_line(

@@ -1,4 +1,6 @@
-"""No port of a served model takes pickles: whoever reached the machine ran code as the user who served."""
+"""No port of a served model takes pickles: whoever reached the machine ran code as the user who
+served.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import inspect
 
 import psutil
 
-from actors import replica_port
+from actors.serving import replica_port
 
 
 def test_a_replica_opens_no_port() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic_core import PydanticCustomError
 
-from actors.request_bounds import check_bounds
+from actors.serving.request_bounds import check_bounds
 
 STRING = {"type": "string"}
 
@@ -37,7 +37,7 @@ def nested(depth: int, value: Any = 0) -> Any:
         ({"unknown": nested(32)}, "unknown: lists and objects nest deeper than 32"),
         ({"chat_template_kwargs": {"a": nested(100_000)}}, "chat_template_kwargs: lists and"),
     ],
-)  # fmt: skip
+)
 def test_a_request_over_a_bound_is_refused_by_its_key(data: dict[str, Any], says: str) -> None:
     assert refusal(data).startswith(says)
 
@@ -52,23 +52,32 @@ def test_a_request_at_the_bounds_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("grammar", "says"),
     [
-        ({"choice": ["a" * i for i in range(2999)]}, "structured_outputs: a list or object of 2999"),
+        (
+            {"choice": ["a" * i for i in range(2999)]},
+            "structured_outputs: a list or object of 2999",
+        ),
         ({"choice": ["a"] * 257}, "structured_outputs.choice: 257 choices; send at most 256"),
         ({"choice": ["a" * 100] * 100}, "structured_outputs: 10412 bytes; send at most 8192"),
         ({"regex": "(.?){1000}"}, "structured_outputs: regex may take any time to apply"),
         ({"regex": "((é)|(\\w))|\\w"}, "structured_outputs: regex may take any time"),
         ({"grammar": 'root ::= root root root | [^a] | ""'}, "structured_outputs: grammar may"),
         ({"structural_tag": "{}"}, "structured_outputs: structural_tag may take any time"),
-        ({"json": {"items": STRING | {"pattern": "(.?){1000}"}}}, "structured_outputs: pattern may"),
+        (
+            {"json": {"items": STRING | {"pattern": "(.?){1000}"}}},
+            "structured_outputs: pattern may",
+        ),
         ({"json": {"patternProperties": {".?": STRING}}}, "structured_outputs: patternProperties"),
         ({"json": {"type": "integer", "multipleOf": 999983}}, "structured_outputs: multipleOf may"),
-        ({"json": {"type": "array", "minItems": 2**31}}, "structured_outputs: minItems = 2147483648"),
+        (
+            {"json": {"type": "array", "minItems": 2**31}},
+            "structured_outputs: minItems = 2147483648",
+        ),
         ({"json": {"type": "array", "maxItems": 1e6}}, "structured_outputs: maxItems = 1000000.0"),
         ({"json": {"anyOf": [{"minProperties": 257}]}}, "structured_outputs: minProperties = 257"),
         ({"json": {"x-guidance": {}}}, "structured_outputs: x-guidance may take any time"),
         ({"json": {"enum": ["a" * 60] * 200}}, "structured_outputs: 12"),
     ],
-)  # fmt: skip
+)
 def test_a_grammar_whose_cost_has_no_bound_is_refused(grammar: dict[str, Any], says: str) -> None:
     """2,999 choices stopped structured output for all; `(.?){1000}` held every request."""
     assert refusal({"structured_outputs": grammar}).startswith(says)
@@ -86,10 +95,14 @@ def test_a_response_format_is_bounded_as_well(form: dict[str, Any]) -> None:
 
 
 def test_ordinary_grammars_are_accepted() -> None:
-    keyed = {"properties": {"pattern": STRING, "minItems": STRING, "n": {"maxItems": 256}}}
-    for grammar in ({"choice": [str(i) for i in range(256)]}, {"json": keyed}, {"json_object": True}):
+    keyed_model = {"properties": {"pattern": STRING, "minItems": STRING, "n": {"maxItems": 256}}}
+    for grammar in (
+        {"choice": [str(i) for i in range(256)]},
+        {"json": keyed_model},
+        {"json_object": True},
+    ):
         check_bounds({"structured_outputs": grammar})
-    check_bounds({"structured_outputs": {"json": json.dumps(keyed)}})
+    check_bounds({"structured_outputs": {"json": json.dumps(keyed_model)}})
     check_bounds({"response_format": {"type": "text"}})
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": keyed}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": keyed_model}}
     check_bounds({"response_format": form})

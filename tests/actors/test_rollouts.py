@@ -1,4 +1,6 @@
-"""The rollout loop on real workers: equal batches whoever dies, weights that land in mid-response, errors that surface."""
+"""The rollout loop on real workers: equal batches whoever dies, weights that land in mid-response,
+errors that surface.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from bimode.bpo_config import BpoConfig
-from bimode.config import ModelConfig
-from bimode.desk import Desk, Drawn, Lease
+from bimode.config.common import LearnerConfig, OptimConfig
+from bimode.config.recipe import ModelConfig
+from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError, StarvedError
-from bimode.ledger import FILE, Ledger, read
 from bimode.records import Prompt
-from bimode.sections import LearnerConfig, OptimConfig
-from bimode.trace import Trace
-from pipelines.bpo_steps import drawn, requests
+from bimode.rl.ledger import FILE, Ledger, read
+from bimode.rl.scheduler import Lease, RolloutScheduler, ScoredGroup
+from bimode.rl.timeline import Trace
+from pipelines.bpo_steps import requests, scored_groups
 from pipelines.chaos import stall
 from tests.actors.damage import RESUME_S, slow_to_resume
 from tests.rollouts import paired
@@ -32,17 +34,23 @@ QUESTION = "digits : read the strip as one number . what is its remainder ?"
 BPO = BpoConfig(prompts_per_step=4, group_size=3, max_tokens=40, rollout_workers=2)
 
 
-def prompt_of(ticket: int, images: tuple[bytes, ...] = ()) -> Prompt:
-    return replace(paired([1], [1]).prompt, id=f"q{ticket}", question=QUESTION, images=images)
+def prompt_of(group_id: int, images: tuple[bytes, ...] = ()) -> Prompt:
+    return replace(paired([1], [1]).prompt, id=f"q{group_id}", question=QUESTION, images=images)
 
 
 def open_fleet(model_dir: Path, worker: type | None = None) -> Any:
-    from actors.fleet import RolloutFleet
+    from actors.rollout.fleet import RolloutFleet
 
     return RolloutFleet(
-        model_dir, ModelConfig(max_model_len=128), workers=2, options={"num_cpus": 0}, seed=0, sync="object_store", worker=worker,
-        patience_s=600.0,
-    )  # fmt: skip
+        model_dir,
+        ModelConfig(max_model_len=128),
+        workers=2,
+        options={"num_cpus": 0},
+        seed=0,
+        sync="object_store",
+        worker=worker,
+        timeout_s=600.0,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +77,26 @@ def fleet(ray_local: Any, text_model: Path, request: pytest.FixtureRequest) -> I
 @pytest.fixture(scope="module")
 def learner(ray_local: Any, text_model: Path) -> Iterator[Any]:
     """Real, and never trained: every version has the same weights."""
-    from actors.learner_group import LearnerGroup
+    from actors.learner.group import LearnerGroup
 
     group = LearnerGroup(
-        {"num_cpus": 0}, 1, model_dir=text_model, learner=LearnerConfig(engine="torch"), optim=OptimConfig(), total_steps=9,
-        dtype="float32", seed=0, with_reference=False,
-    )  # fmt: skip
+        {"num_cpus": 0},
+        1,
+        model_dir=text_model,
+        learner=LearnerConfig(engine="torch"),
+        optim=OptimConfig(),
+        total_steps=9,
+        dtype="float32",
+        seed=0,
+        with_reference=False,
+    )
     yield group
     group.close()
 
 
 @pytest.fixture
 def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
-    from actors.rollouts import Rollouts
+    from actors.rollout.loop import Rollouts
 
     def make(
         name: str = "run",
@@ -92,112 +107,176 @@ def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
         num_prompts: int = 1 << 30,
     ) -> Rollouts:
         def asked(lease: Lease) -> list[tuple[int, Prompt]]:
-            return [(ticket, prompt(ticket)) for ticket in lease.tickets]
+            return [(group_id, prompt(group_id)) for group_id in lease.group_ids]
 
-        desk = Desk(
-            Ledger(tmp_path / name), prompt, lambda group, step: True, num_prompts=num_prompts,
-            groups_per_step=bpo.prompts_per_step, lease_groups=bpo.lease_groups, max_staleness=bpo.max_staleness, may_filter=0,
+        scheduler = RolloutScheduler(
+            Ledger(tmp_path / name),
+            prompt,
+            lambda group, step: True,
+            num_prompts=num_prompts,
+            groups_per_step=bpo.prompts_per_step,
+            lease_groups=bpo.lease_groups,
+            max_staleness=bpo.max_staleness,
+            may_filter=0,
             leases_in_flight=bpo.leases_in_flight,
-        )  # fmt: skip
+        )
         return Rollouts(
-            fleet, learner, desk, lambda lease: requests(asked(lease), bpo, 0),
-            lambda lease, results: drawn(asked(lease), bpo, results, {}),
-            sync_timeout_s=600.0, wanted=wanted, say=(said if said is not None else []).append,
+            fleet,
+            learner,
+            scheduler,
+            lambda lease: requests(asked(lease), bpo, 0),
+            lambda lease, results: scored_groups(asked(lease), bpo, results, {}),
+            sync_timeout_s=600.0,
+            wanted=wanted,
+            on_event=(said if said is not None else []).append,
             trace=Trace(tmp_path / "trace.json"),
-        )  # fmt: skip
+        )
 
     return make
 
 
-def bits(batch: Sequence[Drawn]) -> list[Any]:
+def bits(batch: Sequence[ScoredGroup]) -> list[Any]:
     """What a step depends on; NaN compared as text."""
-    return [(d.ticket, [(c.token_ids_T, str(c.logprobs_T)) for c in (*d.group.completions, *d.probes)]) for d in batch]
+    return [
+        (
+            d.group_id,
+            [(c.token_ids_T, str(c.logprobs_T)) for c in (*d.group.completions, *d.probes)],
+        )
+        for d in batch
+    ]
 
 
-def test_a_worker_that_dies_costs_no_question_and_no_bit(ray_local: Any, fleet: Any, loop: Any, tmp_path: Path) -> None:
-    fleet.expect(0)
+def test_a_worker_that_dies_costs_no_question_and_no_bit(
+    ray_local: Any, fleet: Any, loop: Any, tmp_path: Path
+) -> None:
+    fleet.assert_version(0)
     with loop("whole") as rollouts:
         whole = rollouts.batch(0)
     said: list[str] = []
     with loop("killed", said=said) as rollouts:
-        rollouts.turn()  # both have a lease now
-        victim = fleet.members[0]
+        rollouts.step()  # both have a lease now
+        victim = fleet.workers[0]
         ray_local.kill(victim.actor)
         disturbed = rollouts.batch(0)
     assert bits(disturbed) == bits(whole) and rollouts.lost == 1
     assert len(said) == 1 and said[0].startswith("rollout-0 died after ")
     assert said[0].endswith(": rollout-2 takes its place; its 2 questions go to another")
     found = read(tmp_path / "killed" / FILE)
-    assert found.books.counts()["generated"] == found.books.drawn == 4
-    assert [m["ticket"] for m in found.moves if m.get("why", "").startswith(f"{victim.name} died")] == [0, 1]
+    assert found.totals.counts()["generated"] == found.totals.scored == 4
+    assert [
+        m["group_id"] for m in found.moves if m.get("why", "").startswith(f"{victim.name} died")
+    ] == [0, 1]
 
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
 def test_a_worker_that_falls_silent_is_replaced(ray_local: Any, fleet: Any, loop: Any) -> None:
-    fleet.expect(0)
+    fleet.assert_version(0)
     said: list[str] = []
-    fleet.patience_s = 5.0
+    fleet.timeout_s = 5.0
     with loop(said=said) as rollouts:
-        fleet.members[1].machine = ""  # or that would be the call that it does not answer, and the other did all
-        fleet.members[1].actor.__ray_call__.remote(stall)
-        assert [d.ticket for d in rollouts.batch(0)] == [0, 1, 2, 3]
-    assert len(said) == 1 and "rollout-1 has not answered begin for 5 s: rollout-2 takes its place" in said[0]
+        fleet.workers[
+            1
+        ].machine = ""  # or that would be the call that it does not answer, and the other did all
+        fleet.workers[1].actor.__ray_call__.remote(stall)
+        assert [d.group_id for d in rollouts.batch(0)] == [0, 1, 2, 3]
+    assert (
+        len(said) == 1
+        and "rollout-1 has not answered begin for 5 s: rollout-2 takes its place" in said[0]
+    )
 
 
 def test_weights_land_while_responses_are_under_way(fleet: Any, loop: Any, tmp_path: Path) -> None:
-    """Slices of next to nothing: a response is cut by updates, goes on, and says which token came from which version."""
+    """Slices of next to nothing: a response is cut by updates, goes on, and says which token came
+    from which version.
+    """
     bpo = BPO.model_copy(update={"max_staleness": 2, "group_size": 1})
-    trained: list[Drawn] = []
+    mark_trained: list[ScoredGroup] = []
     with loop(bpo=bpo) as rollouts, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("actors.rollouts.SLICE_S", 0.001)
+        patch.setattr("actors.rollout.loop.SLICE_S", 0.001)
         for version in range(6):
             batch = rollouts.batch(version)
             assert all(version - d.oldest <= 2 for d in batch)
-            rollouts.trained(batch, version)
-            trained += batch
+            rollouts.mark_trained(batch, version)
+            mark_trained += batch
             fleet.version = version + 1
-    spans = [sorted(set(c.versions_T)) for d in trained for c in d.group.completions]
+    spans = [sorted(set(c.versions_T)) for d in mark_trained for c in d.group.completions]
     assert any(len(span) > 1 for span in spans), "no response saw an update"
-    assert all(list(c.versions_T) == sorted(c.versions_T) for d in trained for c in d.group.completions)
-    assert all(len(c.token_ids_T) == len(c.logprobs_T) <= 40 for d in trained for c in d.group.completions)
-    assert not any(math.isnan(x) for d in trained for c in d.group.completions for x in c.logprobs_T[c.num_forced :])
-    assert len({d.ticket for d in trained}) == 24
-    events = [json.loads(line.rstrip(",")) for line in (tmp_path / "trace.json").read_text().splitlines()[1:]]
+    assert all(
+        list(c.versions_T) == sorted(c.versions_T)
+        for d in mark_trained
+        for c in d.group.completions
+    )
+    assert all(
+        len(c.token_ids_T) == len(c.logprobs_T) <= 40
+        for d in mark_trained
+        for c in d.group.completions
+    )
+    assert not any(
+        math.isnan(x)
+        for d in mark_trained
+        for c in d.group.completions
+        for x in c.logprobs_T[c.num_forced :]
+    )
+    assert len({d.group_id for d in mark_trained}) == 24
+    events = [
+        json.loads(line.rstrip(","))
+        for line in (tmp_path / "trace.json").read_text().splitlines()[1:]
+    ]
     spans = [(e["tid"], e["ts"], e["ts"] + e["dur"]) for e in events if e.get("name") == "lease"]
-    assert any(a[0] == b[0] and a[1] < b[1] < a[2] for a in spans for b in spans), "no worker had two leases under way"
+    assert any(a[0] == b[0] and a[1] < b[1] < a[2] for a in spans for b in spans), (
+        "no worker had two leases under way"
+    )
     names = {e["args"]["name"] for e in events if e["ph"] == "M"}
-    assert {"learner"} < names <= {"learner", *(m.name for m in fleet.members)}
-    assert {e["name"] for e in events if e["ph"] == "X"} >= {"lease", "learn", "pause", "transfer", "verify", "resume"}
+    assert {"learner"} < names <= {"learner", *(m.name for m in fleet.workers)}
+    assert {e["name"] for e in events if e["ph"] == "X"} >= {
+        "lease",
+        "learn",
+        "pause",
+        "transfer",
+        "verify",
+        "resume",
+    }
 
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
 def test_what_goes_wrong_in_a_worker_surfaces_where_the_learner_waits(loop: Any) -> None:
     for staleness in (0, 1):
         impossible = BPO.model_copy(update={"max_tokens": 1, "max_staleness": staleness})
-        with loop(str(staleness), impossible) as rollouts, pytest.raises(ConfigError, match="max_tokens = 1"):
+        with (
+            loop(str(staleness), impossible) as rollouts,
+            pytest.raises(ConfigError, match="max_tokens = 1"),
+        ):
             rollouts.batch(0)
 
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
 @pytest.mark.parametrize("staleness", [0, 1])
-def test_a_refused_question_costs_itself_and_is_said_once(loop: Any, tmp_path: Path, staleness: int) -> None:
+def test_a_refused_question_costs_itself_and_is_said_once(
+    loop: Any, tmp_path: Path, staleness: int
+) -> None:
     said: list[str] = []
     bpo = BPO.model_copy(update={"max_staleness": staleness})
 
-    def prompt(ticket: int) -> Prompt:
-        return prompt_of(ticket, FIVE if ticket in (1, 2) else ())
+    def prompt(group_id: int) -> Prompt:
+        return prompt_of(group_id, FIVE if group_id in (1, 2) else ())
 
     with loop("run", bpo, said, prompt=prompt) as rollouts:
         batch = rollouts.batch(0)
         until = time.monotonic() + 60  # at staleness 1 a lease may still be under way
-        while rollouts.desk.refused < 2 and time.monotonic() < until:
+        while rollouts.scheduler.refused < 2 and time.monotonic() < until:
             time.sleep(0.05)
-        ended = rollouts.trained(batch, 0)
-    tickets = [d.ticket for d in batch]
-    assert len(tickets) == 4 and not {1, 2} & set(tickets) and (staleness or tickets == [0, 3, 4, 5])
+        ended = rollouts.mark_trained(batch, 0)
+    group_ids = [d.group_id for d in batch]
+    assert (
+        len(group_ids) == 4
+        and not {1, 2} & set(group_ids)
+        and (staleness or group_ids == [0, 3, 4, 5])
+    )
     assert ended.refused == 2 and ended.dropped == ended.stale == ended.lost == 0
-    assert sorted(said) == [f"q{k} is refused: 5 images, at most 4; the next question replaces it" for k in (1, 2)]
-    assert read(tmp_path / "run" / FILE).books.counts()["refused"] == 2
+    assert sorted(said) == [
+        f"q{k} is refused: 5 images, at most 4; the next question replaces it" for k in (1, 2)
+    ]
+    assert read(tmp_path / "run" / FILE).totals.counts()["refused"] == 2
 
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
@@ -206,8 +285,8 @@ def test_a_run_whose_every_question_is_refused_ends_in_a_line(loop: Any, stalene
     bpo = BPO.model_copy(update={"max_staleness": staleness})
     said: list[str] = []
 
-    def of_nine(ticket: int) -> Prompt:
-        return prompt_of(ticket % 9, FIVE)
+    def of_nine(group_id: int) -> Prompt:
+        return prompt_of(group_id % 9, FIVE)
 
     line = r"^every question is refused \(9\); the last was q\d: 5 images, at most 4$"
     loop_of_nine = loop("run", bpo, said, prompt=of_nine, num_prompts=9)
@@ -218,41 +297,52 @@ def test_a_run_whose_every_question_is_refused_ends_in_a_line(loop: Any, stalene
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
 def test_workers_that_take_turns_with_the_learner_wait_for_it(fleet: Any, loop: Any) -> None:
-    """The time of an update is theirs, in its own step, and not a wait for each other in the next; nor is it time of a weight
-    update, though one of them be so slow with it that the other has answered everything before."""
+    """The time of an update is theirs, in its own step, and not a wait for each other in the next;
+    nor is it time of a weight update, though one of them be so slow with it that the other has
+    answered everything before.
+    """
     with loop() as rollouts:
-        fleet.members[1].actor.__ray_call__.remote(slow_to_resume)
-        while not all(member.has_answered for member in fleet.members):
-            rollouts.turn()
+        fleet.workers[1].actor.__ray_call__.remote(slow_to_resume)
+        while not all(member.has_answered for member in fleet.workers):
+            rollouts.step()
         for version in range(3):
             batch, began = rollouts.batch(version), time.monotonic()
             time.sleep(1.0)  # the learner learns
-            waits, learnt = rollouts.trained(batch, version).waits, time.monotonic() - began
+            waits, learnt = rollouts.mark_trained(batch, version).waits, time.monotonic() - began
             fleet.version = version + 1
             if version == 0:  # the rounds above are in it
                 continue
-            assert waits.full == pytest.approx(learnt, abs=0.1) and waits.full + waits.learner <= waits.total + 0.01
+            assert (
+                waits.full == pytest.approx(learnt, abs=0.1)
+                and waits.full + waits.learner <= waits.total + 0.01
+            )
             assert waits.rollouts <= waits.learner and RESUME_S <= 2 * waits.stopped < 2 * RESUME_S
 
 
 @pytest.mark.parametrize("fleet", ["simulated"], indirect=True)
 def test_workers_join_and_leave_a_live_loop(fleet: Any, loop: Any, tmp_path: Path) -> None:
-    """2 -> 3 -> 1: the newcomer holds the live version, who leaves has finished, and no ticket is lost."""
+    """2 -> 3 -> 1: the newcomer holds the live version, who leaves has finished, and no group is
+    lost.
+    """
     said, size = list[str](), [2]
     bpo = BPO.model_copy(update={"lease": 1})
     with loop(bpo=bpo, said=said, wanted=lambda: size[0]) as rollouts:
         for version, workers in enumerate([2, 3, 1]):
             size[0] = workers
             batch = rollouts.batch(version)
-            assert {v for d in batch for c in d.group.completions for v in c.versions_T} == {version}
-            ended = rollouts.trained(batch, version)
+            assert {v for d in batch for c in d.group.completions for v in c.versions_T} == {
+                version
+            }
+            ended = rollouts.mark_trained(batch, version)
             assert ended.lost == 0 and ended.waits.total > ended.waits.learner > 0
             fleet.version = version + 1
-        rollouts.turn()
-    assert len(fleet.members) == 1 and set(rollouts._leases) <= set(fleet.members), "nothing holds who has left"
+        rollouts.step()
+    assert len(fleet.workers) == 1 and set(rollouts._leases) <= set(fleet.workers), (
+        "nothing holds who has left"
+    )
     assert said == [
         "rollout-2 joins; rollout workers: 3",
         "rollout-1 leaves; rollout workers: 2",
         "rollout-2 leaves; rollout workers: 1",
     ]
-    assert read(tmp_path / "run" / FILE).books.counts()["trained"] == 12
+    assert read(tmp_path / "run" / FILE).totals.counts()["trained"] == 12

@@ -1,4 +1,6 @@
-"""A fleet that no loop drives: who dies or is silent is named, replaced once, and its share is answered as it would have been."""
+"""A fleet that no loop drives: who dies or is silent is named, replaced once, and its share is
+answered as it would have been.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bimode.config import ModelConfig
+from bimode.config.recipe import ModelConfig
 from bimode.errors import WorkerLostError
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, GenerationResult
@@ -21,7 +23,9 @@ from tests.rollouts import paired
 pytestmark = pytest.mark.ray
 
 PROMPT = replace(paired([1], [1]).prompt, question="what is 3 + 4 ?", images=())
-REQUESTS = [GenerationRequest(replace(PROMPT, id=f"q{i}"), Mode.AUTO, 2, 1.0, 12, seed=i) for i in range(5)]
+REQUESTS = [
+    GenerationRequest(replace(PROMPT, id=f"q{i}"), Mode.AUTO, 2, 1.0, 12, seed=i) for i in range(5)
+]
 MODEL = ModelConfig(max_model_len=128)
 
 
@@ -32,25 +36,39 @@ def flat(results: list[GenerationResult]) -> list[Completion]:
 @pytest.fixture
 def fleet(ray_local: Any, text_model: Path) -> Iterator[Any]:
     """Two workers without vLLM, who may be silent for two seconds."""
-    from actors.fleet import RolloutFleet
+    from actors.rollout.fleet import RolloutFleet
     from benchmarks.peers.simulated import PromptWorker
 
     fleet = RolloutFleet(
-        text_model, MODEL, workers=2, options={"num_cpus": 0}, seed=0, sync="object_store", worker=PromptWorker, patience_s=2.0
+        text_model,
+        MODEL,
+        workers=2,
+        options={"num_cpus": 0},
+        seed=0,
+        sync="object_store",
+        worker=PromptWorker,
+        timeout_s=2.0,
     )
-    fleet.awaken()
+    fleet.wait_until_ready()
     yield fleet
     fleet.close()
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"), [("kill", "died, .* s into (begin|advance)"), ("stall", "has not answered .* for 2 s")]
+    ("damage", "says"),
+    [("kill", "died, .* s into (begin|advance)"), ("stall", "has not answered .* for 2 s")],
 )
-def test_who_is_lost_without_a_loop_is_named_and_replaced_once(ray_local: Any, fleet: Any, damage: str, says: str) -> None:
-    from actors import shares
+def test_who_is_lost_without_a_loop_is_named_and_replaced_once(
+    ray_local: Any, fleet: Any, damage: str, says: str
+) -> None:
+    from actors.rollout import generate
 
     def hit(member: Any) -> None:
-        ray_local.kill(member.actor) if damage == "kill" else member.actor.__ray_call__.remote(stall)
+        (
+            ray_local.kill(member.actor)
+            if damage == "kill"
+            else member.actor.__ray_call__.remote(stall)
+        )
 
     lost: list[str] = []
 
@@ -58,53 +76,66 @@ def test_who_is_lost_without_a_loop_is_named_and_replaced_once(ray_local: Any, f
         lost.append(f"{member.name} {why}")
         return fleet.replace(member)
 
-    whole = shares.generate(fleet, REQUESTS)
-    hit(fleet.members[1])
+    whole = generate.generate(fleet, REQUESTS)
+    hit(fleet.workers[1])
     with pytest.raises(WorkerLostError, match=f"^rollout-1 {says}$"):
-        shares.generate(fleet, REQUESTS)
-    fleet.members[0].calls.clear()
-    again = shares.generate(fleet, REQUESTS, successor)
+        generate.generate(fleet, REQUESTS)
+    fleet.workers[0].calls.clear()
+    again = generate.generate(fleet, REQUESTS, successor)
     asked = [f"q{i}" for i in range(5) for _ in range(2)]
     assert [c.prompt_id for c in flat(again)] == [c.prompt_id for c in flat(whole)] == asked
     assert len(lost) == 1 and lost[0].startswith("rollout-1 ")
 
     def doomed(member: Any, why: str) -> Any:
         next_one = fleet.replace(member)
-        fleet.awaken()
+        fleet.wait_until_ready()
         hit(next_one)
         return next_one
 
-    hit(fleet.members[1])
-    with pytest.raises(WorkerLostError, match=f"^rollout-3 {says}, like the one before it that was asked the same 2 requests$"):
-        shares.generate(fleet, REQUESTS, doomed)
+    hit(fleet.workers[1])
+    with pytest.raises(
+        WorkerLostError,
+        match=f"^rollout-3 {says}, like the one before it that was asked the same 2 requests$",
+    ):
+        generate.generate(fleet, REQUESTS, doomed)
 
 
-@pytest.mark.parametrize(("damage", "says"), [("kill", "died"), ("stall", "has not answered version for 2 s")])
-def test_a_graph_without_a_loop_says_who_does_not_load(ray_local: Any, fleet: Any, damage: str, says: str) -> None:
-    from actors.graph import Graph
+@pytest.mark.parametrize(
+    ("damage", "says"), [("kill", "died"), ("stall", "has not answered version for 2 s")]
+)
+def test_a_graph_without_a_loop_says_who_does_not_load(
+    ray_local: Any, fleet: Any, damage: str, says: str
+) -> None:
+    from actors.rl_workers import RLWorkers
 
     nobody: Any = SimpleNamespace(num_buckets=0)
-    graph = Graph(fleet, nobody, "object_store", 2.0)
+    graph = RLWorkers(fleet, nobody, "object_store", 2.0)
     graph.catch_up()
-    victim = fleet.members[1]
+    victim = fleet.workers[1]
     ray_local.kill(victim.actor) if damage == "kill" else victim.actor.__ray_call__.remote(stall)
     with pytest.raises(WorkerLostError, match=f"^rollout-1 {says}"):
         graph.generate(REQUESTS)
 
 
-def test_an_evaluation_survives_a_dead_engine_with_the_same_answers(ray_local: Any, text_model: Path) -> None:
+def test_an_evaluation_survives_a_dead_engine_with_the_same_answers(
+    ray_local: Any, text_model: Path
+) -> None:
     """Also one that holds the second model, which its successor's directory does not."""
-    from actors.evaluator import Evaluator
+    from actors.rollout.evaluator import Evaluator
 
     said: list[str] = []
-    with Evaluator(MODEL, workers=2, options={"num_cpus": 0}, seed=0, patience_s=60.0, say=said.append) as evaluator:
+    with Evaluator(
+        MODEL, workers=2, options={"num_cpus": 0}, seed=0, timeout_s=60.0, on_event=said.append
+    ) as evaluator:
         evaluator.open(text_model)
         evaluator.open(text_model)
         whole = evaluator.generate(REQUESTS)
         assert evaluator._fleet is not None
-        ray_local.kill(evaluator._fleet.workers[0])
+        ray_local.kill(evaluator._fleet.actors[0])
         again = evaluator.generate(REQUESTS)
         assert {v for c in flat(again) for v in c.versions_T} == {1}
     assert [c.token_ids_T for c in flat(again)] == [c.token_ids_T for c in flat(whole)]
     [line] = said
-    assert re.fullmatch(r"rollout-0 died, .* s into \w+: rollout-2 takes its place and is asked the same", line)
+    assert re.fullmatch(
+        r"rollout-0 died, .* s into \w+: rollout-2 takes its place and is asked the same", line
+    )

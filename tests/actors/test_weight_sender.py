@@ -1,4 +1,6 @@
-"""The learner's end of nccl and ipc, as far as a machine without a GPU can tell: what it would send, and a refusal."""
+"""The learner's end of nccl and ipc, as far as a machine without a GPU can tell: what it would
+send, and a refusal.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,14 @@ from pathlib import Path
 
 import torch
 
-from actors.engines import build_engine
-from actors.weight_sender import GatheredSource
-from bimode.codec import load_model
-from bimode.sections import LearnerConfig, OptimConfig
-from bimode.policy import Policy
+from actors.learner.engines import build_engine
+from actors.weights.sender import GatheredSource
+from bimode.renderer import load_model
+from bimode.config.common import LearnerConfig, OptimConfig
+from bimode.learner.policy import Policy
 
-torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[2]}", rank=0, world_size=1)
+store = f"file://{sys.argv[2]}"
+torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
 model = load_model(Path(sys.argv[1]), torch.float32)
 whole = {name: p.detach().clone() for name, p in model.named_parameters()}
 engine = build_engine(Policy(model), LearnerConfig(zero_stage=3), OptimConfig(), torch.float32)
@@ -30,7 +33,8 @@ assert all(p.numel() == 0 for p in model.parameters()), "ZeRO-3 has not split th
 source = GatheredSource(model)
 for _ in range(2):  # every update starts a fresh pass
     sent = list(source)
-    assert [(m.name, m.dtype, m.shape) for m in source.metadata()] == [(n, t.dtype, tuple(t.shape)) for n, t in sent]
+    told = [(m.name, m.dtype, m.shape) for m in source.metadata()]
+    assert told == [(n, t.dtype, tuple(t.shape)) for n, t in sent]
     assert all(torch.equal(t, whole[n]) for n, t in sent) and len(sent) == len(whole)
 assert all(p.numel() == 0 for p in model.parameters()), "a gathered parameter was not freed"
 print("whole")
@@ -40,17 +44,19 @@ print("whole")
 def test_the_source_gathers_what_zero_3_has_split(tiny_llava: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", GATHER, str(tiny_llava), str(tmp_path / "rendezvous")],
-        capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     assert done.stdout.splitlines()[-1:] == ["whole"], done.stderr[-2000:]
 
 
 def test_each_worker_has_a_rank_of_its_own() -> None:
-    from actors.weight_sender import placed
+    from actors.weights.sender import with_rank_offset
 
     info = {"rank_offset": 1, "world_size": 4}
-    assert [placed(info, i)["rank_offset"] for i in range(3)] == [1, 2, 3]
-    assert placed({"packed": True}, 2) == {"packed": True}
+    assert [with_rank_offset(info, i)["rank_offset"] for i in range(3)] == [1, 2, 3]
+    assert with_rank_offset({"packed": True}, 2) == {"packed": True}
 
 
 def test_merged_experts_leave_one_by_one(tmp_path: Path) -> None:
@@ -59,13 +65,20 @@ def test_merged_experts_leave_one_by_one(tmp_path: Path) -> None:
     from safetensors.torch import load_file
     from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-    from actors.weight_sender import GatheredSource
+    from actors.weights.sender import GatheredSource
 
     config = Qwen3MoeConfig(
-        vocab_size=64, hidden_size=32, intermediate_size=64, moe_intermediate_size=16,
-        num_experts=4, num_hidden_layers=2, num_attention_heads=1, num_key_value_heads=1,
-        head_dim=32, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=16,
+        num_experts=4,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=32,
+        tie_word_embeddings=False,
+    )
     model = Qwen3MoeForCausalLM(config)
     model.save_pretrained(tmp_path)
     saved, source = load_file(tmp_path / "model.safetensors"), GatheredSource(model)
@@ -81,7 +94,7 @@ def test_the_buffer_of_ipc_holds_the_largest_tensor(rows: int, size: int) -> Non
     """The embedding of an 8B model has 1.24 GB, and vLLM's own buffer 1.07."""
     import torch
 
-    from actors.weight_sender import GatheredSource, ipc_info
+    from actors.weights.sender import GatheredSource, ipc_info
 
     with torch.device("meta"):
         parts = torch.nn.Embedding(rows, 4096), torch.nn.Linear(8, 8)
@@ -93,7 +106,7 @@ def test_the_buffer_of_ipc_holds_the_largest_tensor(rows: int, size: int) -> Non
 def test_without_a_gpu_the_sender_is_refused() -> None:
     import torch
 
-    from actors.weight_sender import WeightSender
+    from actors.weights.sender import WeightSender
     from bimode.errors import ConfigError
 
     if torch.cuda.is_available():

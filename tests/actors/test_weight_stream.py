@@ -1,4 +1,5 @@
-"""Each fault in each phase of a weight update: found within its deadline, said in one line, and the run goes on.
+"""Each fault in each phase of a weight update: found within its deadline, said in one line, and the
+run goes on.
 
 Real actors, learner and protocol; the engines are simulated, since each fault costs one.
 """
@@ -13,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from bimode.bpo_config import BpoConfig
-from bimode.config import ModelConfig
-from bimode.desk import Desk
+from bimode.config.common import LearnerConfig, OptimConfig
+from bimode.config.recipe import ModelConfig
+from bimode.config.rl import BpoConfig
 from bimode.errors import CorruptWeightsError, LearnerLostError
-from bimode.ledger import Ledger
 from bimode.records import Prompt
-from bimode.sections import LearnerConfig, OptimConfig
-from bimode.trace import Trace
-from pipelines.bpo_steps import drawn, requests
+from bimode.rl.ledger import Ledger
+from bimode.rl.scheduler import RolloutScheduler
+from bimode.rl.timeline import Trace
+from pipelines.bpo_steps import requests, scored_groups
 from pipelines.chaos import corrupt, slow, stall
 from tests.actors.damage import (
     as_it_was,
@@ -49,50 +50,75 @@ def learner(ray_local: Any, text_model: Path) -> Iterator[Any]:
 
 
 def new_learner(model_dir: Path) -> Any:
-    from actors.learner_group import LearnerGroup
+    from actors.learner.group import LearnerGroup
 
     group = LearnerGroup(
-        {"num_cpus": 0}, 1, model_dir=model_dir, learner=LearnerConfig(engine="torch"), optim=OptimConfig(), total_steps=9,
-        dtype="float32", seed=0, with_reference=False,
-    )  # fmt: skip
+        {"num_cpus": 0},
+        1,
+        model_dir=model_dir,
+        learner=LearnerConfig(engine="torch"),
+        optim=OptimConfig(),
+        total_steps=9,
+        dtype="float32",
+        seed=0,
+        with_reference=False,
+    )
     group.ready()
     return group
 
 
 @pytest.fixture(scope="module")
 def fleet(ray_local: Any, text_model: Path) -> Iterator[Any]:
-    from actors.fleet import RolloutFleet
+    from actors.rollout.fleet import RolloutFleet
     from benchmarks.peers.simulated import PromptWorker
 
     fleet = RolloutFleet(
-        text_model, ModelConfig(max_model_len=128), workers=2, options={"num_cpus": 0}, seed=0, sync="object_store",
+        text_model,
+        ModelConfig(max_model_len=128),
+        workers=2,
+        options={"num_cpus": 0},
+        seed=0,
+        sync="object_store",
         worker=PromptWorker,
-    )  # fmt: skip
+    )
     yield fleet
     fleet.close()
 
 
 @pytest.fixture
 def loop(fleet: Any, learner: Any, tmp_path: Path) -> Callable[..., Any]:
-    from actors.rollouts import Rollouts
-    from actors.weight_sync import WeightSync
+    from actors.rollout.loop import Rollouts
+    from actors.weights.update import WeightSync
 
     WeightSync(fleet, learner, 60.0).catch_up()
 
-    def prompt_of(ticket: int) -> Prompt:
-        return replace(paired([1], [1]).prompt, id=f"q{ticket}", question="digits", images=())
+    def prompt_of(group_id: int) -> Prompt:
+        return replace(paired([1], [1]).prompt, id=f"q{group_id}", question="digits", images=())
 
     def make(said: list[str], by: Any = learner, max_staleness: int = 0) -> Rollouts:
-        desk = Desk(
-            Ledger(tmp_path / "ledger"), prompt_of, lambda group, step: True, num_prompts=1 << 30,
-            groups_per_step=2, lease_groups=1,
-            max_staleness=max_staleness, may_filter=0,
-        )  # fmt: skip
+        scheduler = RolloutScheduler(
+            Ledger(tmp_path / "ledger"),
+            prompt_of,
+            lambda group, step: True,
+            num_prompts=1 << 30,
+            groups_per_step=2,
+            lease_groups=1,
+            max_staleness=max_staleness,
+            may_filter=0,
+        )
         return Rollouts(
-            fleet, by, desk, lambda lease: requests([(t, prompt_of(t)) for t in lease.tickets], BPO, 0),
-            lambda lease, results: drawn([(t, prompt_of(t)) for t in lease.tickets], BPO, results, {}),
-            sync_timeout_s=DEADLINE_S, wanted=lambda: 2, say=said.append, trace=Trace(tmp_path / "trace.json"),
-        )  # fmt: skip
+            fleet,
+            by,
+            scheduler,
+            lambda lease: requests([(t, prompt_of(t)) for t in lease.group_ids], BPO, 0),
+            lambda lease, results: scored_groups(
+                [(t, prompt_of(t)) for t in lease.group_ids], BPO, results, {}
+            ),
+            sync_timeout_s=DEADLINE_S,
+            wanted=lambda: 2,
+            on_event=said.append,
+            trace=Trace(tmp_path / "trace.json"),
+        )
 
     return make
 
@@ -116,28 +142,30 @@ FAULTS: dict[str, tuple[Callable[[Any], None], str]] = {
 def test_a_fault_of_a_worker(name: str, ray_local: Any, fleet: Any, loop: Any) -> None:
     damage, says = FAULTS[name]
     said, times = list[str](), list[float]()
-    victim, version = fleet.members[0], fleet.version + 1
+    victim, version = fleet.workers[0], fleet.version + 1
     with loop(said) as rollouts:
         if name == "late-pause":  # it is asked for a slice, and does not end it
             victim.actor.__ray_call__.remote(damage)
-            victim.ask("advance", 0.0)
+            victim.call("advance", 0.0)
         else:
             ray_local.get(victim.actor.__ray_call__.remote(damage))
         fleet.version = version
-        rollouts.say = lambda line: (said.append(line), times.append(time.monotonic()))
+        rollouts.on_event = lambda line: (said.append(line), times.append(time.monotonic()))
         began = time.monotonic()
         batch = rollouts.batch(0)
         while not said:
-            rollouts.turn()
+            rollouts.step()
     assert held(batch) == {version}
     assert len(said) == 1 and said[0].startswith(f"{victim.name} {says.format(version)}")
-    assert said[0].endswith("takes its place") and victim not in fleet.members
+    assert said[0].endswith("takes its place") and victim not in fleet.workers
     assert times[0] - began < (DEADLINE_S + 1 if name.startswith("late") else 1)
 
 
-def test_weights_that_are_damaged_at_every_worker_end_the_run(ray_local: Any, fleet: Any, learner: Any, loop: Any) -> None:
+def test_weights_that_are_damaged_at_every_worker_end_the_run(
+    ray_local: Any, fleet: Any, learner: Any, loop: Any
+) -> None:
     """Then it is the sender: replacing workers without end would help nobody."""
-    from actors.weight_sync import WeightSync
+    from actors.weights.update import WeightSync
 
     said: list[str] = []
     with loop(said) as rollouts, pytest.raises(CorruptWeightsError, match="damaged"):
@@ -145,20 +173,26 @@ def test_weights_that_are_damaged_at_every_worker_end_the_run(ray_local: Any, fl
         rollouts._learner_waits = True
         struck, until = set[Any](), time.monotonic() + 120
         while time.monotonic() < until:
-            for member in {*fleet.members} - struck:
+            for member in {*fleet.workers} - struck:
                 member.actor.__ray_call__.remote(corrupt)  # comes before any weights
                 struck.add(member)
-            rollouts.turn()
+            rollouts.step()
     assert len(said) == 3
-    for member in list(fleet.members):
+    for member in list(fleet.workers):
         fleet.replace(member)
     WeightSync(fleet, learner, 60.0).catch_up()
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"), [(stall_at_third_bucket, "the learner: phase prepare of version"), (die, "a rank of the learner")]
+    ("damage", "says"),
+    [
+        (stall_at_third_bucket, "the learner: phase prepare of version"),
+        (die, "a rank of the learner"),
+    ],
 )
-def test_a_fault_of_the_learner(damage: Any, says: str, fleet: Any, loop: Any, text_model: Path) -> None:
+def test_a_fault_of_the_learner(
+    damage: Any, says: str, fleet: Any, loop: Any, text_model: Path
+) -> None:
     """It ends the loop in one line; `pipelines.bpo` starts the learner again."""
     other = new_learner(text_model)
     said: list[str] = []
@@ -173,7 +207,9 @@ def test_a_fault_of_the_learner(damage: Any, says: str, fleet: Any, loop: Any, t
 
 
 @pytest.fixture
-def changed_learner(ray_local: Any, learner: Any) -> Iterator[Callable[[Callable[[Any], Any]], Any]]:
+def changed_learner(
+    ray_local: Any, learner: Any
+) -> Iterator[Callable[[Callable[[Any], Any]], Any]]:
     """Changes the learner's only rank, for one test; returns the learner."""
 
     def change(how: Callable[[Any], Any]) -> Any:
@@ -185,37 +221,41 @@ def changed_learner(ray_local: Any, learner: Any) -> Iterator[Callable[[Callable
     change(as_it_was)
 
 
-def test_a_version_goes_out_in_buckets(fleet: Any, changed_learner: Any, loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_goes_out_in_buckets(
+    fleet: Any, changed_learner: Any, loop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Many small ones, of which a few are out of the learner at a time."""
-    from actors import weight_sync
-    from bimode import weights
+    from actors.weights import update
+    from bimode.storage import weights
 
     learner = changed_learner(into_small_buckets)
     assert learner.outlet.num_buckets > 4
     ahead: list[int] = []
-    real = weight_sync.WeightStream.turn
+    real = update.WeightStream.step
 
-    def turn(stream: Any) -> None:
+    def step(stream: Any) -> None:
         real(stream)
         ahead.append(len([b for b in stream._buckets if b is not None]))
 
-    monkeypatch.setattr(weight_sync.WeightStream, "turn", turn)
+    monkeypatch.setattr(update.WeightStream, "turn", step)
     fleet.version += 1
     said: list[str] = []
     with loop(said) as rollouts:
         assert held(rollouts.batch(0)) == {fleet.version}
-    assert not said and max(ahead) <= weight_sync.WINDOW and weights.BUCKET_BYTES > 1 << 20
+    assert not said and max(ahead) <= update.WINDOW and weights.BUCKET_BYTES > 1 << 20
 
 
-def test_generation_goes_on_while_the_learner_prepares(fleet: Any, changed_learner: Any, loop: Any) -> None:
+def test_generation_goes_on_while_the_learner_prepares(
+    fleet: Any, changed_learner: Any, loop: Any
+) -> None:
     """A learner that takes a second for its weights stops nobody for a second."""
     with loop([], max_staleness=1) as rollouts:
         start = fleet.version
-        rollouts.trained(rollouts.batch(start), start)
+        rollouts.mark_trained(rollouts.batch(start), start)
         changed_learner(export_slowly)
         fleet.version += 1
-        first = rollouts.trained(rollouts.batch(start + 1), start + 1).waits
+        first = rollouts.mark_trained(rollouts.batch(start + 1), start + 1).waits
         assert first.learner > 1.0
         fleet.version += 1
-        second = rollouts.trained(rollouts.batch(start + 2), start + 2).waits
+        second = rollouts.mark_trained(rollouts.batch(start + 2), start + 2).waits
     assert 0 < first.stopped + second.stopped < 0.5

@@ -1,6 +1,8 @@
-"""Weights into live vLLM: after a sync its log-probabilities are Hugging Face's, and a skipped step is seen.
+"""Weights into live vLLM: after a sync its log-probabilities are Hugging Face's, and a skipped step
+is seen.
 
-The same prompt and image are replayed before and after each sync, so that a stale prefix or image cache shows.
+The same prompt and image are replayed before and after each sync, so that a stale prefix or image
+cache shows.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ import torch
 from PIL import Image
 from transformers.core_model_loading import revert_weight_conversion
 
-from bimode.codec import Codec, load_model
 from bimode.errors import CorruptWeightsError, StaleWeightsError
+from bimode.learner.packing import pack
+from bimode.learner.policy import Policy
 from bimode.modes import Mode
-from bimode.packing import pack
-from bimode.policy import Policy
 from bimode.records import Completion, GenerationRequest, Prompt, TrainingSample
-from bimode.shared_memory import as_array
-from bimode.weights import WeightBucket
-from tests.actors.damage import lend
+from bimode.renderer import Renderer, load_model
+from bimode.storage.shared_memory import as_array
+from bimode.storage.weights import WeightBucket
+from tests.actors.damage import share
 from tests.actors.test_weight_stream import new_learner
 
 pytestmark = pytest.mark.ray
@@ -39,14 +41,24 @@ versions = itertools.count(1)
 
 def prompt(images: tuple[bytes, ...]) -> Prompt:
     return Prompt(
-        id="p", question="digits : read the strip as one number . what is its remainder when divided by 7 ?",
-        images=images, answer="1", verifier="exact", verifier_args="{}", task="t", level="easy",
-    )  # fmt: skip
+        id="p",
+        question=(
+            "digits : read the strip as one number . what is its remainder when divided by 7 ?"
+        ),
+        images=images,
+        answer="1",
+        verifier="exact",
+        verifier_args="{}",
+        task="t",
+        level="easy",
+    )
 
 
 def picture() -> bytes:
     out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(out, "PNG")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(
+        out, "PNG"
+    )
     return out.getvalue()
 
 
@@ -64,20 +76,30 @@ def changed(model: Any, part: str, seed: int = 1) -> Any:
 def snapshot(model: Any) -> WeightBucket:
     named = dict(model.named_parameters())
     assert "lm_head.weight" not in named or not model.config.tie_word_embeddings
-    return WeightBucket.of(next(versions), tuple(named), [p.detach().numpy() for p in named.values()])
+    return WeightBucket.of(
+        next(versions), tuple(named), [p.detach().numpy() for p in named.values()]
+    )
 
 
-def gap(model: Any, codec: Codec, asked: Prompt, drawn: Sequence[Completion]) -> float:
-    """Largest difference between the log-probabilities that vLLM sampled with and Hugging Face's of the same tokens."""
+def gap(model: Any, renderer: Renderer, asked: Prompt, scored: Sequence[Completion]) -> float:
+    """Largest difference between the log-probabilities that vLLM sampled with and Hugging Face's of
+    the same tokens.
+    """
     rows = [
         TrainingSample(
-            prompt_ids=c.prompt_ids, token_ids_T=c.token_ids_T, loss_mask_T=(1.0,) * c.num_tokens,
-            advantages_T=(1.0,) * c.num_tokens, behavior_logprobs_T=c.logprobs_T, images=asked.images, mode=c.mode,
-            origin=c.prompt_id, versions_T=c.versions_T,
+            prompt_ids=c.prompt_ids,
+            token_ids_T=c.token_ids_T,
+            loss_mask_T=(1.0,) * c.num_tokens,
+            advantages_T=(1.0,) * c.num_tokens,
+            behavior_logprobs_T=c.logprobs_T,
+            images=asked.images,
+            mode=c.mode,
+            origin=c.prompt_id,
+            versions_T=c.versions_T,
         )
-        for c in drawn
-    ]  # fmt: skip
-    vision = [codec.encode_images(asked.images)] * len(rows)
+        for c in scored
+    ]
+    vision = [renderer.encode_images(asked.images)] * len(rows)
     batch = pack([[row] for row in rows], vision)
     with torch.no_grad():
         logprobs_N, _ = Policy(model.eval())(batch)
@@ -86,11 +108,13 @@ def gap(model: Any, codec: Codec, asked: Prompt, drawn: Sequence[Completion]) ->
 
 
 class Bench:
-    """One worker, one prompt that is replayed, and the Hugging Face model that the worker started from."""
+    """One worker, one prompt that is replayed, and the Hugging Face model that the worker started
+    from.
+    """
 
     def __init__(self, ray: Any, actor: Any, model_dir: Path, asked: Prompt) -> None:
         self.ray, self.actor, self.asked = ray, actor, asked
-        self.codec = Codec(model_dir)
+        self.renderer = Renderer(model_dir)
         self.first = load_model(model_dir, torch.float32)
 
     def call(self, verb: str, *args: Any) -> Any:
@@ -98,11 +122,13 @@ class Bench:
 
     def draw(self) -> list[Completion]:
         """Both forced modes and auto, 3 samples each, always the same requests."""
-        results = self.call("generate", [GenerationRequest(self.asked, mode, 3, 1.0, 24, 0) for mode in Mode])
+        results = self.call(
+            "generate", [GenerationRequest(self.asked, mode, 3, 1.0, 24, 0) for mode in Mode]
+        )
         return [completion for result in results for completion in result.completions]
 
     def gap(self, model: Any) -> float:
-        return gap(model, self.codec, self.asked, self.draw())
+        return gap(model, self.renderer, self.asked, self.draw())
 
     def start_from(self, model: Any) -> None:
         """Loads `model` and fills the caches under it."""
@@ -121,7 +147,9 @@ def text(ray_local: Any, text_actor: Any, text_model: Path) -> Bench:
 
 
 @pytest.mark.parametrize("kind", ["llava", "text"])
-def test_after_a_sync_vllm_computes_what_hugging_face_computes(kind: str, request: pytest.FixtureRequest) -> None:
+def test_after_a_sync_vllm_computes_what_hugging_face_computes(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
     bench: Bench = request.getfixturevalue(kind)
     other = changed(bench.first, ALL)
     bench.start_from(bench.first)
@@ -129,7 +157,7 @@ def test_after_a_sync_vllm_computes_what_hugging_face_computes(kind: str, reques
     sent = snapshot(other)
     assert bench.call("load_weights", sent) == sent.version == bench.call("version")
     after = bench.draw()
-    assert gap(other, bench.codec, bench.asked, after) < EQUAL
+    assert gap(other, bench.renderer, bench.asked, after) < EQUAL
     assert {v for c in after for v in c.versions_T} == {sent.version}
 
     bench.call("load_weights", snapshot(bench.first))
@@ -141,20 +169,29 @@ def test_after_a_sync_vllm_computes_what_hugging_face_computes(kind: str, reques
 
 def leave_experts(_: Any) -> None:
     """In a worker: experts stay as vLLM leaves them after a live update."""
-    import actors.weight_transfer
+    import actors.weights.receiver
 
-    actors.weight_transfer.repack_experts = lambda model: None
+    actors.weights.receiver.repack_experts = lambda model: None
 
 
-def test_experts_are_packed_again_after_an_update(ray_local: Any, moe_actor: Any, moe_model: Path) -> None:
+def test_experts_are_packed_again_after_an_update(
+    ray_local: Any, moe_actor: Any, moe_model: Path
+) -> None:
     """A mixture of experts, whose update goes by the checkpoint's names; and what it is without."""
     bench = Bench(ray_local, moe_actor, moe_model, prompt(()))
     assert bench.gap(bench.first) < EQUAL
     other = changed(bench.first, ALL)
 
     def send() -> float:
-        weights = revert_weight_conversion(other, {name: p.detach() for name, p in other.named_parameters()})
-        bench.call("load_weights", WeightBucket.of(next(versions), tuple(weights), [as_array(p) for p in weights.values()]))
+        weights = revert_weight_conversion(
+            other, {name: p.detach() for name, p in other.named_parameters()}
+        )
+        bench.call(
+            "load_weights",
+            WeightBucket.of(
+                next(versions), tuple(weights), [as_array(p) for p in weights.values()]
+            ),
+        )
         return bench.gap(other)
 
     assert send() < EQUAL
@@ -169,10 +206,15 @@ def test_the_check_fails_when_the_sync_is_skipped(llava: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("part", "done", "skipped"),
-    [(TEXT, "reset_encoder_cache", "reset_prefix_cache"), (VISION, "reset_prefix_cache", "reset_encoder_cache")],
+    [
+        (TEXT, "reset_encoder_cache", "reset_prefix_cache"),
+        (VISION, "reset_prefix_cache", "reset_encoder_cache"),
+    ],
     ids=["prefix", "encoder"],
 )
-def test_the_check_fails_when_a_cache_reset_is_skipped(llava: Bench, part: str, done: str, skipped: str) -> None:
+def test_the_check_fails_when_a_cache_reset_is_skipped(
+    llava: Bench, part: str, done: str, skipped: str
+) -> None:
     llava.start_from(llava.first)
     other = changed(llava.first, part)
     llava.call("_transfer", snapshot(other))
@@ -189,7 +231,9 @@ def test_names_as_save_pretrained_writes_them_load_too(llava: Bench, tmp_path: P
     other = changed(llava.first, ALL, seed=2)
     other.save_pretrained(tmp_path)
     saved = load_file(tmp_path / "model.safetensors")
-    assert set(saved) != {name for name, _ in other.named_parameters()}  # transformers 5 renames on saving
+    assert set(saved) != {
+        name for name, _ in other.named_parameters()
+    }  # transformers 5 renames on saving
     llava.start_from(llava.first)
     llava.call("load_weights", WeightBucket.of(next(versions), tuple(saved), tuple(saved.values())))
     assert llava.gap(other) < EQUAL
@@ -199,7 +243,10 @@ def test_weights_in_bfloat16_arrive_as_they_are(llava: Bench) -> None:
     other = changed(llava.first, ALL)
     llava.start_from(llava.first)
     half = {name: p.detach().bfloat16() for name, p in other.named_parameters()}
-    llava.call("load_weights", WeightBucket.of(next(versions), tuple(half), [as_array(p) for p in half.values()]))
+    llava.call(
+        "load_weights",
+        WeightBucket.of(next(versions), tuple(half), [as_array(p) for p in half.values()]),
+    )
     assert llava.gap(other) > EQUAL
     other.load_state_dict(half, strict=False)
     assert llava.gap(other) < EQUAL
@@ -228,7 +275,9 @@ def test_a_snapshot_with_a_gap_is_refused_and_a_whole_one_repairs(llava: Bench) 
     whole = snapshot(changed(llava.first, ALL))
     (missing,) = (n for n in whole.names if n.endswith("language_model.norm.weight"))
     kept = [i for i, n in enumerate(whole.names) if n != missing]
-    partial = WeightBucket.of(whole.version, [whole.names[i] for i in kept], [whole.arrays[i] for i in kept])
+    partial = WeightBucket.of(
+        whole.version, [whole.names[i] for i in kept], [whole.arrays[i] for i in kept]
+    )
     with pytest.raises(ValueError, match=f"left out 1 parameters.*{missing}"):
         llava.call("load_weights", partial)
     llava.start_from(llava.first)
@@ -237,7 +286,9 @@ def test_a_snapshot_with_a_gap_is_refused_and_a_whole_one_repairs(llava: Bench) 
 def test_a_snapshot_with_an_unknown_name_is_refused_and_a_whole_one_repairs(llava: Bench) -> None:
     llava.start_from(llava.first)
     whole = snapshot(llava.first)
-    renamed = WeightBucket.of(whole.version, ("model.nothing.weight", *whole.names[1:]), whole.arrays)
+    renamed = WeightBucket.of(
+        whole.version, ("model.nothing.weight", *whole.names[1:]), whole.arrays
+    )
     with pytest.raises(ValueError, match="nothing"):
         llava.call("load_weights", renamed)
     llava.start_from(llava.first)
@@ -246,7 +297,7 @@ def test_a_snapshot_with_an_unknown_name_is_refused_and_a_whole_one_repairs(llav
 @pytest.fixture
 def lender(ray_local: Any, text_model: Path) -> Iterator[Any]:
     group = new_learner(text_model)
-    ray_local.get(group.ranks[0].__ray_call__.remote(lend))
+    ray_local.get(group.ranks[0].__ray_call__.remote(share))
     yield group
     group.close()
 
@@ -254,10 +305,12 @@ def lender(ray_local: Any, text_model: Path) -> Iterator[Any]:
 def test_weights_that_are_lent_answer_as_the_same_copied(text: Bench, lender: Any) -> None:
     """To the last bit."""
 
-    def update(version: int, is_lent: bool) -> Any:
-        exports = [lender.export(version, index, is_lent) for index in range(lender.outlet.num_buckets)]
-        for export in exports if is_lent else ():
-            text.call("expect", export.bucket)
+    def update(version: int, is_shared: bool) -> Any:
+        exports = [
+            lender.export(version, index, is_shared) for index in range(lender.outlet.num_buckets)
+        ]
+        for export in exports if is_shared else ():
+            text.call("prefetch", export.bucket)
         text.call("start_update")
         for export in exports:
             text.call("receive", export.bucket)

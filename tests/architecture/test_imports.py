@@ -27,7 +27,9 @@ def source(module: str) -> str:
 
 
 def loaded_by(modules: list[str], watched: tuple[str, ...]) -> dict[str, list[str]]:
-    """Imports `modules` one after another in a new process: which of `watched` each of them was the first to load."""
+    """Imports `modules` one after another in a new process: which of `watched` each of them was the
+    first to load.
+    """
     code = (
         "import importlib, json, sys\n"
         "modules, watched, found = *json.loads(sys.argv[1]), {}\n"
@@ -51,8 +53,10 @@ def test_bimode_loads_no_ray_vllm_or_deepspeed() -> None:
 
 
 def test_commands_load_no_torch_and_pipelines_no_engine() -> None:
-    """What `python -m pipelines.X` imports before its work starts: torch would cost every command seconds. Every other module of
-    the package imports on a head node without vLLM, DeepSpeed or a GPU."""
+    """What `python -m pipelines.X` imports before its work starts: torch would cost every command
+    seconds. Every other module of the package imports on a head node without vLLM, DeepSpeed or a
+    GPU.
+    """
     modules = modules_of("pipelines")
     runnable = [m for m in modules if '__name__ == "__main__"' in source(m)]
     assert "pipelines.run" in runnable
@@ -67,7 +71,9 @@ def test_the_watch_sees_what_is_loaded() -> None:
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
-    """`bimode --help` within half a second of CPU time (the best of three), and no torch behind it."""
+    """`bimode --help` within half a second of CPU time (the best of three), and no torch behind
+    it.
+    """
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -76,7 +82,11 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0 and "curate" in done.stdout, done.stderr
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    imported = {line.rsplit("|", 1)[-1].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    imported = {
+        line.rsplit("|", 1)[-1].strip().split(".")[0]
+        for line in done.stderr.splitlines()
+        if "|" in line
+    }
     assert "typer" in imported
     assert not imported & {*HEAVY, "ray", "numpy", "pyarrow"}
     assert min(seconds) <= 0.5
@@ -92,6 +102,8 @@ def test_every_package_is_one(package: str) -> None:
 def test_layers() -> None:
     """pipelines -> actors | data_curation | cluster -> bimode (the contracts of pyproject.toml)."""
     code = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 kept, 0 broken" in done.stdout

@@ -30,19 +30,25 @@ NAMED = {  # patterns that stand behind a limit, and what keeps it
     "pipelines.serve._is_a_name": 200,  # the user's own --name
 }
 MADE = {  # of texts that no foreign hand writes, or of escaped names
-    "bimode.control_tokens._any_of",
-    "bimode.sections._compile",
-    "actors.engines.freeze",
+    "bimode.inputs.control_tokens._any_of",
+    "bimode.config.common._compile",
+    "actors.learner.engines.freeze",
 }
 
 
 def slowest(used: Used, length: int) -> tuple[float, str]:
-    """The longest use at `length`, and how its text begins; the suspects are found on short texts."""
+    """The longest use at `length`, and how its text begins; the suspects are found on short
+    texts.
+    """
     short = enumerate(hostile_texts(used.pattern, min(SHORT, length)))
     timed = [(seconds_of(used, text, MOST_SECONDS), at) for at, text in short]
     suspects = {at for _, at in nlargest(SUSPECTS, timed)}
     long = enumerate(hostile_texts(used.pattern, length))
-    return max((seconds_of(used, text, 1.2 * MOST_SECONDS), text[:20]) for at, text in long if at in suspects)
+    return max(
+        (seconds_of(used, text, 1.2 * MOST_SECONDS), text[:20])
+        for at, text in long
+        if at in suspects
+    )
 
 
 def limit_of(used: Used) -> int:
@@ -52,7 +58,11 @@ def limit_of(used: Used) -> int:
 def test_every_pattern_is_linear_enough() -> None:
     known = [*used_patterns(), *inline_patterns()]
     assert len(known) > 80, "they are no longer found"
-    slow = [(used.name, *found) for used in known if (found := slowest(used, limit_of(used)))[0] > MOST_SECONDS]
+    slow = [
+        (used.name, *found)
+        for used in known
+        if (found := slowest(used, limit_of(used)))[0] > MOST_SECONDS
+    ]
     assert not slow
 
 

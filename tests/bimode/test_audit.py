@@ -12,36 +12,47 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.audit import audit
-from bimode.checkpoints import LAST_SEAL, LastSeal, checkpoint_path, inventory, write_last_seal
 from bimode.errors import LedgerError
-from bimode.ledger import FILE, Ledger, State
-from bimode.rundir import StageDir
+from bimode.rl.audit import audit
+from bimode.rl.ledger import FILE, Ledger, State
+from bimode.storage.checkpoints import (
+    LAST_SEAL,
+    LastSeal,
+    checkpoint_path,
+    inventory,
+    write_last_seal,
+)
+from bimode.storage.run_dir import StageDir
 
 GROUPS = 2
 
 
-def id_of(ticket: int) -> str:
-    return f"q{ticket % 3}"
+def id_of(group_id: int) -> str:
+    return f"q{group_id % 3}"
 
 
-def write_rollouts(run: Path, step: int, tickets: list[int]) -> None:
+def write_rollouts(run: Path, step: int, group_ids: list[int]) -> None:
     (run / "rollouts").mkdir(exist_ok=True)
-    pq.write_table(pa.table({"ticket": [t for t in tickets for _ in range(4)]}), run / "rollouts" / f"step-{step:05d}.parquet")
+    pq.write_table(
+        pa.table({"group_id": [t for t in group_ids for _ in range(4)]}),
+        run / "rollouts" / f"step-{step:05d}.parquet",
+    )
 
 
-def write_run(run: Path, steps: int = 3, sealed: tuple[int, ...] = (2,), worker: str = "rollout-0") -> Path:
+def write_run(
+    run: Path, steps: int = 3, sealed: tuple[int, ...] = (2,), worker: str = "rollout-0"
+) -> Path:
     """Two groups a step, a third filtered in each; sealed after each of `sealed` steps."""
     ledger = Ledger(run / "ledger")
     for step in range(steps):
-        tickets = range(3 * step, 3 * step + 3)
-        for ticket in tickets:
-            ledger.move([ticket], State.PENDING, id=id_of(ticket))
-        ledger.move(tickets, State.LEASED, worker=worker, version=step)
-        ledger.move(tickets, State.GENERATED)
-        ledger.move(tickets[:1], State.FILTERED, why="no credit")
-        ledger.move(tickets[1:], State.TRAINED, step=step)
-        write_rollouts(run, step, list(tickets[1:]))
+        group_ids = range(3 * step, 3 * step + 3)
+        for group_id in group_ids:
+            ledger.move([group_id], State.PENDING, id=id_of(group_id))
+        ledger.move(group_ids, State.LEASED, worker=worker, version=step)
+        ledger.move(group_ids, State.GENERATED)
+        ledger.move(group_ids[:1], State.FILTERED, why="no credit")
+        ledger.move(group_ids[1:], State.TRAINED, step=step)
+        write_rollouts(run, step, list(group_ids[1:]))
         with (run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step}) + "\n")
         if step + 1 in sealed:
@@ -87,19 +98,33 @@ def cuts(ledger: bytes) -> list[int]:
 def test_a_run_closes(tmp_path: Path) -> None:
     found = audit(write_run(tmp_path), GROUPS, id_of)
     assert found.problems == () and found.notes == ()
-    assert (found.drawn, found.sealed_steps) == (9, 2)
-    assert found.counts == {"pending": 0, "leased": 0, "generated": 0, "trained": 6, "filtered": 3, "stale": 0, "refused": 0}
+    assert (found.started, found.sealed_steps) == (9, 2)
+    assert found.counts == {
+        "pending": 0,
+        "leased": 0,
+        "generated": 0,
+        "trained": 6,
+        "filtered": 3,
+        "stale": 0,
+        "refused": 0,
+    }
 
 
 def test_what_is_under_way_or_torn_or_unknown_is_noted(tmp_path: Path) -> None:
     write_run(tmp_path)
-    Ledger(tmp_path / "ledger").path.open("ab").write(b'{"ticket": 9, "to": "pending", "id": "q0"}\n{"tick')
+    Ledger(tmp_path / "ledger").path.open("ab").write(
+        b'{"group_id": 9, "to": "pending", "id": "q0"}\n{"tick'
+    )
     found = audit(tmp_path, GROUPS, None)
     assert found.problems == () and found.counts["pending"] == 1
     assert [note.split(":")[0] for note in found.notes] == [
-        "the data is not at hand", "the last line is torn (6 bytes)",
-        "1 tickets are under way; a run that goes on takes them up again, one that has ended needs none",
-    ]  # fmt: skip
+        "the data is not at hand",
+        "the last line is torn (6 bytes)",
+        (
+            "1 groups are under way; a run that goes on takes them up again, one that has ended"
+            " needs none"
+        ),
+    ]
 
 
 def test_steps_after_the_last_seal_are_not_judged(tmp_path: Path) -> None:
@@ -128,8 +153,11 @@ def cut_a_checkpoint(run: Path) -> None:
     ("damage", "says"),
     [
         (lose_rollouts, "step 1 has no rollouts: step-00001.parquet is missing"),
-        (repeat_a_ticket, "step-00001.parquet holds tickets [1] too many and [4] too few"),
-        (lose_a_line, "metrics.jsonl has no line of step 0 where it should be; the ledger has sealed 2 steps"),
+        (repeat_a_ticket, "step-00001.parquet holds groups [1] too many and [4] too few"),
+        (
+            lose_a_line,
+            "metrics.jsonl has no line of step 0 where it should be; the ledger has sealed 2 steps",
+        ),
         (cut_a_checkpoint, "step-000002 has changed since its seal"),
     ],
 )
@@ -142,7 +170,9 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], says: s
 def test_a_checkpoint_that_a_live_run_removes_meanwhile_is_no_damage(
     tmp_path: Path, is_named: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is renamed and then removed: before its files are named they are none, after it they are not there."""
+    """It is renamed and then removed: before its files are named they are none, after it they are
+    not there.
+    """
     write_run(tmp_path)
 
     def removed(path: Path) -> str:
@@ -150,16 +180,20 @@ def test_a_checkpoint_that_a_live_run_removes_meanwhile_is_no_damage(
         shutil.rmtree(path)
         return str([file.stat().st_size for file in files]) if is_named else inventory(path)
 
-    monkeypatch.setattr("bimode.audit.inventory", removed)
+    monkeypatch.setattr("bimode.rl.audit.inventory", removed)
     assert audit(tmp_path, GROUPS, id_of).problems == ()
 
 
 def test_another_order_or_batch_than_the_recipes_is_named(tmp_path: Path) -> None:
     write_run(tmp_path)
-    problems = audit(tmp_path, 3, lambda ticket: f"q{ticket % 3}" if ticket else "q7").problems
+    problems = audit(
+        tmp_path, 3, lambda group_id: f"q{group_id % 3}" if group_id else "q7"
+    ).problems
     assert problems == (
-        "ticket 0 is q0, the data order says q7", "step 0 was trained on 2 groups, not 3", "step 1 was trained on 2 groups, not 3"
-    )  # fmt: skip
+        "group 0 is q0, the data order says q7",
+        "step 0 was trained on 2 groups, not 3",
+        "step 1 was trained on 2 groups, not 3",
+    )
 
 
 def test_a_sealed_line_that_was_changed_cannot_be_read(tmp_path: Path) -> None:
@@ -180,8 +214,10 @@ def test_a_ledger_that_is_cut_anywhere_under_a_finished_stage_is_named(tmp_path:
         found = problems_of(run)
         sealed = 2 if b"\n" in whole[whole.index(b"seal") : size] else 0
         assert found == (
-            "ledger is not the one that BPO finished with, which had 4 updates: its last seal is "
-            f"that of step {sealed}",
+            (
+                "ledger is not the one that BPO finished with, which had 4 updates: its last seal"
+                f" is that of step {sealed}"
+            ),
         ), size
 
 
@@ -253,14 +289,19 @@ def test_a_run_that_was_stopped_between_checkpoint_and_seal_is_sound(tmp_path: P
     save_checkpoint(run, 4)
     found = audit(run, GROUPS, id_of)
     assert found.problems == () and found.notes == (
-        "step-000004 has no seal: the run was stopped between the two; a resumed run goes on from step 2",
+        (
+            "step-000004 has no seal: the run was stopped between the two; a resumed run goes on"
+            " from step 2"
+        ),
     )
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4}\n')
     assert problems_of(run) == (
-        "ledger/moves.jsonl is not that of checkpoints/step-000004: it has no seal of step 4, and the run went on to step 5; "
-        "its last seal is that of step 2",
-    )  # fmt: skip
+        (
+            "ledger/moves.jsonl is not that of checkpoints/step-000004: it has no seal of step 4,"
+            " and the run went on to step 5; its last seal is that of step 2"
+        ),
+    )
 
 
 def test_a_checkpoint_whose_updates_the_ledger_lacks_is_named(tmp_path: Path) -> None:

@@ -10,22 +10,28 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bimode.base import prepare_base
-from bimode.codec import Codec, load_model
+from bimode.models.prepare_model import prepare_base
 from bimode.modes import DECIDE_DIRECT, THINK_CLOSE
+from bimode.renderer import Renderer, load_model
 
 
-def test_an_added_token_begins_as_what_its_text_was_written_with(tiny_text: Path, text_model: Path) -> None:
-    """In the embedding and in the head, which this model does not tie to it; no other row has moved."""
+def test_an_added_token_begins_as_what_its_text_was_written_with(
+    tiny_text: Path, text_model: Path
+) -> None:
+    """In the embedding and in the head, which this model does not tie to it; no other row has
+    moved.
+    """
     before, after = load_model(tiny_text, torch.float32), load_model(text_model, torch.float32)
-    old, new = Codec(tiny_text).tokenizer, Codec(text_model).tokenizer
+    old, new = Renderer(tiny_text).tokenizer, Renderer(text_model).tokenizer
     for table in ("get_input_embeddings", "get_output_embeddings"):
         rows, changed = getattr(before, table)().weight, getattr(after, table)().weight
         assert torch.equal(changed[: len(old)], rows)
         for text in (THINK_CLOSE, DECIDE_DIRECT):
             pieces = old.encode(text, add_special_tokens=False)
             assert len(pieces) == len(text), "a token a character"
-            torch.testing.assert_close(changed[new.convert_tokens_to_ids(text)], rows[pieces].mean(0))
+            torch.testing.assert_close(
+                changed[new.convert_tokens_to_ids(text)], rows[pieces].mean(0)
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -42,7 +48,7 @@ def test_a_base_stays_in_its_own_type(tiny_text: Path, tmp_path: Path, dtype: to
     assert {tensor.dtype for tensor in stored.values()} == {dtype}
     written = json.loads((made / "config.json").read_text())["dtype"]
     assert written == str(dtype).removeprefix("torch.")
-    old, new = Codec(base).tokenizer, Codec(made).tokenizer
+    old, new = Renderer(base).tokenizer, Renderer(made).tokenizer
     rows = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
     table = stored["model.embed_tokens.weight"]
     assert torch.equal(table[: len(old)], rows)

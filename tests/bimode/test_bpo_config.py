@@ -1,4 +1,6 @@
-"""The `[bpo]` section: whose value counts, what an algorithm refuses, and what a step sees of a schedule."""
+"""The `[bpo]` section: whose value counts, what an algorithm refuses, and what a step sees of a
+schedule.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,25 @@ from pathlib import Path
 import pytest
 
 from bimode import algorithms
-from bimode.bpo_config import BpoConfig
-from bimode.config import Recipe
+from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
+from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
-from bimode.recipe import build_recipe
 
 PLAIN = BpoConfig()
 NEW = """
-from bimode.credit.groups import AUTO_ONLY, Algorithm, whole_group_credit
+from bimode.algorithms.base import AUTO_ONLY, Algorithm, whole_group_credit
 
-ALGORITHM = Algorithm(AUTO_ONLY, whole_group_credit, decisions=("masked",), defaults={"decision": "masked", "kl": 0.5})
+DEFAULTS = {"decision": "masked", "kl": 0.5}
+ALGORITHM = Algorithm(AUTO_ONLY, whole_group_credit, decisions=("masked",), defaults=DEFAULTS)
 """
 
 
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("name", algorithms.NAMES)
 def test_one_key_brings_the_algorithms_defaults(name: str) -> None:
-    """Each default is taken, differs from the schema's or names what it relies on, and nothing else moves."""
+    """Each default is taken, differs from the schema's or names what it relies on, and nothing else
+    moves.
+    """
     made = build_recipe({"name": "t"}, (f"bpo.algorithm={name}",)).bpo
     defaults = dict(algorithms.load(name).defaults)
     assert {key: getattr(made, key) for key in defaults} == defaults
@@ -34,7 +39,9 @@ def test_one_key_brings_the_algorithms_defaults(name: str) -> None:
 
 
 def test_the_schema_is_the_default_algorithms() -> None:
-    """A recipe without a `[bpo]` section is one with `algorithm = "per_mode"`, and docs/recipe.md shows its values."""
+    """A recipe without a `[bpo]` section is one with `algorithm = "per_mode"`, and docs/recipe.md
+    shows its values.
+    """
     assert BpoConfig(algorithm="per_mode") == PLAIN
     for name, field in BpoConfig.model_fields.items():
         assert getattr(PLAIN, name) == field.default
@@ -46,34 +53,48 @@ def test_what_the_user_says_goes_before_what_the_algorithm_says() -> None:
     made = build_recipe(table, ("bpo.kl=0.01", "bpo.max_tokens=40")).bpo
     assert (made.clip_high, made.kl, made.max_tokens) == (0.2, 0.01, 40)
     assert (made.aggregate, made.resample, made.overlong_buffer) == ("token", 3, 0.2)
-    switched = build_recipe({"name": "t", "bpo": {"algorithm": "dapo"}}, ("bpo.algorithm=grpo",)).bpo
-    assert (switched.clip_high, switched.kl) == (0.2, 0.01), "nothing is left of the algorithm that was not chosen"
+    switched = build_recipe(
+        {"name": "t", "bpo": {"algorithm": "dapo"}}, ("bpo.algorithm=grpo",)
+    ).bpo
+    assert (switched.clip_high, switched.kl) == (
+        0.2,
+        0.01,
+    ), "nothing is left of the algorithm that was not chosen"
 
 
-@pytest.mark.parametrize("name", algorithms.names())
+@pytest.mark.parametrize("name", algorithms.NAMES)
 def test_a_resolved_config_is_itself_wherever_it_goes(name: str) -> None:
-    """Manifests hold it as JSON, stages as an object, and a copy may change one value without waking the defaults."""
+    """Manifests hold it as JSON, stages as an object, and a copy may change one value without
+    waking the defaults.
+    """
     recipe = build_recipe({"name": "t"}, (f"bpo.algorithm={name}", "bpo.kl=0.25"))
     assert Recipe.model_validate(json.loads(recipe.model_dump_json())) == recipe
     assert Recipe(name="t", bpo=recipe.bpo) == recipe
     assert BpoConfig.model_validate(recipe.bpo.model_dump(exclude_unset=True)) == recipe.bpo
     copy = recipe.bpo.model_copy(update={"steps": 7})
-    assert copy.model_dump(exclude={"steps"}) == recipe.bpo.model_dump(exclude={"steps"}) and copy.steps == 7
+    assert (
+        copy.model_dump(exclude={"steps"}) == recipe.bpo.model_dump(exclude={"steps"})
+        and copy.steps == 7
+    )
 
 
-def test_a_file_is_all_that_a_new_algorithm_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_and_a_name_are_all_that_a_new_algorithm_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "novel.py").write_text(NEW)
     monkeypatch.setattr(algorithms, "__path__", [*algorithms.__path__, str(tmp_path)])
-    assert "novel" in algorithms.names()
-    made = build_recipe({"name": "t"}, ("bpo.algorithm=novel",)).bpo
-    assert (made.algorithm, made.decision, made.kl) == ("novel", "masked", 0.5)
-    monkeypatch.undo()
     with pytest.raises(ConfigError, match=r"bpo.algorithm = novel: use "):
         build_recipe({"name": "t"}, ("bpo.algorithm=novel",))
+    monkeypatch.setattr(algorithms, "NAMES", (*algorithms.NAMES, "novel"))
+    made = build_recipe({"name": "t"}, ("bpo.algorithm=novel",)).bpo
+    assert (made.algorithm, made.decision, made.kl) == ("novel", "masked", 0.5)
 
 
 def test_listing_the_names_imports_none_of_them() -> None:
-    code = "import sys; from bimode import algorithms; print(algorithms.names()); print([m for m in sys.modules if 'numpy' in m])"
+    code = (
+        "import sys; from bimode import algorithms; print(algorithms.NAMES); print([m for m in"
+        " sys.modules if 'numpy' in m])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, loaded = done.stdout.splitlines()
     assert "per_mode" in names and loaded == "[]"
@@ -82,17 +103,47 @@ def test_listing_the_names_imports_none_of_them() -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("bpo.algorithm=degrop",), "bpo.algorithm = degrop: use .*'hgpo' or 'per_mode'; did you mean degrpo"),
+        (
+            ("bpo.algorithm=degrop",),
+            "bpo.algorithm = degrop: use .*'hgpo' or 'per_mode'; did you mean degrpo",
+        ),
         (("bpo.algorithm=3",), "bpo.algorithm = 3: "),
-        (("bpo.algorithm=degrpo", "bpo.decision=masked"), "bpo.decision = masked: bpo.algorithm = degrpo takes trained$"),
-        (("bpo.algorithm=bpo", "bpo.decision=preferred"), "bpo.algorithm = bpo takes masked or trained or is_half$"),
-        (("bpo.algorithm=hgpo", "bpo.self_routed=0.1"), "bpo.self_routed = 0.1: bpo.algorithm = hgpo has no rollouts of both"),
-        (("bpo.max_staleness=1", "bpo.sync=nccl"), "bpo.max_staleness = 1: sync = nccl moves weights while nothing is under way"),
-        (("bpo.rollout_workers_max=4", "bpo.sync=nccl"), "bpo.rollout_workers_max = 4: sync = nccl fixes who is there"),
-        (("bpo.rollout_workers=4", "bpo.rollout_workers_max=2"), "bpo.rollout_workers_max = 2: is less than .* = 4, with which"),
-        (("bpo.max_staleness=1", "bpo.self_routed_final=0.5"), "bpo.self_routed_final = 0.5: .*max_staleness = 0$"),
-        (("bpo.algorithm=bpo", "bpo.self_routed_final=1"), "bpo.self_routed_final = 1.0: .*leave it out$"),
-        (("bpo.algorithm=adaptthink", "bpo.importance=truncated"), "bpo.importance = truncated: .*; use behavior, or another"),
+        (
+            ("bpo.algorithm=degrpo", "bpo.decision=masked"),
+            "bpo.decision = masked: bpo.algorithm = degrpo takes trained$",
+        ),
+        (
+            ("bpo.algorithm=bpo", "bpo.decision=preferred"),
+            "bpo.algorithm = bpo takes masked or trained or forced_as_sampled$",
+        ),
+        (
+            ("bpo.algorithm=hgpo", "bpo.self_routed=0.1"),
+            "bpo.self_routed = 0.1: bpo.algorithm = hgpo has no rollouts of both",
+        ),
+        (
+            ("bpo.max_staleness=1", "bpo.sync=nccl"),
+            "bpo.max_staleness = 1: sync = nccl moves weights while nothing is under way",
+        ),
+        (
+            ("bpo.rollout_workers_max=4", "bpo.sync=nccl"),
+            "bpo.rollout_workers_max = 4: sync = nccl fixes who is there",
+        ),
+        (
+            ("bpo.rollout_workers=4", "bpo.rollout_workers_max=2"),
+            "bpo.rollout_workers_max = 2: is less than .* = 4, with which",
+        ),
+        (
+            ("bpo.max_staleness=1", "bpo.self_routed_final=0.5"),
+            "bpo.self_routed_final = 0.5: .*max_staleness = 0$",
+        ),
+        (
+            ("bpo.algorithm=bpo", "bpo.self_routed_final=1"),
+            "bpo.self_routed_final = 1.0: .*leave it out$",
+        ),
+        (
+            ("bpo.algorithm=adaptthink", "bpo.importance=truncated"),
+            "bpo.importance = truncated: .*; use behavior, or another",
+        ),
         (("bpo.self_routed=1.5",), "bpo.self_routed = 1.5: "),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bimode.calibration import Judged, calibrate, choose_threshold, describe
-from bimode.statistics import wilson
+from bimode.evaluation.statistics import wilson
+from data_curation.tagging.calibration import Judged, calibrate, choose_threshold, describe
 
 T, N = "thinking", "non_thinking"
 
@@ -32,13 +32,16 @@ def test_kappa_and_accuracy_of_the_textbook_table() -> None:
     lines = describe(found).splitlines()
     assert lines[0].endswith("50 questions, Cohen's kappa 0.40")
     assert [line.split() for line in lines[1:3]] == [
-        ["curate:", "judge", "0.70", "[0.56,", "0.81]"], ["curate:", "majority", "0.50", "[0.37,", "0.63]"],
-    ]  # fmt: skip
+        ["curate:", "judge", "0.70", "[0.56,", "0.81]"],
+        ["curate:", "majority", "0.50", "[0.37,", "0.63]"],
+    ]
 
 
 def test_a_judge_that_always_says_the_same_has_kappa_0_whatever_its_accuracy() -> None:
     found = calibrate(rows((T, T, 9), (N, T, 1)))
-    assert found.judge.accuracy == 0.9 == found.majority.accuracy and found.kappa == pytest.approx(0.0)
+    assert found.judge.accuracy == 0.9 == found.majority.accuracy and found.kappa == pytest.approx(
+        0.0
+    )
     assert calibrate(rows((T, T, 5))).kappa is None, "chance alone always agrees"
     assert calibrate(rows((T, N, 3), (N, T, 3))).kappa == pytest.approx(-1.0)
 
@@ -47,14 +50,21 @@ def test_what_is_neither_word_is_left_out_and_counted() -> None:
     found = calibrate(rows((T, T, 2), (T, "either", 1), ("either", N, 2), (N, "", 1)))
     assert found.judge.n == 2 and found.left_out == 4
     empty = calibrate([])
-    assert empty.judge.n == 0 and empty.kappa is None and (empty.judge.low, empty.judge.high) == (0.0, 1.0)
+    assert (
+        empty.judge.n == 0
+        and empty.kappa is None
+        and (empty.judge.low, empty.judge.high) == (0.0, 1.0)
+    )
 
 
 def test_the_threshold_is_chosen_on_one_half_and_tested_on_the_other() -> None:
-    """Ids alternate between the halves. Half a learns `longer than 3 thinks`, half b `longer than 7 thinks`."""
+    """Ids alternate between the halves. Half a learns `longer than 3 thinks`, half b `longer than 7
+    thinks`.
+    """
     a = [Judged("00", N, N, 3), Judged("02", T, N, 5), Judged("04", T, N, 9)]
     b = [Judged("01", N, N, 4), Judged("03", N, N, 7), Judged("05", T, N, 8)]
-    # tested on b: 4 -> thinks (wrong), 7 -> thinks (wrong), 8 right; on a: 3 right, 5 -> does not (wrong), 9 right
+    # tested on b: 4 -> thinks (wrong), 7 -> thinks (wrong), 8 right; on a: 3 right, 5 -> does not
+    # (wrong), 9 right
     assert calibrate(a + b).length.right == 3
     shuffled = a + b
     random.Random(1).shuffle(shuffled)
@@ -72,8 +82,14 @@ def test_thresholds_by_hand() -> None:
         return choose_threshold(np.array(lengths, dtype=np.int64), np.array(thinks))
 
     assert best([1, 2, 3, 4], [False, False, True, True]) == (2.0, True)
-    assert best([1, 2, 3, 4], [True, True, False, False]) == (2.0, False), "shorter questions may be the harder ones"
-    assert best([5, 5, 5], [True, True, False]) == (-np.inf, True), "equal lengths cannot be told apart"
+    assert best([1, 2, 3, 4], [True, True, False, False]) == (
+        2.0,
+        False,
+    ), "shorter questions may be the harder ones"
+    assert best([5, 5, 5], [True, True, False]) == (
+        -np.inf,
+        True,
+    ), "equal lengths cannot be told apart"
     assert best([], []) == (-np.inf, True)
 
 

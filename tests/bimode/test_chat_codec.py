@@ -1,4 +1,6 @@
-"""A judge is asked in its own template, whatever family it is of; models without one are refused in a line."""
+"""A judge is asked in its own template, whatever family it is of; models without one are refused in
+a line.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bimode.chat_codec import ChatCodec
+from bimode.chat_renderer import ChatRenderer
 from bimode.errors import ConfigError
 
 TEMPLATE = (
@@ -30,22 +32,29 @@ def foreign(tiny_text: Path, tmp_path: Path) -> Path:
 
 
 def test_a_foreign_model_is_asked_in_its_own_words(foreign: Path) -> None:
-    codec = pickle.loads(pickle.dumps(ChatCodec(foreign)))
-    assert isinstance(codec, ChatCodec)
-    assert codec.prompt_text("hard?", 0) == "[user] hard?</s>[bot] "
-    assert codec.tokenizer.decode(codec.encode_prompt("hard?", ())) == "[user] hard?</s>[bot] "
-    assert codec.eos_id == codec.tokenizer.convert_tokens_to_ids("</s>")
+    renderer = pickle.loads(pickle.dumps(ChatRenderer(foreign)))
+    assert isinstance(renderer, ChatRenderer)
+    assert renderer.prompt_text("hard?", 0) == "[user] hard?</s>[bot] "
+    assert (
+        renderer.tokenizer.decode(renderer.encode_prompt("hard?", ())) == "[user] hard?</s>[bot] "
+    )
+    assert renderer.eos_id == renderer.tokenizer.convert_tokens_to_ids("</s>")
     with pytest.raises(ConfigError, match="set images = false"):
-        codec.prompt_text("hard?", 1)
+        renderer.prompt_text("hard?", 1)
 
 
 def test_our_own_models_are_asked_in_auto_mode(tiny_llava: Path) -> None:
-    codec = ChatCodec(tiny_llava)
-    assert codec.prompt_text("what", 2) == "<|im_start|>user\n<image><image>what<|im_end|>\n<|im_start|>assistant\n<think>"
-    assert codec.prompt_text("what", 0).endswith("user\nwhat<|im_end|>\n<|im_start|>assistant\n<think>")
-    assert codec.eos_id == codec.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    renderer = ChatRenderer(tiny_llava)
+    assert (
+        renderer.prompt_text("what", 2)
+        == "<|im_start|>user\n<image><image>what<|im_end|>\n<|im_start|>assistant\n<think>"
+    )
+    assert renderer.prompt_text("what", 0).endswith(
+        "user\nwhat<|im_end|>\n<|im_start|>assistant\n<think>"
+    )
+    assert renderer.eos_id == renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
 
 
 def test_a_model_without_a_template_is_refused(tiny_text: Path) -> None:
     with pytest.raises(ConfigError, match="no chat template"):
-        ChatCodec(tiny_text).prompt_text("hard?", 0)
+        ChatRenderer(tiny_text).prompt_text("hard?", 0)

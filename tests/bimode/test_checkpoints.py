@@ -7,8 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from bimode.checkpoints import checkpoint_path, checkpoints, latest, partial_path, publish, step_of
-from bimode.rundir import to_disk
+from bimode.storage.checkpoints import (
+    checkpoint_path,
+    checkpoints,
+    latest,
+    partial_path,
+    publish,
+    step_of,
+)
+from bimode.storage.run_dir import to_disk
 
 
 def write(root: Path, step: int, text: str = "x") -> Path:
@@ -33,7 +40,9 @@ def test_only_the_newest_stay_and_others_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "notes").is_dir()
 
 
-def test_a_checkpoint_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_is_half_removed_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for step in (1, 2, 3):
         partial_path(checkpoint_path(tmp_path, step)).mkdir()
         if step == 3:
@@ -42,7 +51,10 @@ def test_a_checkpoint_that_is_half_removed_is_none(tmp_path: Path, monkeypatch: 
     assert [step_of(path) for path in checkpoints(tmp_path)] == [2, 3]
     monkeypatch.undo()
     publish(write(tmp_path, 4), 2)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000004"], "nor does its rest stay for ever"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step-000003",
+        "step-000004",
+    ], "nor does its rest stay for ever"
 
 
 def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from bimode.chat_codec import ChatCodec
-from bimode.codec import Codec
-from bimode.control_tokens import ControlTokens, control_tokens
+from bimode.chat_renderer import ChatRenderer
 from bimode.errors import ConfigError
+from bimode.inputs.control_tokens import ControlTokens, control_tokens
 from bimode.modes import Mode, render_response
+from bimode.renderer import Renderer
 
 OURS = ["<image>", "<think>", "</think>", "<|im_start|>", "<|im_end|>"]
 TINY = [*OURS, "<pad>", "<unk>"]
@@ -39,16 +39,16 @@ ORDINARY = [
 def with_tokens(model: Path, to: Path) -> Path:
     """A copy of the model with four more special tokens, and one that is not special."""
     shutil.copytree(model, to)
-    codec = Codec(to)
-    codec.tokenizer.add_special_tokens({"additional_special_tokens": FOREIGN})
-    codec.tokenizer.add_tokens(["<tool_call>"])
-    codec.processor.save_pretrained(to)
+    renderer = Renderer(to)
+    renderer.tokenizer.add_special_tokens({"additional_special_tokens": FOREIGN})
+    renderer.tokenizer.add_tokens(["<tool_call>"])
+    renderer.processor.save_pretrained(to)
     return to
 
 
 @pytest.fixture(scope="module")
-def codec(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Codec:
-    return Codec(with_tokens(tiny_llava, tmp_path_factory.mktemp("models") / "more"))
+def renderer(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    return Renderer(with_tokens(tiny_llava, tmp_path_factory.mktemp("models") / "more"))
 
 
 def normalizing() -> Any:
@@ -67,15 +67,17 @@ def normalizing() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eot>", pad_token="<PAD>")
 
 
-def test_the_list_is_that_of_the_actual_tokenizer(codec: Codec, tiny_llava: Path) -> None:
-    assert control_tokens(Codec(tiny_llava).processor) == ControlTokens(tuple(sorted(TINY)))
-    assert codec.control_tokens.names == tuple(sorted([*TINY, *FOREIGN]))
-    again = pickle.loads(pickle.dumps(codec.control_tokens))
-    assert again == codec.control_tokens and again.settings == codec.control_tokens.settings
+def test_the_list_is_that_of_the_actual_tokenizer(renderer: Renderer, tiny_llava: Path) -> None:
+    assert control_tokens(Renderer(tiny_llava).processor) == ControlTokens(tuple(sorted(TINY)))
+    assert renderer.control_tokens.names == tuple(sorted([*TINY, *FOREIGN]))
+    again = pickle.loads(pickle.dumps(renderer.control_tokens))
+    assert again == renderer.control_tokens and again.settings == renderer.control_tokens.settings
 
 
 def test_a_token_counts_whether_it_is_named_or_only_marked() -> None:
-    """Llama 3 names few of the tokens that it marks, and an end of text may be named and not marked."""
+    """Llama 3 names few of the tokens that it marks, and an end of text may be named and not
+    marked.
+    """
     tokenizer = normalizing()
     tokenizer.add_tokens(["<stop>", "<tool>"])
     tokenizer.eos_token = "<stop>"
@@ -86,16 +88,16 @@ def test_a_token_counts_whether_it_is_named_or_only_marked() -> None:
 
 
 @pytest.mark.parametrize("token", [*TINY, *FOREIGN])
-def test_each_is_refused_by_its_name_in_whatever_is_encoded(codec: Codec, token: str) -> None:
+def test_each_is_refused_by_its_name_in_whatever_is_encoded(renderer: Renderer, token: str) -> None:
     """A question that ended its own turn went to the model as two turns."""
     says = f"= control_token: {token} is one of the model's tokenizer; take it out of the text"
     for attempt in (
-        lambda: codec.encode_prompt(f"what is {token} ?", ()),
-        lambda: codec.encode_unexpanded(f"{token}what", 0),
-        lambda: codec.prompt_text(f"what{token}", 2, Mode.NON_THINKING),
-        lambda: ChatCodec(codec.path).encode_prompt(f"what is {token} ?", ()),
-        lambda: codec.encode_response(render_response(Mode.THINKING, f"look : {token} 3", "8")),
-        lambda: codec.encode_response(render_response(Mode.NON_THINKING, "", f"8 {token}")),
+        lambda: renderer.encode_prompt(f"what is {token} ?", ()),
+        lambda: renderer.encode_unexpanded(f"{token}what", 0),
+        lambda: renderer.prompt_text(f"what{token}", 2, Mode.NON_THINKING),
+        lambda: ChatRenderer(renderer.path).encode_prompt(f"what is {token} ?", ()),
+        lambda: renderer.encode_response(render_response(Mode.THINKING, f"look : {token} 3", "8")),
+        lambda: renderer.encode_response(render_response(Mode.NON_THINKING, "", f"8 {token}")),
     ):
         with pytest.raises(ConfigError) as refused:
             attempt()
@@ -103,15 +105,20 @@ def test_each_is_refused_by_its_name_in_whatever_is_encoded(codec: Codec, token:
 
 
 @pytest.mark.parametrize("text", ORDINARY)
-def test_ordinary_text_is_encoded_as_it_stands(codec: Codec, text: str) -> None:
+def test_ordinary_text_is_encoded_as_it_stands(renderer: Renderer, text: str) -> None:
     """None of its ids is a control token's: those are the template's own."""
-    ids = codec.encode_prompt(text, ())
-    empty = codec.encode_prompt("", ())
-    control = {codec.tokenizer.convert_tokens_to_ids(name) for name in codec.control_tokens.names}
-    control.discard(codec.tokenizer.unk_token_id)  # any word that the tiny vocabulary lacks
+    ids = renderer.encode_prompt(text, ())
+    empty = renderer.encode_prompt("", ())
+    control = {
+        renderer.tokenizer.convert_tokens_to_ids(name) for name in renderer.control_tokens.names
+    }
+    control.discard(renderer.tokenizer.unk_token_id)  # any word that the tiny vocabulary lacks
     assert [i for i in ids if i in control] == [i for i in empty if i in control]
-    assert codec.control_tokens.first_in_turn(text) == ""
-    assert codec.encode_response(render_response(Mode.THINKING, "so 3", text))[-1] == codec.eos_id
+    assert renderer.control_tokens.first_in_turn(text) == ""
+    assert (
+        renderer.encode_response(render_response(Mode.THINKING, "so 3", text))[-1]
+        == renderer.eos_id
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,25 +138,25 @@ def test_ordinary_text_is_encoded_as_it_stands(codec: Codec, text: str) -> None:
     ],
 )
 def test_a_turn_may_begin_with_its_own_think_block_and_no_more(
-    codec: Codec, turn: str, found: str
+    renderer: Renderer, turn: str, found: str
 ) -> None:
-    assert codec.control_tokens.first_in_turn(turn) == found
+    assert renderer.control_tokens.first_in_turn(turn) == found
 
 
-def tokenizers_of(codec: Codec, text_model: Path) -> dict[str, Any]:
+def tokenizers_of(renderer: Renderer, text_model: Path) -> dict[str, Any]:
     return {
-        "tiny": codec.tokenizer,
-        "bytes": Codec(text_model).tokenizer,
+        "tiny": renderer.tokenizer,
+        "bytes": Renderer(text_model).tokenizer,
         "normalizing": normalizing(),
     }
 
 
 @pytest.mark.parametrize("name", ["tiny", "bytes", "normalizing"])
 def test_what_is_found_is_what_the_tokenizer_would_read(
-    codec: Codec, text_model: Path, name: str
+    renderer: Renderer, text_model: Path, name: str
 ) -> None:
     """2,000 texts of pieces of tokens: a name is found where the ids hold a control token's."""
-    tokenizer = tokenizers_of(codec, text_model)[name]
+    tokenizer = tokenizers_of(renderer, text_model)[name]
     controls = control_tokens(tokenizer)
     unknown = (tokenizer.unk_token_id, None)  # any word that the tiny vocabulary lacks
     ids_of = {name: tokenizer.convert_tokens_to_ids(name) for name in controls.names}
@@ -178,8 +185,8 @@ def test_what_is_found_is_what_the_tokenizer_would_read(
     assert 200 < found < 1800
 
 
-def test_a_token_that_the_tokenizer_finds_after_folding_is_found_so(codec: Codec) -> None:
+def test_a_token_that_the_tokenizer_finds_after_folding_is_found_so(renderer: Renderer) -> None:
     controls = pickle.loads(pickle.dumps(control_tokens(normalizing())))
     assert controls.first_in("a <EOT> b") == controls.first_in("\uff1ceot\uff1e") == "<eot>"
     assert controls.first_in("<PAD>") == "<PAD>" and controls.first_in("<pad>") == ""
-    assert controls.settings != control_tokens(codec.processor).settings
+    assert controls.settings != control_tokens(renderer.processor).settings

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bimode.credit import assign
 from bimode.modes import Mode
 from bimode.records import RolloutGroup
+from bimode.rl.credit import assign
 from tests.rollouts import completion, config, group
 
 THOUGHT = "\nso\n</think>\n\n7"
@@ -21,8 +21,16 @@ def mixed(direct: tuple[float, float], thinking: tuple[float, float]) -> Rollout
 def test_degrpo_by_hand() -> None:
     """Right and wrong, direct and thinking: r' = 1, -1, .5, -1, mean -1/8."""
     samples = assign([mixed((1, 0), (1, 0))], config("degrpo")).samples
-    assert [s.advantages_T for s in samples] == [(1.125,) * 3, (-0.875,) * 3, (0.625,) * 5, (-0.875,) * 5]
-    assert samples[0].loss_mask_T == (0.001, 0.5, 0.5) and samples[2].loss_mask_T == (0.001, *[0.25] * 4)
+    assert [s.advantages_T for s in samples] == [
+        (1.125,) * 3,
+        (-0.875,) * 3,
+        (0.625,) * 5,
+        (-0.875,) * 5,
+    ]
+    assert samples[0].loss_mask_T == (0.001, 0.5, 0.5) and samples[2].loss_mask_T == (
+        0.001,
+        *[0.25] * 4,
+    )
     assert samples[0].behavior_logprobs_T == (-0.5,) * 3
 
 

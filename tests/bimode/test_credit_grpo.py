@@ -1,4 +1,6 @@
-"""GRPO, Dr. GRPO and DAPO: the weight of a token, the denominator, the std and the clip, by hand."""
+"""GRPO, Dr. GRPO and DAPO: the weight of a token, the denominator, the std and the clip, by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ import math
 import pytest
 import torch
 
-from bimode.credit import CreditedBatch, assign
-from bimode.losses import LossInputs, policy_loss
 from bimode.modes import Mode
 from bimode.records import RolloutGroup
+from bimode.rl.credit import CreditedBatch, assign
+from bimode.rl.loss import LossInputs, policy_loss
 from tests.rollouts import completion, config, group
 
 
@@ -33,11 +35,18 @@ def surrogate(batch: CreditedBatch, clip_low: float, clip_high: float, ratio: fl
     """The policy loss where every token's probability is `ratio` times what it was."""
 
     def tokens(name: str) -> torch.Tensor:
-        return torch.tensor([x for s in batch.samples for x in getattr(s, name)], dtype=torch.float64)
+        return torch.tensor(
+            [x for s in batch.samples for x in getattr(s, name)], dtype=torch.float64
+        )
 
     old_N = tokens("behavior_logprobs_T")
     inputs = LossInputs(
-        old_N + math.log(ratio), torch.zeros_like(old_N), old_N, None, tokens("advantages_T"), tokens("loss_mask_T")
+        old_N + math.log(ratio),
+        torch.zeros_like(old_N),
+        old_N,
+        None,
+        tokens("advantages_T"),
+        tokens("loss_mask_T"),
     )
     return policy_loss(clip_low, clip_high, 0.0)(inputs, batch.denominator).loss.item()
 
@@ -45,7 +54,10 @@ def surrogate(batch: CreditedBatch, clip_low: float, clip_high: float, ratio: fl
 def test_grpo_weighs_responses() -> None:
     """1/2 (1/2 2 A + 1/4 4 (-A)) = 0."""
     batch = assign(two_responses(), config("grpo", g=1))
-    assert [s.loss_mask_T[0] for s in batch.samples] == [1 / 2, 1 / 4] and batch.denominator == pytest.approx(2)
+    assert [s.loss_mask_T[0] for s in batch.samples] == [
+        1 / 2,
+        1 / 4,
+    ] and batch.denominator == pytest.approx(2)
     assert surrogate(batch, 0.2, 0.2) == pytest.approx(0, abs=1e-12)
 
 
@@ -53,12 +65,16 @@ def test_dapo_weighs_tokens() -> None:
     """(2 A - 4 A) / 6 = -A / 3, whatever the scale of the weights."""
     batch = assign(two_responses(), config("dapo", g=1))
     a = 0.5 / (math.sqrt(0.5) + 1e-4)
-    assert [w / batch.denominator for s in batch.samples for w in s.loss_mask_T] == pytest.approx([1 / 6] * 6)
+    assert [w / batch.denominator for s in batch.samples for w in s.loss_mask_T] == pytest.approx(
+        [1 / 6] * 6
+    )
     assert surrogate(batch, 0.2, 0.28) == pytest.approx(a / 3)
 
 
 def test_dr_grpo_divides_by_constants_alone() -> None:
-    """A = +-1/2, no std; the objective with max_tokens 8 is (2 / 8 - 4 / 8) / 2 responses times 1/2 = -1/16."""
+    """A = +-1/2, no std; the objective with max_tokens 8 is (2 / 8 - 4 / 8) / 2 responses times 1/2
+    = -1/16.
+    """
     batch = assign(two_responses(), config("dr_grpo", g=1, max_tokens=8))
     assert [s.advantages_T[0] for s in batch.samples] == [0.5, -0.5]
     assert {w for s in batch.samples for w in s.loss_mask_T} == {1 / 8} and batch.denominator == 2
@@ -69,8 +85,12 @@ def test_dr_grpo_divides_by_constants_alone() -> None:
 
 @pytest.mark.parametrize(("clip_high", "gain"), [(0.2, 1.2), (0.28, 1.25)])
 def test_clip_higher_lets_likely_tokens_rise_further(clip_high: float, gain: float) -> None:
-    """Ratio 1.25: the right response counts min(1.25, 1 + clip_high), the wrong one 1.25 in full; (-2 gain + 4 1.25) A / 6."""
+    """Ratio 1.25: the right response counts min(1.25, 1 + clip_high), the wrong one 1.25 in full;
+    (-2 gain + 4 1.25) A / 6.
+    """
     wanted = config("dapo", g=1, clip_high=clip_high)
     batch = assign(two_responses(), wanted)
     a = 0.5 / (math.sqrt(0.5) + 1e-4)
-    assert surrogate(batch, wanted.clip_low, wanted.clip_high, ratio=1.25) == pytest.approx((5 - 2 * gain) * a / 6)
+    assert surrogate(batch, wanted.clip_low, wanted.clip_high, ratio=1.25) == pytest.approx(
+        (5 - 2 * gain) * a / 6
+    )

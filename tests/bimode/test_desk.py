@@ -1,4 +1,6 @@
-"""Admission, leases and batches: fixed at staleness 0, bounded above it, and nothing lost whoever dies."""
+"""Admission, leases and batches: fixed at staleness 0, bounded above it, and nothing lost whoever
+dies.
+"""
 
 from __future__ import annotations
 
@@ -10,44 +12,55 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bimode.desk import Desk, Drawn, Lease, RefusedTicket
 from bimode.errors import StarvedError
-from bimode.ledger import FILE, Ledger, read
 from bimode.modes import Mode
 from bimode.records import Prompt, RolloutGroup
+from bimode.rl.ledger import FILE, Ledger, read
+from bimode.rl.scheduler import Lease, RefusedPrompt, RolloutScheduler, ScoredGroup
 from tests.rollouts import completion, paired
 
-DULL = {3, 4}  # tickets whose groups carry no credit
+DULL = {3, 4}  # groups whose groups carry no credit
 
 
-def prompt_of(ticket: int) -> Prompt:
-    return replace(paired([1], [1]).prompt, id=f"q{ticket}")
+def prompt_of(group_id: int) -> Prompt:
+    return replace(paired([1], [1]).prompt, id=f"q{group_id}")
 
 
-def drawn(ticket: int, version: int) -> Drawn:
+def scored(group_id: int, version: int) -> ScoredGroup:
     both = tuple(completion(mode, 2, version) for mode in (Mode.THINKING, Mode.NON_THINKING))
-    return Drawn(ticket, RolloutGroup(prompt_of(ticket), both, (1.0, 0.0)), ())
+    return ScoredGroup(group_id, RolloutGroup(prompt_of(group_id), both, (1.0, 0.0)), ())
 
 
 def carries_credit(group: RolloutGroup, step: int) -> bool:
     return int(group.prompt.id[1:]) not in DULL
 
 
-def desk(
-    folder: Path, staleness: int = 0, may_filter: int = 0, lease_groups: int = 2, groups: int = 4, num_prompts: int = 1 << 30
-) -> Desk:
-    return Desk(
-        Ledger(folder), prompt_of, carries_credit, num_prompts=num_prompts, groups_per_step=groups, lease_groups=lease_groups,
-        max_staleness=staleness, may_filter=may_filter,
-    )  # fmt: skip
+def scheduler(
+    folder: Path,
+    staleness: int = 0,
+    may_filter: int = 0,
+    lease_groups: int = 2,
+    groups: int = 4,
+    num_prompts: int = 1 << 30,
+) -> RolloutScheduler:
+    return RolloutScheduler(
+        Ledger(folder),
+        prompt_of,
+        carries_credit,
+        num_prompts=num_prompts,
+        groups_per_step=groups,
+        lease_groups=lease_groups,
+        max_staleness=staleness,
+        may_filter=may_filter,
+    )
 
 
-def answer(desk: Desk, lease: Lease, version: int) -> None:
-    desk.deliver(lease, [drawn(ticket, version) for ticket in lease.tickets])
+def answer(scheduler: RolloutScheduler, lease: Lease, version: int) -> None:
+    scheduler.deliver(lease, [scored(group_id, version) for group_id in lease.group_ids])
 
 
 def test_a_synchronous_step_is_cut_into_fixed_leases(tmp_path: Path) -> None:
-    it = desk(tmp_path)
+    it = scheduler(tmp_path)
     first, second = it.grant("a", 0, 0), it.grant("b", 0, 0)
     assert (first, second) == (Lease((0, 1), 0), Lease((2, 3), 0)) and it.grant("a", 0, 0) is None
     answer(it, second, 0)
@@ -56,47 +69,54 @@ def test_a_synchronous_step_is_cut_into_fixed_leases(tmp_path: Path) -> None:
     assert it.grant("b", 0, 0) == first
     answer(it, first, 0)
     batch = it.batch(0)
-    assert batch is not None and [d.ticket for d in batch] == [0, 1, 2, 3]
+    assert batch is not None and [d.group_id for d in batch] == [0, 1, 2, 3]
     assert it.grant("b", 0, 0) is None, "nothing of the next step before the weights are there"
-    it.trained(batch, 0)
+    it.mark_trained(batch, 0)
     assert it.grant("b", 1, 1) == Lease((4, 5), 1)
 
 
 def test_groups_without_credit_give_way_to_the_next_questions(tmp_path: Path) -> None:
-    it = desk(tmp_path, may_filter=4)
+    it = scheduler(tmp_path, may_filter=4)
     for _ in range(2):
         answer(it, it.grant("a", 0, 0), 0)  # type: ignore[arg-type]
-    assert it.batch(0) is None and it.filtered == 1, "ticket 3"
+    assert it.batch(0) is None and it.filtered == 1, "group 3"
     answer(it, it.grant("a", 0, 0), 0)  # type: ignore[arg-type]
-    assert it.batch(0) is None and it.filtered == 2, "ticket 4, its substitute, too"
+    assert it.batch(0) is None and it.filtered == 2, "group 4, its substitute, too"
     answer(it, it.grant("a", 0, 0), 0)  # type: ignore[arg-type]
     batch = it.batch(0)
-    assert batch is not None and [d.ticket for d in batch] == [0, 1, 2, 5]
+    assert batch is not None and [d.group_id for d in batch] == [0, 1, 2, 5]
 
 
 def test_no_more_give_way_than_may(tmp_path: Path) -> None:
-    it = desk(tmp_path, may_filter=1)
+    it = scheduler(tmp_path, may_filter=1)
     for _ in range(3):
         answer(it, it.grant("a", 0, 0), 0)  # type: ignore[arg-type]
         batch = it.batch(0)
-    assert batch is not None and [d.ticket for d in batch] == [0, 1, 2, 4]
+    assert batch is not None and [d.group_id for d in batch] == [0, 1, 2, 4]
 
 
 def test_admission_is_bounded_by_the_live_version(tmp_path: Path) -> None:
-    it = desk(tmp_path, staleness=1)
+    it = scheduler(tmp_path, staleness=1)
     leases = [it.grant("a", 0, 0) for _ in range(5)]
     assert leases[4] is None and it.admitted == 8
     for lease in leases[2:4]:  # the later ones come first
         answer(it, lease, 0)  # type: ignore[arg-type]
     batch = it.batch(0)
-    assert batch is not None and [d.ticket for d in batch] == [4, 5, 6, 7], "and are trained on without waiting"
-    it.trained(batch, 0)
+    assert batch is not None and [d.group_id for d in batch] == [
+        4,
+        5,
+        6,
+        7,
+    ], "and are trained on without waiting"
+    it.mark_trained(batch, 0)
     assert it.grant("a", 1, 1) == Lease((8, 9), 1)
 
 
 def test_who_is_behind_gets_what_was_admitted_under_its_weights(tmp_path: Path) -> None:
-    it = desk(tmp_path, staleness=1)
-    assert it.grant("a", 0, 1) is None, "nothing is admitted on behalf of older weights than the live ones"
+    it = scheduler(tmp_path, staleness=1)
+    assert it.grant("a", 0, 1) is None, (
+        "nothing is admitted on behalf of older weights than the live ones"
+    )
     assert it.grant("a", 0, 0) == Lease((0, 1), 0)
     rest = [it.grant("a", 0, 1) for _ in range(3)]
     assert rest == [Lease((2, 3), 0), Lease((4, 5), 0), Lease((6, 7), 0)]
@@ -112,43 +132,50 @@ def test_who_is_behind_gets_what_was_admitted_under_its_weights(tmp_path: Path) 
 
 
 def test_what_has_become_too_old_is_dropped_and_replaced(tmp_path: Path) -> None:
-    it = desk(tmp_path, staleness=1, lease_groups=4)
+    it = scheduler(tmp_path, staleness=1, lease_groups=4)
     old = it.grant("slow", 0, 0)
     for version in (0, 1):
         answer(it, it.grant("a", version, version), version)  # type: ignore[arg-type]
-        it.trained(it.batch(version) or [], version)
+        it.mark_trained(it.batch(version) or [], version)
     answer(it, old, 0)  # type: ignore[arg-type]
     assert it.batch(2) is None and it.stale == 4
-    assert it.ledger.books.counts()["stale"] == 4 and it.grant("a", 2, 2) == Lease((12, 13, 14, 15), 2)
+    assert it.ledger.totals.counts()["stale"] == 4 and it.grant("a", 2, 2) == Lease(
+        (12, 13, 14, 15), 2
+    )
 
 
-def refuse(desk: Desk, lease: Lease | None, version: int, refused: set[int]) -> None:
-    """Answers a lease, of which the engine refuses the tickets `refused`."""
+def refuse(
+    scheduler: RolloutScheduler, lease: Lease | None, version: int, refused: set[int]
+) -> None:
+    """Answers a lease, of which the engine refuses the groups `refused`."""
     assert lease is not None
-    found = [RefusedTicket(t, "5 images") if t in refused else drawn(t, version) for t in lease.tickets]
-    desk.deliver(lease, found)
+    found = [
+        RefusedPrompt(t, "5 images") if t in refused else scored(t, version)
+        for t in lease.group_ids
+    ]
+    scheduler.deliver(lease, found)
 
 
 def test_the_next_question_replaces_a_refused_one(tmp_path: Path) -> None:
     """At staleness 0, where the step waits for it."""
-    it = desk(tmp_path)
+    it = scheduler(tmp_path)
     refuse(it, it.grant("a", 0, 0), 0, {1})
     assert it.batch(0) is None
     refuse(it, it.grant("a", 0, 0), 0, {2, 3})
     assert it.batch(0) is None and it.refused == 3
-    assert it.ledger.books.counts()["refused"] == 3 and it.admitted == 1
+    assert it.ledger.totals.counts()["refused"] == 3 and it.admitted == 1
     refuse(it, it.grant("a", 0, 0), 0, set())
     refuse(it, it.grant("a", 0, 0), 0, set())
     batch = it.batch(0)
-    assert batch is not None and [d.ticket for d in batch] == [0, 4, 5, 6]
-    it.trained(batch, 0)
+    assert batch is not None and [d.group_id for d in batch] == [0, 4, 5, 6]
+    it.mark_trained(batch, 0)
     assert it.refused == 0 and it.grant("a", 1, 1) == Lease((7, 8), 1)
     moves = read(tmp_path / FILE).moves
     assert [move["why"] for move in moves if move["to"] == "refused"] == ["5 images"] * 3
 
 
 def test_a_refused_question_makes_room_above_staleness_0_too(tmp_path: Path) -> None:
-    it = desk(tmp_path, staleness=1)
+    it = scheduler(tmp_path, staleness=1)
     leases = [it.grant("a", 0, 0) for _ in range(4)]
     assert it.grant("a", 0, 0) is None, "eight questions are under way"
     refuse(it, leases[0], 0, {0, 1})
@@ -157,25 +184,27 @@ def test_a_refused_question_makes_room_above_staleness_0_too(tmp_path: Path) -> 
 
 def test_a_run_goes_on_behind_its_refused_questions(tmp_path: Path) -> None:
     """What was refused before the seal is not drawn again; what was refused behind it is."""
-    it = desk(tmp_path, groups=2)
+    it = scheduler(tmp_path, groups=2)
     refuse(it, it.grant("a", 0, 0), 0, {0})
     refuse(it, it.grant("a", 0, 0), 0, set())
-    it.trained(it.batch(0) or [], 0)
+    it.mark_trained(it.batch(0) or [], 0)
     it.ledger.seal(1, "c")
     refuse(it, it.grant("a", 1, 1), 1, {3, 4})
-    again = desk(tmp_path, groups=2)
+    again = scheduler(tmp_path, groups=2)
     again.ledger.resume(1)
-    assert again.ledger.books.counts()["refused"] == 1
+    assert again.ledger.totals.counts()["refused"] == 1
     assert again.grant("a", 1, 1) == Lease((3, 4), 1)
 
 
 def test_a_run_whose_every_question_is_refused_ends(tmp_path: Path) -> None:
     """Once each of them has been; not while one of them may still be answered."""
-    it = desk(tmp_path, num_prompts=4)
+    it = scheduler(tmp_path, num_prompts=4)
     refuse(it, it.grant("a", 0, 0), 0, {0, 1})
-    with pytest.raises(StarvedError, match=r"^every question is refused \(4\); the last was q3: 5 images$"):
+    with pytest.raises(
+        StarvedError, match=r"^every question is refused \(4\); the last was q3: 5 images$"
+    ):
         refuse(it, it.grant("a", 0, 0), 0, {2, 3})
-    patient = desk(tmp_path / "patient", num_prompts=5)
+    patient = scheduler(tmp_path / "patient", num_prompts=5)
     for _ in range(2):
         refuse(patient, patient.grant("a", 0, 0), 0, {0, 1, 2, 3})
 
@@ -185,38 +214,43 @@ def test_a_run_whose_every_question_is_refused_ends(tmp_path: Path) -> None:
 def test_nothing_is_lost_or_repeated_whoever_dies(
     data: st.DataObject, staleness: int, lease_groups: int, may_filter: int
 ) -> None:
-    """Workers answer, refuse, die or wait in any order: tickets stay whole, bounds hold, and the run gets on."""
+    """Workers answer, refuse, die or wait in any order: groups stay whole, bounds hold, and the
+    run gets on.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        it = desk(Path(folder), staleness, may_filter, lease_groups, groups=3)
-        version, held, trained = 0, dict[Lease, int](), list[int]()
+        it = scheduler(Path(folder), staleness, may_filter, lease_groups, groups=3)
+        version, held, mark_trained = 0, dict[Lease, int](), list[int]()
         for _ in range(60):
             if (lease := it.grant("w", version, version)) is not None:
                 held[lease] = version
             assert it.admitted <= (version + staleness + 1) * 3
             if held:
-                lease = data.draw(st.sampled_from(sorted(held, key=lambda x: x.tickets)))
+                lease = data.draw(st.sampled_from(sorted(held, key=lambda x: x.group_ids)))
                 since = held.pop(lease)
                 if data.draw(st.booleans()):
-                    refuse(it, lease, since, data.draw(st.sets(st.sampled_from(lease.tickets))))
+                    refuse(it, lease, since, data.draw(st.sets(st.sampled_from(lease.group_ids))))
                 else:
                     it.give_back(lease, "died")
             if (batch := it.batch(version)) is not None:
                 assert all(version - d.oldest <= staleness for d in batch)
-                trained += [d.ticket for d in batch]
-                it.trained(batch, version)
+                mark_trained += [d.group_id for d in batch]
+                it.mark_trained(batch, version)
                 version += 1
-        assert len(trained) == len(set(trained)) == 3 * version
+        assert len(mark_trained) == len(set(mark_trained)) == 3 * version
         found = read(Path(folder) / FILE)
-        assert found.books.counts()["trained"] == len(trained) and sum(found.books.counts().values()) == found.books.drawn
+        assert (
+            found.totals.counts()["trained"] == len(mark_trained)
+            and sum(found.totals.counts().values()) == found.totals.scored
+        )
 
 
 def test_a_resumed_desk_grants_what_was_pending_first(tmp_path: Path) -> None:
-    it = desk(tmp_path, staleness=2)
+    it = scheduler(tmp_path, staleness=2)
     it.grant("a", 0, 0)
     it.ledger.seal(1, "c")
-    again = desk(tmp_path, staleness=2)
+    again = scheduler(tmp_path, staleness=2)
     again.ledger.resume(1)
     granted = again.grant("a", 0, 0)
-    assert granted is not None and granted.tickets == (0, 1)
+    assert granted is not None and granted.group_ids == (0, 1)
     with pytest.raises(AssertionError):
-        again.deliver(granted, [drawn(7, 0)])
+        again.deliver(granted, [scored(7, 0)])

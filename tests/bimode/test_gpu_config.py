@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bimode.config.load import build_recipe
 from bimode.errors import ConfigError
-from bimode.recipe import build_recipe
 
 ONE_WORKER, TWO_RANKS = "bpo.rollout_workers=1", "bpo.learner.workers=2"
 ONE_EACH = (ONE_WORKER, "bpo.learner.workers=1")

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from actors.engines import BUCKET_ELEMENTS
-from bimode import attention
+from actors.learner.engines import BUCKET_ELEMENTS
+from bimode.config.common import LearnerConfig
+from bimode.config.load import load_recipe
+from bimode.learner import attention
+from bimode.learner.packing import pack
+from bimode.learner.policy import Policy
 from bimode.modes import Mode
-from bimode.packing import pack
-from bimode.policy import Policy
-from bimode.recipe import load_recipe
 from bimode.records import TrainingSample
-from bimode.sections import LearnerConfig
 
 RECIPE = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "gpu.toml"
 GPU = 80e9
@@ -102,9 +102,13 @@ def model_of(shape: str, layers: int) -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
-        vocab_size=VOCABULARY, num_hidden_layers=layers, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=128, **SHAPES[shape],
-    )  # fmt: skip
+        vocab_size=VOCABULARY,
+        num_hidden_layers=layers,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        **SHAPES[shape],
+    )
     with torch.device("meta"):
         return Qwen3ForCausalLM(config).to(torch.bfloat16)
 
@@ -116,10 +120,16 @@ def num_parameters(shape: str) -> int:
 
 def sample(prompt: int, response: int) -> TrainingSample:
     return TrainingSample(
-        prompt_ids=(1,) * prompt, token_ids_T=(5,) * response, loss_mask_T=(1.0,) * response,
-        advantages_T=(1.0,) * response, behavior_logprobs_T=(-1.0,) * response, images=(),
-        mode=Mode.AUTO, origin="", versions_T=(0,) * response,
-    )  # fmt: skip
+        prompt_ids=(1,) * prompt,
+        token_ids_T=(5,) * response,
+        loss_mask_T=(1.0,) * response,
+        advantages_T=(1.0,) * response,
+        behavior_logprobs_T=(-1.0,) * response,
+        images=(),
+        mode=Mode.AUTO,
+        origin="",
+        versions_T=(0,) * response,
+    )
 
 
 def trees(micro_tokens: int) -> dict[str, list[list[TrainingSample]]]:

@@ -1,4 +1,6 @@
-"""Importance sampling by hand in float64: which policy the ratio divides by, and what the weight does beyond its cap."""
+"""Importance sampling by hand in float64: which policy the ratio divides by, and what the weight
+does beyond its cap.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bimode.config import BpoConfig
-from bimode.importance import Behavior, Decoupled, Importance, Truncated, importance_of
-from bimode.losses import LossInputs, policy_loss
+from bimode.config.recipe import BpoConfig
+from bimode.rl.importance import Behavior, Decoupled, Importance, Truncated, importance_of
+from bimode.rl.loss import LossInputs, policy_loss
 
 NAN = math.nan
 
@@ -34,7 +36,8 @@ def inputs_of(logprobs_N: Tensor, proximal_N: Tensor | None = PROXIMAL) -> LossI
     return LossInputs(logprobs_N, ones_N, BEHAVIOR, None, ADVANTAGES, ones_N, proximal_N)
 
 
-# The surrogates min(rho A, clip(rho, .7, 1.3) A) and where the unclipped side counts, so that d/dlogp = rho A; times u.
+# The surrogates min(rho A, clip(rho, .7, 1.3) A) and where the unclipped side counts, so that
+# d/dlogp = rho A; times u.
 CASES = {
     # rho 1.2, 3, .6, 12, .5:   1.2 | -3 | min(1.2, 1.4) | -12 | .5
     "behavior": (Behavior(), [1.2, -3.0, 1.2, -12.0, 0.5], [1.2, -3.0, 1.2, -12.0, 0.5], 0),
@@ -58,7 +61,9 @@ def test_loss_and_gradient_by_hand(name: str) -> None:
 
 
 def test_a_clipped_token_stays_clipped_under_its_weight() -> None:
-    """rho = 1.5 with A > 0 gives 1.3 u A and no gradient; the weight may not open the clip, nor the clip the weight."""
+    """rho = 1.5 with A > 0 gives 1.3 u A and no gradient; the weight may not open the clip, nor the
+    clip the weight.
+    """
     logprobs_N = log(0.15).requires_grad_()
     ones_N = torch.ones(1, dtype=torch.float64)
     inputs = LossInputs(logprobs_N, ones_N, log(0.2), None, ones_N, ones_N, log(0.1))
@@ -69,32 +74,45 @@ def test_a_clipped_token_stays_clipped_under_its_weight() -> None:
     assert out.values["clipped_high"].item() == 1
 
 
-@pytest.mark.parametrize("importance", [Behavior(), Truncated(2.0), Decoupled(5.0)], ids=lambda i: type(i).__name__)
+@pytest.mark.parametrize(
+    "importance", [Behavior(), Truncated(2.0), Decoupled(5.0)], ids=lambda i: type(i).__name__
+)
 def test_gradient_equals_finite_differences(importance: Importance) -> None:
     torch.manual_seed(0)
     logprobs_N = -3 * torch.rand(5, dtype=torch.float64)
     loss = policy_loss(0.2, 0.28, 0.0, importance)
-    assert torch.autograd.gradcheck(lambda x: loss(inputs_of(x), 7.0).loss, logprobs_N.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda x: loss(inputs_of(x), 7.0).loss, logprobs_N.requires_grad_()
+    )
 
 
-@pytest.mark.parametrize("importance", [Truncated(2.0), Decoupled(5.0)], ids=lambda i: type(i).__name__)
+@pytest.mark.parametrize(
+    "importance", [Truncated(2.0), Decoupled(5.0)], ids=lambda i: type(i).__name__
+)
 def test_without_proximal_the_current_policy_stands_in_for_it(importance: Importance) -> None:
-    """With one update a step that is exact: equal to handing the current log-probabilities over as the proximal ones."""
+    """With one update a step that is exact: equal to handing the current log-probabilities over as
+    the proximal ones.
+    """
     grads = []
     for proximal_N in (None, log(*NOW)):
         logprobs_N = log(*NOW).requires_grad_()
         out = policy_loss(0.2, 0.2, 0.0, importance)(inputs_of(logprobs_N, proximal_N), 10.0)
         out.loss.backward()
         grads.append(logprobs_N.grad)
-    # rho = 1, so d/dlogp = -u A: the weights of pi / behaviour = 1.2, 3, .6, 12 and 1 where nothing was drawn
+    # rho = 1, so d/dlogp = -u A: the weights of pi / behaviour = 1.2, 3, .6, 12 and 1 where nothing
+    # was drawn
     cap = {2.0: [1.2, 2.0, 0.6, 2.0, 1.0], 5.0: [1.2, 3.0, 0.6, 0.0, 1.0]}[importance.cap]  # type: ignore[attr-defined]
-    assert grads[0].tolist() == pytest.approx([-u * a / 10 for u, a in zip(cap, ADVANTAGES.tolist(), strict=True)])
+    assert grads[0].tolist() == pytest.approx(
+        [-u * a / 10 for u, a in zip(cap, ADVANTAGES.tolist(), strict=True)]
+    )
     assert torch.equal(grads[0], grads[1])
 
 
 def test_a_rejected_token_keeps_its_kl_and_its_place_in_the_denominator() -> None:
     logprobs_N, ones_N = log(0.6).requires_grad_(), torch.ones(1, dtype=torch.float64)
-    inputs = LossInputs(logprobs_N, ones_N, log(0.1), log(0.3), ones_N, ones_N)  # weight 6, r = pi_ref / pi = 1/2
+    inputs = LossInputs(
+        logprobs_N, ones_N, log(0.1), log(0.3), ones_N, ones_N
+    )  # weight 6, r = pi_ref / pi = 1/2
     out = policy_loss(0.2, 0.2, 0.5, Decoupled(5.0))(inputs, 4.0)
     assert out.loss.item() == pytest.approx(0.5 * (0.5 + math.log(2) - 1) / 4, abs=1e-12)
 

@@ -1,4 +1,6 @@
-"""A child reads what may be dangerous: its items arrive once and in order, and its end is an error and nothing more."""
+"""A child reads what may be dangerous: its items arrive once and in order, and its end is an error
+and nothing more.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bimode import limited
-from bimode.dataset import SCHEMA, read_rows
 from bimode.errors import BimodeError, ConfigError
-from bimode.limited import ChildEndedError, ChildKilledError, excess, stream
+from bimode.storage import limited
+from bimode.storage.dataset import SCHEMA, read_rows
+from bimode.storage.limited import ChildEndedError, ChildKilledError, excess, stream
 from tests import limited_work as work
 
 
@@ -130,7 +132,9 @@ def write_split(folder: Path, **columns: Any) -> Path:
 def zeros(size: int) -> pa.Array:
     """One value of `size` zero bytes, whose memory is not touched."""
     ends = pa.py_buffer(np.array([0, size], np.int64))
-    return pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, pa.py_buffer(np.zeros(size, np.uint8))])
+    return pa.Array.from_buffers(
+        pa.large_binary(), 1, [None, ends, pa.py_buffer(np.zeros(size, np.uint8))]
+    )
 
 
 def test_rows_of_a_data_folder_are_read_within_a_budget(tmp_path: Path) -> None:
@@ -147,7 +151,9 @@ def test_rows_of_a_data_folder_are_read_within_a_budget(tmp_path: Path) -> None:
 
 def test_a_data_file_that_is_none_is_a_line(tmp_path: Path) -> None:
     (tmp_path / "eval-0.parquet").write_bytes(b"PAR1 this is none")
-    with pytest.raises(ConfigError, match=r"eval-0.parquet: cannot be read as Parquet: Parquet magic"):
+    with pytest.raises(
+        ConfigError, match=r"eval-0.parquet: cannot be read as Parquet: Parquet magic"
+    ):
         list(read_rows(tmp_path, "eval"))
     many = pa.array([[None] * limited.MAX_VALUES], pa.list_(pa.null()))
     with pytest.raises(ConfigError, match="a row of more than 262144 values"):

@@ -1,4 +1,6 @@
-"""Losses against arithmetic by hand (float64), their gradients, and what must not leak from tokens without weight."""
+"""Losses against arithmetic by hand (float64), their gradients, and what must not leak from tokens
+without weight.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bimode.importance import Decoupled, Truncated
-from bimode.losses import LossInputs, LossOutput, k3, policy_loss, sft_loss
-from bimode.token_metrics import metric_means
+from bimode.rl.importance import Decoupled, Truncated
+from bimode.rl.loss import LossInputs, LossOutput, k3, policy_loss, sft_loss
+from bimode.rl.token_metrics import metric_means
 
 NAN = math.nan
 
@@ -41,7 +43,8 @@ def sums_of(out: LossOutput) -> dict[str, float]:
     return {name: value_N.sum().item() for name, value_N in out.values.items()}
 
 
-# Ratios 1.5, 0.5, 1.1, 0.5, 1.5 against clip(0.8, 1.3), as log-probabilities of a token that had 0.1.
+# Ratios 1.5, 0.5, 1.1, 0.5, 1.5 against clip(0.8, 1.3), as log-probabilities of a token that had
+# 0.1.
 RATIOS = (1.5, 0.5, 1.1, 0.5, 1.5)
 ADVANTAGES = (1.0, 1.0, -2.0, -2.0, -2.0)
 
@@ -60,23 +63,36 @@ def test_policy_loss_by_hand() -> None:
     sums = sums_of(out)
     assert sums == pytest.approx(
         {
-            "tokens": 5, "sampled": 5, "entropy": 2.5, "ratio": sum(RATIOS), "clipped_low": 1, "clipped_high": 1, "capped": 0,
-        }, rel=1e-6,
-    )  # fmt: skip
+            "tokens": 5,
+            "sampled": 5,
+            "entropy": 2.5,
+            "ratio": sum(RATIOS),
+            "clipped_low": 1,
+            "clipped_high": 1,
+            "capped": 0,
+        },
+        rel=1e-6,
+    )
     assert metric_means(sums)["ratio"] == pytest.approx(5.1 / 5)
 
 
 def test_kl_and_weights_by_hand() -> None:
     logprobs_N = tensor(math.log(0.2), math.log(0.5)).requires_grad_()
     reference_N = tensor(math.log(0.4), math.log(0.25))  # r = 2 and 1/2
-    inputs = inputs_of(logprobs_N, logprobs_N.detach(), tensor(1.0, -1.0), tensor(0.5, 0.25), reference_N)
+    inputs = inputs_of(
+        logprobs_N, logprobs_N.detach(), tensor(1.0, -1.0), tensor(0.5, 0.25), reference_N
+    )
     out = policy_loss(0.2, 0.2, 0.1)(inputs, 0.75)
     out.loss.backward()
     # k3: 2 - ln 2 - 1 = 0.306853, 0.5 + ln 2 - 1 = 0.193147
     # loss = [.5 (-1 + .1 * .306853) + .25 (1 + .1 * .193147)] / .75 = (-.484657 + .254829) / .75
-    assert out.loss.item() == pytest.approx((0.5 * (-1 + 0.0306853) + 0.25 * (1 + 0.0193147)) / 0.75, abs=1e-7)
+    assert out.loss.item() == pytest.approx(
+        (0.5 * (-1 + 0.0306853) + 0.25 * (1 + 0.0193147)) / 0.75, abs=1e-7
+    )
     # d/dlogp: -A + kl (1 - r), times w / .75: (-1 - .1) .5 / .75, (1 + .05) .25 / .75
-    assert logprobs_N.grad.tolist() == pytest.approx([-1.1 * 0.5 / 0.75, 1.05 * 0.25 / 0.75], abs=1e-12)
+    assert logprobs_N.grad.tolist() == pytest.approx(
+        [-1.1 * 0.5 / 0.75, 1.05 * 0.25 / 0.75], abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("kl", [0.0, 0.3])
@@ -94,7 +110,9 @@ def test_gradient_equals_finite_differences(kl: float) -> None:
 
 
 def test_ratio_one_is_reinforce() -> None:
-    """On policy, through a softmax: the gradient is that of -A log pi, with known and with unknown behaviour."""
+    """On policy, through a softmax: the gradient is that of -A log pi, with known and with unknown
+    behaviour.
+    """
     torch.manual_seed(1)
     logits_NV = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     targets_N, advantages_N = torch.tensor([0, 4, 2, 2, 1, 3]), torch.randn(6, dtype=torch.float64)
@@ -111,7 +129,13 @@ def test_ratio_one_is_reinforce() -> None:
 
 def test_context_tokens_cannot_reach_loss_or_gradient() -> None:
     logprobs_N = tensor(-1.0, -math.inf, -2.0).requires_grad_()
-    inputs = inputs_of(logprobs_N, tensor(-1.0, NAN, -2.0), tensor(1.0, NAN, 1.0), tensor(1.0, 0.0, 1.0), tensor(-1.0, 5.0, -2.0))
+    inputs = inputs_of(
+        logprobs_N,
+        tensor(-1.0, NAN, -2.0),
+        tensor(1.0, NAN, 1.0),
+        tensor(1.0, 0.0, 1.0),
+        tensor(-1.0, 5.0, -2.0),
+    )
     out = policy_loss(0.2, 0.2, 0.1)(inputs, 2.0)
     out.loss.backward()
     assert out.loss.item() == pytest.approx(-1.0)
@@ -122,13 +146,20 @@ def test_context_tokens_cannot_reach_loss_or_gradient() -> None:
 def test_micro_batches_add_up_to_the_batch() -> None:
     torch.manual_seed(2)
     logprobs_N = (-torch.rand(9, dtype=torch.float64)).requires_grad_()
-    behavior_N, advantages_N = logprobs_N.detach() + 0.1 * torch.randn(9), torch.randn(9, dtype=torch.float64)
+    behavior_N, advantages_N = (
+        logprobs_N.detach() + 0.1 * torch.randn(9),
+        torch.randn(9, dtype=torch.float64),
+    )
     mask_N = torch.rand(9, dtype=torch.float64)
     total, loss = mask_N.sum().item(), policy_loss(0.2, 0.2, 0.0)
     whole = loss(inputs_of(logprobs_N, behavior_N, advantages_N, mask_N), total)
     parts = [
         loss(inputs_of(logprobs_N[at], behavior_N[at], advantages_N[at], mask_N[at]), total)
-        for at in (slice(0, 2), slice(2, 2), slice(2, 9))  # the middle one holds no token and must not be NaN
+        for at in (
+            slice(0, 2),
+            slice(2, 2),
+            slice(2, 9),
+        )  # the middle one holds no token and must not be NaN
     ]
     torch.testing.assert_close(sum(p.loss for p in parts), whole.loss)
     torch.testing.assert_close(torch.cat([p.values["ratio"] for p in parts]), whole.values["ratio"])
@@ -145,11 +176,17 @@ def test_unknown_behaviour_is_counted_apart() -> None:
 def test_sft_by_hand() -> None:
     logprobs_N = tensor(-1.0, -2.0, -4.0).requires_grad_()
     mask_N = tensor(1.0, 0.0, 0.5)
-    out = sft_loss(inputs_of(logprobs_N, torch.full_like(mask_N, NAN), torch.ones_like(mask_N), mask_N), 4.0)
+    out = sft_loss(
+        inputs_of(logprobs_N, torch.full_like(mask_N, NAN), torch.ones_like(mask_N), mask_N), 4.0
+    )
     out.loss.backward()
     assert out.loss.item() == pytest.approx((1.0 + 0.5 * 4.0) / 4.0)
     assert logprobs_N.grad.tolist() == pytest.approx([-0.25, 0.0, -0.125])
-    assert out.values["nll"].tolist() == [1.0, 0.0, 4.0]  # not weighted, and 0 where nothing is scored
+    assert out.values["nll"].tolist() == [
+        1.0,
+        0.0,
+        4.0,
+    ]  # not weighted, and 0 where nothing is scored
     assert out.values["tokens"].tolist() == [1.0, 0.0, 1.0]
 
 
@@ -163,6 +200,10 @@ def test_kl_without_reference_is_refused() -> None:
 
 
 def test_losses_travel_by_pickle() -> None:
-    for loss in (policy_loss(0.2, 0.3, 0.01), policy_loss(0.2, 0.3, 0.0, Truncated(2.0)), policy_loss(1, 1, 0, Decoupled(5.0))):
+    for loss in (
+        policy_loss(0.2, 0.3, 0.01),
+        policy_loss(0.2, 0.3, 0.0, Truncated(2.0)),
+        policy_loss(1, 1, 0, Decoupled(5.0)),
+    ):
         assert pickle.loads(pickle.dumps(loss)) == loss
     assert pickle.loads(pickle.dumps(sft_loss)) is sft_loss

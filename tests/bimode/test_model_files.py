@@ -1,4 +1,6 @@
-"""A model directory may be anybody's: none of its code runs, and what is damaged is one line before anything starts."""
+"""A model directory may be anybody's: none of its code runs, and what is damaged is one line before
+anything starts.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from bimode.base import prepare_base
-from bimode.codec import Codec, load_model, model_kind, save_model
 from bimode.errors import ConfigError
-from bimode.model_files import INDEX, check_model_files
+from bimode.models.model_files import INDEX, check_model_files
+from bimode.models.prepare_model import prepare_base
+from bimode.renderer import Renderer, load_model, model_kind, save_model
 from pipelines.cli import exit_code
 from pipelines.serve import _length_fits, servable
 from tests.ports import free_ports
@@ -173,7 +175,9 @@ def test_a_name_with_a_nul_is_one_line() -> None:
         model_kind(Path("a\0b"))
 
 
-def test_a_link_within_the_directory_and_the_hubs_cache_are_sound(model: Path, tmp_path: Path) -> None:
+def test_a_link_within_the_directory_and_the_hubs_cache_are_sound(
+    model: Path, tmp_path: Path
+) -> None:
     """The cache keeps every file under its digest beside the snapshots, and links to it."""
     (model / "same.json").symlink_to("config.json")
     check_model_files(model)
@@ -207,7 +211,11 @@ def with_code(model: Path, file: str, name: str, **keys: Any) -> Path:
     (model / "evil.py").write_text(EVIL.format(ran=str(ran)))
     if not (model / file).exists():
         (model / file).write_text("{}")
-    change(model / file, auto_map={name: ["evil.EvilTokenizer", None] if "Tok" in name else "evil.Evil"}, **keys)
+    change(
+        model / file,
+        auto_map={name: ["evil.EvilTokenizer", None] if "Tok" in name else "evil.Evil"},
+        **keys,
+    )
     return ran
 
 
@@ -225,7 +233,7 @@ def test_code_of_a_model_never_runs_and_is_named(
     monkeypatch.setattr(builtins, "input", lambda *_: "y")
     ran = with_code(model, file, name, **keys)
     with pytest.raises(ConfigError, match=f"its {file} has an auto_map, code of its own, which is"):
-        _ = Codec(model).tokenizer
+        _ = Renderer(model).tokenizer
     assert not ran.exists()
 
 
@@ -239,7 +247,10 @@ def test_code_that_a_built_in_class_stands_for_is_ignored_and_not_published(
     monkeypatch.setattr(builtins, "input", lambda *_: "y")
     model = Path(shutil.copytree(tiny_text, tmp_path / "model"))
     ran = with_code(model, "config.json", "AutoConfig")
-    change(model / "config.json", auto_map={"AutoConfig": "org/repo--evil.Evil", "AutoModelForCausalLM": "evil.M"})
+    change(
+        model / "config.json",
+        auto_map={"AutoConfig": "org/repo--evil.Evil", "AutoModelForCausalLM": "evil.M"},
+    )
     with_code(model, "tokenizer_config.json", "AutoTokenizer")
     made, added = prepare_base(str(model), tmp_path / "made", seed=0)
     assert added and not ran.exists()
@@ -261,12 +272,20 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.pkl", "model.pt"])
+@pytest.mark.parametrize(
+    "name", ["pytorch_model.bin", "consolidated.00.pth", "model.pkl", "model.pt"]
+)
 def test_pickled_weights_are_refused_by_name(model: Path, tmp_path: Path, name: str) -> None:
     (model / "model.safetensors").unlink()
     (model / name).write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
-    for door in (model_kind, lambda path: load_model(path, torch.float32), lambda path: Codec(path).tokenizer):
-        with pytest.raises(ConfigError, match=rf"its weights are pickled \({name}\).*as safetensors"):
+    for door in (
+        model_kind,
+        lambda path: load_model(path, torch.float32),
+        lambda path: Renderer(path).tokenizer,
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"its weights are pickled \({name}\).*as safetensors"
+        ):
             door(model)
     assert not (tmp_path / "ran").exists()
 
@@ -280,7 +299,11 @@ def test_pickled_weights_beside_safetensors_are_not_opened(model: Path, tmp_path
 def calls(tree: ast.AST) -> list[ast.Call]:
     """Calls that open a model, its config or its tokenizer."""
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return [call for call in found if (getattr(call.func, "attr", "") or getattr(call.func, "id", "")) in OPENERS]
+    return [
+        call
+        for call in found
+        if (getattr(call.func, "attr", "") or getattr(call.func, "id", "")) in OPENERS
+    ]
 
 
 def test_every_call_that_opens_a_model_forbids_its_code() -> None:
@@ -293,6 +316,8 @@ def test_every_call_that_opens_a_model_forbids_its_code() -> None:
                 assert given.get("trust_remote_code") == "False", f"{path}: {ast.unparse(call)}"
                 seen += 1
     assert seen >= 4
-    code = (REPO / "actors" / "serving.py").read_text()
+    code = (REPO / "actors" / "serving" / "app.py").read_text()
     assert '"trust_remote_code": False' in code and '"load_format": "safetensors"' in code
-    assert 'load_format="safetensors"' in (REPO / "actors" / "vllm_engine.py").read_text()
+    assert (
+        'load_format="safetensors"' in (REPO / "actors" / "rollout" / "vllm_engine.py").read_text()
+    )

@@ -1,8 +1,10 @@
-"""The data order: every question once an epoch, epochs differ, and a run that goes on draws the same."""
+"""The data order: every question once an epoch, epochs differ, and a run that goes on draws the
+same.
+"""
 
 from __future__ import annotations
 
-from bimode.order import item_of
+from bimode.rl.prompt_order import item_of
 
 
 def test_every_item_once_an_epoch_and_epochs_differ() -> None:

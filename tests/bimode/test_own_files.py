@@ -1,4 +1,6 @@
-"""Files of a run in a place where others may write: modes by the umask, and nothing is written through what was planted."""
+"""Files of a run in a place where others may write: modes by the umask, and nothing is written
+through what was planted.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from bimode.errors import ConfigError
-from bimode.ledger import FILE, Ledger
-from bimode.rundir import own_file, update_run_manifest, write_atomic
-from bimode.trace import Trace
-from bimode.versions import exclusive, is_at_work
+from bimode.rl.ledger import FILE, Ledger
+from bimode.rl.timeline import Trace
+from bimode.storage.run_dir import own_file, update_run_manifest, write_atomic
+from bimode.storage.versions import exclusive, is_at_work
 
 TEXT = "the victim's own\n"
 
@@ -29,7 +31,10 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.parametrize(("mask", "file", "folder"), [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755), (0o007, 0o660, 0o770)])
+@pytest.mark.parametrize(
+    ("mask", "file", "folder"),
+    [(0o077, 0o600, 0o700), (0o022, 0o644, 0o755), (0o007, 0o660, 0o770)],
+)
 def test_files_have_the_mode_that_the_umask_allows(
     tmp_path: Path, umask: Callable[[int], int], mask: int, file: int, folder: int
 ) -> None:

@@ -1,4 +1,6 @@
-"""What a packed line computes rightly is trained; what it does not is refused by name or number, never accepted silently."""
+"""What a packed line computes rightly is trained; what it does not is refused by name or number,
+never accepted silently.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ import pytest
 import torch
 import transformers
 
-from bimode import packing_check
 from bimode.errors import ConfigError
-from bimode.packing_check import LIMIT, check_packing, compare, known_reason, refuse_known
-from bimode.policy import LogitTransform
+from bimode.learner import packing_check
+from bimode.learner.packing_check import LIMIT, check_packing, compare, known_reason, refuse_known
+from bimode.learner.policy import LogitTransform
 from tests.model_types import (
     difference,
     image_configs,
@@ -28,9 +30,25 @@ from tests.model_types import (
 
 REPO = Path(__file__).resolve().parents[2]
 RIGHT = [
-    "cohere", "cohere2", "deepseek_v3", "gemma2", "gemma3_text", "glm4", "granite", "granitemoe", "hyperclovax", "llama",
-    "minicpm3", "mistral", "nanochat", "olmo2", "phi3", "qwen3", "qwen3_moe", "smollm3",
-]  # fmt: skip
+    "cohere",
+    "cohere2",
+    "deepseek_v3",
+    "gemma2",
+    "gemma3_text",
+    "glm4",
+    "granite",
+    "granitemoe",
+    "hyperclovax",
+    "llama",
+    "minicpm3",
+    "mistral",
+    "nanochat",
+    "olmo2",
+    "phi3",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+]
 REFUSED = {
     "granitemoehybrid": "layers of type linear_attention",
     "lfm2": "layers of type conv",
@@ -64,9 +82,14 @@ def test_a_scale_or_cap_that_is_left_out_shows(name: str, monkeypatch: pytest.Mo
     assert difference(tiny_text(name), text_probes()) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["lfm2", "granitemoehybrid", "minimax", "recurrent_gemma", "zaya", "phimoe", "llama4_text"])
+@pytest.mark.parametrize(
+    "name",
+    ["lfm2", "granitemoehybrid", "minimax", "recurrent_gemma", "zaya", "phimoe", "llama4_text"],
+)
 def test_what_is_refused_by_name_would_be_wrong(name: str) -> None:
-    """The table refuses nothing that is right: a convolution that runs on shows, and so do the others."""
+    """The table refuses nothing that is right: a convolution that runs on shows, and so do the
+    others.
+    """
     assert difference(tiny_text(name), text_probes()) > 1e-2
 
 
@@ -80,15 +103,20 @@ def test_what_is_refused_by_name_would_be_wrong(name: str) -> None:
     ],
 )
 def test_a_type_is_refused_for_its_settings_alone(name: str, more: dict[str, object]) -> None:
-    """Neighbours of what is refused: the same type without the layers, or with a window that sequences do not reach."""
+    """Neighbours of what is refused: the same type without the layers, or with a window that
+    sequences do not reach.
+    """
     verdict = judge(tiny_text(name, **more), text_probes())
     assert verdict.is_right, verdict
 
 
 LONGROPE = {
-    "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16,
-    "short_factor": [1.0] * 8, "long_factor": [4.0] * 8,
-}  # fmt: skip
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "original_max_position_embeddings": 16,
+    "short_factor": [1.0] * 8,
+    "long_factor": [4.0] * 8,
+}
 
 
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
@@ -104,11 +132,16 @@ DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
 def test_positions_that_are_scaled_by_the_longest_sequence(
     name: str, rope: dict[str, object], more: dict[str, int]
 ) -> None:
-    """A short sequence beside a long one gets the long one's frequencies; a table of them for all lengths is right."""
+    """A short sequence beside a long one gets the long one's frequencies; a table of them for all
+    lengths is right.
+    """
     model = tiny_text(name, rope_parameters=rope, **more)
     assert difference(model, text_probes()) > 1e-2
     verdict = judge(model, text_probes())
-    assert verdict.difference is None and "scales its positions by the longest sequence" in verdict.reason
+    assert (
+        verdict.difference is None
+        and "scales its positions by the longest sequence" in verdict.reason
+    )
     linear = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
     assert judge(tiny_text("llama", rope_parameters=linear), text_probes()).is_right
 
@@ -121,11 +154,16 @@ def test_image_text_types(name: str) -> None:
     assert verdict.is_right or verdict.reason
 
 
-@pytest.mark.parametrize(("name", "right"), [("paligemma", False), ("lfm2_vl", False), ("llava", True)])
+@pytest.mark.parametrize(
+    ("name", "right"), [("paligemma", False), ("lfm2_vl", False), ("llava", True)]
+)
 def test_image_text_types_are_refused_for_a_reason(name: str, right: bool) -> None:
     probes = image_probes(name, (1, 1))
     if name == "lfm2_vl":
-        shapes = (("spatial_shapes", torch.tensor([[4, 4]])), ("pixel_attention_mask", torch.ones(1, 16, dtype=torch.long)))
+        shapes = (
+            ("spatial_shapes", torch.tensor([[4, 4]])),
+            ("pixel_attention_mask", torch.ones(1, 16, dtype=torch.long)),
+        )
         pixels = (("pixel_values", torch.randn(1, 16, 588)),)
         probes = [replace(probe, images=pixels + shapes) for probe in probes]
     found = difference(tiny_image_text(name), probes)
@@ -135,7 +173,9 @@ def test_image_text_types_are_refused_for_a_reason(name: str, right: bool) -> No
 def test_the_page_about_models_is_what_the_code_finds() -> None:
     """docs/models.md: no type has moved from right to refused or back."""
     text = (REPO / "docs" / "models.md").read_text()
-    images, right, refused = (part.split("Not made")[0] for part in re.split(r"\n## .*\n", text)[1:])
+    images, right, refused = (
+        part.split("Not made")[0] for part in re.split(r"\n## .*\n", text)[1:]
+    )
     assert re.findall(r"\| ([\w-]+) \| \d", right)[:3] == ["afmoe", "apertus", "arcee"]
     named = set(re.findall(r"^\| ([\w-]+) \|", refused, re.M))
     assert {"lfm2", "recurrent_gemma", "zaya"} <= named and not named & set(RIGHT)
@@ -150,7 +190,9 @@ def test_every_type_is_right_or_refused(capsys: pytest.CaptureFixture[str]) -> N
     page = (REPO / "docs" / "models.md").read_text()
     for verdict in (*images, *texts):
         assert verdict.is_right or verdict.reason
-        row = next(line for line in page.splitlines() if line.startswith(f"| {verdict.model_type} |"))
+        row = next(
+            line for line in page.splitlines() if line.startswith(f"| {verdict.model_type} |")
+        )
         assert ("e-0" in row.split("|")[2]) is verdict.is_right, row
     assert sum(verdict.is_right for verdict in texts) >= 60
 
@@ -167,17 +209,23 @@ def test_a_window_that_the_run_reaches_is_compared(text_model: Path, tmp_path: P
     """A sequence longer than the window is among those compared, or a window would never show."""
     config = transformers.AutoConfig.from_pretrained(text_model)
     config.sliding_window = 64
-    assert packing_check.length_to_probe(config, 128) == 80 and packing_check.length_to_probe(config, 64) == 0
-    probes = packing_check.make_probes(packing_check.Codec(text_model), 80)
-    assert max(len(s.prompt_ids) + len(s.token_ids_T) for probe in probes for s in probe.responses) == 80
+    assert (
+        packing_check.length_to_probe(config, 128) == 80
+        and packing_check.length_to_probe(config, 64) == 0
+    )
+    probes = packing_check.make_probes(packing_check.Renderer(text_model), 80)
+    assert (
+        max(len(s.prompt_ids) + len(s.token_ids_T) for probe in probes for s in probe.responses)
+        == 80
+    )
 
 
 def test_a_model_that_nobody_knew_is_refused_by_the_number(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = tiny_text("lfm2", vocab_size=len(packing_check.Codec(text_model).tokenizer))
+    model = tiny_text("lfm2", vocab_size=len(packing_check.Renderer(text_model).tokenizer))
     path = tmp_path / "model"
-    packing_check.Codec(text_model).processor.save_pretrained(path)
+    packing_check.Renderer(text_model).processor.save_pretrained(path)
     model.save_pretrained(path)
     with pytest.raises(ConfigError, match="layers of type conv"):
         check_packing(path, "float32", 128)
@@ -193,13 +241,20 @@ def test_what_is_not_a_number_is_refused(text_model: Path, monkeypatch: pytest.M
         check_packing(text_model, "float32", 128)
 
 
-def test_bfloat16_is_held_to_its_own_rounding(text_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Right in float32 and off by more than twice its rounding in bfloat16, as where a part is cast too early."""
+def test_bfloat16_is_held_to_its_own_rounding(
+    text_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right in float32 and off by more than twice its rounding in bfloat16, as where a part is cast
+    too early.
+    """
     real = compare
     monkeypatch.setattr(
-        packing_check, "compare",
-        lambda model, probes: (lambda got: (got[0] + (model.dtype is torch.bfloat16), got[1]))(real(model, probes)),
-    )  # fmt: skip
+        packing_check,
+        "compare",
+        lambda model, probes: (lambda got: (got[0] + (model.dtype is torch.bfloat16), got[1]))(
+            real(model, probes)
+        ),
+    )
     assert check_packing(text_model, "float32", 128).float32 < LIMIT
     with pytest.raises(ConfigError, match="in bfloat16 are off by 1 nats on average"):
         check_packing(text_model, "bfloat16", 128)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bimode.picture_parts import (
+from bimode.inputs.picture_parts import (
     MAX_PARTS,
     MAX_PIECES,
     MAX_RUNS,
@@ -21,7 +21,7 @@ from bimode.picture_parts import (
     MAX_WEBP,
     excess,
 )
-from bimode.pictures import FORMATS, PictureError, open_picture, picture_header
+from bimode.inputs.pictures import FORMATS, PictureError, open_picture, picture_header
 from tests.pictures import encoded
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,10 +56,16 @@ def gif(blocks: bytes) -> bytes:
 def tiff(tags: Iterable[Tag], data: bytes = b"\x64" * 4096) -> bytes:
     """64 x 64 gray pixels, which begin behind the tags; `tags` replace those that are needed."""
     entries = {
-        256: (256, 4, 1, 64), 257: (257, 4, 1, 64), 258: (258, 3, 1, 8), 259: (259, 3, 1, 1),
-        262: (262, 3, 1, 1), 273: (273, 4, 1, 0), 277: (277, 3, 1, 1), 278: (278, 4, 1, 64),
+        256: (256, 4, 1, 64),
+        257: (257, 4, 1, 64),
+        258: (258, 3, 1, 8),
+        259: (259, 3, 1, 1),
+        262: (262, 3, 1, 1),
+        273: (273, 4, 1, 0),
+        277: (277, 3, 1, 1),
+        278: (278, 4, 1, 64),
         279: (279, 4, 1, 4096),
-    } | {tag[0]: tag for tag in tags}  # fmt: skip
+    } | {tag[0]: tag for tag in tags}
     start = 8 + 2 + 12 * len(entries) + 4
     entries[273] = (*entries[273][:3], entries[273][3] or start)
     packed = [struct.pack("<HHII", *entries[tag]) for tag in sorted(entries)]
@@ -69,7 +75,9 @@ def tiff(tags: Iterable[Tag], data: bytes = b"\x64" * 4096) -> bytes:
 def bmp_of_runs(runs: bytes, size: int = 64) -> bytes:
     header = struct.pack("<IiiHHIIiiII", 40, size, size, 1, 8, 1, len(runs), 0, 0, 256, 0)
     start = 14 + len(header) + 1024
-    return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + header + bytes(1024) + runs
+    return (
+        b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + header + bytes(1024) + runs
+    )
 
 
 def arithmetic(frame: int) -> bytes:
@@ -131,7 +139,9 @@ SOUND = {
     "gif": gif(b"!\xfe\1a\0" * (MAX_PARTS - 9)),
     "gif, one long comment": gif(b"!\xfe" + b"\1a" * (MAX_PIECES - 99) + b"\0"),
     "tiff": tiff([]),
-    "tiff of rows": tiff([(273, 4, 64, 206), (278, 4, 1, 1), (279, 4, 64, 206)], b"\x40\0\0\0" * 1100),
+    "tiff of rows": tiff(
+        [(273, 4, 64, 206), (278, 4, 1, 1), (279, 4, 64, 206)], b"\x40\0\0\0" * 1100
+    ),
     "bmp runs": bmp_of_runs(b"\x40\0\0\0" * 64 + b"\0\1"),
 }
 
@@ -175,5 +185,8 @@ def test_no_other_module_opens_pictures() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("PIL"):
                 assert not readers & {name.name for name in node.names}, file
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("Image", "PIL.Image"):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in (
+                "Image",
+                "PIL.Image",
+            ):
                 assert node.attr not in readers, file

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from actors.rollout_worker import RolloutWorker
-from bimode.dataset import image_digest, picture_digest, sample_row
+from actors.rollout.worker import RolloutWorker
 from bimode.errors import ConfigError
-from bimode.picture_parts import MAX_SCANS
-from bimode.pictures import MAX_SIDE, PictureError, in_rgb, open_picture, picture_header
-from bimode.trace_quality import sharpness
+from bimode.inputs.picture_parts import MAX_SCANS
+from bimode.inputs.pictures import MAX_SIDE, PictureError, in_rgb, open_picture, picture_header
+from bimode.storage.dataset import image_digest, picture_digest, sample_row
+from data_curation.checks.validate import check_rows
+from data_curation.dedup.fingerprints import perceptual_hash, thumbnails
 from data_curation.publishing.samples import picture
-from data_curation.repeats.fingerprints import perceptual_hash, thumbnails
-from data_curation.validate import check_rows
+from data_curation.traces.quality import sharpness
 from pipelines.report.page import _data_url
 from tests.pictures import (
     BLACK,
@@ -119,8 +119,8 @@ def test_curation_sees_it(kind: Kind) -> None:
     assert (checked.phash, checked.thumbnails) == (perceptual_hash([same]), thumbnails([same]))
     assert sharpness([kind.data]) == sharpness([encoded(same, "PNG")])
     for url in (picture(kind.data).uri, _data_url(kind.data)):
-        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as drawn:
-            assert np.array_equal(np.asarray(drawn.convert("RGB")), np.asarray(same))
+        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as scored:
+            assert np.array_equal(np.asarray(scored.convert("RGB")), np.asarray(same))
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +131,8 @@ def worker(tiny_llava: Path) -> RolloutWorker:
 @every_kind
 def test_learner_and_rollout_worker_see_it(kind: Kind, worker: RolloutWorker) -> None:
     same = plain(kind)
-    [(_, pixels)] = worker.codec.encode_images([kind.data])
-    [(_, wanted)] = worker.codec.encode_images([encoded(same, "PNG")])
+    [(_, pixels)] = worker.renderer.encode_images([kind.data])
+    [(_, wanted)] = worker.renderer.encode_images([encoded(same, "PNG")])
     assert pixels.equal(wanted)
     [sent] = worker._encode(asked("what is it ?", kind.data).prompt).images
     assert sent.mode == "RGB" and np.array_equal(np.asarray(sent), np.asarray(same))
@@ -175,7 +175,7 @@ def test_what_is_no_single_picture_is_refused_everywhere(name: str, worker: Roll
     [result] = worker.advance(0.0)[0]
     assert result.refused == refused.value.detail and not result.completions
     with pytest.raises(ConfigError, match=f"image = {reason}"):
-        worker.codec.encode_images([data])
+        worker.renderer.encode_images([data])
     assert _data_url(data) == "data:," and picture(data).note == refused.value.detail
 
 

@@ -8,23 +8,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bimode import policy
-from bimode.codec import Codec, load_model
-from bimode.packing import PackedBatch, pack
-from bimode.policy import Policy, TokenLogprobs
+from bimode.learner import policy
+from bimode.learner.packing import PackedBatch, pack
+from bimode.learner.policy import Policy, TokenLogprobs
+from bimode.renderer import Renderer, load_model
 from tests.sequences import supervised
 
 
 @pytest.fixture(scope="module")
 def batch(tiny_llava: Path) -> PackedBatch:
     """Six responses, some about images."""
-    codec = Codec(tiny_llava)
-    samples = [*supervised(codec, 4), *supervised(codec, 2, images=False, first=4)]
-    return pack([[s] for s in samples], [codec.encode_images(s.images) for s in samples])
+    renderer = Renderer(tiny_llava)
+    samples = [*supervised(renderer, 4), *supervised(renderer, 2, images=False, first=4)]
+    return pack([[s] for s in samples], [renderer.encode_images(s.images) for s in samples])
 
 
-def run(model: nn.Module, batch: PackedBatch, head_chunk: int) -> tuple[float, dict[str, Tensor], list[tuple[int, ...]]]:
-    """Loss (entropy included), gradient by name, and the shape of all logits, also of those that are computed again."""
+def run(
+    model: nn.Module, batch: PackedBatch, head_chunk: int
+) -> tuple[float, dict[str, Tensor], list[tuple[int, ...]]]:
+    """Loss (entropy included), gradient by name, and the shape of all logits, also of those that
+    are computed again.
+    """
     shapes: list[tuple[int, ...]] = []
 
     def told(*args: Tensor) -> Tensor:
@@ -38,17 +42,25 @@ def run(model: nn.Module, batch: PackedBatch, head_chunk: int) -> tuple[float, d
         logprobs_N, entropy_N = Policy(model, head_chunk).train()(batch)
         loss = (batch.loss_mask_N * (0.1 * entropy_N - logprobs_N)).sum() / batch.loss_mask_N.sum()
         loss.backward()
-    return loss.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, shapes
+    return (
+        loss.item(),
+        {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None},
+        shapes,
+    )
 
 
 def assert_equal(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert got.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(got[name], gradient, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            got[name], gradient, atol=1e-6, rtol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )
     assert max(g.abs().max() for g in expected.values()) > 1e-2
 
 
-def test_the_head_in_chunks_gives_the_same_loss_and_gradient(tiny_llava: Path, batch: PackedBatch) -> None:
+def test_the_head_in_chunks_gives_the_same_loss_and_gradient(
+    tiny_llava: Path, batch: PackedBatch
+) -> None:
     model = load_model(tiny_llava, torch.float32)
     n, vocabulary = len(batch.targets_N), model.lm_head.weight.shape[0]
     loss, gradient, shapes = run(model, batch, 0)
@@ -60,13 +72,17 @@ def test_the_head_in_chunks_gives_the_same_loss_and_gradient(tiny_llava: Path, b
     assert len(seen) == 2 * -(-n // 8)  # each chunk once forward, once again for its backward pass
 
 
-def test_what_fits_into_one_chunk_is_not_computed_again(tiny_llava: Path, batch: PackedBatch) -> None:
+def test_what_fits_into_one_chunk_is_not_computed_again(
+    tiny_llava: Path, batch: PackedBatch
+) -> None:
     model, n = load_model(tiny_llava, torch.float32), len(batch.targets_N)
     assert len(run(model, batch, n)[2]) == 1
     assert len(run(model, batch, n - 1)[2]) == 4
 
 
-def test_gradient_checkpointing_gives_the_same_loss_and_gradient(tiny_llava: Path, batch: PackedBatch) -> None:
+def test_gradient_checkpointing_gives_the_same_loss_and_gradient(
+    tiny_llava: Path, batch: PackedBatch
+) -> None:
     model = load_model(tiny_llava, torch.float32)
     passes: list[int] = []
     model.model.language_model.layers[0].mlp.register_forward_pre_hook(lambda *_: passes.append(1))
@@ -89,6 +105,9 @@ def test_logprobs_entropy_and_their_gradient_are_those_of_log_softmax() -> None:
     torch.testing.assert_close(logprobs_N, expected_N)
     torch.testing.assert_close(entropy_N, -(logp_NV.exp() * logp_NV).sum(-1))
     assert not entropy_N.requires_grad
-    gradients = [torch.autograd.grad((weight_N * each).sum(), logits_NV)[0] for each in (logprobs_N, expected_N)]
+    gradients = [
+        torch.autograd.grad((weight_N * each).sum(), logits_NV)[0]
+        for each in (logprobs_N, expected_N)
+    ]
     torch.testing.assert_close(*gradients)
     assert torch.autograd.gradcheck(lambda x: TokenLogprobs.apply(x, targets_N)[0], (logits_NV,))

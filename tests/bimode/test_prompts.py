@@ -1,7 +1,8 @@
-"""A data folder that somebody else wrote: a bad row costs itself, a file that is no data set is one line.
+"""A data folder that somebody else wrote: a bad row costs itself, a file that is no data set is one
+line.
 
-`python tests/bimode/test_prompts.py 2000 0` reads so many fuzzed rows, from that seed, and says what
-it took.
+`python tests/bimode/test_prompts.py 2000 0` reads so many fuzzed rows, from that seed, and says
+what it took.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bimode import math_judge
-from bimode.dataset import PROMPT_COLUMNS, SCHEMA, Row, row_prompt, sample_row
 from bimode.errors import BimodeError, ConfigError, UnjudgedError
-from bimode.prompts import checked_prompt, prompt_ids, read_prompts
+from bimode.grading import math_worker
+from bimode.grading.verify import VERIFIERS, is_correct
+from bimode.inputs.prompts import checked_prompt, prompt_ids, read_prompts
 from bimode.records import Prompt
-from bimode.verify import VERIFIERS, is_correct
-from data_curation.validate import REASONS, check_row
+from bimode.storage.dataset import PROMPT_COLUMNS, SCHEMA, Row, row_prompt, sample_row
+from data_curation.checks.validate import REASONS, check_row
 from tests.rows import SOUND
 
 CODE = "__import__('pathlib').Path('ran').touch()"
@@ -51,21 +52,42 @@ def folder(tmp_path: Path, *rows: Row, schema: pa.Schema = SCHEMA) -> Path:
 
 
 ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
-    "code": (puzzle("bitwise_arithmetic"), "unknown_verifier: reasoning_gym: verifier_args = entry: "),
+    "code": (
+        puzzle("bitwise_arithmetic"),
+        "unknown_verifier: reasoning_gym: verifier_args = entry: ",
+    ),
     "code in the answer": (puzzle("polynomial_multiplication", answer=CODE), "unknown_verifier: "),
-    "code, hidden": (puzzle("simple_integration", metadata={"source_dataset": "simple_integration"}), "unknown_verifier"),
+    "code, hidden": (
+        puzzle("simple_integration", metadata={"source_dataset": "simple_integration"}),
+        "unknown_verifier",
+    ),
     "no verifier": ({"verifier": "oracle"}, "unknown_verifier: oracle"),
-    "unknown argument": ({"verifier_args": '{"x": 1}'}, "unknown_verifier: exact: verifier_args = x: is no argument"),
-    "deep arguments": ({"verifier_args": '{"x":' * 9000}, "unknown_verifier: exact: verifier_args = "),
+    "unknown argument": (
+        {"verifier_args": '{"x": 1}'},
+        "unknown_verifier: exact: verifier_args = x: is no argument",
+    ),
+    "deep arguments": (
+        {"verifier_args": '{"x":' * 9000},
+        "unknown_verifier: exact: verifier_args = ",
+    ),
     "C1": (asked("Sum \x9b2J ?"), "bad_schema: prompt: content: U+009B at character 4"),
     "reversed": (asked("Sum \u202e?"), "bad_schema: prompt: content: U+202E"),
     "tags": (asked("Close </think> ?"), "control_token: </think> in the question"),
     "no question": (asked(" "), "empty_question"),
     "no turn": ({"prompt": []}, "empty_question"),
     "no answer": ({"answer": None}, "empty_answer"),
-    "no marker": ({"images": [{"bytes": b"x", "path": ""}]}, "marker_mismatch: 0 markers, 1 images"),
-    "script": (asked("<image>Sum ?") | {"images": [{"bytes": b"%!PS-Adobe", "path": ""}]}, "image_type: begins with b"),
-    "no bytes": (asked("<image>Sum ?") | {"images": [{"bytes": None, "path": "/etc/hostname"}]}, "image_missing"),
+    "no marker": (
+        {"images": [{"bytes": b"x", "path": ""}]},
+        "marker_mismatch: 0 markers, 1 images",
+    ),
+    "script": (
+        asked("<image>Sum ?") | {"images": [{"bytes": b"%!PS-Adobe", "path": ""}]},
+        "image_type: begins with b",
+    ),
+    "no bytes": (
+        asked("<image>Sum ?") | {"images": [{"bytes": None, "path": "/etc/hostname"}]},
+        "image_missing",
+    ),
     "type": ({"verifier": "int", "answer": "eight"}, "answer_type: int: eight"),
     "itself": ({"verifier": "choice", "answer": r"\boxed{} x"}, "answer_fails"),
     "long": ({"answer": "8" * 2001}, "long_answer: 2001 characters"),
@@ -73,7 +95,9 @@ ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_a_bad_row_costs_itself_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_row_costs_itself_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`evaluate --data` ran a row's own text as code; the rows beside it stay as they were."""
     monkeypatch.chdir(tmp_path)
     rows = [row_with(id=f"bad-{name}", **changes) for name, (changes, _) in ATTACKS.items()]
@@ -92,7 +116,10 @@ def test_a_bad_row_costs_itself_and_runs_nothing(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize("name", ["", None, "a\x1b[2J", "x" * 1001])
 def test_a_row_without_a_usable_id_is_called_by_its_place(tmp_path: Path, name: str | None) -> None:
     found = read_prompts(folder(tmp_path, row_with(id="a"), row_with(id=name)), "eval")
-    assert [(prompt.id, bool(prompt.refused)) for prompt in found] == [("a", False), ("eval row 1", True)]
+    assert [(prompt.id, bool(prompt.refused)) for prompt in found] == [
+        ("a", False),
+        ("eval row 1", True),
+    ]
     assert prompt_ids(tmp_path, "eval") == ["a", "eval row 1"]
 
 
@@ -110,19 +137,32 @@ def test_a_text_that_is_no_utf8_costs_its_own_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("schema", "says"),
     [
-        (pa.schema([("id", pa.string()), ("question", pa.string())]), "has no column images, prompt, answer"),
+        (
+            pa.schema([("id", pa.string()), ("question", pa.string())]),
+            "has no column images, prompt, answer",
+        ),
         (SCHEMA.set(0, pa.field("id", pa.int64())), "its column id is int64 and must be string"),
-        (SCHEMA.set(4, pa.field("answer", pa.list_(pa.string()))), "its column answer is list<item: string>"),
-        (SCHEMA.remove(SCHEMA.get_field_index("mode")), "has no column mode; docs/formats.md lists"),
+        (
+            SCHEMA.set(4, pa.field("answer", pa.list_(pa.string()))),
+            "its column answer is list<item: string>",
+        ),
+        (
+            SCHEMA.remove(SCHEMA.get_field_index("mode")),
+            "has no column mode; docs/formats.md lists",
+        ),
     ],
 )
-def test_a_file_that_is_no_data_set_is_one_line(tmp_path: Path, schema: pa.Schema, says: str) -> None:
+def test_a_file_that_is_no_data_set_is_one_line(
+    tmp_path: Path, schema: pa.Schema, says: str
+) -> None:
     pq.write_table(schema.empty_table(), tmp_path / "eval-00000.parquet")
     with pytest.raises(ConfigError, match=says.replace("(", r"\(")):
         read_prompts(tmp_path, "eval")
 
 
-@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"no parquet at all"])
+@pytest.mark.parametrize(
+    "data", [b"", b"PAR1", b"PAR1" + b"\0" * 100 + b"PAR1", b"no parquet at all"]
+)
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "eval-00000.parquet").write_bytes(data)
     with pytest.raises(ConfigError, match="cannot be read as Parquet: "):
@@ -132,40 +172,111 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, data: bytes) -> 
 def test_longer_offsets_are_the_same_types(tmp_path: Path) -> None:
     """As other writers of data frames have them."""
     schema = SCHEMA.set(4, pa.field("answer", pa.large_string()))
-    assert read_prompts(folder(tmp_path, row_with(), schema=schema), "eval") == [row_prompt(row_with())]
+    assert read_prompts(folder(tmp_path, row_with(), schema=schema), "eval") == [
+        row_prompt(row_with())
+    ]
 
 
 VALUES: list[Any] = [
-    None, 0, 1 << 40, 10**5000, 1.5, float("nan"), True, "", "text", "\ud800", "a\0b", "\x9b", "\u202e", "x" * 1_100_000,
-    b"bytes", [], [None], [[]], {}, [{}], [{"role": 1}], [{"bytes": None}], [{"bytes": 5, "path": 5}],
-    [{"bytes": b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "path": ""}], [{"role": "user", "content": "\x1b"}],
-    [{"role": "user", "content": "x" * 1_000_001}], [{"role": "user", "content": "<image>" * 1000}],
-]  # fmt: skip
+    None,
+    0,
+    1 << 40,
+    10**5000,
+    1.5,
+    float("nan"),
+    True,
+    "",
+    "text",
+    "\ud800",
+    "a\0b",
+    "\x9b",
+    "\u202e",
+    "x" * 1_100_000,
+    b"bytes",
+    [],
+    [None],
+    [[]],
+    {},
+    [{}],
+    [{"role": 1}],
+    [{"bytes": None}],
+    [{"bytes": 5, "path": 5}],
+    [{"bytes": b"\x89PNG\r\n\x1a\n" + b"\0" * 50, "path": ""}],
+    [{"role": "user", "content": "\x1b"}],
+    [{"role": "user", "content": "x" * 1_000_001}],
+    [{"role": "user", "content": "<image>" * 1000}],
+]
 ANSWERS = [
-    "8", "8.0", "-8", "1,000", "1e999", "1e-999", "1/0", "0/0", "\u0665", "nan", "(B)", "yes", r"\boxed{8}", r"\boxed{",
-    "9" * 1999, "9" * 5000, "{" * 1990, r"\frac{1}{0}", "a\u0300" * 600, "answer is " * 150, "so " * 600, "x = " * 400,
-    "(A" * 900, "1 2/3 " * 300, "$" * 1900, "wait A " * 250, "1,111" * 390, CODE,
-]  # fmt: skip
+    "8",
+    "8.0",
+    "-8",
+    "1,000",
+    "1e999",
+    "1e-999",
+    "1/0",
+    "0/0",
+    "\u0665",
+    "nan",
+    "(B)",
+    "yes",
+    r"\boxed{8}",
+    r"\boxed{",
+    "9" * 1999,
+    "9" * 5000,
+    "{" * 1990,
+    r"\frac{1}{0}",
+    "a\u0300" * 600,
+    "answer is " * 150,
+    "so " * 600,
+    "x = " * 400,
+    "(A" * 900,
+    "1 2/3 " * 300,
+    "$" * 1900,
+    "wait A " * 250,
+    "1,111" * 390,
+    CODE,
+]
 CATASTROPHES = ["9^{9^{9^9}}", "9" * 1900 + "^{9}", r"\sqrt{" * 300 + "2" + "}" * 300, "99999999!"]
 BAD_ARGS = [
-    "", "[]", "null", "{", "[" * 15_000, '{"a":' * 3000, "NaN", '{"rel_tol": 1e308}', '{"abs_tol": [1]}', '{"rel_tol": -1}',
-    '{"rel_tol": ' + "9" * 5000 + "}", '{"entry": null}', '{"entry": {"metadata": 5}}', '{"\\ud800": 1}', '{"__class__": 1}',
-]  # fmt: skip
+    "",
+    "[]",
+    "null",
+    "{",
+    "[" * 15_000,
+    '{"a":' * 3000,
+    "NaN",
+    '{"rel_tol": 1e308}',
+    '{"abs_tol": [1]}',
+    '{"rel_tol": -1}',
+    '{"rel_tol": ' + "9" * 5000 + "}",
+    '{"entry": null}',
+    '{"entry": {"metadata": 5}}',
+    '{"\\ud800": 1}',
+    '{"__class__": 1}',
+]
 
 
 def fuzzed(rng: random.Random, at: int) -> Row:
-    """A row with one to three things wrong: a column of another type or size, a verifier, its arguments, its answer."""
+    """A row with one to three things wrong: a column of another type or size, a verifier, its
+    arguments, its answer.
+    """
     row = row_with(id=f"r-{at}")
     for _ in range(rng.choice([1, 1, 2, 3])):
         kind = rng.randrange(4)
         if kind == 0:
             row[rng.choice(PROMPT_COLUMNS[1:])] = rng.choice(VALUES)
         elif kind == 1:
-            row["verifier"], row["answer"] = rng.choice([*VERIFIERS, "oracle", ""]), rng.choice(ANSWERS)
+            row["verifier"], row["answer"] = (
+                rng.choice([*VERIFIERS, "oracle", ""]),
+                rng.choice(ANSWERS),
+            )
         elif kind == 2:
             row["verifier_args"] = rng.choice(BAD_ARGS)
         else:
-            row |= puzzle(rng.choice(["chain_sum", "leg_counting", "countdown", ""]), answer=rng.choice([*ANSWERS, 8, None]))
+            row |= puzzle(
+                rng.choice(["chain_sum", "leg_counting", "countdown", ""]),
+                answer=rng.choice([*ANSWERS, 8, None]),
+            )
     return row
 
 
@@ -194,7 +305,9 @@ def fuzz(count: int, seed: int) -> tuple[Counter[str], float]:
 
 
 def judge(row: Row, prompt: Prompt, stated: str) -> None:
-    """A verdict, or nothing but an error with words; on a sound row, that too much time was lost."""
+    """A verdict, or nothing but an error with words; on a sound row, that too much time was
+    lost.
+    """
     wanted = [row[name] for name in ("answer", "verifier", "verifier_args")]
     if not all(isinstance(text, str) for text in wanted):
         return
@@ -205,11 +318,16 @@ def judge(row: Row, prompt: Prompt, stated: str) -> None:
 
 
 def test_fuzzed_rows_are_refused_or_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """400 of them, one of which would keep the maths verifier busy for ever; nothing is run or written."""
+    """400 of them, one of which would keep the maths verifier busy for ever; nothing is run or
+    written.
+    """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(math_judge, "SECONDS", 1.0)
+    monkeypatch.setattr(math_worker, "SECONDS", 1.0)
     reasons, _ = fuzz(400, seed=0)
-    assert reasons[""] > 20 and {"bad_schema", "unknown_verifier", "answer_type", "long_answer"} <= reasons.keys()
+    assert (
+        reasons[""] > 20
+        and {"bad_schema", "unknown_verifier", "answer_type", "long_answer"} <= reasons.keys()
+    )
     assert not list(tmp_path.iterdir())
 
 

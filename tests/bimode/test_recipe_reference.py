@@ -1,24 +1,24 @@
-"""docs/recipe.md says what bimode/config.py says: every key, its default, and what it means."""
+"""docs/recipe.md says what bimode/config says: every key, its default, and what it means."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from bimode.config import Recipe
-from bimode.curate_config import SourceConfig
-from bimode.recipe import build_recipe
-from bimode.recipe_reference import render
-from bimode.sections import Section
+from bimode.config.common import ConfigModel
+from bimode.config.curate import SourceConfig
+from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
+from bimode.config.reference import render
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipe.md"
 
 
-def keys(section: Section, path: str = "") -> Iterator[tuple[str, str | None]]:
+def keys(section: ConfigModel, path: str = "") -> Iterator[tuple[str, str | None]]:
     """(dotted key, description) of every value below `section`."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, Section):
+        if isinstance(value, ConfigModel):
             yield from keys(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", field.description
@@ -31,7 +31,9 @@ def test_the_page_is_that_of_the_schema() -> None:
 
 def test_every_key_says_what_it_means() -> None:
     """A key without a description would be a bare name on the page."""
-    found = dict(keys(Recipe(name="t"))) | {f"source.{name}": f.description for name, f in SourceConfig.model_fields.items()}
+    found = dict(keys(Recipe(name="t"))) | {
+        f"source.{name}": f.description for name, f in SourceConfig.model_fields.items()
+    }
     assert [key for key, description in found.items() if not description] == []
     assert {"bpo.optim.lr", "curate.tag.confidence", "source.weight"} <= set(found)
 

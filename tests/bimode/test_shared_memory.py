@@ -1,4 +1,6 @@
-"""Tensors that another process reads where they lie: the same bytes, at once, and nothing that it does comes back."""
+"""Tensors that another process reads where they lie: the same bytes, at once, and nothing that it
+does comes back.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from bimode import shared_memory
-from bimode.shared_memory import SharedArray, as_array, machine, mapped, share
-from bimode.weights import WeightBucket
+from bimode.storage import shared_memory
+from bimode.storage.shared_memory import SharedArray, as_array, machine, mapped, share
+from bimode.storage.weights import WeightBucket
 
 READ = """
 import sys
-from bimode.shared_memory import SharedArray, mapped
+from bimode.storage.shared_memory import SharedArray, mapped
 (array,) = mapped([SharedArray(sys.argv[1], int(sys.argv[2]), 0, (2, 3), (3, 1), '<f4')])
 print(array.tolist(), flush=True)
 input()
@@ -38,7 +40,10 @@ def test_another_process_sees_it_and_what_becomes_of_it_and_cannot_change_it() -
     assert share([tensor])
     at = place(tensor)
     reader = subprocess.Popen(
-        [sys.executable, "-c", READ, at.path, str(at.size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", READ, at.path, str(at.size)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert reader.stdout is not None
     assert reader.stdout.readline() == "[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]\n"
@@ -90,12 +95,12 @@ def test_a_bucket_that_is_lent_says_where_it_lies_and_nothing_else() -> None:
     weights = torch.arange(4.0)
     assert share([weights])
     bucket = WeightBucket.of(2, ["w"], [weights.numpy()])
-    lent = bucket.lend([place(weights)])
-    assert lent.arrays == () and hash(lent) == hash(bucket.lend([place(weights)]))
-    assert lent.arrived().is_whole() and np.array_equal(lent.arrived().arrays[0], weights.numpy())
-    assert bucket.arrived() is bucket
+    shared = bucket.share([place(weights)])
+    assert shared.arrays == () and hash(shared) == hash(bucket.share([place(weights)]))
+    assert shared.load().checksum_ok() and np.array_equal(shared.load().arrays[0], weights.numpy())
+    assert bucket.load() is bucket
     weights[0] = 9.0
-    assert not lent.arrived().is_whole()
+    assert not shared.load().checksum_ok()
 
 
 def test_what_others_hold_stays_theirs() -> None:
@@ -108,7 +113,9 @@ def test_what_others_hold_stays_theirs() -> None:
 
 
 def test_a_file_is_open_once_however_much_of_it_is_read() -> None:
-    """And not at all once nobody reads it: buckets are many, and a worker may have few files open."""
+    """And not at all once nobody reads it: buckets are many, and a worker may have few files
+    open.
+    """
     tensors = [torch.full((3,), float(i)) for i in range(200)]
     assert share(tensors)
     before = len(os.listdir("/proc/self/fd"))
@@ -126,12 +133,20 @@ def test_who_lent_it_is_gone() -> None:
 
 def test_processes_of_one_machine_agree_on_its_name() -> None:
     said = subprocess.run(
-        [sys.executable, "-c", "from bimode.shared_memory import machine; print(machine())"], capture_output=True, text=True
+        [
+            sys.executable,
+            "-c",
+            "from bimode.storage.shared_memory import machine; print(machine())",
+        ],
+        capture_output=True,
+        text=True,
     )
     assert said.stdout.strip() == machine() != ""
 
 
-def test_where_no_other_process_may_be_looked_into_there_is_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_no_other_process_may_be_looked_into_there_is_no_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(path: str) -> list[str]:
         raise PermissionError(path)
 

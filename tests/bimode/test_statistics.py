@@ -7,18 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bimode.statistics import bootstrap_means, percentile_interval, wilson
+from bimode.evaluation.statistics import bootstrap_means, percentile_interval, wilson
 
 
 def test_wilson_of_four_in_eight_is_what_the_formula_gives_by_hand() -> None:
-    # z^2 = 3.8415; centre (0.5 + 0.2401) / 1.4802 = 0.5; half 1.96 * sqrt(0.03125 + 0.015006) / 1.4802 = 0.2848
+    # z^2 = 3.8415; centre (0.5 + 0.2401) / 1.4802 = 0.5; half 1.96 * sqrt(0.03125 + 0.015006) /
+    # 1.4802 = 0.2848
     low, high = wilson(4, 8)
     assert low == pytest.approx(0.2152, abs=1e-4)
     assert high == pytest.approx(0.7848, abs=1e-4)
 
 
 def test_wilson_of_another_confidence_by_hand() -> None:
-    # z = 1.6449, n = 8: k = 8 gives 8 / (8 + z^2); k = 4 gives 1/2 -+ z sqrt(1/32 + z^2/256) / (1 + z^2/8)
+    # z = 1.6449, n = 8: k = 8 gives 8 / (8 + z^2); k = 4 gives 1/2 -+ z sqrt(1/32 + z^2/256) / (1 +
+    # z^2/8)
     assert wilson(8, 8, 0.9) == (pytest.approx(0.7473, abs=1e-4), 1.0)
     assert wilson(4, 8, 0.9) == (pytest.approx(0.2486, abs=1e-4), pytest.approx(0.7514, abs=1e-4))
 
@@ -58,9 +60,11 @@ def test_bootstrap_is_paired_so_a_constant_difference_has_no_spread() -> None:
     assert means_KR[0].std() > 0.05
 
 
-def test_bootstrap_in_blocks_has_every_round_and_depends_on_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bootstrap_in_blocks_has_every_round_and_depends_on_the_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values_KI = np.arange(20.0)[None]
-    monkeypatch.setattr("bimode.statistics._BLOCK_COUNTS", 60)  # three rounds a block
+    monkeypatch.setattr("bimode.evaluation.statistics._BLOCK_COUNTS", 60)  # three rounds a block
     means_KR = bootstrap_means(values_KI, rounds=10, seed=5)
     assert means_KR.shape == (1, 10)
     assert len(np.unique(means_KR)) > 5

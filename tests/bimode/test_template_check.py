@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bimode import template_check
-from bimode.chat_codec import ChatCodec
-from bimode.codec import Codec
+from bimode.chat_renderer import ChatRenderer
 from bimode.errors import ConfigError
-from bimode.template import CHAT_TEMPLATE
+from bimode.models import template_check
+from bimode.models.template import CHAT_TEMPLATE
+from bimode.renderer import Renderer
 from pipelines.serve import servable
 
 PLAIN = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}"
@@ -24,7 +24,10 @@ BOMBS = {
     "when compiled": ("{{ 9 ** (9 ** 9) }}", "is not rendered within"),
     "long text": ("{% set n = 10 %}{{ 'a' * n ** 10 }}", "is not rendered within 64 MiB"),
     "doubled": (
-        "{% set s = namespace(x='a') %}{% for i in range(60) %}{% set s.x = s.x ~ s.x %}{% endfor %}",
+        (
+            "{% set s = namespace(x='a') %}{% for i in range(60) %}{% set s.x = s.x ~ s.x %}{%"
+            " endfor %}"
+        ),
         "is not rendered within 64 MiB",
     ),
     "endless": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "cannot be rendered"),
@@ -52,7 +55,9 @@ def with_template(base: Path, folder: Path, template: str) -> Path:
 def test_a_template_without_bounds_is_refused(
     text_model: Path, tmp_path: Path, limits: None, name: str
 ) -> None:
-    """It held a thread of the server for minutes; `thinking_mode` stands in each, as serving asks."""
+    """It held a thread of the server for minutes; `thinking_mode` stands in each, as serving
+    asks.
+    """
     template, says = BOMBS[name]
     model = with_template(text_model, tmp_path, template + "{# thinking_mode #}")
     with pytest.raises(ConfigError, match=f"^--model = {model}: its chat template ") as told:
@@ -60,20 +65,20 @@ def test_a_template_without_bounds_is_refused(
     assert says in str(told.value) and "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("codec", [Codec, ChatCodec])
+@pytest.mark.parametrize("codec", [Renderer, ChatRenderer])
 def test_a_judge_or_a_tagging_model_is_checked_before_its_first_prompt(
-    text_model: Path, tmp_path: Path, limits: None, codec: type[Codec]
+    text_model: Path, tmp_path: Path, limits: None, renderer: type[Renderer]
 ) -> None:
     model = with_template(text_model, tmp_path, LOOP)
     with pytest.raises(ConfigError, match="its chat template is not rendered within 1 s"):
-        codec(model).prompt_text("What is it?", 0)
+        renderer(model).prompt_text("What is it?", 0)
 
 
 @pytest.mark.parametrize("template", [{"default": ["x thinking_mode"]}, {"default": {"a": 1}}])
 def test_a_template_that_is_no_text_is_a_line(
     text_model: Path, tmp_path: Path, template: dict[str, object]
 ) -> None:
-    speaker = Codec(text_model).tokenizer
+    speaker = Renderer(text_model).tokenizer
     speaker.chat_template = template
     with pytest.raises(ConfigError, match="its chat template is no text"):
         template_check.check_templates(text_model, speaker)
@@ -102,21 +107,25 @@ def test_the_child_has_what_transformers_has() -> None:
     """A template that uses another name would be refused there, and render here."""
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
-    theirs, ours = _compile_jinja_template("x").environment, template_check.sandbox()
-    assert type(ours) is type(theirs)
+    others, ours = _compile_jinja_template("x").environment, template_check.sandbox()
+    assert type(ours) is type(others)
     for kind in ("filters", "globals", "tests"):
-        assert getattr(ours, kind).keys() == getattr(theirs, kind).keys()
-    assert (ours.trim_blocks, ours.lstrip_blocks) == (theirs.trim_blocks, theirs.lstrip_blocks)
+        assert getattr(ours, kind).keys() == getattr(others, kind).keys()
+    assert (ours.trim_blocks, ours.lstrip_blocks) == (others.trim_blocks, others.lstrip_blocks)
     marked = "{% generation %}{{ x | tojson(indent=1) }}{% endgeneration %}{% break %}"
-    marked = "{% for x in [{'a': 'ä'}, 2] %}" + marked + "{% endfor %}{{ strftime_now('%Y') | length }}"
-    assert ours.from_string(marked).render() == theirs.from_string(marked).render()
+    marked = (
+        "{% for x in [{'a': 'ä'}, 2] %}" + marked + "{% endfor %}{{ strftime_now('%Y') | length }}"
+    )
+    assert ours.from_string(marked).render() == others.from_string(marked).render()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_a_template_reaches_no_object_of_python(text_model: Path, tmp_path: Path, attack: str) -> None:
+def test_a_template_reaches_no_object_of_python(
+    text_model: Path, tmp_path: Path, attack: str
+) -> None:
     """Jinja's sandbox, in which transformers renders: refused, or empty."""
     attack = attack.replace("RAN", str(tmp_path / "ran"))
-    speaker = Codec(text_model).tokenizer
+    speaker = Renderer(text_model).tokenizer
     speaker.chat_template = "[" + attack + "]"
     messages = [{"role": "user", "content": "x"}]
     try:
@@ -131,12 +140,17 @@ def test_a_template_reaches_no_object_of_python(text_model: Path, tmp_path: Path
 def test_sound_templates_pass_and_ours_needs_no_child(
     text_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = "{% for m in messages %}{% for p in m['content'] %}{{ p['type'] + bos_token }}{% endfor %}{% endfor %}"
-    strict = PLAIN + "{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    parts = (
+        "{% for m in messages %}{% for p in m['content'] %}{{ p['type'] + bos_token }}{% endfor"
+        " %}{% endfor %}"
+    )
+    strict = (
+        PLAIN + "{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    )
     for at, template in enumerate((PLAIN, parts, strict, CHAT_TEMPLATE + " ")):
         (tmp_path / str(at)).mkdir()
         model = with_template(text_model, tmp_path / str(at), template)
-        Codec(model).check_template()
+        Renderer(model).check_template()
     monkeypatch.setattr(template_check, "_problem", None)  # whoever asks it now fails
-    Codec(text_model).check_template()
+    Renderer(text_model).check_template()
     assert servable(text_model).tokenizer.chat_template == CHAT_TEMPLATE

@@ -7,7 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bimode.trace import Trace
+from bimode.rl.timeline import Trace
 
 
 def events(path: Path) -> list[dict[str, object]]:
@@ -21,11 +21,16 @@ def test_spans_have_a_track_and_microseconds(tmp_path: Path) -> None:
     trace.span("rollout-0", "lease", 1.25, 2.0)
     trace.span("learner", "learn", 2.0, 2.25, step=4)
     found = events(tmp_path / "deep" / "trace.json")
-    assert [e["args"] for e in found if e["ph"] == "M"] == [{"name": "learner"}, {"name": "rollout-0"}]
+    assert [e["args"] for e in found if e["ph"] == "M"] == [
+        {"name": "learner"},
+        {"name": "rollout-0"},
+    ]
     spans = [e for e in found if e["ph"] == "X"]
     assert [(e["name"], e["tid"], e["dur"], e["args"]) for e in spans] == [
-        ("learn", 0, 500_000, {"step": 3}), ("lease", 1, 750_000, {}), ("learn", 0, 250_000, {"step": 4}),
-    ]  # fmt: skip
+        ("learn", 0, 500_000, {"step": 3}),
+        ("lease", 1, 750_000, {}),
+        ("learn", 0, 250_000, {"step": 4}),
+    ]
     starts = [e["ts"] for e in spans]
     assert starts[1] - starts[0] == 250_000 and starts[2] - starts[0] == 1_000_000  # type: ignore[operator]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from bimode.trace_config import JUDGE_PROMPT, JudgeConfig, TraceConfig
+from bimode.config.traces import JUDGE_PROMPT, JudgeConfig, TraceConfig
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,9 @@ def test_a_prompt_that_cannot_be_filled_is_refused(prompt: str, what: str) -> No
 
 
 def test_a_prompt_may_hold_braces_and_leave_the_answer_out() -> None:
-    asked = JudgeConfig(prompt='{question} or {{"a": 1}}').template.format(question="{why}?", answer="x")
+    asked = JudgeConfig(prompt='{question} or {{"a": 1}}').template.format(
+        question="{why}?", answer="x"
+    )
     assert asked == '{why}? or {"a": 1}', "braces of the question stay as they are"
     assert JudgeConfig().template == JUDGE_PROMPT and "{question}" in JUDGE_PROMPT
 

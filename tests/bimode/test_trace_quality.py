@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from bimode.trace_quality import (
+from data_curation.traces.quality import (
     Array,
     integration_score,
     min_max,
@@ -52,10 +52,14 @@ def test_a_blurred_copy_is_less_sharp() -> None:
 
 
 def test_text_and_integration_scores_count_what_they_say() -> None:
-    question = "If 3 pens cost 4.50, what do 7 cost?"  # 9 words, 3 numbers, clauses: "if" and the comma
+    question = (  # 9 words, 3 numbers, clauses: "if" and the comma
+        "If 3 pens cost 4.50, what do 7 cost?"
+    )
     assert text_score(question) == pytest.approx(math.log(10) + math.log(4) + math.log(3))
     assert text_score("") == 0.0
-    assert integration_score("Why is the angle between the two bars so large?") == 3.0  # why, angle, between
+    assert (
+        integration_score("Why is the angle between the two bars so large?") == 3.0
+    )  # why, angle, between
     assert integration_score("What colour is it?") == -1.0
     assert integration_score("what is the remainder by 23 ?") == 0.0  # one of each kind
 
@@ -70,7 +74,8 @@ def test_min_max_leaves_unknown_values_out_and_shortens_nothing_without_a_spread
 def test_vision_scores_by_hand() -> None:
     """log(1 + x) of 0, e - 1 and e^2 - 1 is 0, 1, 2; rows without pixels have no score."""
     sharp, size = arr(0, math.e - 1, math.e**2 - 1, 99), arr(math.e - 1, math.e - 1, math.e - 1, 0)
-    # clarity: (0, .5, 1) and (1, 1, 1) -> .5, .75, 1; necessity unknown, -0.2, 0.5 -> 1, 0, .5; sums halved: .75, .375, .75
+    # clarity: (0, .5, 1) and (1, 1, 1) -> .5, .75, 1; necessity unknown, -0.2, 0.5 -> 1, 0, .5;
+    # sums halved: .75, .375, .75
     found = vision_scores(sharp, size, arr(np.nan, -0.2, 0.5, np.nan))
     np.testing.assert_allclose(found, arr(1, 0, 1, np.nan))
 
@@ -80,14 +85,27 @@ def test_the_penalty_by_hand() -> None:
     vision, text, integration = arr(1, 0, 0.5, 1), arr(1, 0, 0.5, 0), arr(1, 0, 0.5, 0)
     found = repetition_penalty(vision, text, integration, math.log(2), 1.0, 2.0)
     np.testing.assert_allclose(found, [1.0, 2.0, 2**0.5, 2**0.75])  # the last: (1 + 0 + 0) / 4
-    assert repetition_penalty(arr(0), arr(0), arr(0), 5.0, 1.0, 1.0).tolist() == [2.0], "never above 2"
-    assert repetition_penalty(arr(0), arr(0), arr(0), 0.0, 1.0, 1.0).tolist() == [1.0], "alpha 0 is none"
+    assert repetition_penalty(arr(0), arr(0), arr(0), 5.0, 1.0, 1.0).tolist() == [2.0], (
+        "never above 2"
+    )
+    assert repetition_penalty(arr(0), arr(0), arr(0), 0.0, 1.0, 1.0).tolist() == [1.0], (
+        "alpha 0 is none"
+    )
     # without an image the other two are weighed alone: (1 * 1 + 3 * 0) / 4
-    np.testing.assert_allclose(repetition_penalty(arr(np.nan), arr(1), arr(0), math.log(2), 1.0, 3.0), [2**0.75])
-    assert repetition_penalty(arr(np.nan), arr(0), arr(0), 1.0, 0.0, 0.0).tolist() == [1.0], "nothing known, nothing shortened"
+    np.testing.assert_allclose(
+        repetition_penalty(arr(np.nan), arr(1), arr(0), math.log(2), 1.0, 3.0), [2**0.75]
+    )
+    assert repetition_penalty(arr(np.nan), arr(0), arr(0), 1.0, 0.0, 0.0).tolist() == [1.0], (
+        "nothing known, nothing shortened"
+    )
 
 
-@given(st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=1, max_size=8), st.floats(0, 3), st.floats(0, 3), st.floats(0, 3))
+@given(
+    st.lists(st.tuples(*[st.floats(0, 1)] * 3), min_size=1, max_size=8),
+    st.floats(0, 3),
+    st.floats(0, 3),
+    st.floats(0, 3),
+)
 def test_the_penalty_lies_in_its_range_and_falls_with_every_score(
     scores: list[tuple[float, float, float]], alpha: float, beta: float, gamma: float
 ) -> None:

@@ -1,4 +1,6 @@
-"""No credential of a recipe or a flag reaches a file, a log or a line: it is refused, and hidden in the refusal."""
+"""No credential of a recipe or a flag reaches a file, a log or a line: it is refused, and hidden in
+the refusal.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +11,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bimode.curate_config import SourceConfig
+from bimode.config.curate import SourceConfig
+from bimode.config.load import build_recipe
 from bimode.errors import ConfigError
-from bimode.recipe import build_recipe
-from bimode.uri_secrets import without_secrets
+from bimode.storage.uri_secrets import without_secrets
 from cluster.checks import check_address
 from cluster.submit import dashboard
 from data_curation.sources.files import public
 from pipelines.cli import exit_code
-from pipelines.which_recipe import load
+from pipelines.saved_recipe import load
 
 HELD = "PLANTED"  # part of every secret below
 SECRETS = [
@@ -45,7 +47,7 @@ SECRETS = [
     f"DefaultEndpointsProtocol=https;AccountName=x;AccountKey={HELD}==;EndpointSuffix=y",
     f"https://host/a#access_token={HELD}",
     f"data/a.parquet?password={HELD}",
-]  # fmt: skip
+]
 PLAIN = [
     "s3://bucket/set?region=eu-west-1&endpoint_override=localhost:9000&scheme=http",
     "gs://anonymous@bucket/set",
@@ -102,11 +104,13 @@ def test_what_holds_no_credential_is_left_alone(uri: str) -> None:
         ({"model": {"bas": SECRETS[0]}}, "model.bas"),
         ({SECRETS[0]: 1}, r"s3://\*\*\*@bucket/a\.parquet"),
         ({"curate": {"sources": {"path": SECRETS[0]}}}, "curate.sources.path"),
-        ({"curate": {"sources": [{"path": "x", "columns": {"question": SECRETS[0]}}]}},
-         "curate.sources.0.columns.question"),
+        (
+            {"curate": {"sources": [{"path": "x", "columns": {"question": SECRETS[0]}}]}},
+            "curate.sources.0.columns.question",
+        ),
         ({"curate": SECRETS[0]}, "curate"),
     ],
-)  # fmt: skip
+)
 def test_also_where_the_recipe_is_wrong_otherwise(table: dict[str, Any], key: str) -> None:
     """A misspelt key, a wrong type: the refusal of those shows the value."""
     with pytest.raises(ConfigError, match=f"^{key} = ") as told:
@@ -129,7 +133,9 @@ def test_a_run_that_was_made_with_one_is_refused_too(tmp_path: Path) -> None:
     source = {"path": SECRETS[0], "layout": "chat"}
     manifest = {"recipe": {"name": "t", "curate": {"sources": [source]}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ConfigError, match=r"^curate\.sources\.0\.path = s3://\*\*\*@bucket") as told:
+    with pytest.raises(
+        ConfigError, match=r"^curate\.sources\.0\.path = s3://\*\*\*@bucket"
+    ) as told:
         load(tmp_path, (), None)
     assert HELD not in str(told.value)
 

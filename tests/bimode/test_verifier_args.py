@@ -1,4 +1,6 @@
-"""Arguments of verifiers: every one that is not in the schema is refused by its name, and runs nothing."""
+"""Arguments of verifiers: every one that is not in the schema is refused by its name, and runs
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from typing import Any
 import pytest
 
 from bimode.errors import ConfigError
-from bimode.verifier_args import ARGUMENTS, MAX_ARGS, read_arguments
-from bimode.verify import VERIFIERS, is_correct
+from bimode.grading.verifier_args import ARGUMENTS, MAX_ARGS, read_arguments
+from bimode.grading.verify import VERIFIERS, is_correct
 
 SOUND = {"entry": {"answer": "7", "question": "q", "metadata": {"source_dataset": "chain_sum"}}}
 
@@ -36,7 +38,11 @@ def test_sound_arguments_are_read_as_they_are(verifier: str, args: dict[str, Any
 @pytest.mark.parametrize(
     ("verifier", "args", "says"),
     [
-        ("exact", '{"ignore_case": true}', "ignore_case: is no argument of exact, which takes none"),
+        (
+            "exact",
+            '{"ignore_case": true}',
+            "ignore_case: is no argument of exact, which takes none",
+        ),
         ("number", '{"tol": 1}', "tol: is no argument of number, which takes abs_tol, rel_tol"),
         ("open", '{"entry": {}}', "entry: is no argument of open"),
         ("number", '{"rel_tol": 1.01}', "rel_tol: must be a number from 0 to 1"),
@@ -52,7 +58,11 @@ def test_sound_arguments_are_read_as_they_are(verifier: str, args: dict[str, Any
         ("exact", '{"\\u001b[2J": 1}', r"\x1b[2J: is no argument"),
         ("reasoning_gym", "{}", "no puzzle called NoneType"),
         ("reasoning_gym", '{"entry": []}', "no puzzle called NoneType"),
-        ("reasoning_gym", '{"entry": {"metadata": {"source_dataset": ["chain_sum"]}}}', "no puzzle called list"),
+        (
+            "reasoning_gym",
+            '{"entry": {"metadata": {"source_dataset": ["chain_sum"]}}}',
+            "no puzzle called list",
+        ),
     ],
 )
 def test_what_no_verifier_takes_is_refused_by_name(verifier: str, args: str, says: str) -> None:
@@ -84,7 +94,9 @@ def test_an_entry_runs_no_code(entry: dict[str, Any], tmp_path: Path) -> None:
     """Neither under a scorer that evaluates, nor hidden in an entry of one that does not."""
     mark = tmp_path / "ran"
     code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
-    args = json.dumps({"entry": {"answer": "1"} | entry}).replace("CODE", code.replace("\\", "\\\\"))
+    args = json.dumps({"entry": {"answer": "1"} | entry}).replace(
+        "CODE", code.replace("\\", "\\\\")
+    )
     for stated in (code, "1"):
         try:
             is_correct(f"</think>{stated}", code, "reasoning_gym", args)

@@ -1,4 +1,6 @@
-"""Published versions: whole or absent, numbered, kept so many; and one run at a time in a directory."""
+"""Published versions: whole or absent, numbered, kept so many; and one run at a time in a
+directory.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from bimode.errors import BusyError, ConfigError
-from bimode.rundir import StageDir, digest_path, write_atomic
-from bimode.versions import VersionedDir, exclusive, is_at_work
+from bimode.storage.run_dir import StageDir, digest_path, write_atomic
+from bimode.storage.versions import VersionedDir, exclusive, is_at_work
 
 
 def publish(stage: VersionedDir, text: str) -> None:
@@ -54,7 +56,9 @@ def test_the_newest_versions_stay_and_an_unpublished_one_goes(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("copied", [True, False])
-def test_versions_of_a_copy_without_links_are_not_taken_for_unpublished_ones(tmp_path: Path, copied: bool) -> None:
+def test_versions_of_a_copy_without_links_are_not_taken_for_unpublished_ones(
+    tmp_path: Path, copied: bool
+) -> None:
     stage = VersionedDir(tmp_path, "curate")
     publish(stage, "one")
     publish(stage, "two")
@@ -79,7 +83,10 @@ def test_version_10000_is_newer_than_version_9999(tmp_path: Path) -> None:
     (tmp_path / "curate" / "current").symlink_to("versions/9998")
     for text in ("two", "three", "four"):
         publish(stage, text)
-    assert sorted(path.name for path in (tmp_path / "curate" / "versions").iterdir()) == ["10000", "10001"]
+    assert sorted(path.name for path in (tmp_path / "curate" / "versions").iterdir()) == [
+        "10000",
+        "10001",
+    ]
 
 
 def test_a_folder_of_the_older_layout_is_one_line(tmp_path: Path) -> None:
@@ -88,8 +95,11 @@ def test_a_folder_of_the_older_layout_is_one_line(tmp_path: Path) -> None:
         VersionedDir(tmp_path, "curate").claim({})
 
 
-def test_a_second_run_in_a_directory_is_refused_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
-    hold = "import sys, time; from pathlib import Path; from bimode.versions import exclusive\n"
+def test_a_second_run_in_a_directory_is_refused_and_a_killed_one_holds_nothing(
+    tmp_path: Path,
+) -> None:
+    hold = "import sys, time; from pathlib import Path\n"
+    hold += "from bimode.storage.versions import exclusive\n"
     hold += "with exclusive(Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE)
     assert other.stdout and other.stdout.readline() == b"in\n"

@@ -1,4 +1,5 @@
-"""Two runs of one user and a Ray session, held until stdin ends. Run as a program by `test_two_users.py`.
+"""Two runs of one user and a Ray session, held until stdin ends. Run as a program by
+`test_two_users.py`.
 
 python tests/cluster/first_user.py FOLDER BASE PROMPT
 """
@@ -13,10 +14,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bimode.config import Recipe
-from bimode.ledger import Ledger, State
-from bimode.recipe import build_recipe
-from bimode.versions import exclusive
+from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
+from bimode.rl.ledger import Ledger, State
+from bimode.storage.versions import exclusive
 from cluster.session import connect, log_folder, prepare_process
 from pipelines.harness import base_model, describe_run, open_run
 
@@ -45,7 +46,9 @@ def write_run(run: Path, recipe: Recipe, prompt: str) -> None:
 
 def main(folder: Path, base: str, prompt: str) -> None:
     """Writes one run under umask 077 and one under 022, under which Ray starts too."""
-    recipe = build_recipe({"name": "t", "model": {"base": base}, "cluster": {"object_store_mb": 100}})
+    recipe = build_recipe(
+        {"name": "t", "model": {"base": base}, "cluster": {"object_store_mb": 100}}
+    )
     prepare_process(recipe.cluster)
     for name, mask in (("closed", 0o077), ("open", 0o022)):
         os.umask(mask)
@@ -55,7 +58,10 @@ def main(folder: Path, base: str, prompt: str) -> None:
 
         stored = ray.put(prompt * 100_000)  # in shared memory
         holder = ray.remote(Holder).remote(prompt)
-        print(json.dumps({"actor": ray.get(holder.ready.remote()), "logs": str(log_folder())}), flush=True)
+        print(
+            json.dumps({"actor": ray.get(holder.ready.remote()), "logs": str(log_folder())}),
+            flush=True,
+        )
         sys.stdin.read()
         del stored
 

@@ -1,4 +1,6 @@
-"""The endpoint's keys: a file or a variable, never shown, never inherited; and no open host without one."""
+"""The endpoint's keys: a file or a variable, never shown, never inherited; and no open host without
+one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bimode.endpoint_config import ApiKey, EndpointConfig, check_access, is_loopback
+from bimode.config.endpoint import ApiKey, EndpointConfig, check_access, is_loopback
 from bimode.errors import ConfigError
 from cluster.api_keys import take_api_keys
 
@@ -90,7 +92,9 @@ def test_a_group_may_read_the_file_if_it_is_roots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Kubernetes mounts a secret so, for a pod that is not root."""
-    monkeypatch.setenv(NAME, private(tmp_path / "secret", f"# alice, the first\nalice:{A}".encode(), 0o440))
+    monkeypatch.setenv(
+        NAME, private(tmp_path / "secret", f"# alice, the first\nalice:{A}".encode(), 0o440)
+    )
     if os.geteuid():
         with pytest.raises(ConfigError, match="chmod 600"):
             take_api_keys()
@@ -104,7 +108,9 @@ def test_a_loopback_host_needs_no_key(host: str) -> None:
     check_access(EndpointConfig(host=host))
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "0", "", "192.0.2.7", "::ffff:192.0.2.7", "no.such.host.invalid"])
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "0", "", "192.0.2.7", "::ffff:192.0.2.7", "no.such.host.invalid"]
+)
 def test_an_open_host_needs_a_key(host: str) -> None:
     with pytest.raises(ConfigError, match=f"^--host = {host}: .*{NAME}=/path"):
         check_access(EndpointConfig(host=host))
@@ -114,7 +120,17 @@ def test_an_open_host_needs_a_key(host: str) -> None:
 def test_an_origin_is_named_as_a_browser_sends_it() -> None:
     for origin in ("https://chat.example", "http://localhost:3000", "http://[::1]:8080"):
         check_access(EndpointConfig(allow_origins=(origin,)))
-    for wrong in ("*", "null", "chat.example", "https://chat.example/", "https://*.example", "https://a.example:x",
-                  "https://Chat.example", "ftp://a.example", "", "https://a.example\n"):  # fmt: skip
+    for wrong in (
+        "*",
+        "null",
+        "chat.example",
+        "https://chat.example/",
+        "https://*.example",
+        "https://a.example:x",
+        "https://Chat.example",
+        "ftp://a.example",
+        "",
+        "https://a.example\n",
+    ):
         with pytest.raises(ConfigError, match=r"^--allow-origin"):
             check_access(EndpointConfig(allow_origins=("https://chat.example", wrong)))

@@ -156,7 +156,9 @@ def test_a_temporary_folder_that_ray_cannot_use_is_said_before_it_starts(
     with pytest.raises(ConfigError, match=line):
         temporary_folder()
     monkeypatch.setenv("RAY_TMPDIR", "/dev/null")
-    line = r"^RAY_TMPDIR = /dev/null/ray-\d+: Ray keeps its sockets and logs in it \(Not a directory\)"
+    line = (
+        r"^RAY_TMPDIR = /dev/null/ray-\d+: Ray keeps its sockets and logs in it \(Not a directory\)"
+    )
     with pytest.raises(ConfigError, match=line):
         temporary_folder()
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")

@@ -1,4 +1,6 @@
-"""Lines of ours reach the terminal, those that C++ writes past Python its log, and all is as before afterwards."""
+"""Lines of ours reach the terminal, those that C++ writes past Python its log, and all is as before
+afterwards.
+"""
 
 from __future__ import annotations
 

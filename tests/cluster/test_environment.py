@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from bimode import rundir
+from bimode.storage import run_dir
 from cluster.environment import CODE_VERSION, code_version, files_version
 
 
-def test_without_git_equal_code_has_equal_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a job that `ray job submit` has unpacked: `unknown` would say of no two runs that they were alike."""
+def test_without_git_equal_code_has_equal_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a job that `ray job submit` has unpacked: `unknown` would say of no two runs that they
+    were alike.
+    """
     monkeypatch.delenv(CODE_VERSION, raising=False)
     monkeypatch.setenv("PATH", "")  # no git
     assert code_version() == files_version()
@@ -21,7 +25,9 @@ def test_without_git_equal_code_has_equal_words(tmp_path: Path, monkeypatch: pyt
         (tmp_path / copy / "bimode" / "__pycache__" / "a.pyc").write_text(copy)
     words = []
     for copy, text in (("one", "a = 1\n"), ("two", "a = 1\n"), ("two", "a = 2\n")):
-        monkeypatch.setattr(rundir, "__file__", str(tmp_path / copy / "bimode" / "rundir.py"))
+        monkeypatch.setattr(
+            run_dir, "__file__", str(tmp_path / copy / "bimode" / "storage" / "run_dir.py")
+        )
         (tmp_path / copy / "bimode" / "a.py").write_text(text)
         words.append(code_version())
     assert words[0] == words[1] != words[2] and all(word.startswith("files-") for word in words)

@@ -1,5 +1,6 @@
-"""What `bimode submit` says, and its exit code, when the end of a job cannot be seen. Ray's client is replaced: a head that dies
-while it is asked cannot be had in a test."""
+"""What `bimode submit` says, and its exit code, when the end of a job cannot be seen. Ray's client
+is replaced: a head that dies while it is asked cannot be had in a test.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,10 @@ class Client:
         return self.status
 
     def get_job_info(self, job: str) -> SimpleNamespace:
-        message = "Job entrypoint command failed with exit code 75, last available logs:\nsome line\nerror: curate: why"
+        message = (
+            "Job entrypoint command failed with exit code 75, last available logs:\nsome"
+            " line\nerror: curate: why"
+        )
         return SimpleNamespace(message=message, driver_exit_code=75)
 
 
@@ -68,7 +72,9 @@ def test_a_job_that_is_left_has_not_succeeded(
     """Nor is it said to be over: `interrupted: nothing is left running` came after it."""
     followed(None, JobStatus.SUCCEEDED)
     capsys.readouterr()
-    monkeypatch.setattr(submit, "_client", lambda url: Client(KeyboardInterrupt(), JobStatus.RUNNING))
+    monkeypatch.setattr(
+        submit, "_client", lambda url: Client(KeyboardInterrupt(), JobStatus.RUNNING)
+    )
     assert exit_code(["submit", str(RUN.recipe), "--out", RUN.out, "--address", URL]) == 130
     [job, line] = capsys.readouterr().err.splitlines()
     assert job.startswith("job job-1 on ") and line.startswith(
@@ -78,7 +84,9 @@ def test_a_job_that_is_left_has_not_succeeded(
 
 def test_a_failure_is_said_once_and_ends_as_the_job_did(followed: Any) -> None:
     """The log that was followed says it; only where that broke off it is said again."""
-    with pytest.raises(JobFailed, match="job job-1 failed: exit code 75, as its log above says") as failed:
+    with pytest.raises(
+        JobFailed, match="job job-1 failed: exit code 75, as its log above says"
+    ) as failed:
         followed(None, JobStatus.FAILED)
     assert failed.value.exit_code == 75 and pickle.loads(pickle.dumps(failed.value)).exit_code == 75
     with pytest.raises(JobFailed, match="job job-1 stopped: error: curate: why"):
@@ -86,7 +94,9 @@ def test_a_failure_is_said_once_and_ends_as_the_job_did(followed: Any) -> None:
 
 
 def test_a_head_that_is_gone_is_one_line(followed: Any) -> None:
-    with pytest.raises(JobFailed, match=f"job job-1: {URL} no longer answers; what was finished is kept"):
+    with pytest.raises(
+        JobFailed, match=f"job job-1: {URL} no longer answers; what was finished is kept"
+    ):
         followed(RuntimeError("connection closed"), requests.ConnectionError("a hundred lines"))
 
 
@@ -97,7 +107,10 @@ def test_a_port_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPa
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        with pytest.raises(ConfigError, match=f"--address = {url}: says nothing for 0 s; give the dashboard's port, 8265"):
+        with pytest.raises(
+            ConfigError,
+            match=f"--address = {url}: says nothing for 0 s; give the dashboard's port, 8265",
+        ):
             submit_and_follow(RUN, url)
 
 
@@ -108,10 +121,15 @@ def test_a_port_that_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPa
             "401: InvalidAuthToken: the authentication token is incorrect. Ensure ...",
             "where its nodes have a token, set RAY_AUTH_MODE",
         ),
-        ("500: No available agent to submit job, please try again later..", "ray start --dashboard-agent-listen-port"),
+        (
+            "500: No available agent to submit job, please try again later..",
+            "ray start --dashboard-agent-listen-port",
+        ),
     ],
 )
-def test_a_head_that_takes_no_job_is_told_with_what_helps(monkeypatch: pytest.MonkeyPatch, answer: str, fix: str) -> None:
+def test_a_head_that_takes_no_job_is_told_with_what_helps(
+    monkeypatch: pytest.MonkeyPatch, answer: str, fix: str
+) -> None:
     """Later it takes none either: two Rays of one machine want the same port for their agents."""
 
     def refused(url: str) -> Client:
@@ -128,4 +146,6 @@ def test_what_ray_tells_of_each_submission_is_left_out(monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "environ", {})
     assert get_runtime_env_default_excludes(), "each would be a warning"
     assert submit._client(URL) == URL and get_runtime_env_default_excludes() == []
-    assert not any(logging.getLogger(name).isEnabledFor(logging.INFO) for name in submit.TALKATIVE)
+    assert not any(
+        logging.getLogger(name).isEnabledFor(logging.INFO) for name in submit.NOISY_LOGGERS
+    )

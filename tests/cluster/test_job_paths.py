@@ -1,4 +1,6 @@
-"""What a job can see of the paths in a recipe: the code that is uploaded, and nothing else that is relative."""
+"""What a job can see of the paths in a recipe: the code that is uploaded, and nothing else that is
+relative.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from bimode.config.load import build_recipe
 from bimode.errors import ConfigError
-from bimode.recipe import build_recipe
 from cluster import submit
 from pipelines.submit import check_paths
 
@@ -17,7 +19,12 @@ from pipelines.submit import check_paths
 @pytest.fixture()
 def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with data in it, a run, and a link to data outside."""
-    for name in ("outside/b.parquet", "code/data/deep/a.parquet", "code/runs/x/model", "code/.venv-gpu/model"):
+    for name in (
+        "outside/b.parquet",
+        "code/data/deep/a.parquet",
+        "code/runs/x/model",
+        "code/.venv-gpu/model",
+    ):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     (tmp_path / "code" / "link").symlink_to(tmp_path / "outside")
@@ -28,20 +35,29 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "code"
 
 
-@pytest.mark.parametrize("path", ["data", "data/deep/a.parquet", "data/*/a.parquet", "data/**/*.parquet", "./data/", "."])
+@pytest.mark.parametrize(
+    "path", ["data", "data/deep/a.parquet", "data/*/a.parquet", "data/**/*.parquet", "./data/", "."]
+)
 def test_what_is_in_the_code_travels(code: Path, path: str) -> None:
-    assert submit.travels(path)
+    assert submit.is_uploaded(path)
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "absent", "data/*.jsonl", "data/new", "data/**/*.jsonl", "runs/x/model", ".venv-gpu/model",
-        "../outside", "../outside/*.parquet", "link/b.parquet",
+        "absent",
+        "data/*.jsonl",
+        "data/new",
+        "data/**/*.jsonl",
+        "runs/x/model",
+        ".venv-gpu/model",
+        "../outside",
+        "../outside/*.parquet",
+        "link/b.parquet",
     ],
-)  # fmt: skip
+)
 def test_what_is_left_at_home_does_not(code: Path, path: str) -> None:
-    assert not submit.travels(path)
+    assert not submit.is_uploaded(path)
 
 
 LOST = "runs/x"
@@ -51,7 +67,10 @@ LOST = "runs/x"
     ("section", "key"),
     [
         ({"model": {"base": LOST}}, "model.base"),
-        ({"curate": {"sources": [{"family": "digits"}, {"path": LOST, "layout": "chat"}]}}, "curate.sources.1.path"),
+        (
+            {"curate": {"sources": [{"family": "digits"}, {"path": LOST, "layout": "chat"}]}},
+            "curate.sources.1.path",
+        ),
         ({"curate": {"rollouts": {"models": ["/m", LOST]}}}, "curate.rollouts.models.1"),
         ({"curate": {"dedup": {"against": [LOST]}}}, "curate.dedup.against.0"),
         ({"curate": {"judge": {"model": LOST}}}, "curate.judge.model"),
@@ -67,6 +86,9 @@ def test_a_job_is_refused_what_it_would_not_find(section: dict[str, Any], key: s
 
 
 def test_what_every_node_can_see_is_left_alone() -> None:
-    curate = {"sources": [{"path": "s3://b/x", "layout": "chat"}, {"path": "/d", "layout": "chat"}], "traces": {"model": "base"}}
+    curate = {
+        "sources": [{"path": "s3://b/x", "layout": "chat"}, {"path": "/d", "layout": "chat"}],
+        "traces": {"model": "base"},
+    }
     for base in ("assets/tiny-base", "new:tiny-llava", "/models/m"):
         check_paths(build_recipe({"name": "t", "model": {"base": base}, "curate": curate}), "run")

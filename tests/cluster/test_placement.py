@@ -10,11 +10,21 @@ from typing import Any
 
 import pytest
 
-from bimode.config import Recipe
+from bimode.config.load import build_recipe, load_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
-from bimode.recipe import build_recipe, load_recipe
 from cluster.environment import CPU_ENV
-from cluster.placement import MOST, PIN, Role, check, learner_role, most_rollouts, plan, reserved, rollout_role
+from cluster.placement import (
+    MOST,
+    PIN,
+    Role,
+    check,
+    learner_role,
+    most_rollouts,
+    plan,
+    reserved,
+    rollout_role,
+)
 
 
 def recipe(*overrides: str) -> Recipe:
@@ -22,7 +32,12 @@ def recipe(*overrides: str) -> Recipe:
 
 
 def test_bpo_has_rollouts_and_a_learner_with_their_own_resources() -> None:
-    made = plan("bpo", recipe("bpo.rollout_workers=3", "cluster.rollout_gpus=0.5", "cluster.learner_resource=learner"))
+    made = plan(
+        "bpo",
+        recipe(
+            "bpo.rollout_workers=3", "cluster.rollout_gpus=0.5", "cluster.learner_resource=learner"
+        ),
+    )
     learner = Role("learner", 1, 1.0, 0.0, "learner", hides_gpus=True)
     assert made == (Role("rollout", 3, 1.0, 0.5), learner)
     assert made[0].options() == {"num_cpus": 1.0, "num_gpus": 0.5, "resources": {}}
@@ -45,7 +60,9 @@ def test_gpus_are_hidden_only_where_some_actors_have_them() -> None:
 def test_exact_fit_is_accepted_and_one_less_is_refused_with_the_sum() -> None:
     roles = plan("bpo", recipe())
     check("bpo", roles, [{"CPU": 2.0}, {"CPU": 1.0}])
-    with pytest.raises(ConfigError, match=r"2 rollout x 1 CPU \+ 1 learner x 1 CPU = 3 CPU.*\[2 CPU\]"):
+    with pytest.raises(
+        ConfigError, match=r"2 rollout x 1 CPU \+ 1 learner x 1 CPU = 3 CPU.*\[2 CPU\]"
+    ):
         check("bpo", roles, [{"CPU": 2.0}])
 
 
@@ -57,19 +74,31 @@ def test_an_actor_must_fit_on_one_node_although_the_sum_is_enough() -> None:
 
 
 def test_large_actors_are_placed_before_small_ones() -> None:
-    check("bpo", (Role("rollout", 2, 1.0, 0.0), Role("learner", 1, 2.0, 0.0)), [{"CPU": 2.0}, {"CPU": 2.0}])
+    check(
+        "bpo",
+        (Role("rollout", 2, 1.0, 0.0), Role("learner", 1, 2.0, 0.0)),
+        [{"CPU": 2.0}, {"CPU": 2.0}],
+    )
 
 
 def test_rollout_workers_have_what_the_learner_leaves() -> None:
-    assert most_rollouts(recipe(), [{"CPU": 4.0}]) == 3 and most_rollouts(recipe(), [{"CPU": 2.0}, {"CPU": 1.5}]) == 2
+    assert (
+        most_rollouts(recipe(), [{"CPU": 4.0}]) == 3
+        and most_rollouts(recipe(), [{"CPU": 2.0}, {"CPU": 1.5}]) == 2
+    )
     assert most_rollouts(recipe("bpo.learner.workers=2"), [{"CPU": 9.0}]) == 7
-    assert most_rollouts(recipe("bpo.rollout_workers=4"), [{"CPU": 2.0}]) == 4, "what a run starts with was looked at before"
+    assert most_rollouts(recipe("bpo.rollout_workers=4"), [{"CPU": 2.0}]) == 4, (
+        "what a run starts with was looked at before"
+    )
     assert most_rollouts(recipe("cluster.rollout_cpus=0"), [{"CPU": 1.0}]) == MOST
 
 
 def test_missing_custom_resource_says_how_to_offer_it() -> None:
     cluster = recipe("cluster.rollout_resource=rollout").cluster
-    with pytest.raises(ConfigError, match=r"cluster\.rollout_resource = rollout: no node offers it; start one with ray start"):
+    with pytest.raises(
+        ConfigError,
+        match=r"cluster\.rollout_resource = rollout: no node offers it; start one with ray start",
+    ):
         check("bpo", (rollout_role(cluster, 1),), [{"CPU": 8.0}])
 
 
@@ -82,11 +111,17 @@ def test_pins_separate_roles_onto_their_nodes() -> None:
 
 
 def test_fractions_of_a_gpu_add_up() -> None:
-    check("bpo", (Role("rollout", 3, 0.0, 0.3), Role("learner", 1, 0.0, 0.1)), [{"CPU": 1.0, "GPU": 1.0}])
+    check(
+        "bpo",
+        (Role("rollout", 3, 0.0, 0.3), Role("learner", 1, 0.0, 0.1)),
+        [{"CPU": 1.0, "GPU": 1.0}],
+    )
 
 
 def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
-    """Nobody has run it yet, so that its numbers agree with each other is all that a test can hold."""
+    """Nobody has run it yet, so that its numbers agree with each other is all that a test can
+    hold.
+    """
     gpu = load_recipe(Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "gpu.toml")
     for stage in ("anneal", "bpo", "evaluate"):
         spare = 4  # CPUs of Ray Data, which feeds the ranks
@@ -101,15 +136,21 @@ def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
 
 
 def test_curation_takes_engines_where_it_tags() -> None:
-    assert plan("curate", recipe("curate.rollouts.concurrency=3")) == (rollout_role(recipe().cluster, 3),)
+    assert plan("curate", recipe("curate.rollouts.concurrency=3")) == (
+        rollout_role(recipe().cluster, 3),
+    )
     assert plan("curate", recipe('curate.formats="transcription_and_direct"')) == ()
 
 
 def test_an_error_asks_nothing_of_a_ray_that_may_be_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its head it would answer after a minute, by ending the run without a word."""
     groups = import_module("ray.util.placement_group")  # a function of ray.util has its name
-    monkeypatch.setattr(groups, "placement_group", lambda *_, **__: SimpleNamespace(wait=lambda seconds: True))
-    monkeypatch.setattr(groups, "remove_placement_group", lambda group: pytest.fail("Ray was asked"))
+    monkeypatch.setattr(
+        groups, "placement_group", lambda *_, **__: SimpleNamespace(wait=lambda seconds: True)
+    )
+    monkeypatch.setattr(
+        groups, "remove_placement_group", lambda group: pytest.fail("Ray was asked")
+    )
     with pytest.raises(KeyboardInterrupt), reserved(Role("learner", 1, 1.0, 0.0), print):
         raise KeyboardInterrupt
 
@@ -127,7 +168,9 @@ def test_room_is_given_back_after_an_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.ray
 def test_the_room_of_a_role_outlives_its_actors(ray_local: Any) -> None:
-    """A learner that starts again finds its place, though rollout workers have grown into all that was free."""
+    """A learner that starts again finds its place, though rollout workers have grown into all that
+    was free.
+    """
 
     class Actor:
         def pid(self) -> int:
@@ -137,7 +180,9 @@ def test_the_room_of_a_role_outlives_its_actors(ray_local: Any) -> None:
     with reserved(Role("learner", 1, 1.0, 0.0), print) as options:
         first = remote.options(**options).remote()
         ray_local.get(first.pid.remote())
-        others = [remote.options(num_cpus=1).remote() for _ in range(cpus)]  # one more than there is room for
+        others = [
+            remote.options(num_cpus=1).remote() for _ in range(cpus)
+        ]  # one more than there is room for
         ray_local.get([actor.pid.remote() for actor in others[:-1]])
         ray_local.kill(first)
         second = remote.options(**options).remote()

@@ -15,9 +15,26 @@ from cluster.submit import Submission
 
 REPO = Path(__file__).resolve().parents[2]
 HELD = "PLANTED"
-KEYS = [".env", ".env.local", "tls.pem", "deploy.key", "id_rsa", "id_ed25519", ".netrc", "gcp-credentials.json", "auth_token"]
+KEYS = [
+    ".env",
+    ".env.local",
+    "tls.pem",
+    "deploy.key",
+    "id_rsa",
+    "id_ed25519",
+    ".netrc",
+    "gcp-credentials.json",
+    "auth_token",
+]
 RAN = ["bimode/a.py", "pipelines/recipes/x.toml", "assets/tiny/model.safetensors", "pyproject.toml"]
-NEEDLESS = ["tests/t.py", "docs/d.md", "runs/x/manifest.json", ".venv/v.py", ".venv-gpu/v.py", "bimode/__pycache__/a.pyc"]
+NEEDLESS = [
+    "tests/t.py",
+    "docs/d.md",
+    "runs/x/manifest.json",
+    ".venv/v.py",
+    ".venv-gpu/v.py",
+    "bimode/__pycache__/a.pyc",
+]
 
 
 @pytest.fixture
@@ -39,7 +56,11 @@ def git(root: Path, *words: str) -> None:
 def uploaded(root: Path) -> dict[str, str]:
     with shipped_copy(root) as folder:
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        files = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+        files = {
+            str(path.relative_to(folder)): path.read_text()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
     assert not folder.exists()
     return files
 
@@ -86,9 +107,16 @@ def test_a_checkout_that_tracks_nothing_here_is_none(code: Path) -> None:
 
 def test_this_checkout_has_all_that_a_run_reads() -> None:
     names = set(map(str, shipped_files(REPO)))
-    for needed in ("pipelines/recipes/smoke.toml", "assets/tiny-base/config.json", "pyproject.toml", "bimode/recipe.py"):
+    for needed in (
+        "pipelines/recipes/smoke.toml",
+        "assets/tiny-base/config.json",
+        "pyproject.toml",
+        "bimode/config/load.py",
+    ):
         assert needed in names
-    assert not [name for name in names if name.startswith(("tests/", "docs/", "benchmarks/", ".venv"))]
+    assert not [
+        name for name in names if name.startswith(("tests/", "docs/", "benchmarks/", ".venv"))
+    ]
 
 
 def test_a_recipe_that_stays_behind_is_refused(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,10 +125,16 @@ def test_a_recipe_that_stays_behind_is_refused(code: Path, monkeypatch: pytest.M
     git(code, "add", *RAN)
     monkeypatch.setattr(submit, "ROOT", code)
     (code / "own.toml").write_text('name = "t"')
-    with pytest.raises(ConfigError, match=r"^recipe = own\.toml: is not uploaded .*; git add own\.toml$"):
+    with pytest.raises(
+        ConfigError, match=r"^recipe = own\.toml: is not uploaded .*; git add own\.toml$"
+    ):
         Submission("run", code / "own.toml", "/shared/x").entrypoint()
     git(code, "add", "own.toml")
-    assert Submission("run", code / "own.toml", "/shared/x").entrypoint().startswith("python -m pipelines.run own.toml")
+    assert (
+        Submission("run", code / "own.toml", "/shared/x")
+        .entrypoint()
+        .startswith("python -m pipelines.run own.toml")
+    )
 
 
 @pytest.mark.parametrize("name", [*KEYS, "A.PEM", "server.P12", "my_secret.yaml"])
@@ -108,6 +142,8 @@ def test_names_of_keys_are_known(name: str) -> None:
     assert is_key(PurePath("x", name))
 
 
-@pytest.mark.parametrize("name", ["uri_secrets.py", "tokenizer.json", "keyboard.toml", "environment.py", "smoke.toml"])
+@pytest.mark.parametrize(
+    "name", ["uri_secrets.py", "tokenizer.json", "keyboard.toml", "environment.py", "smoke.toml"]
+)
 def test_other_names_are_no_keys(name: str) -> None:
     assert not is_key(PurePath(name))

@@ -1,4 +1,6 @@
-"""A second user of the machine reads neither token, nor prompts, nor weights of the first; and no other machine reaches it."""
+"""A second user of the machine reads neither token, nor prompts, nor weights of the first; and no
+other machine reaches it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ NOBODY = 65534
 PROMPT, IN_ENVIRONMENT = "PLANTED-PROMPT", "PLANTED-VARIABLE"
 pytestmark = pytest.mark.ray
 
-# What another user can find out: which files it opens, which sockets answer, what they say without a token.
+# What another user can find out: which files it opens, which sockets answer, what they say without
+# a token.
 LOOK = r"""
 import json, os, socket, stat, sys
 asked = json.loads(sys.stdin.read())
@@ -81,7 +84,9 @@ class First:
 
 @pytest.fixture(scope="module")
 def first(tiny_text: Path) -> Iterator[First]:
-    """A folder that all may enter, as homes and scratch disks are; short, since it holds Ray's sockets."""
+    """A folder that all may enter, as homes and scratch disks are; short, since it holds Ray's
+    sockets.
+    """
     folder = Path(tempfile.mkdtemp(prefix="u-", dir="/tmp"))
     folder.chmod(0o755)
     for name, mode in (("home", 0o755), ("t", 0o1777)):
@@ -89,9 +94,19 @@ def first(tiny_text: Path) -> Iterator[First]:
         (folder / name).chmod(mode)
     unset = ("RAY_ADDRESS", "RAY_TMPDIR", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
     environment = {name: value for name, value in os.environ.items() if name not in unset}
-    environment |= {"HOME": str(folder / "home"), "TMPDIR": str(folder / "t"), "PYTHONPATH": str(REPO)}
+    environment |= {
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "t"),
+        "PYTHONPATH": str(REPO),
+    }
     environment |= {"AWS_SECRET_ACCESS_KEY": IN_ENVIRONMENT}
-    words = [sys.executable, str(Path(__file__).with_name("first_user.py")), str(folder), str(tiny_text), PROMPT]
+    words = [
+        sys.executable,
+        str(Path(__file__).with_name("first_user.py")),
+        str(folder),
+        str(tiny_text),
+        PROMPT,
+    ]
     process = subprocess.Popen(
         words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=REPO, text=True
     )
@@ -103,7 +118,9 @@ def first(tiny_text: Path) -> Iterator[First]:
         pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
         assert found["actor"] in pids
         pids.append(process.pid)
-        listening = [c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in pids]
+        listening = [
+            c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in pids
+        ]
         yield First(folder, Path(found["logs"]), pids, listening)
     finally:
         process.communicate("", timeout=60)
@@ -119,13 +136,22 @@ def second(first: First) -> dict[str, Any]:
     if not Path(python).exists():
         pytest.skip("needs a Python that every user may run")
     asked = {
-        "roots": [str(first.folder), "/dev/shm"], "pids": first.pids,
+        "roots": [str(first.folder), "/dev/shm"],
+        "pids": first.pids,
         "ports": [connection.laddr.port for connection in first.listening],
-    }  # fmt: skip
+    }
     done = subprocess.run(
-        [python, "-c", LOOK], input=json.dumps(asked), capture_output=True, text=True, cwd="/", env={},
-        user=NOBODY, group=NOBODY, extra_groups=[], timeout=120,
-    )  # fmt: skip
+        [python, "-c", LOOK],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={},
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -133,11 +159,13 @@ def second(first: First) -> dict[str, Any]:
 def test_the_second_user_reads_no_token_log_object_or_environment(
     first: First, second: dict[str, Any]
 ) -> None:
-    """Ray's session was open to all, and its token too, which is the right to run code as the first."""
+    """Ray's session was open to all, and its token too, which is the right to run code as the
+    first.
+    """
     ours = {str(path) for path in first.folder.rglob("*") if path.is_file()}
-    theirs = ours & set(second["opened"])
+    others = ours & set(second["opened"])
     allowed = str(first.folder / "open")
-    assert [path for path in theirs if not path.startswith(allowed + "/")] == []
+    assert [path for path in others if not path.startswith(allowed + "/")] == []
     assert not [path for path in second["opened"] if path.startswith("/proc/")]
     assert second["connected"] == []
     entered = {path.removeprefix(f"{first.folder}/").split("/")[0] for path in second["listed"]}
@@ -146,9 +174,16 @@ def test_the_second_user_reads_no_token_log_object_or_environment(
     assert logs == []
 
 
-def test_the_second_user_reads_a_run_as_the_umask_says(first: First, second: dict[str, Any]) -> None:
+def test_the_second_user_reads_a_run_as_the_umask_says(
+    first: First, second: dict[str, Any]
+) -> None:
     """Under 022 all of it, as documented; under 077 nothing, not even names."""
-    for name in ("manifest.json", "base/model.safetensors", "bpo/ledger/moves.jsonl", "bpo/rollouts.parquet"):
+    for name in (
+        "manifest.json",
+        "base/model.safetensors",
+        "bpo/ledger/moves.jsonl",
+        "bpo/rollouts.parquet",
+    ):
         assert (first.folder / "closed" / name).is_file()
         assert str(first.folder / "open" / name) in second["opened"]
         assert str(first.folder / "closed" / name) not in second["opened"]

@@ -8,14 +8,16 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from bimode.dataset import Row
-from data_curation.sampling import replies as module
-from data_curation.sampling.replies import Asker, Replier
+from bimode.storage.dataset import Row
+from data_curation.sampling import prompt_job as module
+from data_curation.sampling.prompt_job import PromptJob, PromptWorker
 
 
-def here(files: Sequence[Path], batches: Sequence[list[Row]], asker: Asker, folder: Path) -> Iterator[int]:
+def here(
+    files: Sequence[Path], batches: Sequence[list[Row]], job: PromptJob, folder: Path
+) -> Iterator[int]:
     """In place of Ray Data: the same actor, in this process."""
-    replier = Replier(files, asker, folder)
+    replier = PromptWorker(files, job, folder)
     for batch in batches:
         yield replier(pa.Table.from_pylist(batch))["settled"][0].as_py()
 

@@ -1,4 +1,6 @@
-"""A run directory after a small curation without Ray or an engine, with rows of every fate and numbers that are known by hand."""
+"""A run directory after a small curation without Ray or an engine, with rows of every fate and
+numbers that are known by hand.
+"""
 
 from __future__ import annotations
 
@@ -12,27 +14,34 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bimode.curate_config import CurateConfig, RolloutSampling, SourceConfig
-from bimode.dataset import Row
+from bimode.config.curate import CurateConfig, RolloutSampling, SourceConfig
 from bimode.records import Sample
-from bimode.tags import assign_tag
+from bimode.storage.dataset import Row
 from data_curation.candidates import CANDIDATE_SCHEMA
+from data_curation.demo import family_of
 from data_curation.publishing.publish import publish
 from data_curation.publishing.published import Published
+from data_curation.sampling.attempts import ROLLOUT_SCHEMA, Rollout
 from data_curation.sampling.parts import write_part
-from data_curation.sampling.rollouts import ROLLOUT_SCHEMA, Rollout
-from data_curation.sources.families import family_of
 from data_curation.sources.ingest import candidates
 from data_curation.sources.refusal import Refusal
-from data_curation.store import Store, write_found
+from data_curation.store import Store, write_overlay
+from data_curation.tagging.tags import assign_tag
 
 N = 8
 CONFIG = CurateConfig(paired_share=0.0, rollouts=RolloutSampling(n=N))
 EVEN = (1.0, 1.0, 1.0)
 HASH, OTHER_HASH = "3f" * 16, "ab" * 16
-DIRECT = {4: 0, 5: 8, 6: 6}  # right direct attempts of 8 by place in the train split; all eight with reasoning are right
+DIRECT = {
+    4: 0,
+    5: 8,
+    6: 6,
+}  # right direct attempts of 8 by place in the train split; all eight with reasoning are right
 DIGITS, SUMS = "digits-train-0-{}", "sums-train-0-{}"
-BROKEN, REFUSED = "planted-broken", Refusal("bad.jsonl#17", "bad_record", "no column 'query' <script>alert(1)</script>")
+BROKEN, REFUSED = (
+    "planted-broken",
+    Refusal("bad.jsonl#17", "bad_record", "no column 'query' <script>alert(1)</script>"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +61,17 @@ def samples(family: str, split: str, count: int) -> list[Sample]:
 
 
 def curate(run: Path) -> Curated:
-    """Train: eight digits (two repeats, one contaminated, one untagged), a sum and two bad rows. Two rows of rl, two of eval."""
+    """Train: eight digits (two repeats, one contaminated, one untagged), a sum and two bad rows.
+    Two rows of rl, two of eval.
+    """
     first = samples("digits", "train", 8)
-    broken = replace(first[0], id=BROKEN, images=(b"\x89PNG no picture",), source="bad.jsonl", source_license="unknown")
+    broken = replace(
+        first[0],
+        id=BROKEN,
+        images=(b"\x89PNG no picture",),
+        source="bad.jsonl",
+        source_license="unknown",
+    )
     batches: dict[str, list[Sample | Refusal]] = {
         "train": [*first, *samples("sums", "train", 1), broken, REFUSED],
         "rl": [*samples("digits", "rl", 2)],
@@ -66,8 +83,8 @@ def curate(run: Path) -> Curated:
         files[-1].parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(candidates(batch, split, CONFIG), files[-1])
     store = Store(files, run / "scratch")
-    store.apply(_overlay(run / "decisions.parquet", decisions(store)))
-    store.apply(_overlay(run / "tags.parquet", tags(store, run / "cache" / "rollouts")))
+    store.add_overlay(_overlay(run / "decisions.parquet", decisions(store)))
+    store.add_overlay(_overlay(run / "tags.parquet", tags(store, run / "cache" / "rollouts")))
     version = run / "curate" / "versions" / "0001"
     version.mkdir(parents=True)
     published = publish(store, CONFIG, ("train", "rl", "eval"), version, "demo")
@@ -85,15 +102,34 @@ def curate(run: Path) -> Curated:
 
 def decisions(store: Store) -> list[Row]:
     """Digits 1 and 2 repeat digits 0, and digits 3 an evaluation row."""
-    repeats = {DIGITS.format(1): "duplicate", DIGITS.format(2): "near_duplicate", DIGITS.format(3): "contaminated"}
+    repeats = {
+        DIGITS.format(1): "duplicate",
+        DIGITS.format(2): "near_duplicate",
+        DIGITS.format(3): "contaminated",
+    }
     found = []
     for row in store.table(["file", "row", "id", "split"], "reason = ''", "file, row").to_pylist():
         reason, kept = repeats.get(row["id"], ""), DIGITS.format(0)
         detail = "digits-eval-0-0" if reason == "contaminated" else kept if reason else ""
-        hit, group = detail if reason == "contaminated" else "", kept if "duplicate" in reason else row["id"]
-        contamination = {"checked": row["split"] != "eval", "hit": hit, "method": "question and pixels"}
+        hit, group = (
+            detail if reason == "contaminated" else "",
+            kept if "duplicate" in reason else row["id"],
+        )
+        contamination = {
+            "checked": row["split"] != "eval",
+            "hit": hit,
+            "method": "question and pixels",
+        }
         place = {"file": row["file"], "row": row["row"]}
-        found.append(place | {"reason": reason, "detail": detail, "dup_group": group, "contamination": contamination})
+        found.append(
+            place
+            | {
+                "reason": reason,
+                "detail": detail,
+                "dup_group": group,
+                "contamination": contamination,
+            }
+        )
     return found
 
 
@@ -101,54 +137,113 @@ def tags(store: Store, cache: Path) -> list[Row]:
     """Tags from known counts, with their rollouts in the cache; digits 7 is left without."""
     found, rollouts = [], []
     columns = ["file", "row", "id", "content", "guess_rate"]
-    for at, row in enumerate(store.table(columns, "reason = '' AND split = 'train'", "file, row").to_pylist()):
+    for at, row in enumerate(
+        store.table(columns, "reason = '' AND split = 'train'", "file, row").to_pylist()
+    ):
         place = {"file": row["file"], "row": row["row"]}
         if row["id"] == DIGITS.format(7):
-            found.append(place | {"mode": "either", "mode_reason": "untagged", "reason": "untagged", "detail": ""})
+            found.append(
+                place
+                | {
+                    "mode": "either",
+                    "mode_reason": "untagged",
+                    "reason": "untagged",
+                    "detail": "",
+                }
+            )
             continue
         k = DIRECT.get(int(row["id"].rsplit("-", 1)[1]), N)
         for mode, right in (("non_thinking", k), ("thinking", N)):
-            rollouts += [Rollout(row["id"], row["content"], mode, j, j < right, 5, f"say {at}", "") for j in range(N)]
+            rollouts += [
+                Rollout(row["id"], row["content"], mode, j, j < right, 5, f"say {at}", "")
+                for j in range(N)
+            ]
         tag = assign_tag(k, N, N, row["guess_rate"], True, CONFIG.tag)
         low, high = tag.interval
         found.append(
-            place | {
-                "mode": tag.mode, "mode_reason": "pass_rate", "mode_conf": tag.confidence, "tag_rule": tag.reason, "tag_low": low,
-                "tag_high": high, "n_rollouts": N, "n_pass_direct": k, "n_pass_think": N, "pass_rate_direct": k / N,
-                "pass_rate_think": 1.0, "rollout_model": "tiny-base", "rollout_params_hash": HASH, "reason": "", "detail": "",
+            place
+            | {
+                "mode": tag.mode,
+                "mode_reason": "pass_rate",
+                "mode_conf": tag.confidence,
+                "tag_rule": tag.reason,
+                "tag_low": low,
+                "tag_high": high,
+                "n_rollouts": N,
+                "n_pass_non_thinking": k,
+                "n_pass_thinking": N,
+                "pass_rate_non_thinking": k / N,
+                "pass_rate_thinking": 1.0,
+                "rollout_model": "tiny-base",
+                "rollout_params_hash": HASH,
+                "reason": "",
+                "detail": "",
             }
-        )  # fmt: skip
+        )
     write_part(cache / HASH, rollouts, ROLLOUT_SCHEMA)
-    write_part(cache / OTHER_HASH, [replace(rollouts[0], passed=False, error="no room")], ROLLOUT_SCHEMA)
+    write_part(
+        cache / OTHER_HASH, [replace(rollouts[0], passed=False, error="no room")], ROLLOUT_SCHEMA
+    )
     return found
 
 
 def write_bpo(folder: Path) -> None:
-    """Two steps, each of which draws digits-rl-0-0 once: one thinking rollout right, of two direct ones one."""
+    """Two steps, each of which draws digits-rl-0-0 once: one thinking rollout right, of two direct
+    ones one.
+    """
     folder.mkdir(parents=True)
     for step in range(2):
         rows = [
-            {"ticket": step, "prompt_id": "digits-rl-0-0", "mode": mode, "reward": reward, "tokens": tokens}
-            for mode, reward, tokens in (("thinking", 1.0, 20), ("non_thinking", 1.0, 4), ("non_thinking", 0.0, 6))
+            {
+                "group_id": step,
+                "prompt_id": "digits-rl-0-0",
+                "mode": mode,
+                "reward": reward,
+                "tokens": tokens,
+            }
+            for mode, reward, tokens in (
+                ("thinking", 1.0, 20),
+                ("non_thinking", 1.0, 4),
+                ("non_thinking", 0.0, 6),
+            )
         ]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"step-{step:05d}.parquet")
 
 
 def reject(run: Path, question: str, **changes: Any) -> None:
-    """Takes a kept question out of the published version, as if it had been rejected after its tag."""
+    """Takes a kept question out of the published version, as if it had been rejected after its
+    tag.
+    """
     version = run / "curate" / "versions" / "0001"
-    rejects, tagged = next((version / "rejects").glob("*.parquet")), version / "tags" / "tags.parquet"
+    rejects, tagged = (
+        next((version / "rejects").glob("*.parquet")),
+        version / "tags" / "tags.parquet",
+    )
     data = next((version / "data").glob("train-*.parquet"))
     rows, old, kept = pq.read_table(data).to_pylist(), pq.read_table(rejects), pq.read_table(tagged)
     [row] = [row for row in rows if row["parent_ids"] == [question]]
     out = [row | {"id": question, "parent_ids": [], "format": "", "detail": ""} | changes]
     pq.write_table(pa.concat_tables([old, pa.Table.from_pylist(out, schema=old.schema)]), rejects)
-    pq.write_table(pa.Table.from_pylist([each for each in rows if each != row], schema=pq.read_schema(data)), data)
+    pq.write_table(
+        pa.Table.from_pylist([each for each in rows if each != row], schema=pq.read_schema(data)),
+        data,
+    )
     pq.write_table(kept.filter(pc.field("id") != question), tagged)
 
 
 def _overlay(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     names = list(dict.fromkeys(name for row in rows for name in row if name not in ("file", "row")))
-    empty = {name: "" if pa.types.is_string(CANDIDATE_SCHEMA.field(name).type) else None for name in names}
-    empty |= {name: 0 for name in ("n_rollouts", "n_pass_direct", "n_pass_think") if name in names}
-    return write_found([(name, CANDIDATE_SCHEMA.field(name).type) for name in names], [empty | row for row in rows], file)
+    empty = {
+        name: "" if pa.types.is_string(CANDIDATE_SCHEMA.field(name).type) else None
+        for name in names
+    }
+    empty |= {
+        name: 0
+        for name in ("n_rollouts", "n_pass_non_thinking", "n_pass_thinking")
+        if name in names
+    }
+    return write_overlay(
+        [(name, CANDIDATE_SCHEMA.field(name).type) for name in names],
+        [empty | row for row in rows],
+        file,
+    )

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from bimode.curate_config import CurateConfig, SourceConfig
-from bimode.mix_config import MixConfig
-from bimode.trace_config import TraceConfig
+from bimode.config.curate import CurateConfig, SourceConfig
+from bimode.config.mix import MixConfig
+from bimode.config.traces import TraceConfig
 from data_curation.mix import leave_out
 from data_curation.publishing.alerts import (
     alerts,
@@ -22,12 +22,14 @@ from data_curation.publishing.alerts import (
 from data_curation.publishing.published import Published
 from data_curation.sources.ingest import write_candidates
 from data_curation.sources.listing import file_shards, list_sources
-from data_curation.store import Store, write_found
+from data_curation.store import Store, write_overlay
 from pipelines.curate import files_of
 from tests.data_curation.flow import CONFIG, candidate_files, decided
 
 SPLITS = ("train", "rl", "eval")
-FILES = CurateConfig(sources=(SourceConfig(path="a/mine.jsonl", columns={"question": "q", "answer": "a"}),))
+FILES = CurateConfig(
+    sources=(SourceConfig(path="a/mine.jsonl", columns={"question": "q", "answer": "a"}),)
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +37,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return candidate_files(tmp_path_factory.mktemp("candidates"))
 
 
-def rejected(files: list[Path], scratch: Path, reasons: list[str], where: str = "split = 'train'") -> Store:
+def rejected(
+    files: list[Path], scratch: Path, reasons: list[str], where: str = "split = 'train'"
+) -> Store:
     """The store after rejecting rows one by one for `reasons`, the others for the last of them."""
     store = decided(files, scratch)
     rows = store.table(["file", "row"], where, "file, row").to_pylist()
     reasons = reasons + reasons[-1:] * (len(rows) - len(reasons))
     found = (row | {"reason": reason} for row, reason in zip(rows, reasons, strict=True))
-    store.apply(write_found([("reason", pa.string())], found, scratch / "out.parquet"))
+    store.add_overlay(write_overlay([("reason", pa.string())], found, scratch / "out.parquet"))
     return store
 
 
-def test_a_split_that_is_left_empty_is_told_with_all_reasons_and_what_to_do(files: list[Path], tmp_path: Path) -> None:
+def test_a_split_that_is_left_empty_is_told_with_all_reasons_and_what_to_do(
+    files: list[Path], tmp_path: Path
+) -> None:
     store = rejected(files, tmp_path, ["bad_record", "no_trace"])
     line = starving(store, SPLITS)
     assert line.startswith("no train question is left: 11 no_trace, 1 bad_record, e.g. ")
@@ -54,36 +60,50 @@ def test_a_split_that_is_left_empty_is_told_with_all_reasons_and_what_to_do(file
 
 
 def test_sources_without_a_record_are_told_as_such(files: list[Path], tmp_path: Path) -> None:
-    only_rl = [file for file in files if Store([file], tmp_path / file.stem).counts(["split"]).get("rl")]
+    only_rl = [
+        file for file in files if Store([file], tmp_path / file.stem).counts(["split"]).get("rl")
+    ]
     line = starving(Store(only_rl, tmp_path / "s"), ("train", "rl"))
     assert line == "no train question is left: its sources hold no record"
 
 
-def test_where_no_train_question_is_left_no_share_of_the_mix_is_to_blame(files: list[Path], tmp_path: Path) -> None:
+def test_where_no_train_question_is_left_no_share_of_the_mix_is_to_blame(
+    files: list[Path], tmp_path: Path
+) -> None:
     """Also in a recipe whose sources feed rl or eval only."""
     store = rejected(files, tmp_path, ["no_trace"])
     found, lines = leave_out(store, MixConfig(), 0, 0.0, tmp_path / "mix.parquet")
-    store.apply(found)
+    store.add_overlay(found)
     assert lines == () and store.counts(["reason"], "split = 'train'") == {"no_trace": 12}
 
 
 @pytest.mark.parametrize(("thinking", "loud"), [(1, True), (2, False), (6, False), (7, True)])
 def test_a_degenerate_reasoning_share_is_said_loudly(thinking: int, loud: bool) -> None:
-    published = Published({"train": 10}, {}, {"thinking": thinking, "non_thinking": 10 - thinking}, {})
+    published = Published(
+        {"train": 10}, {}, {"thinking": thinking, "non_thinking": 10 - thinking}, {}
+    )
     assert bool(warn_about_share(published, CONFIG)) is loud
 
 
 def test_the_fix_of_a_share_is_one_that_the_sources_have() -> None:
     """No key of the recipe decides how hard the questions of a file are."""
-    high, low = (Published({}, {}, tags, {}) for tags in ({"thinking": 9, "either": 1}, {"thinking": 1, "non_thinking": 9}))
+    high, low = (
+        Published({}, {}, tags, {})
+        for tags in ({"thinking": 9, "either": 1}, {"thinking": 1, "non_thinking": 9})
+    )
     assert "change curate.level_weights, or check" in warn_about_share(high, CONFIG)
     line = warn_about_share(high, FILES)
     assert (
-        "90 % of the tagged" in line and "(9 thinking, 1 either, 0 non_thinking)" in line and ": add easier questions, or" in line
+        "90 % of the tagged" in line
+        and "(9 thinking, 1 either, 0 non_thinking)" in line
+        and ": add easier questions, or" in line
     )
     assert "level_weights" not in line and "add harder questions" in warn_about_share(low, FILES)
     both = FILES.model_copy(update={"sources": (*FILES.sources, *CONFIG.sources)})
-    assert "level_weights, which is for families alone, or add easier questions to the files" in warn_about_share(high, both)
+    assert (
+        "level_weights, which is for families alone, or add easier questions to the files"
+        in warn_about_share(high, both)
+    )
 
 
 def test_questions_that_went_for_want_of_reasoning_are_told_with_what_gives_some() -> None:
@@ -95,12 +115,17 @@ def test_questions_that_went_for_want_of_reasoning_are_told_with_what_gives_some
     assert warn_about_traces(Published({}, {"duplicate": 3}, {}, {}), FILES) == ""
 
 
-def test_a_source_of_which_nothing_is_kept_is_told_with_its_reasons(files: list[Path], tmp_path: Path) -> None:
+def test_a_source_of_which_nothing_is_kept_is_told_with_its_reasons(
+    files: list[Path], tmp_path: Path
+) -> None:
     digits = "scikit-learn/load_digits"
     store = rejected(files, tmp_path, ["bad_record", "duplicate"], f"source = '{digits}'")
     [empty, lost] = warn_about_sources(store, FILES)
     assert empty == "WARNING: source mine holds no record"
-    assert lost.startswith(f"WARNING: no row of source {digits} is kept: ") and ", 1 bad_record, e.g. " in lost
+    assert (
+        lost.startswith(f"WARNING: no row of source {digits} is kept: ")
+        and ", 1 bad_record, e.g. " in lost
+    )
     assert ": duplicate" in lost, "the example is of the most frequent reason"
     assert alerts(store, Published({}, {}, {}, {}), CONFIG) == (lost,)
     assert warn_about_sources(decided(files, tmp_path / "all"), CONFIG) == []
@@ -115,7 +140,9 @@ def test_a_file_of_which_no_row_could_be_used_is_named(tmp_path: Path) -> None:
     (folder / "empty.jsonl").write_text("\n")
     columns = {"question": "q", "answer": "a"}
     config = CurateConfig(sources=(SourceConfig(path=str(folder), columns=columns),))
-    shards = file_shards(config.sources, list_sources(config.sources, tmp_path / "s" / "sources.json"))
+    shards = file_shards(
+        config.sources, list_sources(config.sources, tmp_path / "s" / "sources.json")
+    )
     files = [tmp_path / f"{at}.parquet" for at in range(len(shards))]
     for shard, file in zip(shards, files, strict=True):
         write_candidates(shard, file, config)

@@ -1,4 +1,6 @@
-"""Card and Croissant say what the data is, to people, to the Hub, to `datasets` and to mlcroissant; and the same twice."""
+"""Card and Croissant say what the data is, to people, to the Hub, to `datasets` and to mlcroissant;
+and the same twice.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from bimode.dataset import SCHEMA
+from bimode.storage.dataset import SCHEMA
 from data_curation.publishing.card import licenses_of
 from data_curation.publishing.croissant import DataFile, croissant, data_files
 from data_curation.publishing.funnel import LATER, SourceCount, Step, funnel, source_counts
 from data_curation.publishing.published import Published
 from data_curation.publishing.wording import COLUMNS, RULES
-from data_curation.tags.judge import JUDGE_REASONS
+from data_curation.tagging.judge import JUDGE_REASONS
 from data_curation.traces.checks import TRACE_REASONS
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -39,8 +41,26 @@ def front_matter(card: str) -> Mapping[str, Any]:
 
 
 def test_funnel_takes_each_reason_at_its_step() -> None:
-    steps = funnel({"": 5, "mix": 1, "near_duplicate": 2, "duplicate": 3, "contaminated": 1, "no_trace": 2, "of_tomorrow": 4})
-    assert [(step.left, sum(step.lost.values())) for step in steps] == [(18, 0), (14, 4), (9, 5), (8, 1), (8, 0), (6, 2), (5, 1)]
+    steps = funnel(
+        {
+            "": 5,
+            "mix": 1,
+            "near_duplicate": 2,
+            "duplicate": 3,
+            "contaminated": 1,
+            "no_trace": 2,
+            "of_tomorrow": 4,
+        }
+    )
+    assert [(step.left, sum(step.lost.values())) for step in steps] == [
+        (18, 0),
+        (14, 4),
+        (9, 5),
+        (8, 1),
+        (8, 0),
+        (6, 2),
+        (5, 1),
+    ]
     assert steps[2] == Step("after dedup", 9, {"duplicate": 3, "near_duplicate": 2})
     assert list(steps[2].lost) == ["duplicate", "near_duplicate"], "in the order of REASONS"
 
@@ -65,32 +85,51 @@ def test_card_has_what_the_hub_reads(curated: Curated) -> None:
     assert (header["license"], header["license_name"]) == ("other", "Apache-2.0 and CC-BY-4.0")
     assert header["task_categories"] == ["visual-question-answering", "question-answering"]
     assert header["size_categories"] == ["n<1K"]
-    assert [entry["split"] for entry in header["configs"][0]["data_files"]] == ["train", "rl", "eval"]
+    assert [entry["split"] for entry in header["configs"][0]["data_files"]] == [
+        "train",
+        "rl",
+        "eval",
+    ]
     assert [feature["name"] for feature in header["dataset_info"]["features"]] == SCHEMA.names
 
 
 def test_card_counts_are_those_of_the_rows(curated: Curated) -> None:
-    """Train: digits 0, 4, 5, 6 and a sum; digits 6 at 6 of 8 is `either` and written twice; the sum and two digits direct."""
+    """Train: digits 0, 4, 5, 6 and a sum; digits 6 at 6 of 8 is `either` and written twice; the sum
+    and two digits direct.
+    """
     card = (curated.version / "README.md").read_text()
     for line in (
-        "| train | 6 |", "| rl | 2 |", "| eval | 2 |", "| non_thinking | 4 |", "| thinking | 2 |", "| read | 15 |  |",
-        "| checked and filtered | 13 | 2 |", "| after dedup | 11 | 2 |", "| after decontamination | 10 | 1 |",
-        "| after tags and traces | 9 | 1 |", "| oracle | 2 |", "5 by pass rates of `tiny-base`",
-    ):  # fmt: skip
+        "| train | 6 |",
+        "| rl | 2 |",
+        "| eval | 2 |",
+        "| non_thinking | 4 |",
+        "| thinking | 2 |",
+        "| read | 15 |  |",
+        "| checked and filtered | 13 | 2 |",
+        "| after dedup | 11 | 2 |",
+        "| after decontamination | 10 | 1 |",
+        "| after tags and traces | 9 | 1 |",
+        "| oracle | 2 |",
+        "5 by pass rates of `tiny-base`",
+    ):
         assert line in card
     assert "20 % of them are tagged as reasoning" in card and "\n# demo\n" in card
 
 
 def test_every_column_and_rule_is_explained() -> None:
     assert list(COLUMNS) == SCHEMA.names
-    source = (REPO / "bimode" / "tags.py").read_text() + (REPO / "data_curation" / "tags" / "judge.py").read_text()
+    source = (REPO / "data_curation" / "tagging" / "tags.py").read_text() + (
+        REPO / "data_curation" / "tagging" / "judge.py"
+    ).read_text()
     assert [rule for rule in RULES if f'"{rule}"' not in source] == []
 
 
 def test_a_licence_of_one_source_is_the_hubs_own(tmp_path: Path, curated: Curated) -> None:
     from data_curation.publishing.card import _front_matter
 
-    header = yaml.safe_load(_front_matter(curated.published, ["Apache-2.0"], False, "a: b").replace("---", ""))
+    header = yaml.safe_load(
+        _front_matter(curated.published, ["Apache-2.0"], False, "a: b").replace("---", "")
+    )
     assert header["pretty_name"] == "a: b"
     assert header["license"] == "apache-2.0" and "license_name" not in header
     assert header["task_categories"] == ["question-answering"]
@@ -99,9 +138,15 @@ def test_a_licence_of_one_source_is_the_hubs_own(tmp_path: Path, curated: Curate
 def test_the_card_says_nothing_of_tags_and_reasoning_that_are_not_there() -> None:
     from data_curation.publishing.card import _formats, _limits, _summary
 
-    both, plain = Published({"train": 2}, {}, {"either": 1}, {"thinking": 1, "non_thinking": 1}), Published(
-        {"train": 1_200, "eval": 3}, {"duplicate": 1, "bad_record": 2}, {}, {"non_thinking": 1_200}
-    )  # fmt: skip
+    both, plain = (
+        Published({"train": 2}, {}, {"either": 1}, {"thinking": 1, "non_thinking": 1}),
+        Published(
+            {"train": 1_200, "eval": 3},
+            {"duplicate": 1, "bad_record": 2},
+            {},
+            {"non_thinking": 1_200},
+        ),
+    )
     assert len(_limits(both)) == len(_limits(plain)) + 3 and not any(
         "tag" in limit or "oracle" in limit for limit in _limits(plain)
     )
@@ -110,13 +155,18 @@ def test_the_card_says_nothing_of_tags_and_reasoning_that_are_not_there() -> Non
         Published({"train": 2}, {}, {}, {"transcription": 1, "non_thinking": 1}),
     )
     assert f"{shown} or reasoning and then an answer." in _summary(both, True, False)
-    assert "that a program can check" in _summary(both, True, False) and "without a response" not in _summary(both, True, False)
+    assert "that a program can check" in _summary(
+        both, True, False
+    ) and "without a response" not in _summary(both, True, False)
     assert f"{shown}. Rows of `eval` are questions" in _summary(plain, False, True)
     assert "all but the open ones" in _summary(plain, False, True)
     assert f"{shown} or what the picture holds." in _summary(base, True, False)
     assert "Train rows" not in _summary(Published({"eval": 2}, {}, {}, {}), True, False)
     assert "both formats" in _formats(both) and "one format" in _formats(plain)
-    assert plain.summary() == "curate: 1,200 in train, 3 in eval; 3 rejected (2 bad_record, 1 duplicate)"
+    assert (
+        plain.summary()
+        == "curate: 1,200 in train, 3 in eval; 3 rejected (2 bad_record, 1 duplicate)"
+    )
 
 
 def test_equal_work_gives_an_equal_card_and_croissant(tmp_path: Path, curated: Curated) -> None:
@@ -144,7 +194,9 @@ def test_shards_are_described_by_their_digest(tmp_path: Path) -> None:
 
 
 def test_mlcroissant_validates_and_reads_every_row(curated: Curated) -> None:
-    """By the way that docs/formats.md names: beside it, `DIR/curate/data` is a link, and mlcroissant's search follows none."""
+    """By the way that docs/formats.md names: beside it, `DIR/curate/data` is a link, and
+    mlcroissant's search follows none.
+    """
     import mlcroissant
 
     documented = "curate/current/croissant.json"
@@ -157,4 +209,4 @@ def test_mlcroissant_validates_and_reads_every_row(curated: Curated) -> None:
     assert row["train/images"][0].size == (40, 40)
     assert row["train/messages"][-1]["train/messages/role"] == b"assistant"
     assert row["train/contamination"]["train/contamination/checked"] is True
-    assert row["train/n_pass_direct"] == 0 and row["train/source_refs"]
+    assert row["train/n_pass_non_thinking"] == 0 and row["train/source_refs"]

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from bimode.codec import Codec
-from bimode.control_tokens import ControlTokens
-from bimode.curate_config import CurateConfig, SourceConfig
-from bimode.prompt_limits import PromptModel
+from bimode.config.curate import CurateConfig, SourceConfig
+from bimode.config.traces import TraceConfig
+from bimode.inputs.control_tokens import ControlTokens
+from bimode.inputs.prompt_limits import PromptModel
 from bimode.records import Sample
-from bimode.trace_config import TraceConfig
-from data_curation.sampling.replies import Reply
+from bimode.renderer import Renderer
+from data_curation.sampling.prompt_job import Reply
 from data_curation.sources.ingest import candidates
-from data_curation.sources.layouts import to_sample
+from data_curation.sources.layouts import read_record
 from data_curation.traces.checks import check_trace
 from data_curation.traces.generate import Teacher
 from tests.rows import SOUND
@@ -39,7 +39,9 @@ class Model:
 
 
 def verdict(split: str, controls: ControlTokens = CONTROLS, **texts: Any) -> tuple[str, str]:
-    [row] = candidates([replace(SOUND, **texts)], split, CurateConfig(), Model(controls)).to_pylist()
+    [row] = candidates(
+        [replace(SOUND, **texts)], split, CurateConfig(), Model(controls)
+    ).to_pylist()
     return row["reason"], row["detail"]
 
 
@@ -91,7 +93,7 @@ def test_choices_are_part_of_the_question() -> None:
     columns = {"question": "q", "answer": "a", "choices": "c"}
     source = SourceConfig(path="x.jsonl", layout="columns", columns=columns)
     record = {"q": "Which one ends a turn ?", "a": "A", "c": ["<|im_end|>", "a full stop"]}
-    asked = to_sample(record, source, "x#0", lambda path: b"")
+    asked = read_record(record, source, "x#0", lambda path: b"")
     assert isinstance(asked, Sample)
     [row] = candidates([asked], "train", CurateConfig(), Model(CONTROLS)).to_pylist()
     assert (row["reason"], row["detail"]) == ("control_token", "<|im_end|> in the question")
@@ -101,7 +103,7 @@ def test_another_tokenizer_makes_candidates_anew(tiny_llava: Path, tmp_path: Pat
     """Or a row would stay that was read for a tokenizer without the token."""
     shutil.copytree(tiny_llava, tmp_path / "model")
     before = PromptModel(tmp_path / "model", 128).key
-    tokenizer = Codec(tmp_path / "model").processor
+    tokenizer = Renderer(tmp_path / "model").processor
     tokenizer.tokenizer.add_special_tokens({"additional_special_tokens": ["<|eot_id|>"]})
     tokenizer.save_pretrained(tmp_path / "model")
     assert PromptModel(tmp_path / "model", 128).key != before

@@ -1,4 +1,6 @@
-"""Which rows stay, whatever their order: priority, ids, earlier runs, and what holds for any rows."""
+"""Which rows stay, whatever their order: priority, ids, earlier runs, and what holds for any
+rows.
+"""
 
 from __future__ import annotations
 
@@ -14,39 +16,77 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bimode.curate_config import DedupConfig
+from bimode.config.curate import DedupConfig
 from bimode.errors import ConfigError
-from data_curation.repeats.decide import DECISION_SCHEMA, INDEX_SCHEMA, decide
-from data_curation.repeats.fingerprints import answer_key, question_key
-from tests.data_curation.deciding import CONFIG, ORDER, STORY, Case, decided, index_of, reasons, run, write
+from data_curation.dedup.decide import DECISION_SCHEMA, INDEX_SCHEMA, decide
+from data_curation.dedup.fingerprints import answer_key, question_key
+from tests.data_curation.deciding import (
+    CONFIG,
+    ORDER,
+    STORY,
+    Case,
+    decided,
+    index_of,
+    reasons,
+    run,
+    write,
+)
 
 
 def test_the_first_stays_by_split_then_file_then_row(tmp_path: Path) -> None:
     run(
         tmp_path,
         [Case("rl", "rl"), Case("late")],
-        [Case("train"), Case("check", "check")],
+        [Case("train"), Case("decontaminate", "decontaminate")],
         [Case("eval", "eval"), Case("other", answer="3")],
     )
     assert reasons(tmp_path) == {
-        "rl": ("contaminated", "eval", "exact question + pixels"), "late": ("contaminated", "eval", "exact question + pixels"),
-        "train": ("contaminated", "eval", "exact question + pixels"), "check": ("duplicate", "eval", ""), "eval": ("", "", ""),
+        "rl": ("contaminated", "eval", "exact question + pixels"),
+        "late": ("contaminated", "eval", "exact question + pixels"),
+        "train": ("contaminated", "eval", "exact question + pixels"),
+        "decontaminate": ("duplicate", "eval", ""),
+        "eval": ("", "", ""),
         "other": ("contaminated", "eval", "exact question + pixels"),
-    }  # fmt: skip
-    assert [(row["file"], row["row"]) for row in decided(tmp_path)] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    }
+    assert [(row["file"], row["row"]) for row in decided(tmp_path)] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
 
 
 def test_without_an_item_the_first_train_row_stays(tmp_path: Path) -> None:
-    counts = run(tmp_path, [Case("rl", "rl"), Case("b")], [Case("a", question=" What is  the REMAINDER by 23 ?")])
-    assert reasons(tmp_path) == {"rl": ("duplicate", "b", ""), "b": ("", "", ""), "a": ("duplicate", "b", "")}
+    counts = run(
+        tmp_path,
+        [Case("rl", "rl"), Case("b")],
+        [Case("a", question=" What is  the REMAINDER by 23 ?")],
+    )
+    assert reasons(tmp_path) == {
+        "rl": ("duplicate", "b", ""),
+        "b": ("", "", ""),
+        "a": ("duplicate", "b", ""),
+    }
     assert {row["dup_group"] for row in decided(tmp_path)} == {"b"}
-    assert (counts.alive, counts.kept, counts.duplicates, counts.items, counts.by_ngram) == (3, 1, 2, 0, None)
+    assert (counts.alive, counts.kept, counts.duplicates, counts.items, counts.by_ngram) == (
+        3,
+        1,
+        2,
+        0,
+        None,
+    )
 
 
 def test_another_answer_to_the_same_question_is_said(tmp_path: Path) -> None:
     """One of `a` and `b` is wrong, and nobody can tell which: the first stays."""
     counts = run(tmp_path, [Case("a"), Case("same", answer=" 17 "), Case("b", answer="18")])
-    assert reasons(tmp_path) == {"a": ("", "", ""), "same": ("duplicate", "a", ""), "b": ("other_answer", "a", "")}
+    assert reasons(tmp_path) == {
+        "a": ("", "", ""),
+        "same": ("duplicate", "a", ""),
+        "b": ("other_answer", "a", ""),
+    }
     assert counts.duplicates == 2
 
 
@@ -56,81 +96,158 @@ def test_rows_that_were_out_take_no_part(tmp_path: Path) -> None:
 
 
 def test_an_id_is_used_once_and_items_of_another_source_may_share_it(tmp_path: Path) -> None:
-    run(tmp_path, [Case("7"), Case("7", "eval", question="another ?"), Case("7", "check", question="a third ?")])
+    run(
+        tmp_path,
+        [
+            Case("7"),
+            Case("7", "eval", question="another ?"),
+            Case("7", "decontaminate", question="a third ?"),
+        ],
+    )
     rows = [(row["split"], row["reason"], row["detail"]) for row in decided(tmp_path)]
-    assert rows == [("train", "duplicate_id", "0.jsonl#1 in eval"), ("eval", "", ""), ("check", "", "")]
+    assert rows == [
+        ("train", "duplicate_id", "0.jsonl#1 in eval"),
+        ("eval", "", ""),
+        ("decontaminate", "", ""),
+    ]
 
 
 def test_an_item_asked_elsewhere_stays_beside_a_similar_one(tmp_path: Path) -> None:
-    """`leak` repeats `check`, in a picture and in words, and is too far from `eval` to be found by it."""
-    run(tmp_path, [
-        Case("eval", "eval", pictures=((1, 0),)), Case("check", "check", pictures=((1, 6),)), Case("leak", pictures=((1, 12),)),
-        Case("exam", "eval", STORY), Case("paper", "check", STORY.replace("It is a windy day", "It is a day")),
-        Case("paper 2", "check", STORY.replace("It is a windy day in March", "A day")),
-    ])  # fmt: skip
-    assert {key: value[:2] for key, value in reasons(tmp_path).items() if value[0]} == {"leak": ("contaminated", "check")}
+    """`leak` repeats `check`, in a picture and in words, and is too far from `eval` to be found by
+    it.
+    """
+    run(
+        tmp_path,
+        [
+            Case("eval", "eval", pictures=((1, 0),)),
+            Case("decontaminate", "decontaminate", pictures=((1, 6),)),
+            Case("leak", pictures=((1, 12),)),
+            Case("exam", "eval", STORY),
+            Case("paper", "decontaminate", STORY.replace("It is a windy day", "It is a day")),
+            Case("paper 2", "decontaminate", STORY.replace("It is a windy day in March", "A day")),
+        ],
+    )
+    assert {key: value[:2] for key, value in reasons(tmp_path).items() if value[0]} == {
+        "leak": ("contaminated", "decontaminate")
+    }
 
 
 def test_a_group_is_named_after_the_row_that_stays(tmp_path: Path) -> None:
-    """`copy` is a duplicate of `b`, which then goes for `a`; what only has the id of `b` belongs to neither."""
+    """`copy` is a duplicate of `b`, which then goes for `a`; what only has the id of `b` belongs to
+    neither.
+    """
     near = Case("b", pictures=((1, 1),))
-    run(tmp_path, [Case("a", pictures=((1, 0),)), near, replace(near, id="copy"), Case("b", question="so ?")])
-    assert [(row["id"], row["reason"], row["detail"], row["dup_group"]) for row in decided(tmp_path)] == [
-        ("a", "", "", "a"), ("b", "near_duplicate", "a", "a"), ("copy", "duplicate", "b", "a"),
+    run(
+        tmp_path,
+        [Case("a", pictures=((1, 0),)), near, replace(near, id="copy"), Case("b", question="so ?")],
+    )
+    assert [
+        (row["id"], row["reason"], row["detail"], row["dup_group"]) for row in decided(tmp_path)
+    ] == [
+        ("a", "", "", "a"),
+        ("b", "near_duplicate", "a", "a"),
+        ("copy", "duplicate", "b", "a"),
         ("b", "duplicate_id", "0.jsonl#1 in train", "b"),
-    ]  # fmt: skip
+    ]
 
 
 def test_what_was_published_before_is_a_duplicate_here(tmp_path: Path) -> None:
     index = published(
-        tmp_path, "monday", Case("old", pictures=((1, 0),)), Case("exam", "eval", "an exam question ?"),
-        Case("text", question=STORY, answer="353"), Case("item", "check", "asked elsewhere ?"), Case("gone", pictures=((1, 0),)),
-    )  # fmt: skip
+        tmp_path,
+        "monday",
+        Case("old", pictures=((1, 0),)),
+        Case("exam", "eval", "an exam question ?"),
+        Case("text", question=STORY, answer="353"),
+        Case("item", "decontaminate", "asked elsewhere ?"),
+        Case("gone", pictures=((1, 0),)),
+    )
     assert pq.read_schema(index).names == INDEX_SCHEMA.names
     assert pq.read_table(index)["id"].to_pylist() == ["old", "exam", "text"]
-    counts = run(tmp_path / "new", [
-        Case("same", pictures=((1, 0),)), Case("near", "rl", pictures=((1, 1),)),
-        Case("edit", question=STORY.upper() + "!", answer="353"), Case("leak", question="An EXAM question ?"),
-        Case("eval", "eval", pictures=((1, 2),)), Case("eval2", "eval", "an exam question ?"),
-        Case("check", question="asked elsewhere ?"), Case("old", question="an id of the earlier run ?"),
-    ], earlier=[index])  # fmt: skip
+    counts = run(
+        tmp_path / "new",
+        [
+            Case("same", pictures=((1, 0),)),
+            Case("near", "rl", pictures=((1, 1),)),
+            Case("edit", question=STORY.upper() + "!", answer="353"),
+            Case("leak", question="An EXAM question ?"),
+            Case("eval", "eval", pictures=((1, 2),)),
+            Case("eval2", "eval", "an exam question ?"),
+            Case("decontaminate", question="asked elsewhere ?"),
+            Case("old", question="an id of the earlier run ?"),
+        ],
+        earlier=[index],
+    )
     assert reasons(tmp_path / "new") == {
-        "same": ("duplicate", "old of monday", ""), "near": ("contaminated", "eval", "near image + question"),
-        "edit": ("near_duplicate", "text of monday", ""), "leak": ("contaminated", "eval2", "exact question + pixels"),
-        "eval": ("", "", ""), "eval2": ("", "", ""), "check": ("", "", ""), "old": ("", "", ""),
-    }  # fmt: skip
+        "same": ("duplicate", "old of monday", ""),
+        "near": ("contaminated", "eval", "near image + question"),
+        "edit": ("near_duplicate", "text of monday", ""),
+        "leak": ("contaminated", "eval2", "exact question + pixels"),
+        "eval": ("", "", ""),
+        "eval2": ("", "", ""),
+        "decontaminate": ("", "", ""),
+        "old": ("", "", ""),
+    }
     assert (counts.alive, counts.kept, counts.published_before) == (8, 4, 2)
 
 
 def test_an_item_of_an_earlier_run_is_an_item_still(tmp_path: Path) -> None:
     index = published(tmp_path, "monday", Case("exam", "eval", pictures=((1, 0),)))
-    run(tmp_path / "new", [Case("leak", question="asked otherwise ?", pictures=((1, 1),))], earlier=[index])
-    assert reasons(tmp_path / "new") == {"leak": ("contaminated", "exam of monday", "near image + answer")}
+    run(
+        tmp_path / "new",
+        [Case("leak", question="asked otherwise ?", pictures=((1, 1),))],
+        earlier=[index],
+    )
+    assert reasons(tmp_path / "new") == {
+        "leak": ("contaminated", "exam of monday", "near image + answer")
+    }
 
 
 def published(folder: Path, name: str, *cases: Case) -> Path:
     """The index of a run of `cases`."""
     run(folder / name, cases)
-    return index_of([folder / name / "shards" / "0.parquet"], folder / name / "out.parquet", folder / f"{name}.index", name)
+    return index_of(
+        [folder / name / "shards" / "0.parquet"],
+        folder / name / "out.parquet",
+        folder / f"{name}.index",
+        name,
+    )
 
 
 def test_rows_of_earlier_runs_are_all_there_whatever_they_repeat(tmp_path: Path) -> None:
-    """Of runs that did not know each other: 1 is near 0, 2 is near 1 only; one more repeats the content of an item."""
-    stories = [STORY, STORY.replace("windy", "sunny"), STORY.replace("windy", "sunny").replace("closes", "opens")]
+    """Of runs that did not know each other: 1 is near 0, 2 is near 1 only; one more repeats the
+    content of an item.
+    """
+    stories = [
+        STORY,
+        STORY.replace("windy", "sunny"),
+        STORY.replace("windy", "sunny").replace("closes", "opens"),
+    ]
     runs = [
-        published(tmp_path, f"run{k}", Case(f"p{k}", pictures=((1, k),)), Case(f"t{k}", question=stories[k], answer="353"))
+        published(
+            tmp_path,
+            f"run{k}",
+            Case(f"p{k}", pictures=((1, k),)),
+            Case(f"t{k}", question=stories[k], answer="353"),
+        )
         for k in (0, 1)
     ]
-    runs.append(published(tmp_path, "run2", Case("asked", question="how old ?", pictures=((3, 0),))))
+    runs.append(
+        published(tmp_path, "run2", Case("asked", question="how old ?", pictures=((3, 0),)))
+    )
     config = DedupConfig(image_radius=4, ngram=0)
     cases = [
-        Case("picture", pictures=((1, 2),)), Case("text", question=stories[2], answer="353"),
-        Case("exam", "eval", "how old ?", "18", ((3, 0),)), Case("near", question="how old ?", pictures=((3, 1),)),
-    ]  # fmt: skip
+        Case("picture", pictures=((1, 2),)),
+        Case("text", question=stories[2], answer="353"),
+        Case("exam", "eval", "how old ?", "18", ((3, 0),)),
+        Case("near", question="how old ?", pictures=((3, 1),)),
+    ]
     run(tmp_path / "new", cases, earlier=runs, config=config)
     assert {key: value[1] for key, value in reasons(tmp_path / "new").items()} == {
-        "picture": "p1 of run1", "text": "t1 of run1", "exam": "", "near": "asked of run2",
-    }  # fmt: skip
+        "picture": "p1 of run1",
+        "text": "t1 of run1",
+        "exam": "",
+        "near": "asked of run2",
+    }
 
 
 def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
@@ -143,12 +260,18 @@ def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
 def test_heavy_columns_are_never_read(tmp_path: Path) -> None:
     """The bytes of the pictures' column are destroyed in the file; nobody notices."""
     [file] = write(tmp_path, [[Case("a"), Case("b")]])
-    table = pq.read_table(file).drop_columns("images").append_column("images", pa.array([b"picture" * 99, b"other" * 99]))
+    table = (
+        pq.read_table(file)
+        .drop_columns("images")
+        .append_column("images", pa.array([b"picture" * 99, b"other" * 99]))
+    )
     pq.write_table(table, file, compression="zstd", use_dictionary=False)
     group = pq.ParquetFile(file).metadata.row_group(0)
     column = group.column(group.num_columns - 1)
     data = bytearray(file.read_bytes())
-    data[column.data_page_offset : column.data_page_offset + column.total_compressed_size] = bytes(column.total_compressed_size)
+    data[column.data_page_offset : column.data_page_offset + column.total_compressed_size] = bytes(
+        column.total_compressed_size
+    )
     file.write_bytes(data)
     with pytest.raises(OSError):
         pq.read_table(file)
@@ -161,31 +284,46 @@ def test_a_file_that_is_named_twice_is_read_twice(tmp_path: Path) -> None:
     [file] = write(tmp_path, [[Case("a"), Case("b", question="so ?")]])
     decide([file, file], [], CONFIG, tmp_path / "out.parquet")
     assert [(row["file"], row["row"], row["reason"]) for row in decided(tmp_path)] == [
-        (0, 0, ""), (0, 1, ""), (1, 0, "duplicate_id"), (1, 1, "duplicate_id"),
-    ]  # fmt: skip
+        (0, 0, ""),
+        (0, 1, ""),
+        (1, 0, "duplicate_id"),
+        (1, 1, "duplicate_id"),
+    ]
 
 
 CASES = st.builds(
-    Case, id=st.sampled_from([f"id-{k}" for k in range(30)]), split=st.sampled_from(ORDER),
-    question=st.sampled_from(["how many ?", "How  many?", "the sum ?"]), answer=st.sampled_from(["17", "18", "17."]),
+    Case,
+    id=st.sampled_from([f"id-{k}" for k in range(30)]),
+    split=st.sampled_from(ORDER),
+    question=st.sampled_from(["how many ?", "How  many?", "the sum ?"]),
+    answer=st.sampled_from(["17", "18", "17."]),
     pictures=st.lists(st.tuples(st.integers(0, 1), st.integers(0, 3)), max_size=2).map(tuple),
     reason=st.sampled_from(["", "", "", "image_broken"]),
-)  # fmt: skip
+)
 TABLES = st.lists(st.lists(CASES, max_size=7), min_size=1, max_size=4)
 
 
 @settings(max_examples=10)
 @given(TABLES)
 def test_what_holds_for_any_rows(shards: list[list[Case]]) -> None:
-    """in = kept + out; rows go for rows before them that stood; no two that stay are the same; items go for items only."""
+    """in = kept + out; rows go for rows before them that stood; no two that stay are the same;
+    items go for items only.
+    """
     with TemporaryDirectory() as name:
         counts = run(Path(name), *shards)
         rows = decided(Path(name))
         assert pq.read_schema(Path(name) / "out.parquet").equals(DECISION_SCHEMA)
-    places = [(file, at) for file, cases in enumerate(shards) for at, case in enumerate(cases) if not case.reason]
+    places = [
+        (file, at)
+        for file, cases in enumerate(shards)
+        for at, case in enumerate(cases)
+        if not case.reason
+    ]
     assert [(row["file"], row["row"]) for row in rows] == places and counts.alive == len(places)
     out = counts.duplicate_ids + counts.duplicates + counts.near_duplicates + counts.contaminated
-    assert counts.alive == counts.kept + out and counts.kept == sum(not row["reason"] for row in rows)
+    assert counts.alive == counts.kept + out and counts.kept == sum(
+        not row["reason"] for row in rows
+    )
     kept = [shards[row["file"]][row["row"]] for row in rows if not row["reason"]]
     items = Counter(answer_key(case.answer) for case in kept if is_item(case))
     telling = {answer for answer, count in items.items() if count <= 3}
@@ -195,23 +333,33 @@ def test_what_holds_for_any_rows(shards: list[list[Case]]) -> None:
         if row["reason"] in ("", "duplicate_id"):
             continue
         own = shards[row["file"]][row["row"]]
-        hits = [shards[r["file"]][r["row"]] for r in rows if r["id"] == row["detail"] and r["reason"] != "duplicate_id"]
+        hits = [
+            shards[r["file"]][r["row"]]
+            for r in rows
+            if r["id"] == row["detail"] and r["reason"] != "duplicate_id"
+        ]
         assert any(ORDER.index(hit.split) <= ORDER.index(own.split) for hit in hits)
         assert (row["reason"] == "contaminated") == (row["contamination"]["hit"] != "")
 
 
 def is_item(case: Case) -> bool:
-    return case.split in ("eval", "check")
+    return case.split in ("eval", "decontaminate")
 
 
 def same(one: Case, two: Case, telling: set[str]) -> bool:
     """The rules of ids, content and pictures, plainly; `telling` answers are those of few items."""
     shown = [[picture for picture, _ in case.pictures] for case in (one, two)]
     asks = question_key(one.question) == question_key(two.question)
-    near = answer_key(one.answer) == answer_key(two.answer) and shown[0] == shown[1] and bool(one.pictures)
-    if one.id == two.id and "check" not in (one.split, two.split):
+    near = (
+        answer_key(one.answer) == answer_key(two.answer)
+        and shown[0] == shown[1]
+        and bool(one.pictures)
+    )
+    if one.id == two.id and "decontaminate" not in (one.split, two.split):
         return True
-    if is_item(one) and is_item(two) and "check" in (one.split, two.split):  # an item asked elsewhere stays beside a similar one
+    if (
+        is_item(one) and is_item(two) and "decontaminate" in (one.split, two.split)
+    ):  # an item asked elsewhere stays beside a similar one
         near = False
     leak = is_item(one) != is_item(two) and answer_key(one.answer) in telling
     return (asks and (one.pictures == two.pictures or near)) or (near and leak)
@@ -219,9 +367,17 @@ def same(one: Case, two: Case, telling: set[str]) -> bool:
 
 @settings(max_examples=4)
 @given(TABLES, st.randoms(use_true_random=False))
-def test_what_stays_of_each_content_does_not_hang_on_the_order(shards: list[list[Case]], random: Any) -> None:
-    """Without the rules of nearness (a row that goes for another is not known before) and with ids of their own."""
-    cases = [replace(case, id=f"{file}-{at}") for file, rows in enumerate(shards) for at, case in enumerate(rows)]
+def test_what_stays_of_each_content_does_not_hang_on_the_order(
+    shards: list[list[Case]], random: Any
+) -> None:
+    """Without the rules of nearness (a row that goes for another is not known before) and with ids
+    of their own.
+    """
+    cases = [
+        replace(case, id=f"{file}-{at}")
+        for file, rows in enumerate(shards)
+        for at, case in enumerate(rows)
+    ]
     config, contents = DedupConfig(image_radius=0, text_similarity=0, ngram=0), []
     for _ in range(2):
         with TemporaryDirectory() as name:
@@ -239,7 +395,14 @@ def test_equal_input_gives_equal_bytes_whatever_the_threads(shards: list[list[Ca
         folder = Path(name)
         files = write(folder, shards)
         for threads in (1, 3):
-            decide(files, [], CONFIG, folder / f"{threads}.out", threads=threads, scratch=folder / "scratch")
+            decide(
+                files,
+                [],
+                CONFIG,
+                folder / f"{threads}.out",
+                threads=threads,
+                scratch=folder / "scratch",
+            )
             index_of(files, folder / f"{threads}.out", folder / f"{threads}.index", "run")
         for kind in ("out", "index"):
             assert len({(folder / f"{threads}.{kind}").read_bytes() for threads in (1, 3)}) == 1
@@ -249,17 +412,33 @@ def test_equal_input_gives_equal_bytes_whatever_the_threads(shards: list[list[Ca
 @settings(max_examples=4)
 @given(TABLES, TABLES)
 def test_items_do_not_go_for_train_rows(shards: list[list[Case]], more: list[list[Case]]) -> None:
-    """Train and rl rows, and those of an earlier run, change nothing of what becomes of evaluation items."""
+    """Train and rl rows, and those of an earlier run, change nothing of what becomes of evaluation
+    items.
+    """
     with TemporaryDirectory() as name:
         folder = Path(name)
-        train = [[replace(case, split="train") if case.split == "eval" else case for case in cases] for cases in more]
+        train = [
+            [replace(case, split="train") if case.split == "eval" else case for case in cases]
+            for cases in more
+        ]
         run(folder / "old", *train)
-        index_of(sorted((folder / "old" / "shards").iterdir()), folder / "old" / "out.parquet", folder / "index.parquet", "old")
+        index_of(
+            sorted((folder / "old" / "shards").iterdir()),
+            folder / "old" / "out.parquet",
+            folder / "index.parquet",
+            "old",
+        )
         run(folder / "all", *shards, earlier=[folder / "index.parquet"])
-        items = [[case for case in cases if case.split in ("eval", "check")] for cases in shards]
+        items = [
+            [case for case in cases if case.split in ("eval", "decontaminate")] for cases in shards
+        ]
         run(folder / "items", *items)
         both = (
-            [(row["id"], row["split"], row["reason"]) for row in decided(folder / run_) if row["split"] in ("eval", "check")]
+            [
+                (row["id"], row["split"], row["reason"])
+                for row in decided(folder / run_)
+                if row["split"] in ("eval", "decontaminate")
+            ]
             for run_ in ("all", "items")
         )
         assert next(both) == next(both)

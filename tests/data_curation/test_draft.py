@@ -1,4 +1,6 @@
-"""What a row's answer asks for: its verifier, the form it is stored in, how far a number may be off."""
+"""What a row's answer asks for: its verifier, the form it is stored in, how far a number may be
+off.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bimode.curate_config import Layout, SourceConfig
+from bimode.config.curate import Layout, SourceConfig
+from bimode.grading.verify import is_correct
 from bimode.records import Sample
-from bimode.verify import is_correct
-from data_curation.sources.layouts import to_sample
+from data_curation.sources.layouts import read_record
 from data_curation.sources.refusal import Refusal
 
 COLUMNS = {"question": "question", "answer": "answer"}
@@ -19,7 +21,7 @@ COLUMNS = {"question": "question", "answer": "answer"}
 def converted(layout: Layout, record: dict[str, Any], **more: Any) -> Sample | Refusal:
     columns = COLUMNS if layout == "columns" else {}
     source = SourceConfig(path="data/set.parquet", layout=layout, columns=columns, **more)
-    return to_sample(record, source, "a#0", lambda path: b"")
+    return read_record(record, source, "a#0", lambda path: b"")
 
 
 def row(answer: object, question: str = "How tall?", **more: Any) -> Sample:
@@ -41,21 +43,42 @@ def is_right(stated: str, found: Sample) -> bool:
 @pytest.mark.parametrize(
     ("answer", "verifier", "stored"),
     [
-        ("42", "int", "42"), ("-1,234", "int", "-1234"), (7, "int", "7"), (Decimal(7), "int", "7"),
-        ("$5$", "int", "5"), (r"\boxed{5}", "int", "5"), ("80{,}000", "int", "80000"),
-        ("1,234.5", "number", "1,234.5"), (0.5, "number", "0.5"), ("3/4", "number", "3/4"),
-        ("1e3", "number", "1e3"), ("12%", "number", "12%"), ("12 percent", "number", "12 percent"),
-        (Decimal("0.50"), "number", "0.50"), (0.1 + 0.2, "number", "0.30000000000000004"),
-        (r"\frac{3}{4}", "number", r"\frac{3}{4}"), ("5 cm", "number", "5 cm"),
-        ("$80,000", "number", "$80,000"), (r"90^\circ", "number", r"90^\circ"),
-        ("x = 5", "number", "x = 5"), ("9" * 101, "number", "9" * 101),
-        (r"2\sqrt{3}", "math", r"2\sqrt{3}"), ("5!", "math", "5!"), ("x^2", "math", "x^2"),
-        (r"$2\sqrt{3}$", "math", r"$2\sqrt{3}$"), (r"the area is $\pi r^2$", "open", ""),
-        ("1/0", "choice", "1/0"), ("1.2.3", "choice", "1.2.3"), ("circle", "choice", "circle"),
-        ("Yes", "choice", "Yes"), ("B", "choice", "B"), ("a word", "open", "a word"),
-        ("...", "open", "..."), ("x" * 41, "open", "x" * 41),
+        ("42", "int", "42"),
+        ("-1,234", "int", "-1234"),
+        (7, "int", "7"),
+        (Decimal(7), "int", "7"),
+        ("$5$", "int", "5"),
+        (r"\boxed{5}", "int", "5"),
+        ("80{,}000", "int", "80000"),
+        ("1,234.5", "number", "1,234.5"),
+        (0.5, "number", "0.5"),
+        ("3/4", "number", "3/4"),
+        ("1e3", "number", "1e3"),
+        ("12%", "number", "12%"),
+        ("12 percent", "number", "12 percent"),
+        (Decimal("0.50"), "number", "0.50"),
+        (0.1 + 0.2, "number", "0.30000000000000004"),
+        (r"\frac{3}{4}", "number", r"\frac{3}{4}"),
+        ("5 cm", "number", "5 cm"),
+        ("$80,000", "number", "$80,000"),
+        (r"90^\circ", "number", r"90^\circ"),
+        ("x = 5", "number", "x = 5"),
+        ("9" * 101, "number", "9" * 101),
+        (r"2\sqrt{3}", "math", r"2\sqrt{3}"),
+        ("5!", "math", "5!"),
+        ("x^2", "math", "x^2"),
+        (r"$2\sqrt{3}$", "math", r"$2\sqrt{3}$"),
+        (r"the area is $\pi r^2$", "open", ""),
+        ("1/0", "choice", "1/0"),
+        ("1.2.3", "choice", "1.2.3"),
+        ("circle", "choice", "circle"),
+        ("Yes", "choice", "Yes"),
+        ("B", "choice", "B"),
+        ("a word", "open", "a word"),
+        ("...", "open", "..."),
+        ("x" * 41, "open", "x" * 41),
     ],
-)  # fmt: skip
+)
 def test_auto_takes_the_strictest_verifier_that_the_answer_passes(
     answer: object, verifier: str, stored: str
 ) -> None:
@@ -66,7 +89,9 @@ def test_auto_takes_the_strictest_verifier_that_the_answer_passes(
 
 
 def test_a_formula_is_not_compared_as_words() -> None:
-    assert is_right(r"\frac{6}{8}", row(r"\frac{3}{4}")) and is_right(r"\sqrt{12}", row(r"2\sqrt{3}"))
+    assert is_right(r"\frac{6}{8}", row(r"\frac{3}{4}")) and is_right(
+        r"\sqrt{12}", row(r"2\sqrt{3}")
+    )
     assert is_right("120", row("5!")) and not is_right("5", row("5!"))
 
 

@@ -1,4 +1,6 @@
-"""The built-in families: deterministic, honest about their sources, and hard only through the picture."""
+"""The built-in families: deterministic, honest about their sources, and hard only through the
+picture.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,11 @@ import json
 import numpy as np
 import pytest
 
-from bimode.pictures import open_picture
-from data_curation.sources.families import FAMILIES, arithmetic, canvas, charts, digits
-from data_curation.sources.families.arithmetic import arithmetic_trace
-from data_curation.sources.families.charts import SPLIT_DATASETS, chart_trace, ninth, series
-from data_curation.sources.families.digits import SPLIT_SHARES, glyph_indices, strip_trace
+from bimode.inputs.pictures import open_picture
+from data_curation.demo import FAMILIES, arithmetic, canvas, charts, digits
+from data_curation.demo.arithmetic import arithmetic_trace
+from data_curation.demo.charts import SPLIT_DATASETS, chart_trace, ninth, series
+from data_curation.demo.digits import SPLIT_SHARES, glyph_indices, strip_trace
 
 EVEN = (1.0, 1.0, 1.0)
 IMAGE_FAMILIES = ("digits", "charts", "arithmetic")
@@ -77,7 +79,9 @@ def test_a_blind_answer_is_right_as_often_as_stated(
 
 def test_guess_rates_by_hand() -> None:
     assert canvas.sampled_blind([1, "a", 1, 2]) == 0.5
-    """One digit is one of ten; of 00 to 99 five have remainder 0; of 81 products seven are 12 (as 3 x 4, 2 x 6, 5 x 7, 9 x 9)."""
-    assert digits.guess_rate("easy") == pytest.approx(0.1) and digits.guess_rate("mid") == pytest.approx(0.05)
+    # One digit is one of ten; of 00 to 99 five have remainder 0; of 81 products seven are 12.
+    assert digits.guess_rate("easy") == pytest.approx(0.1) and digits.guess_rate(
+        "mid"
+    ) == pytest.approx(0.05)
     assert charts.guess_rate("mid") == pytest.approx(7 / 81)
     assert charts.guess_rate("easy") == arithmetic.guess_rate("easy") == pytest.approx(1 / 9)

@@ -42,7 +42,9 @@ def test_the_first_byte_says_whether_a_file_is_a_list(tmp_path: Path, name: str)
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
 @pytest.mark.parametrize("name", ["x.jsonl", "metadata.csv"])
 def test_another_encoding_is_named(tmp_path: Path, name: str, encoding: str) -> None:
-    """It was `'utf-8' codec can't decode byte 0xff` of every line; a byte-order mark of UTF-8 is none."""
+    """It was `'utf-8' renderer can't decode byte 0xff` of every line; a byte-order mark of UTF-8 is
+    none.
+    """
     text = '{"q": "é"}\n' if name == "x.jsonl" else "file_name,q\na.png,é\n"
     found = read(write(tmp_path / name, text.encode(encoding)))
     if encoding == "utf-8-sig":

@@ -1,4 +1,6 @@
-"""Files of a source: one order, one way to open them, and every mistake in the path said in one line."""
+"""Files of a source: one order, one way to open them, and every mistake in the path said in one
+line.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.errors import ConfigError, StorageError
-from bimode.pictures import MAX_BYTES
-from data_curation.sources.files import RemoteFile, SourceFile, content_digest, filesystem, image_reader, list_files, open_file
+from bimode.inputs.pictures import MAX_BYTES
+from data_curation.sources.files import (
+    RemoteFile,
+    SourceFile,
+    content_digest,
+    filesystem,
+    image_reader,
+    list_files,
+    open_file,
+)
 from data_curation.sources.readers import FilePart, read_records, split_file
 from data_curation.sources.refusal import Refusal
 
@@ -34,8 +44,22 @@ def names(path: object, reader: str = "auto") -> list[str]:
 
 
 def test_a_folder_gives_its_files_by_name_and_leaves_out_hidden_ones(tmp_path: Path) -> None:
-    fill(tmp_path, "b/2.jsonl", "b/10.jsonl", "a.jsonl.gz", "Z.json", ".x.jsonl", ".git/1.jsonl", "b/.c/1.jsonl", "README.md")
-    assert names(tmp_path) == names(f"{tmp_path}/") == ["Z.json", "a.jsonl.gz", "b/10.jsonl", "b/2.jsonl"]
+    fill(
+        tmp_path,
+        "b/2.jsonl",
+        "b/10.jsonl",
+        "a.jsonl.gz",
+        "Z.json",
+        ".x.jsonl",
+        ".git/1.jsonl",
+        "b/.c/1.jsonl",
+        "README.md",
+    )
+    assert (
+        names(tmp_path)
+        == names(f"{tmp_path}/")
+        == ["Z.json", "a.jsonl.gz", "b/10.jsonl", "b/2.jsonl"]
+    )
     first = list_files(str(tmp_path), "auto")[0]
     stat = (tmp_path / "Z.json").stat()
     assert first == SourceFile(str(tmp_path / "Z.json"), "Z.json", 6, stat.st_mtime_ns)
@@ -47,7 +71,9 @@ def test_a_file_is_its_own_source_and_is_named_without_its_folder(tmp_path: Path
     assert names(tmp_path / "deep/rows.txt", "jsonl") == ["rows.txt"]
 
 
-def test_a_relative_path_is_seen_from_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_seen_from_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(tmp_path, "in/a.parquet")
     monkeypatch.chdir(tmp_path)
     (file,) = list_files("in", "auto")
@@ -55,11 +81,24 @@ def test_a_relative_path_is_seen_from_the_current_directory(tmp_path: Path, monk
 
 
 def test_patterns_stop_at_folders_and_two_stars_do_not(tmp_path: Path) -> None:
-    fill(tmp_path, "t-0.parquet", "t-1.parquet", "u.parquet", "x/t-2.parquet", "x/y/t-3.parquet", "odd[1]/a.parquet")
+    fill(
+        tmp_path,
+        "t-0.parquet",
+        "t-1.parquet",
+        "u.parquet",
+        "x/t-2.parquet",
+        "x/y/t-3.parquet",
+        "odd[1]/a.parquet",
+    )
     assert names(tmp_path / "t-*.parquet") == ["t-0.parquet", "t-1.parquet"]
     assert names(tmp_path / "t-[1-9].parquet") == ["t-1.parquet"]
     assert names(tmp_path / "*/t-*.parquet") == ["x/t-2.parquet"]
-    assert names(tmp_path / "**/t-*.parquet") == ["t-0.parquet", "t-1.parquet", "x/t-2.parquet", "x/y/t-3.parquet"]
+    assert names(tmp_path / "**/t-*.parquet") == [
+        "t-0.parquet",
+        "t-1.parquet",
+        "x/t-2.parquet",
+        "x/y/t-3.parquet",
+    ]
     assert names(tmp_path / "x/**") == ["t-2.parquet", "y/t-3.parquet"]
     assert names(tmp_path / "odd[1]") == ["a.parquet"], "a folder that exists is no pattern"
 
@@ -68,14 +107,25 @@ def test_patterns_stop_at_folders_and_two_stars_do_not(tmp_path: Path) -> None:
     ("there", "expected"),
     [
         (["a.parquet", "LICENSE"], ["a.parquet"]),
-        (["train/data-00000-of-00001.arrow", "train/state.json", "train/dataset_info.json", "dataset_dict.json",
-          "train/cache-1.arrow"], ["train/data-00000-of-00001.arrow"]),
+        (
+            [
+                "train/data-00000-of-00001.arrow",
+                "train/state.json",
+                "train/dataset_info.json",
+                "dataset_dict.json",
+                "train/cache-1.arrow",
+            ],
+            ["train/data-00000-of-00001.arrow"],
+        ),
         (["s-0.tar", "s-1.tar.gz", "s-2.tgz"], ["s-0.tar", "s-1.tar.gz", "s-2.tgz"]),
-        (["metadata.csv", "1.png", "sub/metadata.jsonl", "sub/2.png"], ["metadata.csv", "sub/metadata.jsonl"]),
+        (
+            ["metadata.csv", "1.png", "sub/metadata.jsonl", "sub/2.png"],
+            ["metadata.csv", "sub/metadata.jsonl"],
+        ),
         (["vqa.json", "images/1.png"], ["vqa.json"]),
         (["cache-0.parquet"], ["cache-0.parquet"]),
     ],
-)  # fmt: skip
+)
 def test_auto_goes_by_names(tmp_path: Path, there: list[str], expected: list[str]) -> None:
     assert names(fill(tmp_path, *there)) == expected
 
@@ -96,12 +146,19 @@ def test_a_path_without_rows_is_said_in_one_line(tmp_path: Path) -> None:
         (tmp_path / "only", "auto", "nothing there for any reader"),
         (tmp_path / "*.parquet", "auto", "nothing there for any reader"),
         ("none", "auto", f"or an empty one, seen from {Path.cwd()}$"),
-        (tmp_path, "webdataset", r"nothing there for reader webdataset \(.tar, .tar.gz, .tgz\); 1 file"),
+        (
+            tmp_path,
+            "webdataset",
+            r"nothing there for reader webdataset \(.tar, .tar.gz, .tgz\); 1 file",
+        ),
         (tmp_path / "notes.txt", "auto", "1 file.s. of another name: set `reader`"),
         (
             "s4://key:secret@bucket/x",
             "auto",
-            "s4://bucket/x: cannot be reached: Unrecognized filesystem type.*; write s3://, gs:// or a path",
+            (
+                "s4://bucket/x: cannot be reached: Unrecognized filesystem type.*; write s3://,"
+                " gs:// or a path"
+            ),
         ),
         ("file://elsewhere/x", "auto", "cannot be reached"),
     ):
@@ -113,11 +170,17 @@ def test_a_path_without_rows_is_said_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("uri", "seconds"),
-    [("gs://anonymous@b/x", 30), ("gcs://anonymous@b/x?scheme=https", 30), ("gs://anonymous@b/x?retry_limit_seconds=7", 7)],
+    [
+        ("gs://anonymous@b/x", 30),
+        ("gcs://anonymous@b/x?scheme=https", 30),
+        ("gs://anonymous@b/x?retry_limit_seconds=7", 7),
+    ],
 )
 def test_googles_storage_is_not_waited_for_a_quarter_of_an_hour(uri: str, seconds: int) -> None:
     where, path = filesystem(uri)
-    assert path == "b/x" and where.__reduce__()[1][0]["retry_time_limit"] == timedelta(seconds=seconds)
+    assert path == "b/x" and where.__reduce__()[1][0]["retry_time_limit"] == timedelta(
+        seconds=seconds
+    )
 
 
 def test_a_uri_gives_uris_that_open(tmp_path: Path) -> None:
@@ -141,12 +204,26 @@ def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
 
 
 def test_images_are_found_beside_the_file_and_never_outside_the_source(tmp_path: Path) -> None:
-    fill(tmp_path, "secret.png", "source/a.jsonl", "source/sub/b.jsonl", "source/sub/1.png", "source/2.png", "source-2/3.png")
+    fill(
+        tmp_path,
+        "secret.png",
+        "source/a.jsonl",
+        "source/sub/b.jsonl",
+        "source/sub/1.png",
+        "source/2.png",
+        "source-2/3.png",
+    )
     file = next(f for f in list_files(str(tmp_path / "source"), "auto") if f.name == "sub/b.jsonl")
     read = image_reader(file)
     assert read("1.png") == b"source/sub/1.png"
     assert read("../2.png") == read(f"{tmp_path}/source/2.png") == b"source/2.png"
-    outside = ("../../secret.png", "/etc/passwd", f"{tmp_path}/secret.png", "../../source-2/3.png", "..")
+    outside = (
+        "../../secret.png",
+        "/etc/passwd",
+        f"{tmp_path}/secret.png",
+        "../../source-2/3.png",
+        "..",
+    )
     for path in (*outside, "http://x/1.png", "\ud800"):
         with pytest.raises(ValueError):
             read(path)
@@ -156,7 +233,9 @@ def test_images_are_found_beside_the_file_and_never_outside_the_source(tmp_path:
             read(path)
 
 
-def test_a_folder_that_links_to_itself_is_refused_and_listed_once_when_followed(tmp_path: Path) -> None:
+def test_a_folder_that_links_to_itself_is_refused_and_listed_once_when_followed(
+    tmp_path: Path,
+) -> None:
     """Two such links are 2^40 paths: listing them never ended."""
     folder = fill(tmp_path / "d", "x.jsonl")
     (folder / "a").symlink_to(".")
@@ -186,10 +265,14 @@ def test_what_is_linked_from_outside_is_read_only_if_the_recipe_says_so(
         list_files(str(tmp_path / path), "auto")
     followed = list_files(str(tmp_path / path), "jsonl", follow_links=True)
     found = [file for file in followed if file.name.startswith(link)]
-    assert [Path(file.uri).read_bytes() for file in found] == [b"other/y.jsonl"] * (link != "metadata.csv")
+    assert [Path(file.uri).read_bytes() for file in found] == [b"other/y.jsonl"] * (
+        link != "metadata.csv"
+    )
 
 
-def test_links_that_no_reader_would_read_and_one_that_the_user_names_are_no_mistake(tmp_path: Path) -> None:
+def test_links_that_no_reader_would_read_and_one_that_the_user_names_are_no_mistake(
+    tmp_path: Path,
+) -> None:
     folder = fill(tmp_path, "real/x.jsonl", "real/sub/2.jsonl", "notes.md") / "real"
     (folder / "README.md").symlink_to("../notes.md")
     (folder / ".hidden").symlink_to("..")
@@ -235,7 +318,9 @@ OBJECTS = {
 
 
 class Bucket(BaseHTTPRequestHandler):
-    """As much of S3 as reading needs: ListObjectsV2, HeadObject and GetObject with a range, for any bucket."""
+    """As much of S3 as reading needs: ListObjectsV2, HeadObject and GetObject with a range, for any
+    bucket.
+    """
 
     protocol_version = "HTTP/1.1"
     down = ""  # the key for which it has no answer
@@ -249,10 +334,18 @@ class Bucket(BaseHTTPRequestHandler):
         if "list-type" in query:
             found = [k for k in sorted(OBJECTS) if k.startswith(query["prefix"][0])]
             date = "<LastModified>2026-01-02T03:04:05.000Z</LastModified>"
-            entries = "".join(f"<Contents><Key>{k}</Key><Size>{len(OBJECTS[k])}</Size>{date}</Contents>" for k in found)
-            return self.answer(200, f"<ListBucketResult><KeyCount>{len(found)}</KeyCount>{entries}</ListBucketResult>".encode())
+            entries = "".join(
+                f"<Contents><Key>{k}</Key><Size>{len(OBJECTS[k])}</Size>{date}</Contents>"
+                for k in found
+            )
+            return self.answer(
+                200,
+                f"<ListBucketResult><KeyCount>{len(found)}</KeyCount>{entries}</ListBucketResult>".encode(),
+            )
         if self.down and key == self.down:
-            return self.answer(403, b"")  # an error that is not tried again, so that the test need not wait
+            return self.answer(
+                403, b""
+            )  # an error that is not tried again, so that the test need not wait
         if key not in OBJECTS:
             return self.answer(404, b"")
         start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
@@ -298,16 +391,24 @@ def test_a_bucket_is_listed_and_read_like_a_folder(query: str) -> None:
         list_files(f"{root}-2{query}", "auto")
 
 
-def test_a_bucket_that_does_not_answer_refuses_no_row(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the storage that failed: a file or a picture that is there may not become a reject, which would be kept."""
+def test_a_bucket_that_does_not_answer_refuses_no_row(
+    query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the storage that failed: a file or a picture that is there may not become a reject,
+    which would be kept.
+    """
     root = "s3://key:secret@bucket/vqa"
     zero = list_files(f"{root}/*.jsonl{query}", "auto")[0]
     read = image_reader(zero)
     for reader in ("jsonl", "parquet", "webdataset", "hf"):
-        assert [type(record) for _, record in read_records(FilePart(zero, reader, 0, None))] == [Refusal], "no JSON, no Parquet"
+        assert [type(record) for _, record in read_records(FilePart(zero, reader, 0, None))] == [
+            Refusal
+        ], "no JSON, no Parquet"
     monkeypatch.setattr(Bucket, "down", "vqa/0.jsonl")
     for reader in ("jsonl", "parquet", "webdataset", "hf"):
-        with pytest.raises(StorageError, match=r"^s3://bucket/vqa/0\.jsonl.* does not answer: ") as told:
+        with pytest.raises(
+            StorageError, match=r"^s3://bucket/vqa/0\.jsonl.* does not answer: "
+        ) as told:
             list(read_records(FilePart(zero, reader, 0, None)))
     assert "secret" not in str(told.value)
     with pytest.raises(StorageError):
@@ -328,6 +429,8 @@ def test_a_read_that_fails_half_way_is_the_buckets_fault(tmp_path: Path) -> None
 
     whole = RemoteFile(pa.OSFile(str(tmp_path / "t.parquet")), "s3://bucket/t.parquet")
     assert pq.ParquetFile(whole, buffer_size=1 << 10).read()["a"].to_pylist() == list(range(1000))
-    opened = RemoteFile(Breaking((tmp_path / "t.parquet").open("rb"), mode="r"), "s3://bucket/t.parquet")
+    opened = RemoteFile(
+        Breaking((tmp_path / "t.parquet").open("rb"), mode="r"), "s3://bucket/t.parquet"
+    )
     with pytest.raises(StorageError, match="connection reset"):
         pq.ParquetFile(opened).read()

@@ -1,4 +1,6 @@
-"""No mutation of a file is more than rows and refusals: 8 of each format here, 500 by ``python -m tests.fuzz_files 500``."""
+"""No mutation of a file is more than rows and refusals: 8 of each format here, 500 by ``python -m
+tests.fuzz_files 500``.
+"""
 
 from __future__ import annotations
 

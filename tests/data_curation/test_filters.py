@@ -6,11 +6,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bimode.curate_config import FilterConfig, SourceConfig
+from bimode.config.curate import FilterConfig, SourceConfig
 from bimode.errors import ConfigError
-from data_curation.filters import check_languages, filter_row, repetition, says_nothing
-from data_curation.sources.families import family_of
-from data_curation.validate import REASONS
+from data_curation.checks.filters import check_languages, filter_row, repetition, says_nothing
+from data_curation.checks.validate import REASONS
+from data_curation.demo import family_of
 
 ENGLISH = FilterConfig(languages=("en",))
 OFF = FilterConfig(max_repetition=0.0)
@@ -18,7 +18,9 @@ ASKED = "What is the total of all bars in the chart?"
 WORDS = [f"w{n}" for n in range(400)]
 
 
-def reason(question: str = ASKED, answer: str = "5", trace: str = "", config: FilterConfig = ENGLISH) -> str:
+def reason(
+    question: str = ASKED, answer: str = "5", trace: str = "", config: FilterConfig = ENGLISH
+) -> str:
     found, detail = filter_row(question, answer, trace, config)
     assert not found or found in REASONS
     assert detail.isascii() and len(detail) < 200
@@ -30,7 +32,13 @@ def reason(question: str = ASKED, answer: str = "5", trace: str = "", config: Fi
 )  # the defaults of FilterConfig
 def test_lengths_end_at_their_limit(name: str, limit: int) -> None:
     text = " ".join(f"{n}" for n in range(20000))  # no 4-gram twice
-    assert reason(**{name: text[:limit].replace(" ", "-")[: limit - 1] + "x"}, config=FilterConfig(max_repetition=1.0)) == ""
+    assert (
+        reason(
+            **{name: text[:limit].replace(" ", "-")[: limit - 1] + "x"},
+            config=FilterConfig(max_repetition=1.0),
+        )
+        == ""
+    )
     assert reason(**{name: text[: limit + 1]}) == f"long_{name}"
 
 
@@ -71,8 +79,15 @@ def test_english_formulas_and_short_texts_pass(text: str) -> None:
 
 def test_each_of_several_languages_passes() -> None:
     both = FilterConfig(languages=("en", "de"))
-    assert reason("Wie viele rote Kreise sind links vom Quadrat?", config=both) == "" == reason(config=both)
-    assert reason("Combien de cercles rouges sont à gauche du carré ?", config=both) == "wrong_language"
+    assert (
+        reason("Wie viele rote Kreise sind links vom Quadrat?", config=both)
+        == ""
+        == reason(config=both)
+    )
+    assert (
+        reason("Combien de cercles rouges sont à gauche du carré ?", config=both)
+        == "wrong_language"
+    )
 
 
 def test_a_language_that_does_not_exist_is_named() -> None:
@@ -92,13 +107,24 @@ def test_repetition_by_hand() -> None:
 
 
 def test_a_loop_at_the_end_of_a_long_text_is_seen() -> None:
-    """300 words and then 5 words 40 times: of all 497 4-grams 192 are old, of the last 197 as many."""
+    """300 words and then 5 words 40 times: of all 497 4-grams 192 are old, of the last 197 as
+    many.
+    """
     text = " ".join(WORDS[:300] + WORDS[:5] * 40)
     assert repetition(text) == pytest.approx(192 / 197)
     assert reason(trace=text) == "repetition" and reason(trace=text, config=OFF) == ""
 
 
-LOOPS = ("so wait , let me look again . ", "hmm", "!", "和", "再看一次。", "9 + 9 > 18 ; ", "\n- ", "abc")
+LOOPS = (
+    "so wait , let me look again . ",
+    "hmm",
+    "!",
+    "和",
+    "再看一次。",
+    "9 + 9 > 18 ; ",
+    "\n- ",
+    "abc",
+)
 
 
 @pytest.mark.parametrize("phrase", LOOPS)
@@ -108,25 +134,49 @@ def test_every_phrase_that_fills_a_trace_is_a_loop(phrase: str) -> None:
 
 
 def test_working_that_resembles_itself_is_no_loop() -> None:
-    """A table that is read row by row, and a search over cases: words come back, arguments do not."""
-    rows = " ; ".join(f"row {n} has {n * 7 % 13} and {n * 5 % 11} , which makes {n * 7 % 13 + n * 5 % 11}" for n in range(40))
-    cases = " ".join(f"If x = {n}, then x^2 + 1 = {n * n + 1}, and {n * n + 1} mod 7 = {(n * n + 1) % 7}." for n in range(40))
+    """A table that is read row by row, and a search over cases: words come back, arguments do
+    not.
+    """
+    rows = " ; ".join(
+        f"row {n} has {n * 7 % 13} and {n * 5 % 11} , which makes {n * 7 % 13 + n * 5 % 11}"
+        for n in range(40)
+    )
+    cases = " ".join(
+        f"If x = {n}, then x^2 + 1 = {n * n + 1}, and {n * n + 1} mod 7 = {(n * n + 1) % 7}."
+        for n in range(40)
+    )
     assert repetition(rows) < 0.5 and repetition(cases) < 0.5
 
 
 @pytest.mark.parametrize(
     "trace",
     [
-        " ", "\n\t\n", "...", "Let me think step by step.", "<think>\n\n</think>", "N/A", "None", "5", "So the answer is 5.",
-        "Let's think about this problem carefully. Therefore, the final answer is: 5", "Thinking... OK, it's 5!",
+        " ",
+        "\n\t\n",
+        "...",
+        "Let me think step by step.",
+        "<think>\n\n</think>",
+        "N/A",
+        "None",
+        "5",
+        "So the answer is 5.",
+        "Let's think about this problem carefully. Therefore, the final answer is: 5",
+        "Thinking... OK, it's 5!",
     ],
-)  # fmt: skip
+)
 def test_a_trace_that_says_nothing_is_empty(trace: str) -> None:
     assert reason(trace=trace) == "empty_trace"
 
 
 @pytest.mark.parametrize(
-    "trace", ["", "read 5", "look : 1 terms : 5 ; then 5 ; so 5", "2 + 3", "It is 5 because bar B is tallest."]
+    "trace",
+    [
+        "",
+        "read 5",
+        "look : 1 terms : 5 ; then 5 ; so 5",
+        "2 + 3",
+        "It is 5 because bar B is tallest.",
+    ],
 )
 def test_a_short_trace_that_says_something_is_none(trace: str) -> None:
     assert reason(trace=trace) == ""
@@ -136,7 +186,9 @@ def test_a_trace_says_something_if_it_speaks_of_question_or_answer() -> None:
     question, answer = "Which animal eats the grass?", "Red deer"
     assert says_nothing("Let me look at the image. The answer is the red deer.", question, answer)
     assert says_nothing("After weighing every possibility I am quite confident.", question, answer)
-    assert not says_nothing("After weighing every possibility I am quite confident: deer.", question, answer)
+    assert not says_nothing(
+        "After weighing every possibility I am quite confident: deer.", question, answer
+    )
     assert not says_nothing("An arrow goes from the grass to it.", question, answer)
     assert not says_nothing(
         "\u8349\u88ab\u9e7f\u5403", "\u54ea\u79cd\u52a8\u7269\u5403\u8349?", "A"

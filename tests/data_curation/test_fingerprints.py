@@ -1,4 +1,6 @@
-"""Fingerprints: one text in many spellings has one key, one picture in many files nearly one hash."""
+"""Fingerprints: one text in many spellings has one key, one picture in many files nearly one
+hash.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bimode.dataset import image_digest
-from bimode.pictures import PictureError
-from data_curation.repeats.fingerprints import (
+from bimode.inputs.pictures import PictureError
+from bimode.storage.dataset import image_digest
+from data_curation.dedup.fingerprints import (
     HASH_HEX,
     THUMB_BYTES,
     answer_key,
@@ -41,7 +43,9 @@ def bits_apart(one: str, two: str) -> int:
 def test_one_text_in_many_spellings_is_one_text() -> None:
     assert canonical("  Wie\tGROSS\nist \uff15 Stra\u00dfe ?") == "wie gross ist 5 strasse ?"
     assert question_key("How  MANY?") == question_key("how many?") != question_key("how much?")
-    assert canonical("\u200f\u05db\u05de\u05d4\u200e ?\ufeff") == canonical("\u05db\u05de\u05d4 ?"), "marks of direction"
+    assert canonical("\u200f\u05db\u05de\u05d4\u200e ?\ufeff") == canonical(
+        "\u05db\u05de\u05d4 ?"
+    ), "marks of direction"
 
 
 def test_an_answer_loses_its_full_stop_and_nothing_inside() -> None:
@@ -52,7 +56,16 @@ def test_an_answer_loses_its_full_stop_and_nothing_inside() -> None:
 def test_content_is_question_and_pixels() -> None:
     one, two = (image_digest([png(picture(seed))]) for seed in (0, 1))
     assert content_key("How many?", one) == content_key("how  many?", one)
-    assert len({content_key("how many?", one), content_key("how many?", two), content_key("how many?", "")}) == 3
+    assert (
+        len(
+            {
+                content_key("how many?", one),
+                content_key("how many?", two),
+                content_key("how many?", ""),
+            }
+        )
+        == 3
+    )
 
 
 def test_a_hash_has_256_bits_a_picture_and_none_without_pictures() -> None:
@@ -78,7 +91,9 @@ def test_the_same_grey_in_another_mode_is_the_same(mode: str) -> None:
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
 def test_more_bits_of_grey_are_scaled_and_not_cut_off(kind: type) -> None:
-    """Pillow's own conversion makes all above 255 white, and then all such pictures would be the same."""
+    """Pillow's own conversion makes all above 255 white, and then all such pictures would be the
+    same.
+    """
     deep = Image.fromarray(np.asarray(picture()).astype(kind) * 200)
     assert bits_apart(perceptual_hash([deep]), perceptual_hash([picture()])) <= 24
     assert len(set(thumbnails([deep]))) > 50
@@ -86,7 +101,10 @@ def test_more_bits_of_grey_are_scaled_and_not_cut_off(kind: type) -> None:
 
 def test_twice_the_size_changes_few_bits_and_another_picture_many() -> None:
     small = perceptual_hash([picture()])
-    assert bits_apart(small, perceptual_hash([picture().resize((80, 80), Image.Resampling.BICUBIC)])) <= 32
+    assert (
+        bits_apart(small, perceptual_hash([picture().resize((80, 80), Image.Resampling.BICUBIC)]))
+        <= 32
+    )
     assert bits_apart(small, perceptual_hash([picture(1)])) > 60
 
 
@@ -107,12 +125,18 @@ def test_pictures_that_differ_in_their_palette_alone_are_two(kind: str) -> None:
         )
         return buffer.getvalue()
 
-    assert image_digest([square("red", palette=True)]) != image_digest([square("blue", palette=True)])
-    assert image_digest([square("red", palette=True)]) == image_digest([square("red", palette=False)])
+    assert image_digest([square("red", palette=True)]) != image_digest(
+        [square("blue", palette=True)]
+    )
+    assert image_digest([square("red", palette=True)]) == image_digest(
+        [square("red", palette=False)]
+    )
 
 
 def test_drawings_on_nothing_are_compared_by_what_they_show() -> None:
-    """Below what is transparent all of them may be black, as an export of a formula or of a figure is."""
+    """Below what is transparent all of them may be black, as an export of a formula or of a figure
+    is.
+    """
 
     def drawing(*box: int) -> Image.Image:
         image = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
@@ -122,5 +146,7 @@ def test_drawings_on_nothing_are_compared_by_what_they_show() -> None:
     one, two = drawing(5, 5, 20, 20), drawing(20, 20, 38, 38)
     on_white = Image.new("RGB", (40, 40), "white")
     on_white.paste("black", (5, 5, 20, 20))
-    assert thumbnails([one]) == thumbnails([png(one)]) == thumbnails([on_white]) != thumbnails([two])
+    assert (
+        thumbnails([one]) == thumbnails([png(one)]) == thumbnails([on_white]) != thumbnails([two])
+    )
     assert perceptual_hash([one]) == perceptual_hash([on_white]) != perceptual_hash([two])

@@ -1,4 +1,6 @@
-"""The judge: strict verdicts, votes and retries, nothing asked twice, and no guess without a judge."""
+"""The judge: strict verdicts, votes and retries, nothing asked twice, and no guess without a
+judge.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.calibration import Judged, calibrate
-from bimode.curate_config import CurateConfig
+from bimode.config.curate import CurateConfig
+from bimode.config.traces import JudgeConfig
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, GenerationResult, Sample
-from bimode.trace_config import JudgeConfig
 from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.sampling import replies as module
-from data_curation.sampling.replies import Replier, Reply, read_replies
-from data_curation.sources.families.canvas import blank, rng_of, to_png
+from data_curation.demo.canvas import blank, rng_of, to_png
+from data_curation.sampling import prompt_job as module
+from data_curation.sampling.prompt_job import PromptWorker, Reply, read_replies
 from data_curation.sources.ingest import candidates
 from data_curation.store import Store
-from data_curation.tags.judge import (
+from data_curation.tagging.calibration import Judged, calibrate
+from data_curation.tagging.judge import (
     CHOSEN,
     Judge,
     Verdict,
@@ -41,18 +43,37 @@ T, N = "thinking", "non_thinking"
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
-def open_sample(name: str, question: str, image: bool = False, verifier: str = "open", split: str = "train") -> Sample:
+def open_sample(
+    name: str, question: str, image: bool = False, verifier: str = "open", split: str = "train"
+) -> Sample:
     return Sample(
-        id=name, question=question, images=(to_png(blank(), rng_of(name)),) if image else (), answer="a calm blue", trace="",
-        transcription="", verifier=verifier, verifier_args="{}", guess_rate=0.0, task="open", domain="text", level="",
-        difficulty="{}", split=split, source="test", source_license="CC0-1.0", source_refs=(),
-    )  # fmt: skip
+        id=name,
+        question=question,
+        images=(to_png(blank(), rng_of(name)),) if image else (),
+        answer="a calm blue",
+        trace="",
+        transcription="",
+        verifier=verifier,
+        verifier_args="{}",
+        guess_rate=0.0,
+        task="open",
+        domain="text",
+        level="",
+        difficulty="{}",
+        split=split,
+        source="test",
+        source_license="CC0-1.0",
+        source_refs=(),
+    )
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Four open questions, one with an image, and one that a verifier judges."""
-    made = [open_sample(f"open-{k}", f"which colour suits the {k} sisters ?", image=k == 1) for k in range(4)]
+    made = [
+        open_sample(f"open-{k}", f"which colour suits the {k} sisters ?", image=k == 1)
+        for k in range(4)
+    ]
     made.append(replace(open_sample("exact-0", "which colour is meant ?"), verifier="exact"))
     table = candidates(made, "train", CurateConfig())
     assert set(table["reason"].to_pylist()) == {""}
@@ -61,9 +82,11 @@ def file(tmp_path: Path) -> Path:
 
 
 class Scripted:
-    """A worker that says the next texts of `script` for each question, and remembers what it was asked."""
+    """A worker that says the next texts of `script` for each question, and remembers what it was
+    asked.
+    """
 
-    codec = None
+    renderer = None
 
     def __init__(self, script: dict[str, list[str]]) -> None:
         self.script, self.asked = script, list[GenerationRequest]()
@@ -75,29 +98,51 @@ class Scripted:
     def _result(self, r: GenerationRequest) -> GenerationResult:
         if r.prompt.id not in self.script:
             return GenerationResult((), "too long")
-        return GenerationResult(tuple(
-            Completion(
-                prompt_id=r.prompt.id, mode=r.mode, prompt_ids=(), token_ids_T=(7,), num_forced=0, logprobs_T=(-1.0,),
-                versions_T=(0,), text=text.rstrip("~"), finished=not text.endswith("~"), worker="scripted",
+        return GenerationResult(
+            tuple(
+                Completion(
+                    prompt_id=r.prompt.id,
+                    mode=r.mode,
+                    prompt_ids=(),
+                    token_ids_T=(7,),
+                    num_forced=0,
+                    logprobs_T=(-1.0,),
+                    versions_T=(0,),
+                    text=text.rstrip("~"),
+                    finished=not text.endswith("~"),
+                    worker="scripted",
+                )
+                for text in [self.script[r.prompt.id].pop(0) for _ in range(r.n)]
             )
-            for text in [self.script[r.prompt.id].pop(0) for _ in range(r.n)]
-        ))  # fmt: skip
+        )
 
 
 def judge_of(worker: Scripted, **config: Any) -> Judge:
-    return Judge(lambda: worker, "jury", "digest", "float32", JudgeConfig(**({"votes": 3} | config)), 0, {})
+    return Judge(
+        lambda: worker, "jury", "digest", "float32", JudgeConfig(**({"votes": 3} | config)), 0, {}
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
-        ("thinking", T), ("non_thinking", N), (" `Non_Thinking`.\n", N), ("**thinking**", T), ('"thinking"', T),
-        ("\nlet me see : non_thinking\n</think>\n\nthinking", T), ("a</think>b</think>\n\nnon_thinking", N),
-        ("not thinking", "unparsed"), ("non-thinking", "unparsed"), ("thinking or non_thinking", "unparsed"),
-        ("The verdict is thinking", "unparsed"), ("thinking</think>", "unparsed"), ("", "unparsed"), ("yes", "unparsed"),
+        ("thinking", T),
+        ("non_thinking", N),
+        (" `Non_Thinking`.\n", N),
+        ("**thinking**", T),
+        ('"thinking"', T),
+        ("\nlet me see : non_thinking\n</think>\n\nthinking", T),
+        ("a</think>b</think>\n\nnon_thinking", N),
+        ("not thinking", "unparsed"),
+        ("non-thinking", "unparsed"),
+        ("thinking or non_thinking", "unparsed"),
+        ("The verdict is thinking", "unparsed"),
+        ("thinking</think>", "unparsed"),
+        ("", "unparsed"),
+        ("yes", "unparsed"),
         ("thinking\nnon_thinking", "unparsed"),
     ],
-)  # fmt: skip
+)
 def test_a_verdict_is_one_word_and_nothing_else(text: str, verdict: str) -> None:
     assert parse_verdict(text) == verdict
 
@@ -113,30 +158,54 @@ def test_votes_are_counted_by_hand() -> None:
         return count_votes(place, [reply(v, number=k) for k, v in enumerate(verdicts)], votes)
 
     found = count(T, N, "unparsed", T)
-    assert found == Verdict(0, 4, "a", T, thinking=2, non_thinking=1, unparsed=1) and found.confidence == pytest.approx(2 / 3)
+    assert found == Verdict(
+        0, 4, "a", T, thinking=2, non_thinking=1, unparsed=1
+    ) and found.confidence == pytest.approx(2 / 3)
     assert count(N, N, T, T, T).mode == N, "only as many as were wanted"
     tied = count(T, N, votes=2)
     assert (tied.mode, tied.confidence) == ("either", 0.0)
     assert count("unparsed", "unparsed").mode == "" and count().mode == ""
     assert count_votes(place, [reply("", number=-1, error="too long")], 3).error == "too long"
-    assert count_votes(place, [reply("", number=-1, error="too long"), reply(T)], 3).error == "", "asked again, it answered"
+    assert count_votes(place, [reply("", number=-1, error="too long"), reply(T)], 3).error == "", (
+        "asked again, it answered"
+    )
 
 
-def test_what_is_unparsed_or_cut_off_is_drawn_again_with_another_seed(file: Path, tmp_path: Path) -> None:
-    script = {"open-0": [T, "hmm", "non_thinking~", N, "hmm", T], "open-1": [N, N, N], "open-2": ["hmm"] * 9}
+def test_what_is_unparsed_or_cut_off_is_drawn_again_with_another_seed(
+    file: Path, tmp_path: Path
+) -> None:
+    script = {
+        "open-0": [T, "hmm", "non_thinking~", N, "hmm", T],
+        "open-1": [N, N, N],
+        "open-2": ["hmm"] * 9,
+    }
     worker = Scripted(script)
     rows = pq.read_table(file).slice(0, 4).to_pylist()
-    replier = Replier([file], judge_of(worker), tmp_path / "cache")
+    replier = PromptWorker([file], judge_of(worker), tmp_path / "cache")
     found = replier.ask([row | {"round": 0, "sound": 0} for row in rows])
     asked = {(r.prompt.id, r.n, r.seed) for r in worker.asked}
     assert [(name, n) for name, n, _ in sorted(asked)] == [
-        ("open-0", 1), ("open-0", 2), ("open-0", 3), ("open-1", 3), ("open-2", 3), ("open-2", 3), ("open-2", 3),
-    ]  # fmt: skip
+        ("open-0", 1),
+        ("open-0", 2),
+        ("open-0", 3),
+        ("open-1", 3),
+        ("open-2", 3),
+        ("open-2", 3),
+        ("open-2", 3),
+    ]
     assert len({seed for *_, seed in asked}) == 7
-    of = {name: [(r.round, r.number, r.verdict) for r in found if r.id == name] for name in ("open-0", "open-2")}
+    of = {
+        name: [(r.round, r.number, r.verdict) for r in found if r.id == name]
+        for name in ("open-0", "open-2")
+    }
     assert of["open-0"] == [
-        (0, 0, T), (0, 1, "unparsed"), (0, 2, "unparsed"), (1, 0, N), (1, 1, "unparsed"), (2, 0, T),
-    ]  # fmt: skip
+        (0, 0, T),
+        (0, 1, "unparsed"),
+        (0, 2, "unparsed"),
+        (1, 0, N),
+        (1, 1, "unparsed"),
+        (2, 0, T),
+    ]
     assert len(of["open-2"]) == 9, "given up after two retries"
     [refused] = [r for r in found if r.id == "open-3"]
     assert (refused.error, refused.number) == ("too long", -1)
@@ -150,7 +219,11 @@ def test_the_judge_sees_question_answer_and_images_as_the_recipe_says(file: Path
     assert len(request.prompt.images) == 1 and request.mode is Mode.AUTO and request.n == 3
     blind = judge_of(Scripted({}), images=False)
     assert blind.request(row, 3, None).prompt.images == ()
-    assert request.seed != judge.request(row | {"round": 1}, 3, None).seed == judge.request(row | {"round": 1}, 1, None).seed
+    assert (
+        request.seed
+        != judge.request(row | {"round": 1}, 3, None).seed
+        == judge.request(row | {"round": 1}, 1, None).seed
+    )
 
 
 def test_what_decides_the_words_decides_the_cache_and_nothing_else() -> None:
@@ -180,13 +253,25 @@ def test_nothing_is_asked_twice_and_more_votes_ask_for_the_difference(
     file: Path, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Scripted({"open-0": [T, N, T, N, N], "open-1": [N] * 5, "open-2": [N] * 5})
-    store, heard = Store([file], tmp_path / "scratch"), list[int]()
+    store, received = Store([file], tmp_path / "scratch"), list[int]()
     chosen = choose_open(store)
-    assert chosen["id"].to_pylist() == [f"open-{k}" for k in range(4)], "what a verifier judges is none of the judge's"
-    first = list(sample_verdicts(store.files, chosen, judge_of(worker), tmp_path / "cache", heard.append))
-    assert [v.mode for v in first] == [T, N, N, ""] and first[3].error == "too long" and heard == [0, 4]
+    assert chosen["id"].to_pylist() == [f"open-{k}" for k in range(4)], (
+        "what a verifier judges is none of the judge's"
+    )
+    first = list(
+        sample_verdicts(store.files, chosen, judge_of(worker), tmp_path / "cache", received.append)
+    )
+    assert (
+        [v.mode for v in first] == [T, N, N, ""]
+        and first[3].error == "too long"
+        and received == [0, 4]
+    )
     assert len(worker.asked) == 3
-    more = list(sample_verdicts(store.files, chosen, judge_of(worker, votes=5), tmp_path / "cache", heard.append))
+    more = list(
+        sample_verdicts(
+            store.files, chosen, judge_of(worker, votes=5), tmp_path / "cache", received.append
+        )
+    )
     assert [(v.thinking, v.non_thinking) for v in more] == [(2, 3), (0, 5), (0, 5), (0, 0)]
     assert [r.n for r in worker.asked[3:]] == [2, 2, 2]
 
@@ -194,7 +279,11 @@ def test_nothing_is_asked_twice_and_more_votes_ask_for_the_difference(
         raise AssertionError("the engine was started for verdicts that are in the cache")
 
     monkeypatch.setattr(module, "_run_engine", no_engine)
-    again = list(sample_verdicts(store.files, chosen.slice(0, 3), judge_of(worker), tmp_path / "cache", heard.append))
+    again = list(
+        sample_verdicts(
+            store.files, chosen.slice(0, 3), judge_of(worker), tmp_path / "cache", received.append
+        )
+    )
     assert again == first[:3], "the first three votes, as before"
 
 
@@ -207,29 +296,54 @@ def test_another_content_is_another_question(file: Path, tmp_path: Path, without
     assert verdict.mode == N
 
 
-def test_batches_stay_the_same_whatever_is_there(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_stay_the_same_whatever_is_there(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "ROWS_PER_BATCH", 2)
     worker, store = Scripted({"open-0": [T] * 3}), Store([file], tmp_path / "scratch")
     chosen, judge = choose_open(store), judge_of(worker)
-    Replier([file], judge, tmp_path / "c")(pa.Table.from_pylist([chosen.to_pylist()[0] | {"round": 0, "sound": 0}]))
+    PromptWorker([file], judge, tmp_path / "c")(
+        pa.Table.from_pylist([chosen.to_pylist()[0] | {"round": 0, "sound": 0}])
+    )
     batches = module.missing_rows(chosen, judge, tmp_path / "c")
     assert [[row["id"] for row in batch] for batch in batches] == [["open-1"], ["open-2", "open-3"]]
 
 
-def test_tags_of_the_judge_are_its_own_and_failures_have_a_reason(file: Path, tmp_path: Path) -> None:
+def test_tags_of_the_judge_are_its_own_and_failures_have_a_reason(
+    file: Path, tmp_path: Path
+) -> None:
     store, judge = Store([file], tmp_path / "scratch"), judge_of(Scripted({}))
     verdicts = [
-        Verdict(0, 0, "open-0", T, 2, 1, 0), Verdict(0, 1, "open-1", "either", 1, 1, 4), Verdict(0, 2, "open-2", "", 0, 0, 9),
+        Verdict(0, 0, "open-0", T, 2, 1, 0),
+        Verdict(0, 1, "open-1", "either", 1, 1, 4),
+        Verdict(0, 2, "open-2", "", 0, 0, 9),
         Verdict(0, 3, "open-3", "", 0, 0, 0, "too long"),
-    ]  # fmt: skip
-    store.apply(tag_open(verdicts, judge, tmp_path / "found.parquet"))
-    names = ["id", "mode", "mode_reason", "mode_conf", "rollout_model", "n_rollouts", "tag_rule", "reason", "detail"]
+    ]
+    store.add_overlay(tag_open(verdicts, judge, tmp_path / "found.parquet"))
+    names = [
+        "id",
+        "mode",
+        "mode_reason",
+        "mode_conf",
+        "rollout_model",
+        "n_rollouts",
+        "tag_rule",
+        "reason",
+        "detail",
+    ]
     rows = {row["id"]: row for row in store.table(names).to_pylist()}
     assert rows["open-0"] == dict(
-        zip(names, ["open-0", T, "judge", pytest.approx(2 / 3), "jury", 0, "judge_majority", "", ""], strict=True)
+        zip(
+            names,
+            ["open-0", T, "judge", pytest.approx(2 / 3), "jury", 0, "judge_majority", "", ""],
+            strict=True,
+        )
     )
     assert (rows["open-1"]["mode"], rows["open-1"]["tag_rule"]) == ("either", "judge_tied")
-    assert (rows["open-2"]["reason"], rows["open-2"]["detail"]) == ("judge_unclear", "9 replies without a verdict")
+    assert (rows["open-2"]["reason"], rows["open-2"]["detail"]) == (
+        "judge_unclear",
+        "9 replies without a verdict",
+    )
     assert (rows["open-3"]["reason"], rows["open-3"]["detail"]) == ("judge_failed", "too long")
     assert rows["exact-0"]["mode_reason"] == "untagged" and not rows["exact-0"]["reason"]
     assert verdict_table(verdicts).column("non_thinking").to_pylist() == [1, 1, 0, 0]
@@ -239,7 +353,8 @@ def test_a_judge_that_keeps_to_no_word_is_told_of() -> None:
     sound, silent = Verdict(0, 0, "a", T, 3, 0, 2), Verdict(0, 1, "b", "", 0, 0, 9)
     assert unparsed_warning([sound]) == unparsed_warning([]) == ""
     assert unparsed_warning([sound, silent]).startswith(
-        "WARNING: 11 of the judge's 14 replies are neither thinking nor non_thinking: change curate.judge.prompt"
+        "WARNING: 11 of the judge's 14 replies are neither thinking nor non_thinking: change"
+        " curate.judge.prompt"
     )
 
 
@@ -249,9 +364,11 @@ def test_a_constrained_judge_is_asked_for_one_of_the_words(file: Path) -> None:
     assert judge_of(Scripted({}), constrained=True).request(row, 3, None).choices == (T, N)
 
 
-def test_without_a_judge_open_rows_are_set_aside_and_never_guessed(file: Path, tmp_path: Path) -> None:
+def test_without_a_judge_open_rows_are_set_aside_and_never_guessed(
+    file: Path, tmp_path: Path
+) -> None:
     store = Store([file], tmp_path / "scratch")
-    store.apply(set_aside(store, False, tmp_path / "found.parquet"))
+    store.add_overlay(set_aside(store, False, tmp_path / "found.parquet"))
     found = store.counts(["verifier", "reason"])
     assert found == {("exact", ""): 1, ("open", "needs_judge"): 4}
     assert choose_open(store).num_rows == 0
@@ -266,21 +383,35 @@ def test_the_rows_to_try_the_judge_on_have_a_clear_tag(file: Path, tmp_path: Pat
     pq.write_table(table.cast(CANDIDATE_SCHEMA), tmp_path / "tagged.parquet")
     store = Store([tmp_path / "tagged.parquet"], tmp_path / "scratch")
     every = choose_tagged(store, 10)
-    assert sorted(every["id"].to_pylist()) == ["open-0", "open-1", "open-3"] and tuple(every.column_names) == CHOSEN
+    assert (
+        sorted(every["id"].to_pylist()) == ["open-0", "open-1", "open-3"]
+        and tuple(every.column_names) == CHOSEN
+    )
     assert choose_tagged(store, 2)["id"].to_pylist() == every["id"].to_pylist()[:2]
     assert choose_tagged(store, 0).num_rows == 0
 
 
 def test_replies_of_an_empty_cache_are_none(file: Path, tmp_path: Path) -> None:
     chosen = choose_open(Store([file], tmp_path / "scratch"))
-    assert [(row["id"], found) for row, found in read_replies(tmp_path / "none", chosen)] == [(f"open-{k}", []) for k in range(4)]
+    assert [(row["id"], found) for row, found in read_replies(tmp_path / "none", chosen)] == [
+        (f"open-{k}", []) for k in range(4)
+    ]
 
 
 def test_the_open_questions_are_sound_and_their_length_does_not_tell_the_label() -> None:
-    asked = [json.loads(line) for line in (ASSETS / "open-questions.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert 40 <= len(asked) <= 60 and len({q["id"] for q in asked}) == len({q["question"] for q in asked}) == len(asked)
+    asked = [
+        json.loads(line)
+        for line in (ASSETS / "open-questions.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert 40 <= len(asked) <= 60 and len({q["id"] for q in asked}) == len(
+        {q["question"] for q in asked}
+    ) == len(asked)
     assert {q["license"] for q in asked} == {"CC0-1.0"} and {q["label"] for q in asked} == {T, N}
     told = calibrate([Judged(q["id"], q["label"], q["label"], len(q["question"])) for q in asked])
     assert told.majority.accuracy == 0.5 and told.length.accuracy <= 0.6
-    table = candidates([replace(open_sample(q["id"], q["question"]), answer=q["answer"]) for q in asked], "train", CurateConfig())
+    table = candidates(
+        [replace(open_sample(q["id"], q["question"]), answer=q["answer"]) for q in asked],
+        "train",
+        CurateConfig(),
+    )
     assert set(table["reason"].to_pylist()) == {""}

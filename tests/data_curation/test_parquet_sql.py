@@ -1,4 +1,6 @@
-"""A run directory of any name: its files are read with their own columns, and no others with them."""
+"""A run directory of any name: its files are read with their own columns, and no others with
+them.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_curation.parquet_sql import on_disk, parquet
-from data_curation.publishing.report import Facts, read_costs, render
-from data_curation.publishing.story import tell
+from data_curation.publishing.report import ReportContext, read_costs, render
+from data_curation.publishing.row_history import load_history
+from data_curation.sampling.attempts import ROLLOUT_SCHEMA
 from data_curation.sampling.parts import MOST_PARTS, compact, parts_of, write_table
-from data_curation.sampling.rollouts import ROLLOUT_SCHEMA
-from data_curation.tags.tagging import Passes, count_passes
+from data_curation.tagging.tagging import Passes, count_passes
 from tests.data_curation.curated_run import DIGITS, HASH, OTHER_HASH, curate
 from tests.data_curation.deciding import Case, reasons, run
 
@@ -24,7 +26,10 @@ NAMES = ("a?b", "a*b", "a[b]", "it's", "a#b 50%", "split=eval", "mode=x", "reaso
 def test_only_what_is_named_is_read(tmp_path: Path, name: str) -> None:
     for folder, mode in ((name, "own"), ("aXb", "other"), ("ab", "other")):
         (tmp_path / folder).mkdir()
-        pq.write_table(pa.table({"mode": [mode], "split": ["rl"], "reason": [""]}), tmp_path / folder / "f.parquet")
+        pq.write_table(
+            pa.table({"mode": [mode], "split": ["rl"], "reason": [""]}),
+            tmp_path / folder / "f.parquet",
+        )
     with on_disk(tmp_path / name, {"memory_limit": "64MB"}) as db:
         file = tmp_path / name / "f.parquet"
         db.execute(f"CREATE TABLE kept AS SELECT * FROM {parquet([file], 'filename = true')}")
@@ -33,22 +38,34 @@ def test_only_what_is_named_is_read(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_decisions_and_stories_are_those_of_any_directory(tmp_path: Path, name: str) -> None:
-    """`split=eval` once was the split of every row below it, and `mode=x` the mode of every attempt."""
+    """`split=eval` once was the split of every row below it, and `mode=x` the mode of every
+    attempt.
+    """
     folder = tmp_path / name
     folder.mkdir()
     run(folder, [Case("a"), Case("b")], [Case("item", "eval", question="another ?")])
     assert reasons(folder) == {"a": ("", "", ""), "b": ("duplicate", "a", ""), "item": ("", "", "")}
     curated = curate(folder / "run")
-    story = tell(curated.run, DIGITS.format(4))
-    assert [(stored.row["split"], stored.row["mode"], stored.reason) for stored in story.rows] == [("train", "thinking", "")]
+    story = load_history(curated.run, DIGITS.format(4))
+    assert [(stored.row["split"], stored.row["mode"], stored.reason) for stored in story.rows] == [
+        ("train", "thinking", "")
+    ]
     assert sum(attempt.counted for attempt in story.attempts) == 16
     assert {cost.params_hash for cost in read_costs(curated.run / "cache")} == {HASH, OTHER_HASH}
-    assert "digits" in render(curated.store, curated.published, Facts())
+    assert "digits" in render(curated.store, curated.published, ReportContext())
 
 
 @pytest.mark.parametrize("name", ["mode=x", "a?b"])
 def test_attempts_are_counted_in_any_directory(tmp_path: Path, name: str) -> None:
-    row = {"id": "7", "content": "c", "mode": "thinking", "passed": True, "num_tokens": 3, "text": "a", "error": ""}
+    row = {
+        "id": "7",
+        "content": "c",
+        "mode": "thinking",
+        "passed": True,
+        "num_tokens": 3,
+        "text": "a",
+        "error": "",
+    }
     for attempt in range(MOST_PARTS + 1):
         table = pa.Table.from_pylist([row | {"attempt": attempt}], schema=ROLLOUT_SCHEMA)
         write_table(tmp_path / name, table)

@@ -1,4 +1,6 @@
-"""A small file that stands for gigabytes, millions of rows or minutes costs itself and is named; an honest large one is read."""
+"""A small file that stands for gigabytes, millions of rows or minutes costs itself and is named; an
+honest large one is read.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import ipc
 
-from bimode import limited
-from bimode.curate_config import CurateConfig, SourceConfig
+from bimode.config.curate import CurateConfig, SourceConfig
+from bimode.storage import limited
 from data_curation.sources.files import list_files
 from data_curation.sources.ingest import ingest
 from data_curation.sources.layouts import read_samples
@@ -95,7 +97,9 @@ def test_a_value_that_does_not_fit_is_refused_with_its_file(tmp_path: Path, kind
     if kind == "a.parquet":
         path = write_parquet(tmp_path / kind, column, use_dictionary=False, write_statistics=False)
     else:
-        path = write_ipc(tmp_path / kind, column, ipc.new_stream if "stream" in kind else ipc.new_file)
+        path = write_ipc(
+            tmp_path / kind, column, ipc.new_stream if "stream" in kind else ipc.new_file
+        )
     assert path.stat().st_size < MB
     assert refusal_of(read(path)).startswith(f"{kind}#0 unreadable_file ")
 
@@ -162,10 +166,15 @@ def test_blanks_are_passed_at_once(tmp_path: Path) -> None:
 
 
 def test_a_table_of_a_hundred_thousand_columns_is_refused_by_its_head(tmp_path: Path) -> None:
-    """Comparing each name with all others took minutes, and each row of two bytes has all of them."""
+    """Comparing each name with all others took minutes, and each row of two bytes has all of
+    them.
+    """
     path = tmp_path / "metadata.csv"
     path.write_text(",".join(map(str, range(200_000))) + "\n" + "a\n" * 1000)
-    assert refusal_of(read(path)) == f"metadata.csv#0 unreadable_file 200000 columns, at most {MAX_COLUMNS}"
+    assert (
+        refusal_of(read(path))
+        == f"metadata.csv#0 unreadable_file 200000 columns, at most {MAX_COLUMNS}"
+    )
     path.unlink()
     keys = ",".join(f'"{at}":0' for at in range(100_000))
     (tmp_path / "a.jsonl").write_text(f'{{{keys},"7":1}}\n')
@@ -174,7 +183,9 @@ def test_a_table_of_a_hundred_thousand_columns_is_refused_by_its_head(tmp_path: 
 
 @pytest.mark.parametrize("kind", ["a.parquet", "a.arrow"])
 def test_an_honest_file_of_large_rows_is_read(tmp_path: Path, kind: str) -> None:
-    """Rows of 10 MB that do not compress, in one row group or batch and, as writers do it, one page."""
+    """Rows of 10 MB that do not compress, in one row group or batch and, as writers do it, one
+    page.
+    """
     pictures = [os.urandom(10 * MB) for _ in range(30 if kind == "a.parquet" else 10)]
     if kind == "a.parquet":
         plain = {"use_dictionary": False, "write_statistics": False, "compression": "none"}
@@ -190,18 +201,24 @@ def test_an_honest_file_of_large_rows_is_read(tmp_path: Path, kind: str) -> None
     assert count == len(pictures)
 
 
-def test_a_hostile_file_beside_an_honest_one_takes_no_run_with_it(ray_local: Any, tmp_path: Path) -> None:
+def test_a_hostile_file_beside_an_honest_one_takes_no_run_with_it(
+    ray_local: Any, tmp_path: Path
+) -> None:
     """In a task of Ray: one that is killed is tried again, and again, and ends the job."""
     folder = tmp_path / "source"
     folder.mkdir()
     texts = [f"What is {at} + 1?" for at in range(30)]
     honest = pa.table({"question": texts, "answer": [str(at + 1) for at in range(30)]})
     pq.write_table(honest, folder / "honest.parquet")
-    write_parquet(folder / "hostile.parquet", zeros(500 * MB), use_dictionary=False, write_statistics=False)
+    write_parquet(
+        folder / "hostile.parquet", zeros(500 * MB), use_dictionary=False, write_statistics=False
+    )
     source = SourceConfig(path=str(folder), columns={"question": "question", "answer": "answer"})
     config = CurateConfig(sources=(source,))
     listed = list_sources(config.sources, tmp_path / "sources.json")
-    files = ingest(file_shards(config.sources, listed), config, tmp_path / "made", lambda done: None)
+    files = ingest(
+        file_shards(config.sources, listed), config, tmp_path / "made", lambda done: None
+    )
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     reasons = Counter(row["reason"] for row in rows)
     assert reasons == {"": 30, "unreadable_file": 1}
@@ -211,7 +228,9 @@ def test_a_hostile_file_beside_an_honest_one_takes_no_run_with_it(ray_local: Any
 def test_a_reader_that_dies_costs_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a task of Ray it would be tried again, and take the run with it."""
     path = tmp_path / "a.jsonl"
-    path.write_text("\n".join(json.dumps({"question": f"q{at}", "answer": "1"}) for at in range(200)))
+    path.write_text(
+        "\n".join(json.dumps({"question": f"q{at}", "answer": "1"}) for at in range(200))
+    )
     (file,) = list_files(str(path), "auto")
     part = FilePart(file, "jsonl", 0, None)
     take = limited._answer
@@ -225,5 +244,8 @@ def test_a_reader_that_dies_costs_the_file(tmp_path: Path, monkeypatch: pytest.M
     source = SourceConfig(path=str(path), columns={"question": "question", "answer": "answer"})
     *samples, refusal = read_samples(part, source)
     assert len(samples) == 65  # 64 of the first child, and what the second sends alone
-    assert isinstance(refusal, Refusal) and (refusal.ref, refusal.reason) == ("a.jsonl#65", "unreadable_file")
+    assert isinstance(refusal, Refusal) and (refusal.ref, refusal.reason) == (
+        "a.jsonl#65",
+        "unreadable_file",
+    )
     assert refusal.detail == "its reader ended by SIGSEGV"

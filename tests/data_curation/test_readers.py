@@ -1,4 +1,6 @@
-"""Readers: every row of every kind of file with its number, and an answer for every way in which a file can be broken."""
+"""Readers: every row of every kind of file with its number, and an answer for every way in which a
+file can be broken.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ from data_curation.sources.files import list_files
 from data_curation.sources.readers import FilePart, Record, lines, read_part, split_file, tar
 from data_curation.sources.refusal import Refusal
 
-ROWS = [{"q": f"question {i}", "n": i, "image": {"bytes": bytes([i]) * 50, "path": f"{i}.png"}} for i in range(100)]
+ROWS = [
+    {"q": f"question {i}", "n": i, "image": {"bytes": bytes([i]) * 50, "path": f"{i}.png"}}
+    for i in range(100)
+]
 
 
 def parts_of(path: Path, reader: str = "auto") -> list[FilePart]:
@@ -45,10 +50,10 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-def tar_bytes(members: Iterable[tuple[str, bytes]], **header: Any) -> bytes:
+def tar_bytes(entries: Iterable[tuple[str, bytes]], **header: Any) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in members:
+        for name, data in entries:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             for key, value in header.items():
@@ -62,7 +67,11 @@ def test_parquet_parts_hold_whole_row_groups_and_every_row_once(tmp_path: Path) 
     pq.write_table(pa.table({"n": range(5500)}), path, row_group_size=900)  # 900 x 6, then 100
     parts = parts_of(path)
     assert [(part.start, part.stop) for part in parts] == [(0, 3), (3, 6), (6, 7)]
-    assert [row for row, _ in read(path)] == list(range(5500)) == [record["n"] for _, record in read(path)]  # type: ignore[index]
+    assert (
+        [row for row, _ in read(path)]
+        == list(range(5500))
+        == [record["n"] for _, record in read(path)]
+    )  # type: ignore[index]
     assert [row for row, _ in read_part(parts[1])] == list(range(2700, 5400))
 
 
@@ -76,7 +85,11 @@ def test_truncated_parquet_is_one_refusal(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(ROWS), path)
     path.write_bytes(path.read_bytes()[:-50])
     ((row, refusal),) = read(path)
-    assert isinstance(refusal, Refusal) and (row, refusal.ref, refusal.reason) == (0, "a.parquet#0", "unreadable_file")
+    assert isinstance(refusal, Refusal) and (row, refusal.ref, refusal.reason) == (
+        0,
+        "a.parquet#0",
+        "unreadable_file",
+    )
 
 
 def test_a_broken_row_group_costs_its_own_rows_only(tmp_path: Path) -> None:
@@ -88,7 +101,10 @@ def test_a_broken_row_group_costs_its_own_rows_only(tmp_path: Path) -> None:
     path.write_bytes(bytes(data))
     refusals = [(row, record.reason) for row, record in read(path) if isinstance(record, Refusal)]
     assert refusals == [(25, "unreadable_file")]
-    assert [row for row, record in read(path) if isinstance(record, dict)] == [*range(25), *range(50, 100)]
+    assert [row for row, record in read(path) if isinstance(record, dict)] == [
+        *range(25),
+        *range(50, 100),
+    ]
 
 
 def test_parquet_that_has_shrunk_since_it_was_listed_is_one_refusal(tmp_path: Path) -> None:
@@ -96,16 +112,23 @@ def test_parquet_that_has_shrunk_since_it_was_listed_is_one_refusal(tmp_path: Pa
     [part] = parts_of(tmp_path)
     pq.write_table(pa.Table.from_pylist(ROWS[:9]), tmp_path / "a.parquet")
     [(row, refusal)] = read_part(part)
-    assert row == 0 and isinstance(refusal, Refusal) and refusal.detail.endswith("it has changed since")
+    assert (
+        row == 0
+        and isinstance(refusal, Refusal)
+        and refusal.detail.endswith("it has changed since")
+    )
 
 
 def test_numbers_of_32_bits_are_read_by_their_digits(tmp_path: Path) -> None:
     """Python's 0.10000000149011612 would be an answer that no 0.1 is."""
     narrow, few = pa.float32(), pa.array([0.1, None, 2.5], pa.float32())
     nested = pa.array(
-        [{"x": [0.2, None], "id": 7}, None, {"x": None, "id": 8}], pa.struct([("x", pa.list_(narrow)), ("id", "int64")])
+        [{"x": [0.2, None], "id": 7}, None, {"x": None, "id": 8}],
+        pa.struct([("x", pa.list_(narrow)), ("id", "int64")]),
     )
-    pq.write_table(pa.table({"a": few, "of": nested, "wide": [0.1, 0.2, 0.3]}), tmp_path / "a.parquet")
+    pq.write_table(
+        pa.table({"a": few, "of": nested, "wide": [0.1, 0.2, 0.3]}), tmp_path / "a.parquet"
+    )
     assert [record for _, record in read(tmp_path)] == [
         {"a": 0.1, "of": {"x": [0.2, None], "id": 7}, "wide": 0.1},
         {"a": None, "of": None, "wide": 0.2},
@@ -124,17 +147,27 @@ def test_a_text_that_is_no_utf8_costs_its_row_only(tmp_path: Path) -> None:
 
 def test_saved_datasets_give_images_as_the_files_they_were(tmp_path: Path) -> None:
     features = datasets.Features({"question": datasets.Value("string"), "image": datasets.Image()})
-    rows = {"question": ["a", "b", "c"], "image": [{"bytes": png(), "path": f"{i}.png"} for i in range(3)]}
+    rows = {
+        "question": ["a", "b", "c"],
+        "image": [{"bytes": png(), "path": f"{i}.png"} for i in range(3)],
+    }
     whole = datasets.Dataset.from_dict(rows, features=features)
     datasets.DatasetDict({"train": whole, "test": whole.select([2])}).save_to_disk(tmp_path / "set")
     found = read(tmp_path / "set")
-    assert [(row, record["question"]) for row, record in found] == [(0, "c"), (0, "a"), (1, "b"), (2, "c")]  # type: ignore[index]
+    assert [(row, record["question"]) for row, record in found] == [
+        (0, "c"),
+        (0, "a"),
+        (1, "b"),
+        (2, "c"),
+    ]  # type: ignore[index]
     assert all(record["image"]["bytes"] == png() for _, record in found)  # type: ignore[index]
     assert len(read(tmp_path / "set/train")) == 3
 
 
 @pytest.mark.parametrize("new", [ipc.new_stream, ipc.new_file])
-def test_arrow_files_and_streams_that_break_off_keep_what_came_before(tmp_path: Path, new: Any) -> None:
+def test_arrow_files_and_streams_that_break_off_keep_what_came_before(
+    tmp_path: Path, new: Any
+) -> None:
     table = pa.Table.from_pylist(ROWS)
     with new(str(tmp_path / "a.arrow"), table.schema) as writer:
         writer.write_table(table, max_chunksize=20)
@@ -142,9 +175,16 @@ def test_arrow_files_and_streams_that_break_off_keep_what_came_before(tmp_path: 
     whole = (tmp_path / "a.arrow").read_bytes()
     (tmp_path / "a.arrow").write_bytes(whole[: len(whole) // 2])
     *kept, (row, last) = read(tmp_path)
-    assert isinstance(last, Refusal) and last.reason == "unreadable_file" and last.ref == f"a.arrow#{row}" and row == len(kept)
+    assert (
+        isinstance(last, Refusal)
+        and last.reason == "unreadable_file"
+        and last.ref == f"a.arrow#{row}"
+        and row == len(kept)
+    )
     assert kept == list(enumerate(ROWS))[: len(kept)]
-    assert len(kept) == (40 if new is ipc.new_stream else 0), "the file format keeps its index at the end"
+    assert len(kept) == (40 if new is ipc.new_stream else 0), (
+        "the file format keeps its index at the end"
+    )
 
 
 def test_arrow_with_offsets_that_lie_is_refused_before_it_is_touched(tmp_path: Path) -> None:
@@ -155,25 +195,45 @@ def test_arrow_with_offsets_that_lie_is_refused_before_it_is_touched(tmp_path: P
     assert data.count(offsets) == 1
     lies = b"".join(n.to_bytes(4, "little") for n in (0, 1 << 30, 11))
     (tmp_path / "a.arrow").write_bytes(data.replace(offsets, lies))
-    assert [getattr(record, "reason", "") for _, record in read(tmp_path)] == ["bad_record", "bad_record"]
+    assert [getattr(record, "reason", "") for _, record in read(tmp_path)] == [
+        "bad_record",
+        "bad_record",
+    ]
 
 
 def test_a_broken_line_is_refused_by_itself(tmp_path: Path) -> None:
     good = '\ufeff{"q": "é"}\n\n{"q": 2}\n{"q": \n[1]\n{"q": "\\ud800"}\n'.encode()
     path = write(
-        tmp_path / "a.jsonl", good + b'{"q": "\xff"}\n' + b'{"q":' * 5000 + b"\n" + b'{"n":' + b"1" * 5000 + b"}\n" + b'{"q": 9}'
+        tmp_path / "a.jsonl",
+        good
+        + b'{"q": "\xff"}\n'
+        + b'{"q":' * 5000
+        + b"\n"
+        + b'{"n":'
+        + b"1" * 5000
+        + b"}\n"
+        + b'{"q": 9}',
     )
     found = read(path)
     assert [(row, record) for row, record in found if isinstance(record, dict)] == [
-        (0, {"q": "é"}), (2, {"q": 2}), (5, {"q": "\ud800"}), (9, {"q": 9}),
-    ]  # fmt: skip
+        (0, {"q": "é"}),
+        (2, {"q": 2}),
+        (5, {"q": "\ud800"}),
+        (9, {"q": 9}),
+    ]
     refused = [(row, record) for row, record in found if isinstance(record, Refusal)]
-    assert [(row, refusal.reason) for row, refusal in refused] == [(row, "bad_record") for row in (3, 4, 6, 7, 8)]
-    assert all(refusal.ref == f"a.jsonl#{row}" and "\n" not in refusal.detail for row, refusal in refused)
+    assert [(row, refusal.reason) for row, refusal in refused] == [
+        (row, "bad_record") for row in (3, 4, 6, 7, 8)
+    ]
+    assert all(
+        refusal.ref == f"a.jsonl#{row}" and "\n" not in refusal.detail for row, refusal in refused
+    )
     assert refused[1][1].detail == "list, not a JSON object"
 
 
-def test_a_line_that_is_too_long_is_skipped_without_being_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_is_skipped_without_being_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lines, "MAX_LINE", 1 << 18)
     bomb = gzip.compress(b'{"q": "' + b"x" * (16 << 20) + b'"}\n{"q": 1}\n', 1)
     path = write(tmp_path / "a.jsonl.gz", bomb)
@@ -191,13 +251,17 @@ def test_gzip_that_breaks_off_keeps_the_lines_before(tmp_path: Path) -> None:
     packed = gzip.compress(content)
     *kept, (row, last) = read(write(tmp_path / "a.jsonl.gz", packed[: len(packed) // 2]))
     assert isinstance(last, Refusal) and last.reason == "unreadable_file" and row == len(kept) > 500
-    assert [record for _, record in kept] == [json.loads(line) for line in content.splitlines()[: len(kept)]]
+    assert [record for _, record in kept] == [
+        json.loads(line) for line in content.splitlines()[: len(kept)]
+    ]
     *kept, (_, last) = read(write(tmp_path / "a.jsonl.gz", packed[:-8] + b"\0" * 8))
     assert len(kept) == 2000 and isinstance(last, Refusal) and "CRC" in last.detail
 
 
 def test_a_json_list_is_read_item_by_item(tmp_path: Path) -> None:
-    rows = [{"q": "é" * 3000 + str(i), "deep": [{"a": "]},{"}]} for i in range(1500)]  # 9 MB, in blocks of one
+    rows = [
+        {"q": "é" * 3000 + str(i), "deep": [{"a": "]},{"}]} for i in range(1500)
+    ]  # 9 MB, in blocks of one
     path = write(tmp_path / "a.json", json.dumps(rows, ensure_ascii=False, indent=1).encode())
     assert read(path) == list(enumerate(rows))
     tracemalloc.start()
@@ -205,67 +269,125 @@ def test_a_json_list_is_read_item_by_item(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 12 << 20
-    assert read(write(path, b'{"q": 1}\n{"q": 2}\n')) == [(0, {"q": 1}), (1, {"q": 2})], "lines under the name of .json"
+    assert read(write(path, b'{"q": 1}\n{"q": 2}\n')) == [
+        (0, {"q": 1}),
+        (1, {"q": 2}),
+    ], "lines under the name of .json"
     assert read(write(path, b" [ ]")) == []
 
 
 @pytest.mark.parametrize("between", [b"\n", b" " * (lines.BLOCK + 9)])
 def test_a_second_list_in_a_file_is_not_lost_without_a_word(tmp_path: Path, between: bytes) -> None:
     *kept, (_, last) = read(write(tmp_path / "a.json", b'[{"q": 1}]' + between + b'[{"q": 2}]'))
-    assert kept == [(0, {"q": 1})] and isinstance(last, Refusal) and "something follows the list" in last.detail
+    assert (
+        kept == [(0, {"q": 1})]
+        and isinstance(last, Refusal)
+        and "something follows the list" in last.detail
+    )
     assert read(write(tmp_path / "a.json", b'[{"q": 1}]' + between)) == kept
 
 
 @pytest.mark.parametrize(
     ("content", "rows"),
-    [(b'[{"q": 1}, {"q": 2}', 2), (b'[{"q": 1}, {"q": oops}, {"q": 3}]', 1), (b'[{"q": 1}, {"q": "\xff"}]', 0), (b"[", 0)],
+    [
+        (b'[{"q": 1}, {"q": 2}', 2),
+        (b'[{"q": 1}, {"q": oops}, {"q": 3}]', 1),
+        (b'[{"q": 1}, {"q": "\xff"}]', 0),
+        (b"[", 0),
+    ],
 )
 def test_a_broken_json_list_ends_with_a_refusal(tmp_path: Path, content: bytes, rows: int) -> None:
     *kept, (row, last) = read(write(tmp_path / "a.json", content))
     assert isinstance(last, Refusal) and last.reason == "unreadable_file" and row == len(kept)
-    assert len(kept) in (rows, max(rows - 1, 0)), "the last item is only certain when something follows it"
-    assert [type(record) for _, record in read(write(tmp_path / "a.json", b"[1, {}]"))] == [Refusal, dict]
+    assert len(kept) in (
+        rows,
+        max(rows - 1, 0),
+    ), "the last item is only certain when something follows it"
+    assert [type(record) for _, record in read(write(tmp_path / "a.json", b"[1, {}]"))] == [
+        Refusal,
+        dict,
+    ]
 
 
 def test_members_of_one_key_are_one_record(tmp_path: Path) -> None:
-    members = [
-        ("./d/0.jpg", b"J0"), ("./d/0.json", b'{"question": "q0", "n": [1]}'), ("./d/0.cls", b"3\n"), ("./d/.hidden.txt", b"-"),
-        ("./d/1.left.png", b"L"), ("./d/1.right.PNG", b"R"), ("./d/1.bin", b"\0"), ("e/1.txt", "é".encode()),
-    ]  # fmt: skip
-    path = write(tmp_path / "a.tar", tar_bytes(members))
+    entries = [
+        ("./d/0.jpg", b"J0"),
+        ("./d/0.json", b'{"question": "q0", "n": [1]}'),
+        ("./d/0.cls", b"3\n"),
+        ("./d/.hidden.txt", b"-"),
+        ("./d/1.left.png", b"L"),
+        ("./d/1.right.PNG", b"R"),
+        ("./d/1.bin", b"\0"),
+        ("e/1.txt", "é".encode()),
+    ]
+    path = write(tmp_path / "a.tar", tar_bytes(entries))
     (_, first), (_, second), (row, third) = read(path)
     image = {"bytes": b"J0", "path": "./d/0.jpg"}
-    assert first == {"__key__": "./d/0", "jpg": b"J0", "question": "q0", "n": [1], "cls": "3\n", "images": [image]}
-    assert isinstance(second, dict) and [each["bytes"] for each in second["images"]] == [b"L", b"R"] and second["bin"] == b"\0"
+    assert first == {
+        "__key__": "./d/0",
+        "jpg": b"J0",
+        "question": "q0",
+        "n": [1],
+        "cls": "3\n",
+        "images": [image],
+    }
+    assert (
+        isinstance(second, dict)
+        and [each["bytes"] for each in second["images"]] == [b"L", b"R"]
+        and second["bin"] == b"\0"
+    )
     assert (row, third) == (2, {"__key__": "e/1", "txt": "é"})
     write(tmp_path / "a.tar", b"")
-    assert read(write(tmp_path / "b.tar.gz", gzip.compress(tar_bytes(members))))[0] == (0, first)
+    assert read(write(tmp_path / "b.tar.gz", gzip.compress(tar_bytes(entries))))[0] == (0, first)
 
 
-def test_a_broken_record_of_a_tar_is_refused_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_record_of_a_tar_is_refused_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tar, "MAX_RECORD", 5000)
-    members = [
-        ("0.json", b"{"), ("1.json", b"[]"), ("2.txt", b"\xff"), ("3.jpg", b"a"), ("3.jpg", b"b"), ("4.jpg", b"x" * 4000),
-        ("4.png", b"x" * 2000), ("5.json", b"[" * 5000), ("6.txt", b"good"),
-    ]  # fmt: skip
-    found = read(write(tmp_path / "a.tar", tar_bytes(members)))
+    entries = [
+        ("0.json", b"{"),
+        ("1.json", b"[]"),
+        ("2.txt", b"\xff"),
+        ("3.jpg", b"a"),
+        ("3.jpg", b"b"),
+        ("4.jpg", b"x" * 4000),
+        ("4.png", b"x" * 2000),
+        ("5.json", b"[" * 5000),
+        ("6.txt", b"good"),
+    ]
+    found = read(write(tmp_path / "a.tar", tar_bytes(entries)))
     assert [getattr(record, "reason", "") for _, record in found] == ["bad_record"] * 6 + [""]
     assert [row for row, _ in found] == list(range(7))
 
 
 def test_archives_one_behind_another_are_read_to_the_end(tmp_path: Path) -> None:
     both = tar_bytes([("0.txt", b"a")]) + tar_bytes([("1.txt", b"b")])  # cat 0.tar 1.tar
-    assert [record["txt"] for _, record in read(write(tmp_path / "a.tar", both)) if isinstance(record, dict)] == ["a", "b"]
+    assert [
+        record["txt"]
+        for _, record in read(write(tmp_path / "a.tar", both))
+        if isinstance(record, dict)
+    ] == ["a", "b"]
 
 
 def test_a_tar_that_breaks_off_keeps_the_records_before(tmp_path: Path) -> None:
     whole = tar_bytes([(f"{i}.txt", bytes(700)) for i in range(10)])  # a header and two blocks each
     in_header, in_data = whole[: 5 * 1536 + 100], whole[: 5 * 1536 + 900]
     no_header = whole[: 5 * 1536] + b"\1" * 512 + whole[6 * 1536 :]
-    for content, sure in ((in_header, 4), (in_data, 5), (no_header, 4)):  # the last record is whole when the next one starts
+    for content, sure in (
+        (in_header, 4),
+        (in_data, 5),
+        (no_header, 4),
+    ):  # the last record is whole when the next one starts
         *kept, (row, last) = read(write(tmp_path / "a.tar", content))
-        assert isinstance(last, Refusal) and last.reason == "unreadable_file" and row == len(kept) == sure
-    packed = gzip.compress(tar_bytes([(f"{i}.txt", random.Random(i).randbytes(700)) for i in range(100)]))
+        assert (
+            isinstance(last, Refusal)
+            and last.reason == "unreadable_file"
+            and row == len(kept) == sure
+        )
+    packed = gzip.compress(
+        tar_bytes([(f"{i}.txt", random.Random(i).randbytes(700)) for i in range(100)])
+    )
     *kept, (_, last) = read(write(tmp_path / "a.tar", packed[: len(packed) // 2]))
     assert isinstance(last, Refusal) and 40 <= len(kept) < 50
 
@@ -278,10 +400,15 @@ def lying_header(kind: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize("kind", [b"0", b"7", b"S", b"L", b"x", b"g"])
 @pytest.mark.parametrize("size", [-512, 1 << 33, 1 << 62])
-def test_a_header_that_lies_about_its_size_ends_the_file_at_once(tmp_path: Path, kind: bytes, size: int) -> None:
-    path = write(tmp_path / "a.tar", tar_bytes([("0.txt", b"hi")])[:1024] + lying_header(kind, size) + bytes(4096))
+def test_a_header_that_lies_about_its_size_ends_the_file_at_once(
+    tmp_path: Path, kind: bytes, size: int
+) -> None:
+    path = write(
+        tmp_path / "a.tar",
+        tar_bytes([("0.txt", b"hi")])[:1024] + lying_header(kind, size) + bytes(4096),
+    )
     tracemalloc.start()
-    (_, last) = read(path)[-1]
+    _, last = read(path)[-1]
     assert tracemalloc.get_traced_memory()[1] < 12 << 20
     tracemalloc.stop()
     assert isinstance(last, Refusal) and last.reason == "unreadable_file"
@@ -296,11 +423,16 @@ def test_a_size_in_an_extended_header_is_not_believed_either(tmp_path: Path) -> 
 def test_image_folders_give_their_metadata_with_the_image(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     write(tmp_path / "0.png", png())
-    write(tmp_path / "metadata.csv", b'\xef\xbb\xbffile_name,text\n0.png,"what, \n now?"\n1.png,b,too,many\n2.png\n')
+    write(
+        tmp_path / "metadata.csv",
+        b'\xef\xbb\xbffile_name,text\n0.png,"what, \n now?"\n1.png,b,too,many\n2.png\n',
+    )
     write(tmp_path / "sub/metadata.jsonl", b'{"file_names": ["1.png", "2.png"]}\n')
     (_, quoted), (_, long), (_, short), (_, pair) = read(tmp_path)
     assert quoted == {"file_name": "0.png", "text": "what, \n now?", "image": "0.png"}
-    assert isinstance(long, Refusal) and long.ref == "metadata.csv#1" and long.reason == "bad_record"
+    assert (
+        isinstance(long, Refusal) and long.ref == "metadata.csv#1" and long.reason == "bad_record"
+    )
     assert short == {"file_name": "2.png", "text": None, "image": "2.png"}
     assert pair == {"file_names": ["1.png", "2.png"], "images": ["1.png", "2.png"]}
 
@@ -343,10 +475,15 @@ def whole_files() -> dict[str, bytes]:
     objects = [json.dumps({"q": row["q"]}) for row in ROWS[:30]]
     archive = tar_bytes([(f"{i}.{end}", b'{"a": 1}') for i in range(10) for end in ("json", "jpg")])
     return {
-        "a.parquet": parquet.getvalue(), "a.arrow": stream.getvalue(), "a.jsonl": "\n".join(objects).encode(),
-        "a.json": f"[{','.join(objects)}]".encode(), "a.jsonl.gz": gzip.compress("\n".join(objects).encode()), "a.tar": archive,
-        "a.tgz": gzip.compress(archive), "metadata.csv": b"file_name,q\n" + b"0.png,a\n" * 30,
-    }  # fmt: skip
+        "a.parquet": parquet.getvalue(),
+        "a.arrow": stream.getvalue(),
+        "a.jsonl": "\n".join(objects).encode(),
+        "a.json": f"[{','.join(objects)}]".encode(),
+        "a.jsonl.gz": gzip.compress("\n".join(objects).encode()),
+        "a.tar": archive,
+        "a.tgz": gzip.compress(archive),
+        "metadata.csv": b"file_name,q\n" + b"0.png,a\n" * 30,
+    }
 
 
 @pytest.mark.parametrize("name", whole_files())
@@ -358,10 +495,16 @@ def test_no_damage_to_a_file_is_more_than_refusals(tmp_path: Path, name: str) ->
     for _ in range(40):
         write(tmp_path / name, damage(whole, noise))
         found = read(tmp_path)
-        assert all(isinstance(record, dict | Refusal) for _, record in found) and len(found) < 10 * sound + 10
+        assert (
+            all(isinstance(record, dict | Refusal) for _, record in found)
+            and len(found) < 10 * sound + 10
+        )
         for row, record in found:
             if isinstance(record, Refusal):
                 refused += 1
-                assert record.ref == f"{name}#{row}" and record.reason in ("unreadable_file", "bad_record")
+                assert record.ref == f"{name}#{row}" and record.reason in (
+                    "unreadable_file",
+                    "bad_record",
+                )
                 assert record.detail.encode() and "\n" not in record.detail
     assert refused > 5

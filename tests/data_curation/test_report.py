@@ -1,4 +1,6 @@
-"""The report page: sound HTML that asks for nothing, numbers of the rows, and no image that can break it."""
+"""The report page: sound HTML that asks for nothing, numbers of the rows, and no image that can
+break it.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from data_curation.checks.validate import REASONS
 from data_curation.publishing.publish import IN
 from data_curation.publishing.published import Published
 from data_curation.publishing.report import (
     Cost,
-    Facts,
+    ReportContext,
     Version,
     clip,
     code,
@@ -32,7 +35,6 @@ from data_curation.publishing.report import (
 )
 from data_curation.publishing.samples import SIDE, pick, picture
 from data_curation.publishing.wording import short
-from data_curation.validate import REASONS
 
 sys.path.insert(0, str(Path(__file__).parent))
 from curated_run import BROKEN, DIGITS, HASH, OTHER_HASH, Curated, curate
@@ -54,7 +56,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+        self.links += [
+            value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")
+        ]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -73,10 +77,14 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
 
 @pytest.fixture(scope="module")
 def html(curated: Curated) -> str:
-    facts = Facts(
-        title="Curation of demo", eval_items=200, eval_too_short=150, costs=read_costs(curated.run / "cache"),
-        versions=read_versions(curated.run / "curate"), packages={"duckdb": "2"},
-    )  # fmt: skip
+    facts = ReportContext(
+        title="Curation of demo",
+        eval_items=200,
+        eval_too_short=150,
+        costs=read_costs(curated.run / "cache"),
+        versions=read_versions(curated.run / "curate"),
+        packages={"duckdb": "2"},
+    )
     return render(curated.store, curated.published, facts)
 
 
@@ -100,13 +108,25 @@ def test_what_rows_say_is_text_and_never_markup(html: str) -> None:
 
 
 def test_page_has_the_numbers_of_the_rows(html: str) -> None:
-    """15 rows were read: 13 sound, 11 after two repeats, 10 after one contaminated, 9 after one untagged."""
+    """15 rows were read: 13 sound, 11 after two repeats, 10 after one contaminated, 9 after one
+    untagged.
+    """
     text = Page(html).text
     for part in (
-        "15 rows were read, 9 are kept and 6 rejected", "read 15", "checked and filtered 13 2", "after dedup 11 2",
-        "after decontamination 10 1", "published: train 6", "bad.jsonl unknown 1 0 0.0 %", "75.0 % of them (150)",
-        "0/8 1 0", "6/8 1 0", "8/8 3 5", "rollouts tiny-base 3f3f3f3f 80 400 0", "0001 1970-01-01 00:00",
-    ):  # fmt: skip
+        "15 rows were read, 9 are kept and 6 rejected",
+        "read 15",
+        "checked and filtered 13 2",
+        "after dedup 11 2",
+        "after decontamination 10 1",
+        "published: train 6",
+        "bad.jsonl unknown 1 0 0.0 %",
+        "75.0 % of them (150)",
+        "0/8 1 0",
+        "6/8 1 0",
+        "8/8 3 5",
+        "rollouts tiny-base 3f3f3f3f 80 400 0",
+        "0001 1970-01-01 00:00",
+    ):
         assert part in text, part
 
 
@@ -115,14 +135,20 @@ def test_every_reason_has_its_sentence_and_a_sample(html: str, curated: Curated)
     for reason in curated.published.rejects:
         assert f"<h3><code>{reason}</code>" in rejected and code(REASONS[reason]) in rejected
     assert BROKEN in rejected and "image: begins with" in rejected
-    assert re.search(r"<small>refused-\w+ · train · bad\.jsonl#17</small>", rejected), "an id of ours alone finds no record"
+    assert re.search(r"<small>refused-\w+ · train · bad\.jsonl#17</small>", rejected), (
+        "an id of ours alone finds no record"
+    )
 
 
 def test_a_repeat_is_shown_beside_the_row_that_it_repeats(curated: Curated) -> None:
     rejected = pick(curated.store, "reason <> ''", "reason", 3)
     [shown] = rejected["duplicate"]
     assert shown.row["id"] == DIGITS.format(1)
-    assert shown.repeats is not None and shown.repeats.row["id"] == DIGITS.format(0) and shown.repeats.pictures[0].uri
+    assert (
+        shown.repeats is not None
+        and shown.repeats.row["id"] == DIGITS.format(0)
+        and shown.repeats.pictures[0].uri
+    )
     [broken] = [shown for rows in rejected.values() for shown in rows if shown.row["id"] == BROKEN]
     assert broken.repeats is None and not broken.pictures[0].uri
     assert broken.pictures[0].note.startswith("begins with")
@@ -141,7 +167,11 @@ def test_pick_takes_the_first_of_each_value(curated: Curated) -> None:
 def test_a_page_without_tags_or_facts_is_sound_too(curated: Curated) -> None:
     curated_rows = Published({"train": 6}, {}, {}, {})
     page = Page(render(curated.store, curated_rows))
-    assert (page.open, page.wrong) == ([], []) and "Costs" not in page.text and "Earlier versions" not in page.text
+    assert (
+        (page.open, page.wrong) == ([], [])
+        and "Costs" not in page.text
+        and "Earlier versions" not in page.text
+    )
 
 
 def test_tags_and_pass_rates_are_counted(curated: Curated) -> None:
@@ -150,11 +180,18 @@ def test_tags_and_pass_rates_are_counted(curated: Curated) -> None:
     assert [task for task, _, _ in lines] == sorted(task for task, _, _ in lines)
     rates = {name: (direct, think) for name, direct, think in pass_rates(curated.store)}
     assert list(rates) == [f"{k}/8" for k in range(9)]
-    assert {name: both for name, both in rates.items() if any(both)} == {"0/8": (1, 0), "6/8": (1, 0), "8/8": (3, 5)}
+    assert {name: both for name, both in rates.items() if any(both)} == {
+        "0/8": (1, 0),
+        "6/8": (1, 0),
+        "8/8": (3, 5),
+    }
 
 
 def test_costs_and_versions_are_read_off_the_run(curated: Curated, tmp_path: Path) -> None:
-    assert read_costs(curated.run / "cache") == (Cost("rollouts", HASH, 80, 400, 0), Cost("rollouts", OTHER_HASH, 1, 5, 1))
+    assert read_costs(curated.run / "cache") == (
+        Cost("rollouts", HASH, 80, 400, 0),
+        Cost("rollouts", OTHER_HASH, 1, 5, 1),
+    )
     rejects = curated.published.rejects
     assert read_versions(curated.run / "curate") == (
         Version("0001", "1970-01-01 00:00", {"train": 6, "rl": 2, "eval": 2}, rejects, 12.5),
@@ -163,8 +200,16 @@ def test_costs_and_versions_are_read_off_the_run(curated: Curated, tmp_path: Pat
 
 
 def test_warnings_stand_at_the_top_of_the_page(html: str, curated: Curated) -> None:
-    page = render(curated.store, curated.published, Facts(warnings=("WARNING: 90% <b>", "WARNING: two")))
-    assert page.count('role="alert">WARNING: ') == 2 and "90% &lt;b&gt;" in page and 'role="alert"' not in html
+    page = render(
+        curated.store,
+        curated.published,
+        ReportContext(warnings=("WARNING: 90% <b>", "WARNING: two")),
+    )
+    assert (
+        page.count('role="alert">WARNING: ') == 2
+        and "90% &lt;b&gt;" in page
+        and 'role="alert"' not in html
+    )
 
 
 @pytest.mark.parametrize(
@@ -180,7 +225,9 @@ def test_what_cannot_be_drawn_is_a_note(data: bytes, note: str) -> None:
     assert shown.uri == "" and shown.note.startswith(note)
 
 
-@pytest.mark.parametrize(("side", "note"), [(9000, "9000 x 9000 pixels"), (20_000, "too many pixels to decode")])
+@pytest.mark.parametrize(
+    ("side", "note"), [(9000, "9000 x 9000 pixels"), (20_000, "too many pixels to decode")]
+)
 def test_a_bomb_is_not_decoded(side: int, note: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The header alone says how large it is; the larger one Pillow itself refuses."""
     monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("decoded"))
@@ -212,6 +259,10 @@ def test_short_is_one_printable_line(text: str, most: int) -> None:
 
 
 def test_texts_are_cut_and_code_is_escaped() -> None:
-    assert short(None, 5) == "" and short("a  b\nc", 5) == "a b c" and short("abcdef", 5) == "abcd\N{HORIZONTAL ELLIPSIS}"
+    assert (
+        short(None, 5) == ""
+        and short("a  b\nc", 5) == "a b c"
+        and short("abcdef", 5) == "abcd\N{HORIZONTAL ELLIPSIS}"
+    )
     assert clip("a\nbcd", 3) == "a\n\N{HORIZONTAL ELLIPSIS}"
     assert code("in `x` <b>") == "in <code>x</code> &lt;b&gt;"

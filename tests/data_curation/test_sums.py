@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from bimode.codec import Codec
 from bimode.modes import Mode, parse_response, render_response
-from data_curation.sources.families import sums
-from data_curation.sources.families.sums import LEVELS, SPLITS, split_of, written_sum
+from bimode.renderer import Renderer
+from data_curation.demo import sums
+from data_curation.demo.sums import LEVELS, SPLITS, split_of, written_sum
 from tests.architecture.test_tree import REPO
 
 EVEN = (1.0, 1.0, 1.0)
@@ -21,8 +21,8 @@ def test_equal_arguments_give_equal_samples_and_other_seeds_others() -> None:
 
 
 def test_a_sum_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = ([17, 4, 5], ["+", "x"], "17 + 4 x 5")
-    monkeypatch.setattr(sums, "_draw", lambda *_: drawn)
+    sampled = ([17, 4, 5], ["+", "x"], "17 + 4 x 5")
+    monkeypatch.setattr(sums, "_draw", lambda *_: sampled)
     monkeypatch.setattr(sums, "split_of", lambda _: "train")
     sample = written_sum(0, "train", 0, EVEN)
     assert sample.answer == str((17 + 4) * 5 % 23) == "13"
@@ -43,12 +43,14 @@ def test_every_question_belongs_to_its_split_alone(split: str) -> None:
 
 
 def test_the_tiny_model_knows_every_word() -> None:
-    codec = Codec(REPO / "assets" / "tiny-base")
-    unknown = codec.tokenizer.unk_token_id
+    renderer = Renderer(REPO / "assets" / "tiny-base")
+    unknown = renderer.tokenizer.unk_token_id
     for i in range(100):
         sample = written_sum(i, "eval", 0, EVEN)
         response = render_response(Mode.THINKING, sample.trace, sample.answer)
-        assert unknown not in codec.encode_prompt(sample.question, ()) + codec.encode_response(response)
+        assert unknown not in renderer.encode_prompt(
+            sample.question, ()
+        ) + renderer.encode_response(response)
         assert parse_response(response.removeprefix("<think>")).is_thinking
 
 
@@ -64,9 +66,16 @@ def test_a_blind_answer_is_right_about_as_often_as_stated(level: int, split: str
 
 def test_a_chain_is_held_out_by_its_expression_and_one_step_by_the_numbers_in_front() -> None:
     def ask(aside: str, expression: str) -> str:
-        return f"strip {aside} ; compute {expression} from left to right ; what is the remainder by 23 ?"
+        return (
+            f"strip {aside} ; compute {expression} from left to right ; what is the remainder by"
+            " 23 ?"
+        )
 
-    asides, sums_of_one, chains = ("1 2 3 4 5", "9 9 9 1 0", "0 0 1 7 3"), ("4 x 7", "2 + 3"), ("4 x 7 + 1 - 2", "8 x 8 x 8 + 1")
+    asides, sums_of_one, chains = (
+        ("1 2 3 4 5", "9 9 9 1 0", "0 0 1 7 3"),
+        ("4 x 7", "2 + 3"),
+        ("4 x 7 + 1 - 2", "8 x 8 x 8 + 1"),
+    )
     for chain in chains:
         assert len({split_of(ask(aside, chain)) for aside in asides}) == 1
     for aside in asides:

@@ -1,4 +1,6 @@
-"""The text family: reasoning that a reader can check, levels by the generator's knob, splits that share no puzzle."""
+"""The text family: reasoning that a reader can check, levels by the generator's knob, splits that
+share no puzzle.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ import sys
 
 import pytest
 
-from bimode.curate_config import SourceConfig
-from bimode.dataset import sample_row
+from bimode.config.curate import SourceConfig
 from bimode.errors import ConfigError
+from bimode.grading.verify import is_correct
 from bimode.modes import Mode, render_response
-from bimode.verify import is_correct
-from data_curation.sources.families import Family, family_of
-from data_curation.sources.families.text import TASKS, chain_sum_trace, leg_counting_trace
-from data_curation.validate import check_row
+from bimode.storage.dataset import sample_row
+from data_curation.checks.validate import check_row
+from data_curation.demo import Family, family_of
+from data_curation.demo.text import TASKS, chain_sum_trace, leg_counting_trace
 
 EVEN = (1.0, 1.0, 1.0)
 
@@ -55,8 +57,10 @@ def test_weights_choose_the_level_and_tasks_take_turns() -> None:
 def test_splits_and_seeds_share_no_puzzle() -> None:
     refs = [
         family("chain_sum")(i, split, seed, EVEN).source_refs
-        for split in ("base", "train", "rl", "eval") for seed in (0, 1) for i in range(10)
-    ]  # fmt: skip
+        for split in ("base", "train", "rl", "eval")
+        for seed in (0, 1)
+        for i in range(10)
+    ]
     assert len(set(refs)) == len(refs)
 
 
@@ -65,7 +69,9 @@ def test_a_task_without_an_honest_trace_is_refused_in_one_line() -> None:
         family("game_of_life_halting")
 
 
-def test_a_library_that_was_left_out_at_installation_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_was_left_out_at_installation_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(ConfigError, match="reasoning_gym: needs a C compiler at installation"):
         family("chain_sum")

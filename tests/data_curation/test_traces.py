@@ -1,4 +1,6 @@
-"""Traces of a teacher: kept only if right and sound, else drawn again or dropped and counted; a source's own go the same way."""
+"""Traces of a teacher: kept only if right and sound, else drawn again or dropped and counted; a
+source's own go the same way.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.peers.simulated import PlainCodec
-from bimode.curate_config import CurateConfig, FilterConfig, SourceConfig
+from bimode.config.curate import CurateConfig, FilterConfig, SourceConfig
+from bimode.config.traces import JudgeConfig, TraceConfig
+from bimode.grading.verify import is_correct
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest, GenerationResult
-from bimode.rundir import digest_path
-from bimode.trace_config import JudgeConfig, TraceConfig
-from bimode.verify import is_correct
+from bimode.storage.run_dir import digest_path
 from data_curation.candidates import CANDIDATE_SCHEMA
-from data_curation.sampling import replies as module
+from data_curation.sampling import prompt_job as module
 from data_curation.sources.ingest import write_candidates
 from data_curation.sources.shards import DrawnShard
 from data_curation.store import Store
-from data_curation.tags.judge import Judge, sample_verdicts
+from data_curation.tagging.judge import Judge, sample_verdicts
 from data_curation.traces import generate as traces_module
 from data_curation.traces.filter import refuse_traces, template_traces
 from data_curation.traces.generate import (
@@ -41,7 +43,12 @@ from data_curation.traces.penalty import penalties_of, raw_scores
 
 SHARD = DrawnShard(SourceConfig(family="digits"), "train", "train", 0, 6, 0, (0.0, 0.0, 1.0))
 NAMES = [f"digits-train-0-{k}" for k in range(6)]
-GOOD, LONG, BAD, ODD = "so {0}", "we look , so {0}", "so {1}", "so {1} is {1}"  # {0} the answer, {1} another number
+GOOD, LONG, BAD, ODD = (
+    "so {0}",
+    "we look , so {0}",
+    "so {1}",
+    "so {1} is {1}",
+)  # {0} the answer, {1} another number
 COPY = CurateConfig(paired_share=0.0)
 
 
@@ -49,7 +56,9 @@ def write(table: pa.Table, path: Path, **columns: list[Any]) -> Store:
     """A store of `table` with some columns replaced."""
     for name, values in columns.items():
         at = table.schema.get_field_index(name)
-        table = table.set_column(at, table.schema.field(at), pa.array(values, type=table.schema.field(at).type))
+        table = table.set_column(
+            at, table.schema.field(at), pa.array(values, type=table.schema.field(at).type)
+        )
     pq.write_table(table, path)
     return Store([path], path.parent / "scratch")
 
@@ -62,15 +71,21 @@ def table(tmp_path: Path) -> pa.Table:
 
 @pytest.fixture
 def store(table: pa.Table, tmp_path: Path) -> Store:
-    """Six rows of hard digit strips without a trace: three tagged thinking, two either, one direct."""
+    """Six rows of hard digit strips without a trace: three tagged thinking, two either, one
+    direct.
+    """
     modes = ["thinking"] * 3 + ["either"] * 2 + ["non_thinking"]
-    return write(table, tmp_path / "bare.parquet", trace=[""] * 6, mode=modes, mode_reason=["pass_rate"] * 6)
+    return write(
+        table, tmp_path / "bare.parquet", trace=[""] * 6, mode=modes, mode_reason=["pass_rate"] * 6
+    )
 
 
 class Scripted:
-    """A worker that writes the next chain of `script` for each question; ``{0}`` is the answer, ``!`` a wrong one behind it."""
+    """A worker that writes the next chain of `script` for each question; ``{0}`` is the answer,
+    ``!`` a wrong one behind it.
+    """
 
-    codec = PlainCodec()
+    renderer = PlainCodec()
 
     def __init__(self, script: dict[str, list[str]]) -> None:
         self.script, self.asked = script, list[GenerationRequest]()
@@ -88,30 +103,59 @@ class Scripted:
     def _completion(self, request: GenerationRequest, chain: str) -> Completion:
         answer = int(request.prompt.answer)
         said = answer + 1 if chain.endswith("!") else answer
-        text = "\n" + chain.removesuffix("!").format(answer, answer + 1) + ("" if chain == "~" else f"\n</think>\n\n{said}")
+        text = (
+            "\n"
+            + chain.removesuffix("!").format(answer, answer + 1)
+            + ("" if chain == "~" else f"\n</think>\n\n{said}")
+        )
         return Completion(
-            prompt_id=request.prompt.id, mode=request.mode, prompt_ids=(), token_ids_T=(7,) * len(text.split()), num_forced=0,
-            logprobs_T=(), versions_T=(), text=text, finished=chain != "~", worker="scripted",
-        )  # fmt: skip
+            prompt_id=request.prompt.id,
+            mode=request.mode,
+            prompt_ids=(),
+            token_ids_T=(7,) * len(text.split()),
+            num_forced=0,
+            logprobs_T=(),
+            versions_T=(),
+            text=text,
+            finished=chain != "~",
+            worker="scripted",
+        )
 
 
 def teacher_of(worker: Scripted, **config: Any) -> Teacher:
-    return Teacher(lambda: worker, "wise", "digest", "float32", 256, TraceConfig(**({"samples": 2} | config)), 0, {})
+    return Teacher(
+        lambda: worker,
+        "wise",
+        "digest",
+        "float32",
+        256,
+        TraceConfig(**({"samples": 2} | config)),
+        0,
+        {},
+    )
 
 
 def test_who_wants_a_trace(store: Store, table: pa.Table, tmp_path: Path) -> None:
-    assert choose_rows(store, COPY, TraceConfig(model="m"))["id"].to_pylist() == NAMES[:5], "not the one that answers directly"
-    assert choose_rows(store, CurateConfig(paired_share=1.0), TraceConfig(model="m")).num_rows == 6, "unless it is paired"
+    assert choose_rows(store, COPY, TraceConfig(model="m"))["id"].to_pylist() == NAMES[:5], (
+        "not the one that answers directly"
+    )
+    assert (
+        choose_rows(store, CurateConfig(paired_share=1.0), TraceConfig(model="m")).num_rows == 6
+    ), "unless it is paired"
     (tmp_path / "own").mkdir()
     own = write(table, tmp_path / "own" / "c.parquet", mode=["thinking"] * 6)
     assert choose_rows(own, COPY, TraceConfig(model="m")).num_rows == 0, "they have their source's"
     assert choose_rows(own, COPY, TraceConfig(model="m", source="model"))["id"].to_pylist() == NAMES
     (tmp_path / "out").mkdir()
     out = write(table, tmp_path / "out" / "c.parquet", trace=[""] * 6, verifier=["open"] * 6)
-    assert choose_rows(out, COPY, TraceConfig(model="m")).num_rows == 0, "no verifier could say which chain is right"
+    assert choose_rows(out, COPY, TraceConfig(model="m")).num_rows == 0, (
+        "no verifier could say which chain is right"
+    )
 
 
-def test_chains_are_kept_drawn_again_or_dropped_and_all_are_counted(store: Store, tmp_path: Path, without_ray: None) -> None:
+def test_chains_are_kept_drawn_again_or_dropped_and_all_are_counted(
+    store: Store, tmp_path: Path, without_ray: None
+) -> None:
     script = {
         NAMES[0]: [LONG, GOOD],  # the shorter one
         NAMES[1]: [
@@ -121,27 +165,56 @@ def test_chains_are_kept_drawn_again_or_dropped_and_all_are_counted(store: Store
             GOOD,
         ],  # wrong, cut off; right under a chain that contradicts it, right
         NAMES[2]: ["so {0}!"] * 4,  # never right
-        NAMES[3]: ["4 + 4 > 9 ; so 9", "As an AI , so {0}", "...", "so {1}"],  # right answers under chains that are not
+        NAMES[3]: [
+            "4 + 4 > 9 ; so 9",
+            "As an AI , so {0}",
+            "...",
+            "so {1}",
+        ],  # right answers under chains that are not
     }
-    worker, heard = Scripted(script), list[int]()
+    worker, received = Scripted(script), list[int]()
     chosen = choose_rows(store, COPY, TraceConfig(model="m"))
     teacher = teacher_of(worker, retries=1)
     outcome = Outcomes()
-    found = list(outcome.counted(sample_traces(store.files, chosen, teacher, tmp_path / "cache", heard.append)))
+    found = list(
+        outcome.counted(
+            sample_traces(store.files, chosen, teacher, tmp_path / "cache", received.append)
+        )
+    )
     answer = dict(zip(NAMES, store.table(["id", "answer"])["answer"].to_pylist(), strict=True))
-    assert [t.id for t in found] == NAMES[:5] and heard == [0, 5]
-    assert [t.text for t in found] == [f"so {answer[NAMES[0]]}", f"so {answer[NAMES[1]]}", "", "", ""]
+    assert [t.id for t in found] == NAMES[:5] and received == [0, 5]
+    assert [t.text for t in found] == [
+        f"so {answer[NAMES[0]]}",
+        f"so {answer[NAMES[1]]}",
+        "",
+        "",
+        "",
+    ]
     outcomes = [dict(t.outcomes) for t in found]
-    assert outcomes[0] == {"right": 2} and outcomes[1] == {"cut_off": 1, "inconsistent_trace": 1, "right": 1, "wrong": 1}
-    assert outcomes[2] == {"wrong": 4} and set(outcomes[3]) >= {"forbidden_phrase", "empty_trace", "inconsistent_trace"}
+    assert outcomes[0] == {"right": 2} and outcomes[1] == {
+        "cut_off": 1,
+        "inconsistent_trace": 1,
+        "right": 1,
+        "wrong": 1,
+    }
+    assert outcomes[2] == {"wrong": 4} and set(outcomes[3]) >= {
+        "forbidden_phrase",
+        "empty_trace",
+        "inconsistent_trace",
+    }
     assert sum(outcomes[3].values()) == 4 and found[4].error == "too long"
     assert outcome.rows == {"kept": 2, "dropped": 2, "failed": 1} and outcome.chains["right"] == 3
     assert (
-        str(outcome).startswith("traces: 2 kept, 2 dropped, 1 failed; of 14 chains ") and str(Outcomes()) == "traces: none wanted"
+        str(outcome).startswith("traces: 2 kept, 2 dropped, 1 failed; of 14 chains ")
+        and str(Outcomes()) == "traces: none wanted"
     )
-    assert [(r.prompt.id, r.n, r.mode) for r in worker.asked[:4]] == [(name, 2, Mode.THINKING) for name in NAMES[:4]]
+    assert [(r.prompt.id, r.n, r.mode) for r in worker.asked[:4]] == [
+        (name, 2, Mode.THINKING) for name in NAMES[:4]
+    ]
     assert [r.prompt.id for r in worker.asked[4:]] == NAMES[1:4], "the first has one already"
-    assert len({r.seed for r in worker.asked}) == 7 and {r.repetition_penalty for r in worker.asked} == {1.0}
+    assert len({r.seed for r in worker.asked}) == 7 and {
+        r.repetition_penalty for r in worker.asked
+    } == {1.0}
     assert {r.max_tokens for r in worker.asked} == {48 + 1}, "what forces the mode comes on top"
 
 
@@ -152,12 +225,19 @@ def test_what_is_kept_and_what_is_not_shows_in_the_rows(store: Store, tmp_path: 
         Trace(0, 2, NAMES[2], "thinking", "", 0, 1.0, (), "too long"),
         Trace(0, 3, NAMES[3], "either", "", 0, 1.0, (("wrong", 4),)),
     ]
-    store.apply(write_traces(found, "wise", tmp_path / "found.parquet"))
-    rows = [tuple(row.values()) for row in store.table(["trace", "trace_source", "reason", "detail"]).to_pylist()]
+    store.add_overlay(write_traces(found, "wise", tmp_path / "found.parquet"))
+    rows = [
+        tuple(row.values())
+        for row in store.table(["trace", "trace_source", "reason", "detail"]).to_pylist()
+    ]
     assert rows == [
-        ("so 7", "wise", "", ""), ("", "", "no_trace", "1 cut_off, 3 wrong"), ("", "", "no_trace", "too long"),
-        ("", "", "", ""), ("", "", "", ""), ("", "", "", ""),
-    ]  # fmt: skip
+        ("so 7", "wise", "", ""),
+        ("", "", "no_trace", "1 cut_off, 3 wrong"),
+        ("", "", "no_trace", "too long"),
+        ("", "", "", ""),
+        ("", "", "", ""),
+        ("", "", "", ""),
+    ]
 
 
 def test_nothing_is_drawn_twice_and_a_stricter_check_draws_again(
@@ -167,41 +247,67 @@ def test_nothing_is_drawn_twice_and_a_stricter_check_draws_again(
     chosen, cache = choose_rows(store, COPY, TraceConfig(model="m")).slice(0, 1), tmp_path / "cache"
     [first] = sample_traces(store.files, chosen, teacher_of(worker), cache, print)
     assert first.text.startswith("we look")
-    [strict] = sample_traces(store.files, chosen, teacher_of(worker, forbidden=("we look",)), cache, print)
-    assert strict.text.startswith("so") and len(worker.asked) == 2, "what is there was judged anew, and more drawn"
+    [strict] = sample_traces(
+        store.files, chosen, teacher_of(worker, forbidden=("we look",)), cache, print
+    )
+    assert strict.text.startswith("so") and len(worker.asked) == 2, (
+        "what is there was judged anew, and more drawn"
+    )
     assert dict(strict.outcomes) == {"forbidden_phrase": 1, "wrong": 1, "right": 2}
 
     def no_engine(*_: object) -> Any:
         raise AssertionError("the engine was started for traces that are in the cache")
 
     monkeypatch.setattr(module, "_run_engine", no_engine)
-    [again] = sample_traces(store.files, chosen, teacher_of(worker, forbidden=("we look",), retries=9), cache, print)
+    [again] = sample_traces(
+        store.files, chosen, teacher_of(worker, forbidden=("we look",), retries=9), cache, print
+    )
     assert again == strict
 
 
-def test_a_seeded_choice_depends_on_the_seed_alone(store: Store, tmp_path: Path, without_ray: None) -> None:
-    chains = [f"{word} , so {{0}}" for word in ("now", "then", "well", "here", "there", "see", "look", "and")]
+def test_a_seeded_choice_depends_on_the_seed_alone(
+    store: Store, tmp_path: Path, without_ray: None
+) -> None:
+    chains = [
+        f"{word} , so {{0}}"
+        for word in ("now", "then", "well", "here", "there", "see", "look", "and")
+    ]
     chosen = choose_rows(store, COPY, TraceConfig(model="m")).slice(0, 1)
     texts = set()
     for seed in range(6):
         for order in (1, -1):
             worker = Scripted({NAMES[0]: chains[::order]})
             teacher = replace(teacher_of(worker, samples=8, choice="seeded"), seed=seed)
-            [found] = sample_traces(store.files, chosen, teacher, tmp_path / f"{seed}{order}", print)
+            [found] = sample_traces(
+                store.files, chosen, teacher, tmp_path / f"{seed}{order}", print
+            )
             texts.add((seed, found.text))
     assert len(texts) == 6, "the order in which they came does not matter"
     assert len({text for _, text in texts}) > 1
 
 
-def test_what_decides_the_words_decides_the_cache_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_decides_the_words_decides_the_cache_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     base = teacher_of(Scripted({}))
 
     def other(**change: Any) -> str:
         return replace(base, config=base.config.model_copy(update=change)).params_hash
 
-    assert other(samples=9, retries=0, choice="seeded", forbidden=(), check_steps=False, source="model") == base.params_hash
+    assert (
+        other(
+            samples=9, retries=0, choice="seeded", forbidden=(), check_steps=False, source="model"
+        )
+        == base.params_hash
+    )
     assert other(beta=2.0) == base.params_hash, "weights of a penalty that is off"
-    hashes = {other(alpha=1.0), other(alpha=1.0, beta=2.0), other(temperature=0.5), other(max_tokens=9), base.params_hash}
+    hashes = {
+        other(alpha=1.0),
+        other(alpha=1.0, beta=2.0),
+        other(temperature=0.5),
+        other(max_tokens=9),
+        base.params_hash,
+    }
     hashes |= {replace(base, digest="x").params_hash, replace(base, max_model_len=9).params_hash}
     monkeypatch.setattr(traces_module, "code_digest", lambda: "another verifier")
     assert len(hashes | {base.params_hash}) == 8
@@ -211,7 +317,9 @@ def test_each_row_is_drawn_under_its_own_penalty_and_says_so(
     store: Store, tmp_path: Path, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = choose_rows(store, COPY, TraceConfig(model="m"))
-    monkeypatch.setattr(traces_module, "score_rows", lambda files, rows: raw_scores(files, rows.to_pylist()))
+    monkeypatch.setattr(
+        traces_module, "score_rows", lambda files, rows: raw_scores(files, rows.to_pylist())
+    )
     worker = Scripted({name: [GOOD] * 2 for name in NAMES})
     teacher = teacher_of(worker, alpha=math.log(2))
     found = list(sample_traces(store.files, chosen, teacher, tmp_path / "cache", print))
@@ -221,13 +329,19 @@ def test_each_row_is_drawn_under_its_own_penalty_and_says_so(
     assert len(set(asked.values())) > 1 and all(1.0 <= p <= 2.0 for p in asked.values())
     assert [t.penalty for t in found] == [pytest.approx(asked[t.id], rel=1e-6) for t in found]
     needless = penalties_of(raw, teacher.config, {NAMES[0]: 0.0})
-    assert needless[NAMES[0]] > asked[NAMES[0]], "an image that is not needed makes the trace shorter"
+    assert needless[NAMES[0]] > asked[NAMES[0]], (
+        "an image that is not needed makes the trace shorter"
+    )
 
 
-def test_own_traces_are_refused_with_a_reason_or_given_to_the_teacher(table: pa.Table, tmp_path: Path) -> None:
+def test_own_traces_are_refused_with_a_reason_or_given_to_the_teacher(
+    table: pa.Table, tmp_path: Path
+) -> None:
     chains = table["trace"].to_pylist()
     chains[1], chains[2] = "we look . so 99", "I'm sorry , " + chains[2]
-    chains[0] = f"So the answer is {table['answer'][0]}"  # of which a filter thinks nothing, where no teacher would write another
+    chains[0] = (  # of which a filter thinks nothing, where no teacher would write another
+        f"So the answer is {table['answer'][0]}"
+    )
     for model, expected in (
         ("", [(chains[1], "inconsistent_trace"), (chains[2], "forbidden_phrase")]),
         ("base", [("", ""), ("", "")]),
@@ -235,37 +349,65 @@ def test_own_traces_are_refused_with_a_reason_or_given_to_the_teacher(table: pa.
         folder = tmp_path / f"own-{model}"
         folder.mkdir()
         store = write(table, folder / "c.parquet", trace=chains)
-        store.apply(refuse_traces(store, TraceConfig(model=model), FilterConfig(), folder / "found.parquet"))
+        store.add_overlay(
+            refuse_traces(store, TraceConfig(model=model), FilterConfig(), folder / "found.parquet")
+        )
         rows = store.table(["trace", "reason", "detail"]).to_pylist()
         assert [(row["trace"], row["reason"]) for row in rows[1:3]] == expected
         assert (rows[0]["trace"], rows[0]["reason"]) == ("" if model else chains[0], "")
         assert all(row["detail"] for row in rows[1:3])
-        assert [(row["trace"], row["reason"]) for row in rows[3:]] == [(chain, "") for chain in chains[3:]]
-        wanted = choose_rows(store, CurateConfig(paired_share=1.0), TraceConfig(model=model))["id"].to_pylist()
+        assert [(row["trace"], row["reason"]) for row in rows[3:]] == [
+            (chain, "") for chain in chains[3:]
+        ]
+        wanted = choose_rows(store, CurateConfig(paired_share=1.0), TraceConfig(model=model))[
+            "id"
+        ].to_pylist()
         assert wanted == (NAMES[:3] if model else [])
 
 
 def test_one_trace_for_many_answers_is_a_template(table: pa.Table, tmp_path: Path) -> None:
     words = [f"w{k}" for k in range(6)]
-    changed = {"trace": ["look at it closely and think"] * 6, "verifier": ["exact"] * 6, "answer": words, "answer_key": words}
+    changed = {
+        "trace": ["look at it closely and think"] * 6,
+        "verifier": ["exact"] * 6,
+        "answer": words,
+        "answer_key": words,
+    }
     store = write(table, tmp_path / "t.parquet", **changed)
-    store.apply(refuse_traces(store, TraceConfig(template_rows=6), FilterConfig(), tmp_path / "found.parquet"))
+    store.add_overlay(
+        refuse_traces(
+            store, TraceConfig(template_rows=6), FilterConfig(), tmp_path / "found.parquet"
+        )
+    )
     assert set(store.table(["reason"])["reason"].to_pylist()) == {"template_trace"}
     assert store.table(["detail"])["detail"][0].as_py() == "the same in 6 rows with 6 answers"
     (tmp_path / "taught").mkdir()
     told = {"trace": ["look at 1 part of it"] * 6, "verifier": ["open", *["exact"] * 5]}
     taught = write(table, tmp_path / "taught" / "t.parquet", **(changed | told))
     limits = TraceConfig(model="base", template_rows=6)
-    taught.apply(refuse_traces(taught, limits, FilterConfig(), tmp_path / "taught" / "found.parquet"))
-    assert taught.table(["reason"])["reason"].to_pylist() == ["template_trace", *[""] * 5], "an open question has no teacher"
+    taught.apply(
+        refuse_traces(taught, limits, FilterConfig(), tmp_path / "taught" / "found.parquet")
+    )
+    assert taught.table(["reason"])["reason"].to_pylist() == [
+        "template_trace",
+        *[""] * 5,
+    ], "an open question has no teacher"
     (tmp_path / "few").mkdir()
     few = write(table, tmp_path / "few" / "t.parquet", **changed)
-    few.apply(refuse_traces(few, TraceConfig(template_rows=7), FilterConfig(), tmp_path / "few" / "found.parquet"))
+    few.apply(
+        refuse_traces(
+            few, TraceConfig(template_rows=7), FilterConfig(), tmp_path / "few" / "found.parquet"
+        )
+    )
     assert set(few.table(["reason"])["reason"].to_pylist()) == {""}
 
 
 def test_templates_by_hand() -> None:
-    traces, contents, answers = ([1] * 3 + [2] * 3 + [3] * 3, [1, 2, 3, 4, 5, 6, 7, 7, 7], [1, 1, 2, 5, 5, 5, 1, 2, 3])
+    traces, contents, answers = (
+        [1] * 3 + [2] * 3 + [3] * 3,
+        [1, 2, 3, 4, 5, 6, 7, 7, 7],
+        [1, 1, 2, 5, 5, 5, 1, 2, 3],
+    )
     args = [np.array(column, dtype=np.int64) for column in (traces, contents, answers)]
     # 1: three rows, two answers; 2: one answer; 3: one row that stands there three times
     assert template_traces(*args, 3) == {1: (3, 2)}
@@ -275,35 +417,52 @@ def test_templates_by_hand() -> None:
 
 @pytest.mark.ray
 def test_a_judge_and_a_teacher_answer_through_ray_data(
-    ray_local: Any, tiny_llava: Path, table: pa.Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_local: Any,
+    tiny_llava: Path,
+    table: pa.Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A random model gives no verdict and no chain to speak of: it is asked as often as the recipe allows, and all is counted."""
-    from actors.chat_worker import ChatWorker
-    from actors.rollout_worker import RolloutWorker
+    """A random model gives no verdict and no chain to speak of: it is asked as often as the recipe
+    allows, and all is counted.
+    """
+    from actors.rollout.chat_worker import ChatWorker
+    from actors.rollout.worker import RolloutWorker
 
     (tmp_path / "bare").mkdir()
     store = write(table, tmp_path / "bare" / "c.parquet", trace=[""] * 6, mode=["thinking"] * 6)
-    chosen, heard, digest = store.table(CHOSEN).slice(0, 4), list[int](), digest_path(tiny_llava)
+    chosen, received, digest = store.table(CHOSEN).slice(0, 4), list[int](), digest_path(tiny_llava)
     common: dict[str, Any] = {"dtype": "float32", "seed": 0, "sync": "object_store"}
     opened = partial(ChatWorker, "judge", tiny_llava, max_model_len=512, **common)
     config = JudgeConfig(votes=2, retries=1, max_tokens=8, max_model_len=512)
     judge = Judge(opened, "tiny", digest, "float32", config, 0, {"num_cpus": 1.0})
-    verdicts = list(sample_verdicts(store.files, chosen, judge, tmp_path / "judged", heard.append))
-    assert [v.id for v in verdicts] == NAMES[:4] and sum(heard) == 4
+    verdicts = list(
+        sample_verdicts(store.files, chosen, judge, tmp_path / "judged", received.append)
+    )
+    assert [v.id for v in verdicts] == NAMES[:4] and sum(received) == 4
     assert {(v.mode, v.unparsed, v.error) for v in verdicts} == {("", 4, "")}
 
     opened = partial(RolloutWorker, "teacher", tiny_llava, max_model_len=128, **common)
     config = TraceConfig(samples=3, retries=1, max_tokens=6, alpha=math.log(2), gamma=0.0)
     teacher = Teacher(opened, "tiny", digest, "float32", 128, config, 0, {"num_cpus": 1.0})
-    traces = list(sample_traces(store.files, chosen, teacher, tmp_path / "traced", heard.append))
-    assert sum(heard) == 8 and {sum(dict(t.outcomes).values()) for t in traces} <= {3, 6}
+    traces = list(sample_traces(store.files, chosen, teacher, tmp_path / "traced", received.append))
+    assert sum(received) == 8 and {sum(dict(t.outcomes).values()) for t in traces} <= {3, 6}
     answers = dict(zip(NAMES, table["answer"].to_pylist(), strict=True))
-    held = [pq.read_table(part).to_pylist() for part in (tmp_path / "traced").rglob("part-*.parquet")]
+    held = [
+        pq.read_table(part).to_pylist() for part in (tmp_path / "traced").rglob("part-*.parquet")
+    ]
     replies = [row for part in held for row in part]
     for row in replies:
-        assert row["text"].startswith("\n") and 1.0 <= row["penalty"] <= 2.0 and row["num_tokens"] <= 7
-        assert (row["verdict"] == "right") is is_correct(row["text"], answers[row["id"]], "exact", "{}")
-    assert len({row["text"] for row in replies if row["id"] == NAMES[0]}) > 1 and len({row["penalty"] for row in replies}) > 1
+        assert (
+            row["text"].startswith("\n") and 1.0 <= row["penalty"] <= 2.0 and row["num_tokens"] <= 7
+        )
+        assert (row["verdict"] == "right") is is_correct(
+            row["text"], answers[row["id"]], "exact", "{}"
+        )
+    assert (
+        len({row["text"] for row in replies if row["id"] == NAMES[0]}) > 1
+        and len({row["penalty"] for row in replies}) > 1
+    )
     assert all(bool(t.text) == ("right" in dict(t.outcomes)) for t in traces)
     assert all(parse_response(row["text"]).trace or row["verdict"] != "right" for row in replies)
 
@@ -311,5 +470,11 @@ def test_a_judge_and_a_teacher_answer_through_ray_data(
         raise AssertionError("the engine was started for what is in the cache")
 
     monkeypatch.setattr(module, "_run_engine", no_engine)
-    assert list(sample_verdicts(store.files, chosen, judge, tmp_path / "judged", heard.append)) == verdicts
-    assert list(sample_traces(store.files, chosen, teacher, tmp_path / "traced", heard.append)) == traces
+    assert (
+        list(sample_verdicts(store.files, chosen, judge, tmp_path / "judged", received.append))
+        == verdicts
+    )
+    assert (
+        list(sample_traces(store.files, chosen, teacher, tmp_path / "traced", received.append))
+        == traces
+    )

@@ -1,6 +1,8 @@
-"""Checks of single rows: each refusal beside the row next to it that passes, and thousands of mutated rows that stop nothing.
+"""Checks of single rows: each refusal beside the row next to it that passes, and thousands of
+mutated rows that stop nothing.
 
-`python tests/data_curation/test_validate.py 10000 1` mutates so many rows, from that seed, and counts the reasons.
+`python tests/data_curation/test_validate.py 10000 1` mutates so many rows, from that seed, and
+counts the reasons.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageFile
 
-from bimode import math_judge
-from bimode.dataset import SCHEMA, Row, image_digest, sample_row
+from bimode.grading import math_worker
 from bimode.records import Sample
-from data_curation.validate import MAX_PIXELS, REASONS, check_row, check_rows
+from bimode.storage.dataset import SCHEMA, Row, image_digest, sample_row
+from data_curation.checks.validate import MAX_PIXELS, REASONS, check_row, check_rows
 
-PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8)), np.ones((4, 4))).astype(np.uint8)  # 24 x 32
+PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8)), np.ones((4, 4))).astype(
+    np.uint8
+)  # 24 x 32
 GREY = Image.fromarray(PIXELS)
 COLOUR = Image.merge("RGB", [GREY, GREY.rotate(180), Image.fromarray(PIXELS[:, ::-1].copy())])
 
@@ -41,12 +45,18 @@ def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def with_sums(data: bytes) -> bytes:
-    """A PNG with its check sums put right: without that, a mutation of it is only ever a wrong check sum."""
+    """A PNG with its check sums put right: without that, a mutation of it is only ever a wrong
+    check sum.
+    """
     if not data.startswith(b"\x89PNG"):
         return data
     out, at = bytearray(data), 8
-    while at + 12 <= len(out) and at + 12 + (length := int.from_bytes(out[at : at + 4], "big")) <= len(out):
-        out[at + 8 + length : at + 12 + length] = struct.pack(">I", zlib.crc32(out[at + 4 : at + 8 + length]))
+    while at + 12 <= len(out) and at + 12 + (
+        length := int.from_bytes(out[at : at + 4], "big")
+    ) <= len(out):
+        out[at + 8 + length : at + 12 + length] = struct.pack(
+            ">I", zlib.crc32(out[at + 4 : at + 8 + length])
+        )
         at += 12 + length
     return bytes(out)
 
@@ -67,19 +77,37 @@ FILES = {
     "gif grey": encoded(GREY, "GIF"),
     "webp": encoded(COLOUR, "WEBP"),
     "webp lossless alpha": encoded(COLOUR.convert("RGBA"), "WEBP", lossless=True),
-    "bmp": encoded(COLOUR, "BMP"), "tiff": encoded(COLOUR, "TIFF"),
+    "bmp": encoded(COLOUR, "BMP"),
+    "tiff": encoded(COLOUR, "TIFF"),
     "bmp palette": encoded(COLOUR.convert("P"), "BMP"),
 }
-ANIMATED = {kind: encoded(COLOUR, kind, save_all=True, append_images=[GREY.convert("RGB")]) for kind in ("GIF", "WEBP", "PNG")}
+ANIMATED = {
+    kind: encoded(COLOUR, kind, save_all=True, append_images=[GREY.convert("RGB")])
+    for kind in ("GIF", "WEBP", "PNG")
+}
 
 
 def row_with(*images: bytes, **changes: Any) -> Row:
     """A sound row, then with `changes`."""
     sample = Sample(
-        id="a-1", question="What is the total of all bars ?", images=images, answer="15", trace="7 + 8 = 15", transcription="",
-        verifier="exact", verifier_args="{}", guess_rate=0.1, task="charts", domain="chart", level="easy", difficulty="{}",
-        split="train", source="made here", source_license="CC0-1.0", source_refs=("made/1",),
-    )  # fmt: skip
+        id="a-1",
+        question="What is the total of all bars ?",
+        images=images,
+        answer="15",
+        trace="7 + 8 = 15",
+        transcription="",
+        verifier="exact",
+        verifier_args="{}",
+        guess_rate=0.1,
+        task="charts",
+        domain="chart",
+        level="easy",
+        difficulty="{}",
+        split="train",
+        source="made here",
+        source_license="CC0-1.0",
+        source_refs=("made/1",),
+    )
     return sample_row(sample, "train") | {"trace": sample.trace, "transcription": ""} | changes
 
 
@@ -95,7 +123,9 @@ def without(name: str) -> Row:
 def test_every_kind_of_picture_passes_with_the_digest_of_the_data_set(name: str) -> None:
     [checked] = check_rows([row_with(FILES[name])])
     assert (checked.reason, checked.detail) == ("", "")
-    assert checked.image_sha256 == image_digest([FILES[name]]) and checked.phash and checked.thumbnails
+    assert (
+        checked.image_sha256 == image_digest([FILES[name]]) and checked.phash and checked.thumbnails
+    )
     [plain] = check_rows([row_with(FILES[name])], hashed=False)
     assert plain == replace(checked, phash="", thumbnails=b""), "nobody looks for near pictures"
 
@@ -103,7 +133,10 @@ def test_every_kind_of_picture_passes_with_the_digest_of_the_data_set(name: str)
 def test_several_pictures_have_one_digest_and_none_has_none() -> None:
     pair = [FILES["png grey"], FILES["gif"]]
     first, second = check_rows([row_with(*pair), row_with()])
-    assert first.image_sha256 == image_digest(pair) and (second.image_sha256, second.phash) == ("", "")
+    assert first.image_sha256 == image_digest(pair) and (second.image_sha256, second.phash) == (
+        "",
+        "",
+    )
 
 
 def test_rows_stay_as_they_are_and_a_single_row_gets_its_digest() -> None:
@@ -135,16 +168,28 @@ def test_rows_stay_as_they_are_and_a_single_row_gets_its_digest() -> None:
         ({"task": None}, "bad_schema", "task: NoneType instead of text"),
         ({"source_refs": ("made/1",)}, "bad_schema", "source_refs: tuple instead of a list"),
         ({"prompt": [{"role": "user"}]}, "bad_schema", "prompt: content: NoneType instead of text"),
-        ({"images": [{"bytes": "PNG", "path": None}]}, "bad_schema", "images: bytes: str instead of bytes"),
+        (
+            {"images": [{"bytes": "PNG", "path": None}]},
+            "bad_schema",
+            "images: bytes: str instead of bytes",
+        ),
         ({"task": "x" * 1_000_001}, "bad_schema", "task: 1000001 characters"),
         ({"verifier": "oracle"}, "unknown_verifier", "oracle"),
         ({"verifier": None}, "unknown_verifier", "None"),
-        ({"verifier_args": None}, "unknown_verifier", "exact: verifier_args = : is not a JSON object"),
+        (
+            {"verifier_args": None},
+            "unknown_verifier",
+            "exact: verifier_args = : is not a JSON object",
+        ),
         ({"verifier_args": "[]"}, "unknown_verifier", "verifier_args = []: is not a JSON object"),
-        ({"verifier_args": "{" }, "unknown_verifier", "verifier_args = {: is not a JSON object"),
+        ({"verifier_args": "{"}, "unknown_verifier", "verifier_args = {: is not a JSON object"),
         ({"verifier_args": "[" * 100_000}, "unknown_verifier", "exact: verifier_args = [[["),
         ({"verifier_args": '{"a": ' + "1" * 5000 + "}"}, "unknown_verifier", "exact"),
-        ({"verifier": "number", "verifier_args": '{"rel_tol": "1e999999999"}'}, "unknown_verifier", "number"),
+        (
+            {"verifier": "number", "verifier_args": '{"rel_tol": "1e999999999"}'},
+            "unknown_verifier",
+            "number",
+        ),
         ({"verifier": "number", "verifier_args": '{"rel_tol": NaN}'}, "unknown_verifier", "number"),
         ({"verifier": "number", "verifier_args": '{"abs_tol": -1}'}, "unknown_verifier", "number"),
         ({"verifier": "reasoning_gym"}, "unknown_verifier", "no puzzle called NoneType"),
@@ -155,8 +200,10 @@ def test_rows_stay_as_they_are_and_a_single_row_gets_its_digest() -> None:
         ({"verifier": "choice", "answer": r"\boxed{} x"}, "answer_fails", "boxed"),
         ({"answer": "x" * 2001}, "long_answer", "2001 characters"),
     ],
-)  # fmt: skip
-def test_a_bad_row_is_refused_with_its_reason(changes: dict[str, Any], reason: str, detail: str) -> None:
+)
+def test_a_bad_row_is_refused_with_its_reason(
+    changes: dict[str, Any], reason: str, detail: str
+) -> None:
     [checked] = check_rows([row_with(**changes)])
     assert checked.reason == reason and detail in checked.detail
 
@@ -164,18 +211,31 @@ def test_a_bad_row_is_refused_with_its_reason(changes: dict[str, Any], reason: s
 @pytest.mark.parametrize(
     "changes",
     [
-        {"split": "check"},
-        {"pass_rate_direct": 0.25, "guess_rate": 0},
+        {"split": "decontaminate"},
+        {"pass_rate_non_thinking": 0.25, "guess_rate": 0},
         {"source": "Zo\u00eb\u2019s \u56fe\u8868\n\t\u00a0"},
         {"verifier": "int", "answer": " -15 "},
-        {"verifier": "number", "answer": "\u22121,500.25%", "verifier_args": '{"rel_tol": 0.05, "abs_tol": 1}'},
+        {
+            "verifier": "number",
+            "answer": "\u22121,500.25%",
+            "verifier_args": '{"rel_tol": 0.05, "abs_tol": 1}',
+        },
         {"verifier": "number", "answer": "3/4"},
         {"verifier": "choice", "answer": "(B)"},
         {"verifier": "choice", "answer": "yes"},
-        {"verifier": "open", "answer": "It rises because " + "of that " * 1000},  # no verifier reads it
-        {"messages": [], "prompt": [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Sum ?"}]},
+        {
+            "verifier": "open",
+            "answer": "It rises because " + "of that " * 1000,
+        },  # no verifier reads it
+        {
+            "messages": [],
+            "prompt": [
+                {"role": "system", "content": "Be short."},
+                {"role": "user", "content": "Sum ?"},
+            ],
+        },
     ],
-)  # fmt: skip
+)
 def test_the_row_next_to_it_passes(changes: dict[str, Any]) -> None:
     assert check_rows([row_with(**changes)])[0].reason == ""
 
@@ -186,7 +246,9 @@ def test_no_column_may_be_missing(name: str) -> None:
 
 
 @pytest.mark.parametrize("character", ["\0", "\x0c", "\x1b", "\x7f", "\ud83d", "\udc00"])
-@pytest.mark.parametrize("name", ["id", "answer", "trace", "transcription", "verifier_args", "source_license"])
+@pytest.mark.parametrize(
+    "name", ["id", "answer", "trace", "transcription", "verifier_args", "source_license"]
+)
 def test_text_that_no_file_or_tokenizer_should_see_is_refused(name: str, character: str) -> None:
     r"""A form feed is what a JSON reader makes of ``"\frac"``."""
     row = row_with() | {name: f"1{character}5"}
@@ -198,15 +260,32 @@ def test_text_that_no_file_or_tokenizer_should_see_is_refused(name: str, charact
     [
         (b"", "image_missing"),
         (b"<svg xmlns='http://www.w3.org/2000/svg' width='99' height='99'/>", "image_type"),
-        *((text, "image_type") for text in (b"%PDF-1.7 ...", b"<!DOCTYPE html>404", b"no picture", b"BM begins this text")),
+        *(
+            (text, "image_type")
+            for text in (
+                b"%PDF-1.7 ...",
+                b"<!DOCTYPE html>404",
+                b"no picture",
+                b"BM begins this text",
+            )
+        ),
         *((encoded(COLOUR, kind), "image_type") for kind in ("EPS", "PPM")),
         *((data, "image_type") for data in ANIMATED.values()),
         (encoded(GREY.resize((7, 32)), "PNG"), "image_size"),
         (encoded(GREY.resize((32, 4097)), "GIF"), "image_size"),
-        (FILES["png grey"][:20] + b"\0\0\0\0" + FILES["png grey"][24:], "image_broken"),  # a height of 0
-        (FILES["jpeg grey"].replace(b"\xff\xdb", b"\xff\xfe"), "image_broken"),  # without its quantisation tables
+        (
+            FILES["png grey"][:20] + b"\0\0\0\0" + FILES["png grey"][24:],
+            "image_broken",
+        ),  # a height of 0
+        (
+            FILES["jpeg grey"].replace(b"\xff\xdb", b"\xff\xfe"),
+            "image_broken",
+        ),  # without its quantisation tables
         (FILES["png palette"].replace(b"PLTE", b"pLTE"), "image_broken"),
-        (with_sums(FILES["png palette"].replace(b"PLTE", b"pLTE")), "image_broken"),  # decodes, and has no colours
+        (
+            with_sums(FILES["png palette"].replace(b"PLTE", b"pLTE")),
+            "image_broken",
+        ),  # decodes, and has no colours
     ],
 )
 def test_an_image_that_is_none_is_refused_with_its_reason(data: bytes, reason: str) -> None:
@@ -223,13 +302,17 @@ def test_a_wrong_name_does_not_matter() -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_was_cut_is_truncated(name: str) -> None:
-    """At every tenth, but for the first bytes, of which nobody can tell what they were. A tail without pixels may be missing."""
+    """At every tenth, but for the first bytes, of which nobody can tell what they were. A tail
+    without pixels may be missing.
+    """
     data, reasons = FILES[name], Counter[str]()
     for tenth in range(1, 10):
         [checked] = check_rows([row_with(data[: max(len(data) * tenth // 10, 32)])])
         reasons[checked.reason] += 1
         assert checked.reason == "image_truncated" or checked.image_sha256 == image_digest([data])
-    assert reasons["image_truncated"] >= (4 if name == "jpeg of a camera" else 8)  # whose second half is a preview
+    assert reasons["image_truncated"] >= (
+        4 if name == "jpeg of a camera" else 8
+    )  # whose second half is a preview
 
 
 def claiming(kind: str, width: int, height: int) -> bytes:
@@ -237,7 +320,12 @@ def claiming(kind: str, width: int, height: int) -> bytes:
     if kind == "PNG":
         header = struct.pack(">II", width, height) + FILES["png colour"][24:29]
         body = b"IHDR" + header
-        return FILES["png colour"][:12] + body + struct.pack(">I", zlib.crc32(body)) + FILES["png colour"][33:]
+        return (
+            FILES["png colour"][:12]
+            + body
+            + struct.pack(">I", zlib.crc32(body))
+            + FILES["png colour"][33:]
+        )
     if kind == "JPEG":
         data = FILES["jpeg colour"]
         at = data.index(b"\xff\xc0") + 5
@@ -254,7 +342,11 @@ def claiming(kind: str, width: int, height: int) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
 @pytest.mark.parametrize("side", [4097, 12_000, 16_383])
 def test_a_bomb_is_refused_by_its_header(
-    kind: str, side: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    kind: str,
+    side: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     """Nothing is decoded, and Pillow's warnings do not print."""
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
@@ -268,7 +360,10 @@ def test_images_of_a_row_have_one_bound_together() -> None:
     blank = encoded(Image.new("1", (4096, 4096)), "PNG")
     assert len(blank) < 10_000 and 4 * 4096 * 4096 <= MAX_PIXELS < 5 * 4096 * 4096
     assert check_row(row_with(blank))[0] == ""
-    assert check_row(row_with(*[blank] * 5)) == ("image_size", f"image 4: 4096 x 4096 pixels, {len(blank)} bytes")
+    assert check_row(row_with(*[blank] * 5)) == (
+        "image_size",
+        f"image 4: 4096 x 4096 pixels, {len(blank)} bytes",
+    )
 
 
 def test_every_reason_has_one_line() -> None:
@@ -281,40 +376,158 @@ DEEP: list[Any] = []
 for _ in range(50_000):
     DEEP = [DEEP]
 VALUES: list[Any] = [
-    None, 0, -1, 10**5000, 1 << 40, 1.5, float("nan"), float("inf"), 1e300, True, complex(1, 2), date(2026, 1, 1), object(),
-    "", "text", "5", "\ud800", "a\0b", "x" * 1_100_000, np.str_("numpy"), np.int64(3), np.float32(0.5), np.array([1]),
-    b"", b"bytes", bytearray(b"x"), (1,), {1}, [], [None], [1], [[]], ["a"], ["\udfff"], [b"x"], DEEP, {}, {"a": 1}, [{}],
-    [{"role": 1}], [{"bytes": None}], [{"bytes": 5, "path": 5}], [{"role": "user", "content": "\x1b"}],
-]  # fmt: skip
+    None,
+    0,
+    -1,
+    10**5000,
+    1 << 40,
+    1.5,
+    float("nan"),
+    float("inf"),
+    1e300,
+    True,
+    complex(1, 2),
+    date(2026, 1, 1),
+    object(),
+    "",
+    "text",
+    "5",
+    "\ud800",
+    "a\0b",
+    "x" * 1_100_000,
+    np.str_("numpy"),
+    np.int64(3),
+    np.float32(0.5),
+    np.array([1]),
+    b"",
+    b"bytes",
+    bytearray(b"x"),
+    (1,),
+    {1},
+    [],
+    [None],
+    [1],
+    [[]],
+    ["a"],
+    ["\udfff"],
+    [b"x"],
+    DEEP,
+    {},
+    {"a": 1},
+    [{}],
+    [{"role": 1}],
+    [{"bytes": None}],
+    [{"bytes": 5, "path": 5}],
+    [{"role": "user", "content": "\x1b"}],
+]
 TEXTS = [
-    "", " ", "\n", "<image>", "<image><image>", "</think>", "<think>", "5", "5.0", "-5", "1,000", "1e999", "1e-999", "1/0", "0/0",
-    "--5", "\u0665", "\u00bd", "nan", "inf", "(B)", "b.", "yes", "...", "\\boxed{5}", "\\boxed{", "answer is", "answer is 5",
-    "9" * 1999, "9" * 5000, "{" * 1990, "\\frac{1}{0}", "\u202e5", "\ufeff5", "\U0001f600", "a\u0300" * 600, "\0", "\ud800",
+    "",
+    " ",
+    "\n",
+    "<image>",
+    "<image><image>",
+    "</think>",
+    "<think>",
+    "5",
+    "5.0",
+    "-5",
+    "1,000",
+    "1e999",
+    "1e-999",
+    "1/0",
+    "0/0",
+    "--5",
+    "\u0665",
+    "\u00bd",
+    "nan",
+    "inf",
+    "(B)",
+    "b.",
+    "yes",
+    "...",
+    "\\boxed{5}",
+    "\\boxed{",
+    "answer is",
+    "answer is 5",
+    "9" * 1999,
+    "9" * 5000,
+    "{" * 1990,
+    "\\frac{1}{0}",
+    "\u202e5",
+    "\ufeff5",
+    "\U0001f600",
+    "a\u0300" * 600,
+    "\0",
+    "\ud800",
     "x" * 1_000_001,
-]  # fmt: skip
+]
 ENTRY = '{"entry": {"answer": %s, "metadata": {"source_dataset": %s}}}'
 ARGS = [
-    "", "{}", "[]", "null", "5", "{", '{"a":', "{}{}", '"', "[" * 100_000, '{"a":' * 50_000, "NaN", "\0", "\ud800",
-    '{"rel_tol": ' + "9" * 5000 + "}", '{"rel_tol": NaN}', '{"rel_tol": Infinity}', '{"abs_tol": "1e999999999"}',
-    '{"rel_tol": 1e308}', '{"abs_tol": [1]}', '{"rel_tol": true}', '{"rel_tol": null}', '{"rel_tol": -0.0}',
-    '{"abs_tol": 1e-400}', '{"entry": null}', '{"entry": {}}', '{"entry": {"metadata": 5}}', ENTRY % ("1", "[]"),
-    ENTRY % ("1", '"no such"'), ENTRY % ("null", '"chain_sum"'), ENTRY % ("[]", '"leg_counting"'), '{"a": "\\ud800"}',
-    '{"a": "\\u0000"}', '{"\u00e9": 1}', "{}" + " " * 1_000_000,
-]  # fmt: skip
+    "",
+    "{}",
+    "[]",
+    "null",
+    "5",
+    "{",
+    '{"a":',
+    "{}{}",
+    '"',
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    "NaN",
+    "\0",
+    "\ud800",
+    '{"rel_tol": ' + "9" * 5000 + "}",
+    '{"rel_tol": NaN}',
+    '{"rel_tol": Infinity}',
+    '{"abs_tol": "1e999999999"}',
+    '{"rel_tol": 1e308}',
+    '{"abs_tol": [1]}',
+    '{"rel_tol": true}',
+    '{"rel_tol": null}',
+    '{"rel_tol": -0.0}',
+    '{"abs_tol": 1e-400}',
+    '{"entry": null}',
+    '{"entry": {}}',
+    '{"entry": {"metadata": 5}}',
+    ENTRY % ("1", "[]"),
+    ENTRY % ("1", '"no such"'),
+    ENTRY % ("null", '"chain_sum"'),
+    ENTRY % ("[]", '"leg_counting"'),
+    '{"a": "\\ud800"}',
+    '{"a": "\\u0000"}',
+    '{"\u00e9": 1}',
+    "{}" + " " * 1_000_000,
+]
 CATASTROPHES = [
-    "9^{9^{9^9}}", "9" * 1900 + "^{9}", "\\sqrt{" * 300 + "2" + "}" * 300, "(" * 900 + ")" * 900, "x^{x^{x}}+" * 150 + "1",
-]  # fmt: skip
+    "9^{9^{9^9}}",
+    "9" * 1900 + "^{9}",
+    "\\sqrt{" * 300 + "2" + "}" * 300,
+    "(" * 900 + ")" * 900,
+    "x^{x^{x}}+" * 150 + "1",
+]
 
 
 def mutate_file(data: bytes, rng: random.Random) -> bytes:
-    """Cut, flipped, overwritten, shortened, lengthened, spliced with another file, or random from the start."""
+    """Cut, flipped, overwritten, shortened, lengthened, spliced with another file, or random from
+    the start.
+    """
     at, some, other = rng.randrange(len(data)), rng.randint(1, 40), rng.choice(list(FILES.values()))
     flipped, header = bytearray(data), bytearray(data)
     for _ in range(rng.randint(1, 8)):
         flipped[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         header[rng.randrange(min(len(data), 80))] = rng.randrange(256)
     noise = rng.randbytes(some)
-    kinds = [data[:at] + rest for rest in (b"", noise + data[at + some :], data[at + some :], noise + data[at:], other[at:])]
+    kinds = [
+        data[:at] + rest
+        for rest in (
+            b"",
+            noise + data[at + some :],
+            data[at + some :],
+            noise + data[at:],
+            other[at:],
+        )
+    ]
     out = rng.choice([*kinds, bytes(flipped), bytes(header), noise])
     return with_sums(out) if rng.random() < 0.6 else out
 
@@ -322,7 +535,11 @@ def mutate_file(data: bytes, rng: random.Random) -> bytes:
 def _image(row: Row, rng: random.Random) -> None:
     data = mutate_file(rng.choice([*FILES.values(), *ANIMATED.values()]), rng)
     if rng.random() < 0.2:
-        data = claiming(rng.choice(["PNG", "JPEG", "GIF", "BMP", "WEBP"]), rng.randrange(1 << 14), rng.randrange(1 << 14))
+        data = claiming(
+            rng.choice(["PNG", "JPEG", "GIF", "BMP", "WEBP"]),
+            rng.randrange(1 << 14),
+            rng.randrange(1 << 14),
+        )
     elif rng.random() < 0.03:
         data = b""
     row["images"] = [{"bytes": data, "path": rng.choice(["x.png", "", None])}]
@@ -337,12 +554,21 @@ def _column(row: Row, rng: random.Random) -> None:
 
 
 def _text(row: Row, rng: random.Random) -> None:
-    name, text = rng.choice([rng.choice(SCHEMA.names), "trace", "prompt", "answer"]), rng.choice(TEXTS)
-    row[name] = [{"role": rng.choice(["user", ""]), "content": text}] if name in ("prompt", "messages") else text
+    name, text = (
+        rng.choice([rng.choice(SCHEMA.names), "trace", "prompt", "answer"]),
+        rng.choice(TEXTS),
+    )
+    row[name] = (
+        [{"role": rng.choice(["user", ""]), "content": text}]
+        if name in ("prompt", "messages")
+        else text
+    )
 
 
 def _verifier(row: Row, rng: random.Random) -> None:
-    row["verifier"] = rng.choice(["exact", "int", "number", "choice", "reasoning_gym", "open", "oracle", ""])
+    row["verifier"] = rng.choice(
+        ["exact", "int", "number", "choice", "reasoning_gym", "open", "oracle", ""]
+    )
     row["answer"] = rng.choice(TEXTS)
     row["verifier_args"] = rng.choice(ARGS) if rng.random() < 0.7 else "{}"
 
@@ -351,8 +577,8 @@ MUTATIONS: list[Mutation] = [_image, _image, _image, _column, _column, _text, _v
 
 
 def fuzz(count: int, seed: int, catastrophes: int) -> Counter[str]:
-    """Reasons of `count` mutated rows, `catastrophes` of them for the maths verifier. Each is refused with a known reason, or can
-    be written and has the digest that the data set gives it.
+    """Reasons of `count` mutated rows, `catastrophes` of them for the maths verifier. Each is
+    refused with a known reason, or can be written and has the digest that the data set gives it.
     """
     rng, reasons = random.Random(seed), Counter[str]()
     evil = set(rng.sample(range(count), catastrophes))
@@ -361,8 +587,14 @@ def fuzz(count: int, seed: int, catastrophes: int) -> Counter[str]:
         found = check_rows(rows)
         for checked in found:
             assert checked.reason == "" or checked.reason in REASONS
-            assert checked.detail.isascii() and len(checked.detail) < 400 and " at 0x" not in checked.detail
-        passed = [(row, checked) for row, checked in zip(rows, found, strict=True) if not checked.reason]
+            assert (
+                checked.detail.isascii()
+                and len(checked.detail) < 400
+                and " at 0x" not in checked.detail
+            )
+        passed = [
+            (row, checked) for row, checked in zip(rows, found, strict=True) if not checked.reason
+        ]
         narrow = [{name: row[name] for name in SCHEMA.names} for row, _ in passed]
         pa.Table.from_pylist(narrow, schema=SCHEMA).validate(full=True)
         with warnings.catch_warnings():
@@ -383,18 +615,28 @@ def mutated(rng: random.Random, evil: bool) -> Row:
 
 
 def test_mutated_rows_are_refused_with_a_reason_or_can_be_written(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """2,000 rows, one of which would keep the maths verifier busy for ever; every check of single rows has its share of them."""
-    monkeypatch.setattr(math_judge, "SECONDS", 0.5)
+    """2,000 rows, one of which would keep the maths verifier busy for ever; every check of single
+    rows has its share of them.
+    """
+    monkeypatch.setattr(math_worker, "SECONDS", 0.5)
     reasons = fuzz(2000, seed=0, catastrophes=1)
     assert reasons.total() == 2000 and reasons[""] > 100
     names = list(REASONS)
-    assert {*names[names.index("bad_schema") : names.index("answer_fails") + 1], "long_answer"} <= reasons.keys()
+    assert {
+        *names[names.index("bad_schema") : names.index("answer_fails") + 1],
+        "long_answer",
+    } <= reasons.keys()
     assert capfd.readouterr() == ("", "") and not list(recwarn)
 
 
 if __name__ == "__main__":
     begun, rows_wanted = time.perf_counter(), int(sys.argv[1])
     counted = fuzz(rows_wanted, seed=int(sys.argv[2]), catastrophes=rows_wanted // 500)
-    print(json.dumps(dict(counted.most_common()), indent=1), f"{counted.total()} rows, {time.perf_counter() - begun:.0f} s")
+    print(
+        json.dumps(dict(counted.most_common()), indent=1),
+        f"{counted.total()} rows, {time.perf_counter() - begun:.0f} s",
+    )

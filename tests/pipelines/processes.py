@@ -1,4 +1,6 @@
-"""Starting the command line as a user does, interrupting it as a user does, and looking for what it left behind."""
+"""Starting the command line as a user does, interrupting it as a user does, and looking for what it
+left behind.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +19,23 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 def environment() -> dict[str, str]:
-    """This environment with the code's root on the path, and without a cluster that happens to be named in it."""
+    """This environment with the code's root on the path, and without a cluster that happens to be
+    named in it.
+    """
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return kept | {"PYTHONPATH": str(REPO)}
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
     """`python WORDS` in the repository's root, run to its end."""
-    return subprocess.run([sys.executable, *words], cwd=REPO, env=environment(), capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=REPO,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @dataclass
@@ -39,14 +50,22 @@ class Running:
     def __enter__(self) -> Running:
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, *self.words], cwd=REPO, env=environment() | self.extra, stdout=out, stderr=out,
+                [sys.executable, *self.words],
+                cwd=REPO,
+                env=environment() | self.extra,
+                stdout=out,
+                stderr=out,
                 start_new_session=True,
-            )  # fmt: skip
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
         self.note_tree()
-        for process in [*self.tree, psutil.Process(self.process.pid)] if self.process.poll() is None else self.left():
+        for process in (
+            [*self.tree, psutil.Process(self.process.pid)]
+            if self.process.poll() is None
+            else self.left()
+        ):
             process.kill()
         self.process.wait()
 
@@ -54,7 +73,9 @@ class Running:
         """Fails with the log if the command ends, or `timeout` seconds pass, before `ready()`."""
         end = time.monotonic() + timeout
         while not ready():
-            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()[-3000:]
+            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()[
+                -3000:
+            ]
             time.sleep(0.2)
 
     def note_tree(self) -> None:
@@ -69,13 +90,17 @@ class Running:
         return self.process.wait(timeout)
 
     def terminate(self, timeout: float = 60.0) -> int:
-        """SIGTERM to the command alone, as systemd, Kubernetes and `kill` send it; the exit code."""
+        """SIGTERM to the command alone, as systemd, Kubernetes and `kill` send it; the exit
+        code.
+        """
         self.note_tree()
         self.process.terminate()
         return self.process.wait(timeout)
 
     def hang_up(self, timeout: float = 60.0) -> int:
-        """SIGHUP to the whole group, as a terminal or a connection that is gone sends it; the exit code."""
+        """SIGHUP to the whole group, as a terminal or a connection that is gone sends it; the exit
+        code.
+        """
         self.note_tree()
         os.killpg(self.process.pid, signal.SIGHUP)
         return self.process.wait(timeout)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from bimode.codec import Codec, load_model
 from bimode.modes import Mode, render_response
+from bimode.renderer import Renderer, load_model
 
 EASY, HARD = "what is the number", "what is the product"
 TRACE, ANSWER = "look : 3 8 ; 3 x 8 = 24", "24"
@@ -22,23 +22,27 @@ def picture() -> bytes:
 
 
 def teach(model_dir: Path, root: Path) -> Path:
-    """The model after it learnt by heart: both modes on both questions; of its own accord it thinks on HARD only."""
+    """The model after it learnt by heart: both modes on both questions; of its own accord it thinks
+    on HARD only.
+    """
     import torch
 
-    codec, model = Codec(model_dir), load_model(model_dir, torch.float32)
+    renderer, model = Renderer(model_dir), load_model(model_dir, torch.float32)
     rows = []
     for question, choice in ((EASY, Mode.NON_THINKING), (HARD, Mode.THINKING)):
-        prompt = codec.encode_prompt(question, (picture(),))
+        prompt = renderer.encode_prompt(question, (picture(),))
         for mode in (Mode.THINKING, Mode.NON_THINKING):
-            response = codec.encode_response(render_response(mode, TRACE, ANSWER))
-            start = len(prompt) + (0 if mode is choice else 1)  # the decision is learnt from the chosen mode alone
+            response = renderer.encode_response(render_response(mode, TRACE, ANSWER))
+            start = len(prompt) + (
+                0 if mode is choice else 1
+            )  # the decision is learnt from the chosen mode alone
             rows.append((prompt + response, start))
     length = max(len(ids) for ids, _ in rows)
-    ids_BT = torch.tensor([[*ids, *[codec.pad_id] * (length - len(ids))] for ids, _ in rows])
+    ids_BT = torch.tensor([[*ids, *[renderer.pad_id] * (length - len(ids))] for ids, _ in rows])
     labels_BT = ids_BT.clone()
     for b, (ids, start) in enumerate(rows):
         labels_BT[b, :start], labels_BT[b, len(ids) :] = -100, -100
-    pixels = dict(codec.encode_images((picture(),)))["pixel_values"].repeat(len(rows), 1, 1, 1)
+    pixels = dict(renderer.encode_images((picture(),)))["pixel_values"].repeat(len(rows), 1, 1, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for _ in range(150):
         loss = model(input_ids=ids_BT, pixel_values=pixels, labels=labels_BT).loss
@@ -49,5 +53,5 @@ def teach(model_dir: Path, root: Path) -> Path:
             break
     assert loss.item() < 0.05, loss.item()
     model.save_pretrained(root)
-    codec.processor.save_pretrained(root)
+    renderer.processor.save_pretrained(root)
     return root

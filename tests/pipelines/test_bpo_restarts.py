@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from bimode.config.load import build_recipe
 from bimode.errors import BimodeError, DivergedError, LearnerLostError, WorkerLostError
-from bimode.recipe import build_recipe
-from bimode.rundir import StageDir, StageResult
+from bimode.storage.run_dir import StageDir, StageResult
 from pipelines import bpo, bpo_steps
 
 TWICE = "bpo.learner_restarts=2"

@@ -1,4 +1,5 @@
-"""A step of BPO with scripted rollouts: which groups are kept, what they are compared with, what the learner divides by.
+"""A step of BPO with scripted rollouts: which groups are kept, what they are compared with, what
+the learner divides by.
 
 The answers are scripted: which groups carry no credit cannot be brought about with a real policy.
 """
@@ -17,19 +18,26 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.bpo_config import BpoConfig
-from bimode.config import Recipe
-from bimode.credit.summary import summarize
-from bimode.desk import Drawn, Lease, RefusedTicket
+from bimode.config.recipe import Recipe
+from bimode.config.rl import BpoConfig
 from bimode.errors import MismatchError, StarvedError, VerifierLostError
-from bimode.ledger import Ledger
-from bimode.losses import policy_loss
 from bimode.modes import Mode
-from bimode.order import item_of
 from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt, RolloutGroup
+from bimode.rl.ledger import Ledger
+from bimode.rl.loss import policy_loss
+from bimode.rl.prompt_order import item_of
+from bimode.rl.rollout_summary import summarize
+from bimode.rl.scheduler import Lease, RefusedPrompt, ScoredGroup
 from pipelines.bpo_log import RunLog
 from pipelines.bpo_reference import FILE, reference_rewards
-from pipelines.bpo_steps import credit, drawn, open_desk, open_rollouts, requests, update
+from pipelines.bpo_steps import (
+    credit,
+    open_rollouts,
+    open_scheduler,
+    requests,
+    scored_groups,
+    update,
+)
 from tests.rollouts import completion, config, paired
 
 RIGHT, WRONG = "\n\n</think>\n\n7", "\n\n</think>\n\n8"
@@ -37,7 +45,9 @@ RIGHT, WRONG = "\n\n</think>\n\n7", "\n\n</think>\n\n8"
 
 @dataclass
 class ScriptedGraph:
-    """Of each request, the first completions are right: as many as `right` says of the prompt; remembers what it was asked."""
+    """Of each request, the first completions are right: as many as `right` says of the prompt;
+    remembers what it was asked.
+    """
 
     right: dict[str, int]
     asked: list[GenerationRequest] = field(default_factory=list)
@@ -52,7 +62,9 @@ class ScriptedGraph:
         if name not in self.right:
             return GenerationResult((), "5 images, at most 4")
         texts = [RIGHT if i < self.right[name] else WRONG for i in range(request.n)]
-        return GenerationResult(tuple(replace(completion(request.mode, 3, text=text), prompt_id=name) for text in texts))
+        return GenerationResult(
+            tuple(replace(completion(request.mode, 3, text=text), prompt_id=name) for text in texts)
+        )
 
     @property
     def learner(self) -> Any:
@@ -60,7 +72,9 @@ class ScriptedGraph:
             self.divided_by.append(num_tokens)
             return {"loss": 0.0}
 
-        return SimpleNamespace(update=forward, optim_step=lambda: SimpleNamespace(grad_norm=1.0, lr=1.0))
+        return SimpleNamespace(
+            update=forward, optim_step=lambda: SimpleNamespace(grad_norm=1.0, lr=1.0)
+        )
 
 
 @dataclass(frozen=True)
@@ -70,20 +84,31 @@ class Step:
     groups: list[RolloutGroup]
     probes: list[Completion]
     dropped: int
-    drawn: list[Drawn]
+    scored: list[ScoredGroup]
 
 
-def collect(graph: ScriptedGraph, asked: list[Prompt], bpo: BpoConfig, references: dict[str, float], seed: int = 5) -> Step:
+def collect(
+    graph: ScriptedGraph,
+    asked: list[Prompt],
+    bpo: BpoConfig,
+    references: dict[str, float],
+    seed: int = 5,
+) -> Step:
     """The batch of step 0 of a run whose data order is `asked`, by one worker without a fault."""
     with tempfile.TemporaryDirectory() as folder:
-        desk = open_desk(bpo, asked.__getitem__, len(asked), Ledger(Path(folder)))
-        while (batch := desk.batch(0)) is None:
-            lease = desk.grant("w", 0, 0)
+        scheduler = open_scheduler(bpo, asked.__getitem__, len(asked), Ledger(Path(folder)))
+        while (batch := scheduler.batch(0)) is None:
+            lease = scheduler.grant("w", 0, 0)
             assert lease is not None
-            tickets = [(ticket, asked[ticket]) for ticket in lease.tickets]
-            results = graph.generate(requests(tickets, bpo.at(0), seed))
-            desk.deliver(lease, drawn(tickets, bpo.at(0), results, references))
-        return Step([d.group for d in batch], [c for d in batch for c in d.probes], desk.filtered, batch)
+            group_ids = [(group_id, asked[group_id]) for group_id in lease.group_ids]
+            results = graph.generate(requests(group_ids, bpo.at(0), seed))
+            scheduler.deliver(lease, scored_groups(group_ids, bpo.at(0), results, references))
+        return Step(
+            [d.group for d in batch],
+            [c for d in batch for c in d.probes],
+            scheduler.filtered,
+            batch,
+        )
 
 
 def prompts(ids: str) -> list[Prompt]:
@@ -92,94 +117,133 @@ def prompts(ids: str) -> list[Prompt]:
 
 def test_a_step_without_resampling_takes_what_it_drew() -> None:
     graph = ScriptedGraph({"a": 2, "b": 0, "c": 1})
-    drawn = collect(graph, prompts("abc"), config("per_mode", prompts_per_step=3), {}, seed=5)
-    assert [g.prompt.id for g in drawn.groups] == ["a", "b", "c"] and drawn.dropped == 0
-    assert [g.rewards_G for g in drawn.groups] == [(1, 1, 1, 1), (0, 0, 0, 0), (1, 0, 1, 0)]
-    assert [c.prompt_id for c in drawn.probes] == ["a", "a", "b", "b", "c", "c"], "g probes of the choice a prompt"
-    assert all(math.isnan(g.reference_reward) for g in drawn.groups)
+    scored = collect(graph, prompts("abc"), config("per_mode", prompts_per_step=3), {}, seed=5)
+    assert [g.prompt.id for g in scored.groups] == ["a", "b", "c"] and scored.dropped == 0
+    assert [g.rewards_G for g in scored.groups] == [(1, 1, 1, 1), (0, 0, 0, 0), (1, 0, 1, 0)]
+    assert [c.prompt_id for c in scored.probes] == [
+        "a",
+        "a",
+        "b",
+        "b",
+        "c",
+        "c",
+    ], "g probes of the choice a prompt"
+    assert all(math.isnan(g.reference_reward) for g in scored.groups)
     assert len({(request.seed, request.mode) for request in graph.asked}) == 9
 
 
 def test_groups_without_credit_give_way_until_the_batch_is_full() -> None:
-    """a and c teach nothing; d and e stand in, e teaches nothing; f fills the last place in the last round but one."""
+    """a and c teach nothing; d and e stand in, e teaches nothing; f fills the last place in the
+    last round but one.
+    """
     graph = ScriptedGraph({"a": 0, "b": 1, "c": 4, "d": 2, "e": 0, "f": 3, "g": 1})
     wanted = config("dapo", prompts_per_step=3, resample=5, overlong_buffer=0.0)
-    drawn = collect(graph, prompts("abcdefg"), wanted, {}, seed=5)
-    assert [g.prompt.id for g in drawn.groups] == ["b", "d", "f"] and drawn.dropped == 3
-    assert "g" not in {request.prompt.id for request in graph.asked}, "no more was asked than was needed"
+    scored = collect(graph, prompts("abcdefg"), wanted, {}, seed=5)
+    assert [g.prompt.id for g in scored.groups] == ["b", "d", "f"] and scored.dropped == 3
+    assert "g" not in {request.prompt.id for request in graph.asked}, (
+        "no more was asked than was needed"
+    )
     assert len({request.seed for request in graph.asked}) == 6
-    assert drawn.probes == [], "the rollouts themselves show the choice"
+    assert scored.probes == [], "the rollouts themselves show the choice"
 
 
 def test_no_more_give_way_than_the_rounds_allow() -> None:
     graph = ScriptedGraph({"a": 0, "b": 1, "c": 4, "d": 0, "e": 0, "f": 0})
     wanted = config("dapo", prompts_per_step=3, resample=1, overlong_buffer=0.0)
-    drawn = collect(graph, prompts("abcdef"), wanted, {}, seed=5)
-    assert [g.prompt.id for g in drawn.groups] == ["b", "e", "f"] and drawn.dropped == 3
+    scored = collect(graph, prompts("abcdef"), wanted, {}, seed=5)
+    assert [g.prompt.id for g in scored.groups] == ["b", "e", "f"] and scored.dropped == 3
 
 
-def test_a_group_that_spans_more_versions_than_may_be_is_dropped_and_ends_no_run(tmp_path: Path) -> None:
-    """Credit refuses such a group: it must not be asked whether there is any before the group is found to be too old."""
+def test_a_group_that_spans_more_versions_than_may_be_is_dropped_and_ends_no_run(
+    tmp_path: Path,
+) -> None:
+    """Credit refuses such a group: it must not be asked whether there is any before the group is
+    found to be too old.
+    """
     bpo = BpoConfig(prompts_per_step=1, group_size=1, max_staleness=1, resample=1)
     prompt = paired([1], [1]).prompt
-    desk = open_desk(bpo, lambda ticket: prompt, 1, Ledger(tmp_path))
+    scheduler = open_scheduler(bpo, lambda group_id: prompt, 1, Ledger(tmp_path))
 
     def answer(lease: Lease | None, first: int, last: int) -> None:
         assert lease is not None
         both = [completion(mode, 3) for mode in (Mode.THINKING, Mode.NON_THINKING)]
         spans = tuple(replace(c, versions_T=(first,) * (c.num_tokens - 1) + (last,)) for c in both)
-        desk.deliver(lease, [Drawn(ticket, RolloutGroup(prompt, spans, (1.0, 0.0)), ()) for ticket in lease.tickets])
+        scheduler.deliver(
+            lease,
+            [
+                ScoredGroup(group_id, RolloutGroup(prompt, spans, (1.0, 0.0)), ())
+                for group_id in lease.group_ids
+            ],
+        )
 
-    slow = desk.grant("slow", 0, 0)
+    slow = scheduler.grant("slow", 0, 0)
     for version in (0, 1):
-        answer(desk.grant("a", version, version), version, version)
-        desk.trained(desk.batch(version) or [], version)
+        answer(scheduler.grant("a", version, version), version, version)
+        scheduler.trained(scheduler.batch(version) or [], version)
     answer(slow, 0, 2)
-    assert desk.batch(2) is None and (desk.stale, desk.filtered) == (1, 0)
+    assert scheduler.batch(2) is None and (scheduler.stale, scheduler.filtered) == (1, 0)
 
 
 @pytest.mark.parametrize(
     ("algorithm", "rewards"),
-    [("per_mode", [(1, 0, 1, 0), (1, 1, 1, 1), (1, 0, 1, 0)]), ("dapo", [(1, 0, 0, 0), (1, 1, 0, 0), (1, 0, 0, 0)])],
+    [
+        ("per_mode", [(1, 0, 1, 0), (1, 1, 1, 1), (1, 0, 1, 0)]),
+        ("dapo", [(1, 0, 0, 0), (1, 1, 0, 0), (1, 0, 0, 0)]),
+    ],
 )
-def test_the_next_question_replaces_one_that_the_engine_refuses(algorithm: str, rewards: list[Any]) -> None:
-    """Where the choice is probed, and where it is drawn: no completion is taken for another question's."""
+def test_the_next_question_replaces_one_that_the_engine_refuses(
+    algorithm: str, rewards: list[Any]
+) -> None:
+    """Where the choice is probed, and where it is drawn: no completion is taken for another
+    question's.
+    """
     graph = ScriptedGraph({"a": 1, "c": 2, "d": 1})
     wanted = config(algorithm, prompts_per_step=3, overlong_buffer=0.0, resample=0)
-    drawn = collect(graph, prompts("abcd"), wanted, {}, seed=5)
-    assert [g.prompt.id for g in drawn.groups] == ["a", "c", "d"]
-    assert [g.rewards_G for g in drawn.groups] == rewards
-    assert all(c.prompt_id == g.prompt.id for g in drawn.groups for c in g.completions)
-    assert all(c.prompt_id == d.group.prompt.id for d in drawn.drawn for c in d.probes)
+    scored = collect(graph, prompts("abcd"), wanted, {}, seed=5)
+    assert [g.prompt.id for g in scored.groups] == ["a", "c", "d"]
+    assert [g.rewards_G for g in scored.groups] == rewards
+    assert all(c.prompt_id == g.prompt.id for g in scored.groups for c in g.completions)
+    assert all(c.prompt_id == d.group.prompt.id for d in scored.scored for c in d.probes)
 
 
 def test_a_question_that_no_verifier_can_judge_costs_itself() -> None:
-    """As in a folder that was made elsewhere; a verifier that is lost is another matter, and ends the run."""
+    """As in a folder that was made elsewhere; a verifier that is lost is another matter, and ends
+    the run.
+    """
     asked = [(k, prompt) for k, prompt in enumerate(prompts("abc"))]
     asked[1] = (1, replace(asked[1][1], verifier="unheard_of"))
     asked[2] = (2, replace(asked[2][1], verifier="number", verifier_args="{"))
     bpo = config("per_mode", prompts_per_step=3)
     results = ScriptedGraph({"a": 1, "b": 1, "c": 1}).generate(requests(asked, bpo, 0))
-    good, unknown, broken = drawn(asked, bpo, results, {})
-    assert isinstance(good, Drawn) and good.group.rewards_G == (1, 0, 1, 0)
-    assert isinstance(unknown, RefusedTicket) and "its answer cannot be judged: verifier = unheard_of" in unknown.reason
-    assert isinstance(broken, RefusedTicket) and broken.ticket == 2
+    good, unknown, broken = scored_groups(asked, bpo, results, {})
+    assert isinstance(good, ScoredGroup) and good.group.rewards_G == (1, 0, 1, 0)
+    assert (
+        isinstance(unknown, RefusedPrompt)
+        and "its answer cannot be judged: verifier = unheard_of" in unknown.reason
+    )
+    assert isinstance(broken, RefusedPrompt) and broken.group_id == 2
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.bpo_steps.correctness", lost)
         with pytest.raises(VerifierLostError):
-            drawn(asked[:1], bpo, results[:2] + results[6:7], {})
+            scored_groups(asked[:1], bpo, results[:2] + results[6:7], {})
 
 
 def test_a_question_that_stands_twice_in_the_data_is_one_question(tmp_path: Path) -> None:
     """Else a run whose every question is refused would draw them for ever."""
-    graph: Any = SimpleNamespace(fleet=SimpleNamespace(is_fixed=True, version=0, members=[]), learner=None)
+    graph: Any = SimpleNamespace(
+        fleet=SimpleNamespace(is_fixed=True, version=0, workers=[]), learner=None
+    )
     recipe = Recipe(name="t", bpo=config("per_mode", prompts_per_step=2))
-    rollouts = open_rollouts(recipe, graph, prompts("aab"), {}, Ledger(tmp_path / "ledger"), tmp_path)
+    rollouts = open_rollouts(
+        recipe, graph, prompts("aab"), {}, Ledger(tmp_path / "ledger"), tmp_path
+    )
     with pytest.raises(StarvedError, match=r"every question is refused \(2\)"):
         for _ in range(9):
-            lease = rollouts.desk.grant("w", 0, 0)
+            lease = rollouts.scheduler.grant("w", 0, 0)
             assert lease is not None
-            rollouts.desk.deliver(lease, [RefusedTicket(ticket, "5 images") for ticket in lease.tickets])
+            rollouts.scheduler.deliver(
+                lease, [RefusedPrompt(group_id, "5 images") for group_id in lease.group_ids]
+            )
 
 
 def lost(*_: object) -> float:
@@ -187,7 +251,9 @@ def lost(*_: object) -> float:
 
 
 def test_a_group_that_only_length_tells_apart_stays() -> None:
-    """All right, 3 tokens of 4 at most: the direct trigger is a token more, so the price of length teaches R-4B's joint group."""
+    """All right, 3 tokens of 4 at most: the direct trigger is a token more, so the price of length
+    teaches R-4B's joint group.
+    """
     graph = ScriptedGraph({"a": 2, "b": 1})
     wanted = config("bpo", prompts_per_step=1, resample=1, max_tokens=5, overlong_buffer=0.4)
     assert collect(graph, prompts("ab"), wanted, {}, seed=5).dropped == 0
@@ -198,19 +264,28 @@ def test_a_group_that_only_length_tells_apart_stays() -> None:
 def test_probes_are_those_of_the_groups_that_stay() -> None:
     graph = ScriptedGraph({"a": 0, "b": 1})
     wanted = config("bpo", prompts_per_step=1, resample=3)
-    drawn = collect(graph, prompts("ab"), wanted, {}, seed=5)
-    assert [c.prompt_id for c in drawn.probes] == ["b", "b"] and drawn.dropped == 1
+    scored = collect(graph, prompts("ab"), wanted, {}, seed=5)
+    assert [c.prompt_id for c in scored.probes] == ["b", "b"] and scored.dropped == 1
 
 
 def test_length_is_credited_and_not_logged() -> None:
-    """3 tokens of 4, buffer .5: half is taken from each; equal rewards stay equal, accuracy and the logged reward stay 1."""
+    """3 tokens of 4, buffer .5: half is taken from each; equal rewards stay equal, accuracy and the
+    logged reward stay 1.
+    """
     graph = ScriptedGraph({"a": 4})
     wanted = config("dr_grpo", g=1, prompts_per_step=1, max_tokens=4, overlong_buffer=0.5)
     (group,) = collect(graph, prompts("a"), wanted, {}, seed=5).groups
-    longer = replace(group, completions=(completion(Mode.AUTO, 4, text=RIGHT), group.completions[1]))
-    assert summarize([longer]).means[(Mode.AUTO, "all")].accuracy == 1.0 and longer.rewards_G == (1, 1)
+    longer = replace(
+        group, completions=(completion(Mode.AUTO, 4, text=RIGHT), group.completions[1])
+    )
+    assert summarize([longer]).means[(Mode.AUTO, "all")].accuracy == 1.0 and longer.rewards_G == (
+        1,
+        1,
+    )
     batch = credit([longer], wanted, seed=0)
-    assert [s.advantages_T[0] for s in batch.samples] == pytest.approx([-0.25, 0.25])  # rewards 0 and .5
+    assert [s.advantages_T[0] for s in batch.samples] == pytest.approx(
+        [-0.25, 0.25]
+    )  # rewards 0 and .5
 
 
 def test_the_control_deals_what_would_have_been_credited() -> None:
@@ -218,54 +293,81 @@ def test_the_control_deals_what_would_have_been_credited() -> None:
     graph = ScriptedGraph({"a": 2, "b": 1})
     wanted = config("dr_grpo", prompts_per_step=2, shuffle_rewards=True)
     groups = collect(graph, prompts("ab"), wanted, {}, seed=5).groups
-    dealt, plain = (credit(groups, each, 1) for each in (wanted, config("dr_grpo", prompts_per_step=2)))
+    dealt, plain = (
+        credit(groups, each, 1) for each in (wanted, config("dr_grpo", prompts_per_step=2))
+    )
     assert dealt != plain and dealt == credit(groups, wanted, 1)
     weights = [sum(sum(s.loss_mask_T) for s in batch.samples) for batch in (dealt, plain)]
     assert weights[0] == pytest.approx(weights[1]) and dealt.denominator == plain.denominator == 8
-    assert len(plain.samples) == 4  # two distinct responses of each question: equal ones are learnt from once
+    assert (
+        len(plain.samples) == 4
+    )  # two distinct responses of each question: equal ones are learnt from once
 
 
 def test_the_learner_divides_by_the_batchs_denominator() -> None:
-    """Four responses under Dr. GRPO, whatever their weights; four and four decisions of 1/4 under CounterRoute."""
+    """Four responses under Dr. GRPO, whatever their weights; four and four decisions of 1/4 under
+    CounterRoute.
+    """
     graph = ScriptedGraph({"a": 1})
     for name in ("dr_grpo", "counterroute"):
         wanted = config(name, prompts_per_step=1, max_tokens=100).at(0)
-        update(graph, credit(collect(graph, prompts("a"), wanted, {}, 0).groups, wanted, 0), policy_loss(0.2, 0.2, 0.0))
+        update(
+            graph,
+            credit(collect(graph, prompts("a"), wanted, {}, 0).groups, wanted, 0),
+            policy_loss(0.2, 0.2, 0.0),
+        )
     assert graph.divided_by == pytest.approx([4, 5])
 
 
 def test_a_line_of_metrics_counts_what_was_dropped(tmp_path: Path) -> None:
     graph = ScriptedGraph({"a": 0, "b": 1})
-    drawn = collect(graph, prompts("ab"), config("bpo", prompts_per_step=1, resample=3), {}, seed=5)
-    RunLog(tmp_path, lambda step: 0.15).step(0, drawn.drawn, {"dropped": drawn.dropped})
+    scored = collect(
+        graph, prompts("ab"), config("bpo", prompts_per_step=1, resample=3), {}, seed=5
+    )
+    RunLog(tmp_path, lambda step: 0.15).step(0, scored.scored, {"dropped": scored.dropped})
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["dropped"] == 1
 
 
 def test_the_starting_policy_is_asked_once(tmp_path: Path) -> None:
-    """Two of eight right: .25; kept in the folder, so that a resumed run compares with the same policy."""
+    """Two of eight right: .25; kept in the folder, so that a resumed run compares with the same
+    policy.
+    """
     recipe = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=1))
     graph = ScriptedGraph({"a": 2, "b": 8})
     found = reference_rewards(graph, prompts("ab"), recipe, tmp_path)
     assert found == {"a": 0.25, "b": 1.0}
-    assert {(r.mode, r.n, r.max_tokens) for r in graph.asked} == {(Mode.AUTO, 8, recipe.bpo.max_tokens)}
+    assert {(r.mode, r.n, r.max_tokens) for r in graph.asked} == {
+        (Mode.AUTO, 8, recipe.bpo.max_tokens)
+    }
     assert reference_rewards(ScriptedGraph({}), prompts("ab"), recipe, tmp_path) == found
     assert pq.read_table(tmp_path / FILE).column_names == ["prompt_id", "reward"]
-    drawn = collect(graph, prompts("ab"), recipe.bpo, found, seed=5)
-    assert [g.reference_reward for g in drawn.groups] == [0.25, 1.0]
+    scored = collect(graph, prompts("ab"), recipe.bpo, found, seed=5)
+    assert [g.reference_reward for g in scored.groups] == [0.25, 1.0]
 
 
 def test_the_starting_policy_is_asked_what_will_be_drawn(tmp_path: Path) -> None:
-    """Two steps of two prompts out of eight: four; all eight where dropped groups may be replaced by any."""
+    """Two steps of two prompts out of eight: four; all eight where dropped groups may be replaced
+    by any.
+    """
     right = dict.fromkeys("abcdefgh", 1)
     few = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2))
     assert len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), few, tmp_path)) == 4
     (tmp_path / FILE).unlink()
-    any_of_them = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2, resample=1))
-    assert len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), any_of_them, tmp_path)) == 8
+    any_of_them = Recipe(
+        name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2, resample=1)
+    )
+    assert (
+        len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), any_of_them, tmp_path))
+        == 8
+    )
 
 
-def test_a_question_that_replaces_a_refused_one_is_compared_with_the_starting_policy_too(tmp_path: Path) -> None:
-    """The first two of eight are to be drawn; one is refused, so any other may come: all that can be asked are."""
+def test_a_question_that_replaces_a_refused_one_is_compared_with_the_starting_policy_too(
+    tmp_path: Path,
+) -> None:
+    """The first two of eight are to be drawn; one is refused, so any other may come: all that can
+    be asked are.
+    """
     recipe = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=1))
     names = "abcdefgh"
     refused = prompts(names)[item_of(0, 8, recipe.seed)].id
@@ -277,24 +379,43 @@ def test_a_question_that_replaces_a_refused_one_is_compared_with_the_starting_po
 
 def test_the_starting_policy_pays_for_length_too(tmp_path: Path) -> None:
     """Two of eight right, and 3 tokens of 4 with buffer .5: .25 - .5."""
-    recipe = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=1, steps=1, max_tokens=4, overlong_buffer=0.5))
-    assert reference_rewards(ScriptedGraph({"a": 2}), prompts("a"), recipe, tmp_path) == {"a": -0.25}
+    recipe = Recipe(
+        name="t",
+        bpo=config("adaptthink", prompts_per_step=1, steps=1, max_tokens=4, overlong_buffer=0.5),
+    )
+    assert reference_rewards(ScriptedGraph({"a": 2}), prompts("a"), recipe, tmp_path) == {
+        "a": -0.25
+    }
 
 
 def test_who_compares_with_nobody_asks_nobody(tmp_path: Path) -> None:
-    assert reference_rewards(ScriptedGraph({}), prompts("ab"), Recipe(name="t", bpo=config("grpo")), tmp_path) == {}
+    assert (
+        reference_rewards(
+            ScriptedGraph({}), prompts("ab"), Recipe(name="t", bpo=config("grpo")), tmp_path
+        )
+        == {}
+    )
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("mismatch", "stops"), [(0.0, False), (0.05, False), (0.06, True), (math.inf, True)])
-def test_an_engine_that_computes_something_else_stops_the_step(mismatch: float, stops: bool) -> None:
-    """Before the optimizer moves, and only where it is asked for: in the first two steps of a run."""
+@pytest.mark.parametrize(
+    ("mismatch", "stops"), [(0.0, False), (0.05, False), (0.06, True), (math.inf, True)]
+)
+def test_an_engine_that_computes_something_else_stops_the_step(
+    mismatch: float, stops: bool
+) -> None:
+    """Before the optimizer moves, and only where it is asked for: in the first two steps of a
+    run.
+    """
     moved: list[int] = []
     learner = SimpleNamespace(
         update=lambda *_, **__: {"loss": 0.5, "mismatch": 4 * mismatch, "compared": 4.0},
         optim_step=lambda: moved.append(1) or SimpleNamespace(grad_norm=1.0, lr=1.0),
     )
-    graph, batch = SimpleNamespace(learner=learner), credit([paired((1.0, 0.0), (0.0, 1.0))], config(g=2), 0)
+    graph, batch = (
+        SimpleNamespace(learner=learner),
+        credit([paired((1.0, 0.0), (0.0, 1.0))], config(g=2), 0),
+    )
     loss = policy_loss(0.2, 0.2, 0.0)
     if stops:
         with pytest.raises(MismatchError, match=r"bpo\.max_mismatch is 0\.05"):
@@ -306,6 +427,11 @@ def test_an_engine_that_computes_something_else_stops_the_step(mismatch: float, 
     assert moved == ([1] if stops else [1, 1])
 
 
-@pytest.mark.parametrize(("given", "dtype", "limit"), [(None, "float32", 1e-4), (None, "bfloat16", 0.05), (0.3, "bfloat16", 0.3)])
-def test_how_far_engine_and_learner_may_differ(given: float | None, dtype: str, limit: float) -> None:
+@pytest.mark.parametrize(
+    ("given", "dtype", "limit"),
+    [(None, "float32", 1e-4), (None, "bfloat16", 0.05), (0.3, "bfloat16", 0.3)],
+)
+def test_how_far_engine_and_learner_may_differ(
+    given: float | None, dtype: str, limit: float
+) -> None:
     assert config(max_mismatch=given).mismatch_limit(dtype) == limit

@@ -1,4 +1,6 @@
-"""What a user meets on the command line when something is wrong: one line, an exit code, nothing started."""
+"""What a user meets on the command line when something is wrong: one line, an exit code, nothing
+started.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.codec import Codec, model_kind
-from bimode.config import Recipe
-from bimode.dataset import SCHEMA
+from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
-from bimode.recipe import build_recipe
-from bimode.rundir import StageDir, write_atomic
+from bimode.renderer import Renderer, model_kind
+from bimode.storage.dataset import SCHEMA
+from bimode.storage.run_dir import StageDir, write_atomic
 from pipelines import curate, evaluate, harness
 from pipelines.cli import exit_code
 from pipelines.harness import base_directory
@@ -40,15 +42,23 @@ def recipe(tmp_path: Path) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    """Exit code, and the one line on stderr, beside one that asks for patience on a slow machine."""
+    """Exit code, and the one line on stderr, beside one that asks for patience on a slow
+    machine.
+    """
     code = exit_code(list(words))
-    lines = [line for line in capsys.readouterr().err.splitlines() if not re.fullmatch(PATIENCE, line)]
+    lines = [
+        line for line in capsys.readouterr().err.splitlines() if not re.fullmatch(PATIENCE, line)
+    ]
     assert len(lines) == 1, lines
     return code, lines[0]
 
 
-def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"), "--set", "anneal.stepz=3")
+def test_unknown_key_names_key_value_and_fix(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = said(
+        capsys, "run", str(recipe), "--out", str(tmp_path / "run"), "--set", "anneal.stepz=3"
+    )
     assert code == 2
     assert line.startswith("error: anneal.stepz = 3: ") and "steps" in line
     assert not (tmp_path / "run").exists()
@@ -62,24 +72,60 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
         (("frobnicate",), "No such command 'frobnicate'"),
         (("run", "{recipe}", "--out", "x", "--set", "anneal.steps=zero"), "anneal.steps = zero"),
         (("run", "{recipe}", "--out", "s3://bucket/run"), "--out = s3://bucket/run"),
-        (("evaluate", "--out", "x", "--model", "m"), "--data = (missing): --model and --data belong together"),
-        (("evaluate", "--out", "x"), "RECIPE = (missing): give a recipe or a run's directory, or --model and --data"),
+        (
+            ("evaluate", "--out", "x", "--model", "m"),
+            "--data = (missing): --model and --data belong together",
+        ),
+        (
+            ("evaluate", "--out", "x"),
+            "RECIPE = (missing): give a recipe or a run's directory, or --model and --data",
+        ),
         (("evaluate", "{recipe}"), "--out = (missing): name a run directory"),
-        (("evaluate", "pipelines"), "RECIPE = pipelines: is neither a recipe nor a run's directory"),
+        (
+            ("evaluate", "pipelines"),
+            "RECIPE = pipelines: is neither a recipe nor a run's directory",
+        ),
         (("evaluate", "--model", "m", "--data", "d"), "--out = (missing): name a run directory"),
-        (("evaluate", "--out", "x", "--model", "absent", "--data", "absent"), "--model = absent: no such directory"),
-        (("bpo", "{recipe}", "--out", "x", "--chaos", "foo"), "--chaos = foo: use one of kill-rollout, stall-rollout"),
-        (("evaluate", "{recipe}", "--out", "x", "--modes", "auto,foo"), "--modes = foo: use one of auto, thinking, non_th"),
+        (
+            ("evaluate", "--out", "x", "--model", "absent", "--data", "absent"),
+            "--model = absent: no such directory",
+        ),
+        (
+            ("bpo", "{recipe}", "--out", "x", "--chaos", "foo"),
+            "--chaos = foo: use one of kill-rollout, stall-rollout",
+        ),
+        (
+            ("evaluate", "{recipe}", "--out", "x", "--modes", "auto,foo"),
+            "--modes = foo: use one of auto, thinking, non_th",
+        ),
         (("run", "{recipe}", "--out", ""), "--out = '': it is empty"),
-        (("run", "{recipe}", "--out", "a?[b]"), "a?[b]: has ? [ ] in it, which vLLM takes for a pattern"),
+        (
+            ("run", "{recipe}", "--out", "a?[b]"),
+            "a?[b]: has ? [ ] in it, which vLLM takes for a pattern",
+        ),
         (("run", "{recipe}", "--out", "x" * 300), "cannot be made (File name too long)"),
         (("run", "pipelines", "--out", "x"), "recipe = pipelines: cannot be read: Is a directory"),
-        (("run", "README.md/x", "--out", "x"), "recipe = README.md/x: cannot be read: Not a directory"),
+        (
+            ("run", "README.md/x", "--out", "x"),
+            "recipe = README.md/x: cannot be read: Not a directory",
+        ),
         (("serve", "--model", "absent"), "--model = absent: no such directory"),
-        (("serve", "--model", "absent", "--host", "203.0.113.1"), "--host = 203.0.113.1: no address of this machine"),
-        (("submit", "{recipe}", "--out", "/x", "--stage", "report"), "--stage = report: use one of run, curate"),
-        (("submit", "{recipe}", "--out", "/x", "--stage", "curat"), "anneal, bpo, evaluate; did you mean curate?"),
-        (("submit", "{recipe}", "--out", "relative", "--address", "http://127.0.0.1:1"), "the job sees only"),
+        (
+            ("serve", "--model", "absent", "--host", "203.0.113.1"),
+            "--host = 203.0.113.1: no address of this machine",
+        ),
+        (
+            ("submit", "{recipe}", "--out", "/x", "--stage", "report"),
+            "--stage = report: use one of run, curate",
+        ),
+        (
+            ("submit", "{recipe}", "--out", "/x", "--stage", "curat"),
+            "anneal, bpo, evaluate; did you mean curate?",
+        ),
+        (
+            ("submit", "{recipe}", "--out", "relative", "--address", "http://127.0.0.1:1"),
+            "the job sees only",
+        ),
         (
             ("submit", "pipelines/recipes/tiny.toml", "--out", "/x", "--address", "myhead:8265"),
             "--address = myhead:8265: is the URL of a dashboard; write http://myhead:8265",
@@ -88,11 +134,18 @@ def test_unknown_key_names_key_value_and_fix(recipe: Path, tmp_path: Path, capsy
             ("submit", "pipelines/recipes/tiny.toml", "--out", "/x", "--set", "model.base=runs/m"),
             "model.base = runs/m: is relative",
         ),
-        (("submit", "pipelines/recipes/tiny.toml", "--out", "relative"), "--out = relative: a job needs an absolute"),
+        (
+            ("submit", "pipelines/recipes/tiny.toml", "--out", "relative"),
+            "--out = relative: a job needs an absolute",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_code_2(
-    words: tuple[str, ...], part: str, recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...],
+    part: str,
+    recipe: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(REPO)
     code, line = said(capsys, *(word.format(recipe=recipe) for word in words))
@@ -105,59 +158,135 @@ def test_mistakes_are_one_line_and_code_2(
         ("anneal=3", "anneal = 3: is a section; write [anneal]"),
         ("evaluate.modes=auto", 'evaluate.modes = auto: is a list; write ["auto"]'),
         ("evaluate.modes=[]", "evaluate.modes = []: must not be empty"),
-        ('evaluate.modes=["auto", "auto"]', "evaluate.modes = ['auto', 'auto']: name each mode once"),
-        ("anneal.batch_size=7", "anneal.batch_size = 7: must be a multiple of anneal.learner.workers = 2"),
-        ('bpo={algorithm = "bpo", decision = "preferred"}', "bpo.decision = preferred: bpo.algorithm = bpo takes masked"),
-        ('bpo={algorithm = "grpo", self_routed = 0.5}', "bpo.self_routed = 0.5: bpo.algorithm = grpo has no rollouts of both"),
-        ("bpo.algorithm=gpro", "bpo.algorithm = gpro: use 'adaptthink', 'bpo', 'counterroute', 'dapo'"),
-        ("curate.sources.1.family=chart", "curate.sources.1.family = chart: use 'digits', 'charts'"),
-        ("curate.sources.2.family=charts", "--set = curate.sources.2.family=charts: no entry 2: the list has 2"),
-        ("curate.sources.0.wieght=2", "curate.sources.0.wieght = 2: unknown key; did you mean weight?"),
-        ('curate.sources.0.tasks=["chain_sum"]', "curate.sources.0.tasks = chain_sum: only reasoning_gym has tasks"),
+        (
+            'evaluate.modes=["auto", "auto"]',
+            "evaluate.modes = ['auto', 'auto']: name each mode once",
+        ),
+        (
+            "anneal.batch_size=7",
+            "anneal.batch_size = 7: must be a multiple of anneal.learner.workers = 2",
+        ),
+        (
+            'bpo={algorithm = "bpo", decision = "preferred"}',
+            "bpo.decision = preferred: bpo.algorithm = bpo takes masked",
+        ),
+        (
+            'bpo={algorithm = "grpo", self_routed = 0.5}',
+            "bpo.self_routed = 0.5: bpo.algorithm = grpo has no rollouts of both",
+        ),
+        (
+            "bpo.algorithm=gpro",
+            "bpo.algorithm = gpro: use 'adaptthink', 'bpo', 'counterroute', 'dapo'",
+        ),
+        (
+            "curate.sources.1.family=chart",
+            "curate.sources.1.family = chart: use 'digits', 'charts'",
+        ),
+        (
+            "curate.sources.2.family=charts",
+            "--set = curate.sources.2.family=charts: no entry 2: the list has 2",
+        ),
+        (
+            "curate.sources.0.wieght=2",
+            "curate.sources.0.wieght = 2: unknown key; did you mean weight?",
+        ),
+        (
+            'curate.sources.0.tasks=["chain_sum"]',
+            "curate.sources.0.tasks = chain_sum: only reasoning_gym has tasks",
+        ),
         ("curate.sources=[]", "curate.sources = []: must not be empty"),
-        ("curate.level_weights=[0, 0, 0]", "curate.level_weights = [0, 0, 0]: weights are zero or more"),
-        ("curate.level_weights=[-1, 1, 1]", "curate.level_weights = [-1, 1, 1]: weights are zero or more"),
-        ("curate.tag.direct_poor=0.75", "curate.tag.direct_poor = 0.75: must be below direct_ok = 0.75"),
+        (
+            "curate.level_weights=[0, 0, 0]",
+            "curate.level_weights = [0, 0, 0]: weights are zero or more",
+        ),
+        (
+            "curate.level_weights=[-1, 1, 1]",
+            "curate.level_weights = [-1, 1, 1]: weights are zero or more",
+        ),
+        (
+            "curate.tag.non_thinking_poor=0.75",
+            "curate.tag.non_thinking_poor = 0.75: must be below non_thinking_ok = 0.75",
+        ),
         ("cluster.num_cpus=3", "cluster.num_cpus = 3: "),
-        ("anneal.optim.betas=[0.9, 1.0]", "anneal.optim.betas = [0.9, 1.0]: each must be at least 0 and below 1"),
+        (
+            "anneal.optim.betas=[0.9, 1.0]",
+            "anneal.optim.betas = [0.9, 1.0]: each must be at least 0 and below 1",
+        ),
         ("anneal.optim.lr=nan", "anneal.optim.lr = nan: "),
         ('bpo.learner.freeze=["("]', "bpo.learner.freeze = ['(']: '(' is not a regular expression"),
-        ("bpo.max_tokens=2", "bpo.max_tokens = 2: must be more than 2, which forcing a mode takes of it"),
-        ("curate.sources.1.columns.question=q", "curate.sources.1.columns = question: are not read by family arithmetic"),
+        (
+            "bpo.max_tokens=2",
+            "bpo.max_tokens = 2: must be more than 2, which forcing a mode takes of it",
+        ),
+        (
+            "curate.sources.1.columns.question=q",
+            "curate.sources.1.columns = question: are not read by family arithmetic",
+        ),
         (
             "curate.sources.1={path = 'a.jsonl', layout = 'chat', columns = {id = 'k'}}",
             "curate.sources.1.columns = id: are not read",
         ),
         ("bpo.max_tokens=256", "bpo.max_tokens = 256: must be below model.max_model_len = 256"),
-        ("curate.traces.max_tokens=256", "curate.traces.max_tokens = 256: must be below model.max_model_len = 256"),
-        ("curate.judge.max_model_len=512", "curate.judge.max_tokens = 1024: must be below curate.judge.max_model_len = 512"),
-        ('stages=["bpo", "anneal"]', "stages = ['bpo', 'anneal']: name at least one, each once, in this order: curate, anneal"),
+        (
+            "curate.traces.max_tokens=256",
+            "curate.traces.max_tokens = 256: must be below model.max_model_len = 256",
+        ),
+        (
+            "curate.judge.max_model_len=512",
+            "curate.judge.max_tokens = 1024: must be below curate.judge.max_model_len = 512",
+        ),
+        (
+            'stages=["bpo", "anneal"]',
+            (
+                "stages = ['bpo', 'anneal']: name at least one, each once, in this order: curate,"
+                " anneal"
+            ),
+        ),
         ("stages=[]", "stages = []: name at least one"),
         ('model.base=""', "model.base = : must not be empty"),
         ("anneal.steps=zero", "anneal.steps = zero: is a whole number"),
         ("anneal.steps=0", "anneal.steps = 0: must be more than 0"),
         ("curate.paired_share=2", "curate.paired_share = 2: must be 1 or less"),
         ("name=3", 'name = 3: is text; write "3"'),
-        ("curate.fold=[2, 2]", "curate.fold = [2, 2]: which, counted from 0, and of how many; write e.g. [0, 2]"),
+        (
+            "curate.cross_fit_fold=[2, 2]",
+            "curate.cross_fit_fold = [2, 2]: which, counted from 0, and of how many;"
+            " write e.g. [0, 2]",
+        ),
         ("nmae=x", "nmae = x: unknown key; did you mean name?"),
         ("bpo.lr=1e-4", "bpo.lr = 0.0001: unknown key; did you mean bpo.optim.lr?"),
         ("steps=2", "steps = 2: unknown key; did you mean stages or anneal.steps or bpo.steps?"),
-        ("bpo.sync=nccl", "bpo.sync = nccl: moves weights between GPUs; use object_store, or set cluster.rollout_gpus and"),
+        (
+            "bpo.sync=nccl",
+            (
+                "bpo.sync = nccl: moves weights between GPUs; use object_store, or set"
+                " cluster.rollout_gpus and"
+            ),
+        ),
     ],
 )
 def test_impossible_values_name_their_key_and_the_way_out(
     override: str, line: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe.write_text(SMOKE + '[[curate.sources]]\nfamily = "digits"\n[[curate.sources]]\nfamily = "arithmetic"\n')
-    code, found = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"), "--set", override)
+    recipe.write_text(
+        SMOKE + '[[curate.sources]]\nfamily = "digits"\n[[curate.sources]]\nfamily = "arithmetic"\n'
+    )
+    code, found = said(
+        capsys, "run", str(recipe), "--out", str(tmp_path / "run"), "--set", override
+    )
     assert code == 2 and found.startswith(f"error: {line}")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_misspelt_key_is_told_before_the_one_that_it_leaves_missing_and_that_with_what_to_write() -> None:
+def test_a_misspelt_key_is_told_before_the_one_that_it_leaves_missing() -> None:
     with pytest.raises(ConfigError, match="nmae = x: unknown key; did you mean name"):
         build_recipe({"nmae": "x"})
-    with pytest.raises(ConfigError, match=r'^name = \(missing\): must be given; write name = "\.\.\." at the top of the recipe$'):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            r'^name = \(missing\): must be given; write name = "\.\.\." at the top of the recipe$'
+        ),
+    ):
         build_recipe({})
 
 
@@ -178,29 +307,51 @@ def test_model_and_data_are_looked_into_before_anything_starts(
     (data / "train-00000.parquet").write_text("")
     words = ("evaluate", "--out", str(out), "--data", str(data), "--model")
     assert said(capsys, *words, str(tiny_llava)) == (
-        2, f"error: --data = {data}: no eval-*.parquet there; here are train-00000.parquet",
-    )  # fmt: skip
+        2,
+        f"error: --data = {data}: no eval-*.parquet there; here are train-00000.parquet",
+    )
     curated = tmp_path / "earlier" / "curate" / "data"
     curated.mkdir(parents=True)
-    run = ("evaluate", "--out", str(out), "--data", str(tmp_path / "earlier"), "--model", str(tiny_llava))
-    assert said(capsys, *run) == (2, f"error: --data = {curated}: no eval-*.parquet there"), "a run stands for its data"
+    run = (
+        "evaluate",
+        "--out",
+        str(out),
+        "--data",
+        str(tmp_path / "earlier"),
+        "--model",
+        str(tiny_llava),
+    )
+    assert said(capsys, *run) == (
+        2,
+        f"error: --data = {curated}: no eval-*.parquet there",
+    ), "a run stands for its data"
     pq.write_table(SCHEMA.empty_table(), data / "eval-00000.parquet")
-    assert said(capsys, *words, str(bare))[1].startswith(f"error: --model = {bare}: no config.json there")
+    assert said(capsys, *words, str(bare))[1].startswith(
+        f"error: --model = {bare}: no config.json there"
+    )
     shutil.copy(tiny_llava / "config.json", bare)
     for command_line in ((*words, str(bare)), ("serve", "--model", str(bare))):
         code, line = said(capsys, *command_line)
-        assert code == 2 and line.startswith(f"error: --model = {bare}: no tokenizer or processor there")
+        assert code == 2 and line.startswith(
+            f"error: --model = {bare}: no tokenizer or processor there"
+        )
     assert not out.exists()
 
 
 def test_any_model_is_evaluated_by_the_lengths_of_a_recipe(
-    recipe: Path, tiny_llava: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    recipe: Path,
+    tiny_llava: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without one, the tiny model's are told, since a real model is cut off by them."""
     asked: list[Recipe] = []
     named: list[str] = []
 
-    def run_stages(names: tuple[str, ...], loaded: Recipe, run: Path, inputs: dict[str, Path]) -> None:
+    def run_stages(
+        names: tuple[str, ...], loaded: Recipe, run: Path, inputs: dict[str, Path]
+    ) -> None:
         asked.append(loaded)
         named.extend(evaluate.models_of(inputs))
 
@@ -210,16 +361,28 @@ def test_any_model_is_evaluated_by_the_lengths_of_a_recipe(
     recipe.write_text(SMOKE + "[model]\nmax_model_len = 4096\n[evaluate]\nmax_tokens = 2048\n")
     assert exit_code(["evaluate", str(recipe), *words, "--set", "evaluate.workers=1"]) == 0
     assert re.fullmatch(r"bimode: \d+ s in all, with start-up\n", capsys.readouterr().err)
-    assert (asked[0].model.max_model_len, asked[0].evaluate.max_tokens, asked[0].evaluate.workers) == (4096, 2048, 1)
+    assert (
+        asked[0].model.max_model_len,
+        asked[0].evaluate.max_tokens,
+        asked[0].evaluate.workers,
+    ) == (4096, 2048, 1)
     assert asked[0].model.base == str(tiny_llava) and asked[0].stages == ("evaluate",)
     assert exit_code(["evaluate", *words, "--set", "evaluate.max_tokens=100"]) == 0
-    assert "evaluate.max_tokens = 100, model.max_model_len = 256; name a RECIPE too" in capsys.readouterr().err
-    assert named == [f"{tiny_llava.parent.name}/{tiny_llava.name}"] * 2 and asked[1].name == named[1]
+    assert (
+        "evaluate.max_tokens = 100, model.max_model_len = 256; name a RECIPE too"
+        in capsys.readouterr().err
+    )
+    assert (
+        named == [f"{tiny_llava.parent.name}/{tiny_llava.name}"] * 2 and asked[1].name == named[1]
+    )
 
 
 def test_two_models_of_one_folder_name_are_told_apart(tmp_path: Path) -> None:
     """Every run ends in a folder `model`; two pages that call their model so cannot be compared."""
-    assert evaluate.name_of(tmp_path / "A" / "model") == "A/model" and evaluate.name_of(Path("/model")) == "model/model"
+    assert (
+        evaluate.name_of(tmp_path / "A" / "model") == "A/model"
+        and evaluate.name_of(Path("/model")) == "model/model"
+    )
     for run in ("one", "two"):
         stage = StageDir(tmp_path / run, "bpo")
         (stage.path / "model").mkdir(parents=True)
@@ -228,23 +391,37 @@ def test_two_models_of_one_folder_name_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_command_that_evaluates_ends_with_the_result(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On stdout, behind the times, also where the stage was skipped; a run without that stage has none."""
+    """On stdout, behind the times, also where the stage was skipped; a run without that stage has
+    none.
+    """
     monkeypatch.setattr(harness, "run_stages", lambda *_: None)
     stage = tmp_path / "run" / "evaluate"
     mode = {"accuracy": 0.5, "tokens_mean": 5.0}
-    write_atomic(stage / "report.json", json.dumps({"models": {"bpo": {"overall": {"thinking": mode}}}, "data": {"n": 4}}))
+    write_atomic(
+        stage / "report.json",
+        json.dumps({"models": {"bpo": {"overall": {"thinking": mode}}}, "data": {"n": 4}}),
+    )
     for words in (["run", "--set", 'stages=["evaluate"]'], ["evaluate"]):
         assert exit_code([*words, str(recipe), "--out", str(tmp_path / "run")]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0].startswith("bpo, right of 4 questions: thinking 50 %") and lines[-1] == f"page: {stage}/report.html"
+        assert (
+            lines[0].startswith("bpo, right of 4 questions: thinking 50 %")
+            and lines[-1] == f"page: {stage}/report.html"
+        )
     assert exit_code(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out == ""
 
 
 def test_a_command_says_what_all_of_it_took(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What a stage says of itself leaves out the start of Ray, and here that is most of it."""
     monkeypatch.setattr(harness, "run_stages", lambda *_: time.sleep(1.1))
@@ -257,21 +434,27 @@ def test_a_tokenizer_made_of_nothing_is_none(tmp_path: Path) -> None:
     """Some tokenizer classes come up empty where their files are missing, instead of failing."""
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     with pytest.raises(ConfigError, match="no tokenizer or processor there"):
-        _ = Codec(tmp_path).tokenizer
+        _ = Renderer(tmp_path).tokenizer
 
 
-def test_images_that_are_written_in_another_way_are_refused(tiny_llava: Path, tmp_path: Path) -> None:
+def test_images_that_are_written_in_another_way_are_refused(
+    tiny_llava: Path, tmp_path: Path
+) -> None:
     other = shutil.copytree(tiny_llava, tmp_path / "other")
     for name in ("processor_config.json", "tokenizer_config.json"):
         config = json.loads((other / name).read_text())
         (other / name).write_text(json.dumps(config | {"image_token": "<|im_end|>"}))
-    with pytest.raises(ConfigError, match=r"writes an image as <\|im_end\|>; only those that write <image>"):
-        _ = Codec(other).processor
+    with pytest.raises(
+        ConfigError, match=r"writes an image as <\|im_end\|>; only those that write <image>"
+    ):
+        _ = Renderer(other).processor
 
 
 def test_a_text_model_is_not_asked_about_images(tiny_text: Path, tiny_llava: Path) -> None:
     curate.check(build_recipe({"name": "t"}), {"base": tiny_llava})
-    with pytest.raises(ConfigError, match=r"curate\.sources\.0\.family = digits: asks about images"):
+    with pytest.raises(
+        ConfigError, match=r"curate\.sources\.0\.family = digits: asks about images"
+    ):
         curate.check(build_recipe({"name": "t"}), {"base": tiny_text})
 
 
@@ -281,20 +464,30 @@ def test_a_judge_or_a_teacher_that_is_no_model_is_refused_before_anything_starts
 ) -> None:
     """It once was found out by an engine, after all questions had been tagged."""
     recipe = build_recipe({"name": "t", "curate": {section: {"model": str(tmp_path)}}})
-    with pytest.raises(ConfigError, match=rf"^curate\.{section}\.model = .*: no config\.json there"):
+    with pytest.raises(
+        ConfigError, match=rf"^curate\.{section}\.model = .*: no config\.json there"
+    ):
         curate.check(recipe, {"base": tiny_llava, role: tmp_path})
 
 
-def test_missing_base_directory(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, line = said(capsys, "anneal", str(recipe), "--out", str(tmp_path / "run"), "--set", "model.base=absent")
+def test_missing_base_directory(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = said(
+        capsys, "anneal", str(recipe), "--out", str(tmp_path / "run"), "--set", "model.base=absent"
+    )
     assert code == 2 and line.startswith("error: model.base = absent: no such directory")
 
 
 def test_what_this_user_may_not_read_is_one_line(
-    tmp_path: Path, tiny_llava: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_llava: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A run of a colleague, or a model of theirs: the commands that read it ended in a stack, and a stage in "the same command
-    continues". Root may read everything, hence the stand-in."""
+    """A run of a colleague, or a model of theirs: the commands that read it ended in a stack, and a
+    stage in "the same command continues". Root may read everything, hence the stand-in.
+    """
 
     def denied(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
@@ -307,14 +500,26 @@ def test_what_this_user_may_not_read_is_one_line(
             assert code == 2 and line.startswith("error: closed/") and line.endswith(fix)
     monkeypatch.setattr(Path, "open", denied)
     for look, key in ((base_directory, "model.base"), (model_kind, "model")):
-        with pytest.raises(ConfigError, match=rf"^{key} = {tiny_llava}/chat_template\.jinja: {fix}"):
+        with pytest.raises(
+            ConfigError, match=rf"^{key} = {tiny_llava}/chat_template\.jinja: {fix}"
+        ):
             look(str(tiny_llava) if look is base_directory else tiny_llava)
 
 
-def test_model_of_another_kind_is_refused(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_model_of_another_kind_is_refused(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text('{"model_type": "vit"}')
-    code, line = said(capsys, "anneal", str(recipe), "--out", str(tmp_path / "r"), "--set", f"model.base={tmp_path}/vit")
+    code, line = said(
+        capsys,
+        "anneal",
+        str(recipe),
+        "--out",
+        str(tmp_path / "r"),
+        "--set",
+        f"model.base={tmp_path}/vit",
+    )
     assert code == 2 and "vit is neither text nor image-text" in line
 
 
@@ -323,14 +528,24 @@ def test_missing_input_names_the_stage_to_run(
 ) -> None:
     run = tmp_path / "run"
     for is_there in (False, True):
-        code, line = said(capsys, "anneal", str(recipe), "--out", str(run), "--set", f"model.base={tiny_llava}")
-        assert code == 2 and line.startswith(f"error: --out = {run}: has no curate/data, which anneal needs; run curate first")
-        assert run.exists() is is_there, "what is refused leaves nothing behind, and what was there stays"
+        code, line = said(
+            capsys, "anneal", str(recipe), "--out", str(run), "--set", f"model.base={tiny_llava}"
+        )
+        assert code == 2 and line.startswith(
+            f"error: --out = {run}: has no curate/data, which anneal needs; run curate first"
+        )
+        assert run.exists() is is_there, (
+            "what is refused leaves nothing behind, and what was there stays"
+        )
         run.mkdir(exist_ok=True)
-    assert "recipe" not in json.loads((run / "manifest.json").read_text()), "nothing has worked here by this recipe"
+    assert "recipe" not in json.loads((run / "manifest.json").read_text()), (
+        "nothing has worked here by this recipe"
+    )
 
 
-def test_a_file_in_the_way_of_out(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_in_the_way_of_out(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run").write_text("")
     code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"))
     assert code == 2 and "a file is in the way" in line
@@ -362,27 +577,49 @@ def test_the_address_that_was_given_is_the_one_that_is_asked(
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
-        code, line = said(capsys, "submit", str(REPO / "pipelines/recipes/tiny.toml"), "--out", "/x", "--address", url)
+        code, line = said(
+            capsys,
+            "submit",
+            str(REPO / "pipelines/recipes/tiny.toml"),
+            "--out",
+            "/x",
+            "--address",
+            url,
+        )
         server.shutdown()
-    assert asked and code == 2 and line.startswith(f"error: --address = {url}: takes no job from this shell")
+    assert (
+        asked
+        and code == 2
+        and line.startswith(f"error: --address = {url}: takes no job from this shell")
+    )
 
 
 def test_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["--version"]) == 0
     assert re.fullmatch(
-        r"bimode \d+\.\d+\.\d+ \(([0-9a-f]{40}(-dirty)?|files-\w+), files-[0-9a-f]{32}\)\n", capsys.readouterr().out
+        r"bimode \d+\.\d+\.\d+ \(([0-9a-f]{40}(-dirty)?|files-\w+), files-[0-9a-f]{32}\)\n",
+        capsys.readouterr().out,
     )
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("evaluate", ("evaluate [OPTIONS] [RECIPE]", "all three without a recipe", "'evaluate.modes=[\"auto\"]'")),
+        (
+            "evaluate",
+            (
+                "evaluate [OPTIONS] [RECIPE]",
+                "all three without a recipe",
+                "'evaluate.modes=[\"auto\"]'",
+            ),
+        ),
         ("submit", ("http://127.0.0.1:8265", "curate, anneal, bpo or evaluate")),
         ("serve", ("default: 8000", "default: 127.0.0.1")),
     ],
 )
-def test_help_tells_the_defaults(name: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_tells_the_defaults(
+    name: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Whoever reads the help alone knows what happens when an option is left out."""
     assert exit_code([name, "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.replace("│", " ").split())

@@ -1,4 +1,6 @@
-"""The evaluate stage: its numbers and its page on hand-made verdicts, and the whole of it on a real engine."""
+"""The evaluate stage: its numbers and its page on hand-made verdicts, and the whole of it on a real
+engine.
+"""
 
 from __future__ import annotations
 
@@ -14,55 +16,82 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.codec import Codec
-from bimode.config import EvaluateConfig, Recipe
-from bimode.dataset import SCHEMA, sample_row
+from bimode.config.load import validate
+from bimode.config.recipe import EvaluateConfig, Recipe
 from bimode.errors import StarvedError
+from bimode.evaluation.routing import ItemResult, Outcome
 from bimode.modes import Mode
-from bimode.recipe import validate
 from bimode.records import Completion, Prompt, Sample
-from bimode.routing import ItemResult, Outcome
-from bimode.rundir import StageDir
-from data_curation.sources.families.charts import bar_chart
-from data_curation.sources.families.digits import digit_strip
+from bimode.renderer import Renderer
+from bimode.storage.dataset import SCHEMA, sample_row
+from bimode.storage.run_dir import StageDir
+from data_curation.demo.charts import bar_chart
+from data_curation.demo.digits import digit_strip
 from pipelines import evaluate
 from pipelines.report import numbers, page, plots
 from pipelines.report.results import read_results, write_results
 from pipelines.report.summary import summary
 
 MODE_FIELDS = {"accuracy", "accuracy_ci95", "tokens_mean", "tokens_p95", "think_rate"}
-ROUTING_FIELDS = {"gap_recovery", "saving_recovery", "h_acc", "tokens_vs_thinking", "nauc", "qnc", "baselines"}
+ROUTING_FIELDS = {
+    "gap_recovery",
+    "saving_recovery",
+    "h_acc",
+    "tokens_vs_thinking",
+    "nauc",
+    "qnc",
+    "baselines",
+}
 ALL_MODES = {mode.value for mode in Mode}
 
 
 def samples(each: int) -> list[Sample]:
     """`each` strips and as many charts, by id, all levels alike."""
-    made = [family(i, "eval", 0, (1.0, 1.0, 1.0)) for family in (digit_strip, bar_chart) for i in range(each)]
+    made = [
+        family(i, "eval", 0, (1.0, 1.0, 1.0))
+        for family in (digit_strip, bar_chart)
+        for i in range(each)
+    ]
     return sorted(made, key=lambda s: s.id)
 
 
 def prompts_of(made: list[Sample]) -> list[Prompt]:
-    return [Prompt(s.id, s.question, s.images, s.answer, s.verifier, s.verifier_args, s.task, s.level) for s in made]
+    return [
+        Prompt(s.id, s.question, s.images, s.answer, s.verifier, s.verifier_args, s.task, s.level)
+        for s in made
+    ]
 
 
 def verdicts(made: list[Sample], thinks_on: tuple[str, ...]) -> list[ItemResult]:
-    """Thinking is always right at 20 tokens, direct on easy items only at 5; auto thinks on the levels given."""
+    """Thinking is always right at 20 tokens, direct on easy items only at 5; auto thinks on the
+    levels given.
+    """
     items = []
     for s in made:
         thinking = Outcome(True, 20, True, f"\n{s.trace}\n</think>\n\n{s.answer}")
-        direct = Outcome(s.level == "easy", 5, False, "\n\n</think>\n\n" + (s.answer if s.level == "easy" else "23"))
+        direct = Outcome(
+            s.level == "easy",
+            5,
+            False,
+            "\n\n</think>\n\n" + (s.answer if s.level == "easy" else "23"),
+        )
         auto = thinking if s.level in thinks_on else direct
         greedy = {Mode.NON_THINKING: direct, Mode.AUTO: auto, Mode.THINKING: thinking}
-        drawn = {Mode.THINKING: (thinking,) * 8, Mode.NON_THINKING: (direct,) * 8}
-        items.append(ItemResult(s.id, s.task, s.level, s.question, greedy, drawn))
+        scored = {Mode.THINKING: (thinking,) * 8, Mode.NON_THINKING: (direct,) * 8}
+        items.append(ItemResult(s.id, s.task, s.level, s.question, greedy, scored))
     return items
 
 
 def made_report(results: dict[str, list[ItemResult]]) -> dict[str, Any]:
     return numbers.report(
-        results, rounds=200, seed=0, max_tokens=40, data={"digest": "d", "n": len(next(iter(results.values())))},
-        sampling={"temperature": 0.0}, versions={"python": "3.11"},
-    )  # fmt: skip
+        results,
+        rounds=200,
+        seed=0,
+        max_tokens=40,
+        data={"digest": "d", "n": len(next(iter(results.values())))},
+        sampling={"temperature": 0.0},
+        versions={"python": "3.11"},
+    )
 
 
 def check_schema(report: dict[str, Any]) -> None:
@@ -84,7 +113,11 @@ def check_schema(report: dict[str, Any]) -> None:
                 assert 0 <= low <= found["accuracy"] <= high <= 1
         if model["routing"] is not None:
             assert set(model["routing"]) >= ROUTING_FIELDS
-            assert set(model["routing"]["baselines"]) == {"random_same_rate", "question_only", "oracle"}
+            assert set(model["routing"]["baselines"]) == {
+                "random_same_rate",
+                "question_only",
+                "oracle",
+            }
 
 
 def test_a_perfect_router_reports_perfect_recovery_and_a_gain_over_never_thinking() -> None:
@@ -97,7 +130,11 @@ def test_a_perfect_router_reports_perfect_recovery_and_a_gain_over_never_thinkin
     assert routing["baselines"]["random_same_rate"] < 0.95
     assert report["models"]["anneal"]["routing"]["gap_recovery"] == 0.0
     gain = report["gain"]["bpo_over_anneal"]
-    assert gain["gap_recovery"] == [1.0, 1.0, 1.0], "paired: every resample of the same items gives the same difference"
+    assert gain["gap_recovery"] == [
+        1.0,
+        1.0,
+        1.0,
+    ], "paired: every resample of the same items gives the same difference"
     difference, low, high = gain["accuracy_auto"]
     assert 0 < low < difference < high < 1
 
@@ -109,7 +146,13 @@ def test_routing_is_null_where_thinking_gains_nothing_or_a_mode_was_left_out() -
     assert routing["gap_recovery_ci95"] is None
     assert routing["saving_recovery"] == 1.0
     two = [
-        ItemResult(i.id, i.task, i.level, i.question, {m: o for m, o in i.greedy.items() if m is not Mode.AUTO})
+        ItemResult(
+            i.id,
+            i.task,
+            i.level,
+            i.question,
+            {m: o for m, o in i.greedy.items() if m is not Mode.AUTO},
+        )
         for i in verdicts(easy, ())
     ]
     report = made_report({"anneal": two, "bpo": two})
@@ -128,32 +171,40 @@ def test_results_survive_the_disk(tmp_path: Path) -> None:
     items = verdicts(samples(3), ("hard",))
     write_results(tmp_path / "bpo.jsonl", items)
     assert read_results(tmp_path / "bpo.jsonl") == items
-    odd = replace(items[0], question="one\u2028two\x85three\n")  # lines to `str.splitlines`, not to JSON
+    odd = replace(
+        items[0], question="one\u2028two\x85three\n"
+    )  # lines to `str.splitlines`, not to JSON
     write_results(tmp_path / "odd.jsonl", [odd, items[1]])
     assert read_results(tmp_path / "odd.jsonl") == [odd, items[1]]
 
 
 def test_h_acc_items_are_sampled_in_both_forced_modes_and_left_out_on_request() -> None:
     prompts = prompts_of(samples(5))
-    requests = evaluate.make_requests(prompts, EvaluateConfig(h_acc_items=4, h_acc_samples=8), seed=1)
-    drawn = [r for r in requests if r.temperature > 0]
+    requests = evaluate.make_requests(
+        prompts, EvaluateConfig(h_acc_items=4, h_acc_samples=8), seed=1
+    )
+    scored = [r for r in requests if r.temperature > 0]
     assert len(requests) == 3 * 10 + 2 * 4
-    assert {r.mode for r in drawn} == {Mode.THINKING, Mode.NON_THINKING}
-    assert all(r.n == 8 for r in drawn)
+    assert {r.mode for r in scored} == {Mode.THINKING, Mode.NON_THINKING}
+    assert all(r.n == 8 for r in scored)
     assert len(evaluate.make_requests(prompts, EvaluateConfig(h_acc_samples=0), seed=1)) == 30
     assert len(evaluate.make_requests(prompts, EvaluateConfig(modes=("auto",)), seed=1)) == 10
 
 
 def completion(prompt: Prompt, text: str, *, finished: bool) -> Completion:
-    return Completion(prompt.id, Mode.AUTO, (1,), (2, 3, 4), 0, (0.0,) * 3, (0,) * 3, text, finished, "rollout-0")
+    return Completion(
+        prompt.id, Mode.AUTO, (1,), (2, 3, 4), 0, (0.0,) * 3, (0,) * 3, text, finished, "rollout-0"
+    )
 
 
 def test_a_response_that_was_cut_off_is_wrong_even_if_it_says_the_answer() -> None:
-    (prompt, *_) = prompts_of(samples(1))
+    prompt, *_ = prompts_of(samples(1))
     text = f"\n\n</think>\n\n{prompt.answer}"
     assert evaluate.judge(prompt, completion(prompt, text, finished=True)).correct
     assert not evaluate.judge(prompt, completion(prompt, text, finished=False)).correct
-    thought = evaluate.judge(prompt, completion(prompt, f"\nlook\n</think>\n\n{prompt.answer}", finished=True))
+    thought = evaluate.judge(
+        prompt, completion(prompt, f"\nlook\n</think>\n\n{prompt.answer}", finished=True)
+    )
     assert thought == Outcome(True, 3, True, f"\nlook\n</think>\n\n{prompt.answer}")
 
 
@@ -162,12 +213,14 @@ def test_how_long_an_engine_is_waited_for_changes_no_number() -> None:
     assert evaluate.config(patient) == evaluate.config(validate({"name": "t"}))
 
 
-def test_verdicts_of_other_code_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verdicts_of_other_code_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "model").mkdir()
     recipe = validate({"name": "x"})
     kept = evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data")
     assert kept == evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data")
-    monkeypatch.setattr("bimode.verify.code_digest", lambda: "another verifier")
+    monkeypatch.setattr("bimode.grading.verify.code_digest", lambda: "another verifier")
     assert evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data") != kept
 
 
@@ -185,7 +238,9 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
         self._at = tag
-        self.external += [v for k, v in named.items() if k in ("src", "href", "xlink:href") and v and v[0] != "#"]
+        self.external += [
+            v for k, v in named.items() if k in ("src", "href", "xlink:href") and v and v[0] != "#"
+        ]
         if tag == "select":
             self.selects.append(named["id"] or "")
 
@@ -202,26 +257,60 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
     first = '{"step": 0, "reward": 0.5, "modes": {"thinking": {"all": {"reward": 0.7}}}}'
     metrics.write_text(first + '\n{"step": 1, "decision": {"easy": 0.4}}\n{"step": 2, "rew')
     figures = plots.draw(results, report, metrics, tmp_path)
-    assert set(figures) == {"accuracy_tokens", "think_rate", "crossover", "bpo_reward", "bpo_decision"}
+    assert set(figures) == {
+        "accuracy_tokens",
+        "think_rate",
+        "crossover",
+        "bpo_reward",
+        "bpo_decision",
+    }
     assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in figures)
-    assert "thinking" in figures["bpo_reward"], "the reward of a mode is drawn where the metrics have it"
-    trained = {"algorithm": "per_mode", "decision": "counterfactual", "steps": 40, "shuffle_rewards": False}
-    rang = {"step": 7, "kind": "choice", "mode": "non_thinking", "says": "auto mode answers directly on <every> level"}
+    assert "thinking" in figures["bpo_reward"], (
+        "the reward of a mode is drawn where the metrics have it"
+    )
+    trained = {
+        "algorithm": "per_mode",
+        "decision": "counterfactual",
+        "steps": 40,
+        "shuffle_rewards": False,
+    }
+    rang = {
+        "step": 7,
+        "kind": "choice",
+        "mode": "non_thinking",
+        "says": "auto mode answers directly on <every> level",
+    }
     run = page.Run("demo </script>", {"alive": 40, "tags": {"thinking": 9}}, trained, alarms=[rang])
     text = page.render(report, results, prompts_of(made), figures, run)
     parsed = Page(text)
     assert parsed.external == [], "self-contained"
     assert set(parsed.selects) == {"model", "task", "level", "mode", "outcome"}
     assert "What bpo gained over anneal" in parsed.headings
-    assert "bpo thinks on 100 % of the hard questions and 0 % of the easy ones, and so keeps 100 %" in text
+    assert (
+        "bpo thinks on 100 % of the hard questions and 0 % of the easy ones, and so keeps 100 %"
+        in text
+    )
     assert "algorithm: per_mode, decision: counterfactual, 40 steps<" in text
-    assert "<td>7</td>" in text and "choice, non-thinking mode" in text and "directly on &lt;every&gt; level" in text
+    assert (
+        "<td>7</td>" in text
+        and "choice, non-thinking mode" in text
+        and "directly on &lt;every&gt; level" in text
+    )
     quiet = page.render(report, results, prompts_of(made), figures, page.Run("demo", {}))
     assert "algorithm:" not in quiet and "Alarms of BPO" not in quiet
-    assert "tagged · thinking" in text and "<td>alive</td>" not in text and "By task" in parsed.headings
+    assert (
+        "tagged · thinking" in text
+        and "<td>alive</td>" not in text
+        and "By task" in parsed.headings
+    )
     assert not re.search("knob|[Tt]rigger|bimode/", text), "words of the code"
-    assert "All 9 tags are thinking: the evidence says of each question that direct answers are poor" in text
-    assert "data d · temperature 0.0 · python 3.11" in " ".join(text.split()), "the seed stands among the sampling, once"
+    assert (
+        "All 9 tags are thinking: the evidence says of each question that direct answers are poor"
+        in text
+    )
+    assert "data d · temperature 0.0 · python 3.11" in " ".join(text.split()), (
+        "the seed stands among the sampling, once"
+    )
     assert text.count("<svg") == len(figures)
     embedded = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
     assert embedded
@@ -234,24 +323,34 @@ def test_the_page_says_the_numbers_in_words_and_holds_every_response(tmp_path: P
 
 def test_a_funnel_of_nothing_is_no_division_by_zero() -> None:
     counts = {"rows": {"train": 4, "rl": 1}, "rejects": {"duplicate": 0}, "other": 3}
-    assert page.funnel(counts) == [("rows in · train", 4, 1.0), ("rows in · rl", 1, 0.25), ("rejected as · duplicate", 0, 0.0)]
+    assert page.funnel(counts) == [
+        ("rows in · train", 4, 1.0),
+        ("rows in · rl", 1, 0.25),
+        ("rejected as · duplicate", 0, 0.0),
+    ]
 
 
 @pytest.mark.parametrize("tags", [{}, {"thinking": 5, "either": 1}])
 def test_tags_of_several_kinds_need_no_explanation(tags: dict[str, int]) -> None:
     assert page.tags_words(tags) == ""
-    assert page.tags_words({"either": 2}).startswith("All 2 tags are either: the evidence decides for no question")
+    assert page.tags_words({"either": 2}).startswith(
+        "All 2 tags are either: the evidence decides for no question"
+    )
 
 
 def test_the_last_words_are_accuracy_tokens_thinking_and_the_page(tmp_path: Path) -> None:
-    """Of the last model, in every mode that was run; whoever watched the run need not open the page for that."""
+    """Of the last model, in every mode that was run; whoever watched the run need not open the page
+    for that.
+    """
     made = samples(30)
     results = {"anneal": verdicts(made, ()), "runs/bpo": verdicts(made, ("mid", "hard"))}
     write_results(tmp_path / "results" / "runs/bpo.jsonl", results["runs/bpo"])
     (tmp_path / "report.json").write_text(json.dumps(made_report(results)))
     easy = sum(s.level == "easy" for s in made) / 60
     assert summary(tmp_path) == [
-        f"runs/bpo, right of 60 questions: direct {easy:.0%}, auto 100%, thinking 100%".replace("%", " %"),
+        f"runs/bpo, right of 60 questions: direct {easy:.0%}, auto 100%, thinking 100%".replace(
+            "%", " %"
+        ),
         f"tokens a response: direct 5.0, auto {5 * easy + 20 * (1 - easy):.1f}, thinking 20.0",
         "thinks on easy 0 %, mid 100 %, hard 100 %",
         f"page: {tmp_path}/report.html",
@@ -259,9 +358,15 @@ def test_the_last_words_are_accuracy_tokens_thinking_and_the_page(tmp_path: Path
     assert summary(tmp_path / "absent") == []
 
 
-@pytest.mark.parametrize("names", [("base", "anneal", "bpo"), ("models/a-name-that-would-take-half-of-the-picture",)])
-def test_models_that_meet_in_a_point_are_all_seen_and_no_text_covers_another(names: tuple[str, ...]) -> None:
-    """Untrained and trained models often answer alike in a mode; token counts have four digits on a real model."""
+@pytest.mark.parametrize(
+    "names", [("base", "anneal", "bpo"), ("models/a-name-that-would-take-half-of-the-picture",)]
+)
+def test_models_that_meet_in_a_point_are_all_seen_and_no_text_covers_another(
+    names: tuple[str, ...],
+) -> None:
+    """Untrained and trained models often answer alike in a mode; token counts have four digits on a
+    real model.
+    """
     made = samples(10)
     results = {name: verdicts(made, ("hard",)) for name in names}
     report = made_report(results)
@@ -271,18 +376,28 @@ def test_models_that_meet_in_a_point_are_all_seen_and_no_text_covers_another(nam
     with plots._canvas("t", plots.WIDE) as (figure, axes):
         plots._accuracy_tokens(axes, results, report)
         figure.canvas.draw()
-        drawn = [line for line in axes.lines if len(line.get_xdata()) == 1]
-        looks = {(*line.get_xydata()[0], line.get_marker(), line.get_markersize()) for line in drawn}
-        assert len(looks) == len(drawn) == 3 * len(names) + 2, "a marker is under one of its own shape and size"
-        hollow = [line.get_markerfacecolor() == "none" for line in drawn if line.get_marker() not in "ox"]
+        scored = [line for line in axes.lines if len(line.get_xdata()) == 1]
+        looks = {
+            (*line.get_xydata()[0], line.get_marker(), line.get_markersize()) for line in scored
+        }
+        assert len(looks) == len(scored) == 3 * len(names) + 2, (
+            "a marker is under one of its own shape and size"
+        )
+        hollow = [
+            line.get_markerfacecolor() == "none" for line in scored if line.get_marker() not in "ox"
+        ]
         assert all(hollow), "a filled marker hides what is below it"
         texts = [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.get_legend().get_texts()]
         boxes = [text.get_window_extent() for text in texts if text.get_text()]
         assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-        assert axes.get_window_extent().width > 0.55 * figure.bbox.width, "the legend leaves room for the picture"
+        assert axes.get_window_extent().width > 0.55 * figure.bbox.width, (
+            "the legend leaves room for the picture"
+        )
 
 
-def test_questions_without_levels_have_neither_empty_pictures_nor_dashes_for_them(tmp_path: Path) -> None:
+def test_questions_without_levels_have_neither_empty_pictures_nor_dashes_for_them(
+    tmp_path: Path,
+) -> None:
     """As files of one's own are. Auto mode thinks on the hard ones, which nobody has named so."""
     made = samples(30)
     results = {
@@ -311,7 +426,10 @@ def test_steps_are_whole_numbers_and_a_single_one_is_seen(steps: int) -> None:
         with plots._canvas("t", None) as (figure, axes):
             draw(axes, made)
             figure.canvas.draw()
-            assert all(float(at).is_integer() for at in axes.get_xticks()) and axes.get_ylim() == (-0.03, 1.04)
+            assert all(float(at).is_integer() for at in axes.get_xticks()) and axes.get_ylim() == (
+                -0.03,
+                1.04,
+            )
             assert (steps > 1) or any(line.get_marker() == "o" for line in axes.lines)
 
 
@@ -325,7 +443,9 @@ def test_equal_numbers_give_equal_bytes(tmp_path: Path) -> None:
         figures = plots.draw(results, report, None, tmp_path / name)
         pages.append(page.render(report, results, prompts_of(made), figures, page.Run("demo", {})))
     assert pages[0] == pages[1]
-    assert (tmp_path / "one" / "think_rate.png").read_bytes() == (tmp_path / "two" / "think_rate.png").read_bytes()
+    assert (tmp_path / "one" / "think_rate.png").read_bytes() == (
+        tmp_path / "two" / "think_rate.png"
+    ).read_bytes()
 
 
 def write_eval(folder: Path, made: list[Sample]) -> Path:
@@ -340,7 +460,13 @@ def small_recipe() -> Recipe:
         {
             "name": "small",
             "model": {"base": "new:tiny-llava"},
-            "evaluate": {"max_tokens": 12, "h_acc_items": 2, "h_acc_samples": 2, "bootstrap": 50, "workers": 1},
+            "evaluate": {
+                "max_tokens": 12,
+                "h_acc_items": 2,
+                "h_acc_samples": 2,
+                "bootstrap": 50,
+                "workers": 1,
+            },
         }
     )
 
@@ -348,7 +474,9 @@ def small_recipe() -> Recipe:
 def test_an_empty_split_is_said(tmp_path: Path) -> None:
     data = write_eval(tmp_path / "data", [])
     with pytest.raises(StarvedError, match="no eval rows"):
-        evaluate.execute(small_recipe(), StageDir(tmp_path, "evaluate"), {"data": data, "base": tmp_path})
+        evaluate.execute(
+            small_recipe(), StageDir(tmp_path, "evaluate"), {"data": data, "base": tmp_path}
+        )
 
 
 def refuse(*_: object) -> None:
@@ -359,42 +487,53 @@ def refuse(*_: object) -> None:
 def test_models_of_one_shape_are_evaluated_on_one_engine(
     ray_local: Any, tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bimode.template import CHAT_TEMPLATE
-    from bimode.tiny_llava import write_tiny_llava
+    from bimode.models.template import CHAT_TEMPLATE
+    from bimode.models.tiny_llava import write_tiny_llava
 
     other = write_tiny_llava(tmp_path / "other", CHAT_TEMPLATE, seed=7)
     again = Path(shutil.copytree(tiny_llava, tmp_path / "again"))
     made = samples(6)
     long = replace(made[0], id="long", question=" ".join(["read"] * 300))
-    data = write_eval(tmp_path / "data", [*made, replace(made[0], id="five", images=made[0].images * 5), long])
+    data = write_eval(
+        tmp_path / "data", [*made, replace(made[0], id="five", images=made[0].images * 5), long]
+    )
     stage = StageDir(tmp_path, "evaluate")
     models = {"base": tiny_llava, "anneal": other, "bpo": again}
     result = evaluate.execute(small_recipe(), stage, {"data": data, **models})
 
-    assert result.counts == {"items": 14, "models": ["base", "anneal", "bpo"], "responses": 3 * (12 * 3 + 2 * 2 * 2)}
+    assert result.counts == {
+        "items": 14,
+        "models": ["base", "anneal", "bpo"],
+        "responses": 3 * (12 * 3 + 2 * 2 * 2),
+    }
     assert all((stage.path / name).exists() for name in result.outputs)
     report = json.loads((stage.path / "report.json").read_text())
     check_schema(report)
     assert set(report["models"]) == {"base", "anneal", "bpo"}
     assert all(set(m["overall"]) == ALL_MODES for m in report["models"].values())
     assert report["data"]["n"] == 14
-    tokens = Codec(tiny_llava).num_prompt_tokens(long.question, long.images)
+    tokens = Renderer(tiny_llava).num_prompt_tokens(long.question, long.images)
     too_long = f"{tokens} tokens, at most 253 (max_model_len = 256, 3 of them for the response)"
     items = [{"id": "five", "reason": "5 images, at most 4"}, {"id": "long", "reason": too_long}]
     assert report["data"]["refused"] == {name: {"n": 2, "items": items} for name in models}
     found = {name: read_results(stage.path / "results" / f"{name}.jsonl") for name in models}
-    assert found["bpo"] == found["base"], "the first weights, swapped back in, give the first responses"
+    assert found["bpo"] == found["base"], (
+        "the first weights, swapped back in, give the first responses"
+    )
     assert found["anneal"] != found["base"], "other weights are live in between"
     for item in [item for item in found["base"] if not item.refused]:
         assert all(0 < o.tokens <= 12 for o in item.greedy.values())
         assert item.greedy[Mode.NON_THINKING].text.startswith("\n\n</think>")
         assert not item.greedy[Mode.NON_THINKING].thought
 
-    # nothing is asked twice, not even under another name with the stage gone; other settings are another question
+    # nothing is asked twice, not even under another name with the stage gone; other settings are
+    # another question
     shutil.rmtree(stage.path)
-    monkeypatch.setattr("actors.evaluator.Evaluator.open", refuse)
+    monkeypatch.setattr("actors.rollout.evaluator.Evaluator.open", refuse)
     evaluate.execute(small_recipe(), stage, {"data": data, "anneal": tiny_llava, "base": other})
     assert read_results(stage.path / "results" / "anneal.jsonl") == found["base"]
     assert read_results(stage.path / "results" / "base.jsonl") == found["anneal"]
     with pytest.raises(AssertionError, match="asked again"):
-        evaluate.execute(small_recipe().model_copy(update={"seed": 5}), stage, {"data": data, "base": other})
+        evaluate.execute(
+            small_recipe().model_copy(update={"seed": 5}), stage, {"data": data, "base": other}
+        )

@@ -1,4 +1,6 @@
-"""Questions that an engine refuses, or that nobody can judge: wrong, named, and no end of an evaluation."""
+"""Questions that an engine refuses, or that nobody can judge: wrong, named, and no end of an
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bimode.config import EvaluateConfig
+from bimode.config.recipe import EvaluateConfig
 from bimode.errors import StarvedError
 from bimode.modes import Mode
 from bimode.records import GenerationRequest, GenerationResult
@@ -19,7 +21,9 @@ from tests.pipelines.test_evaluate import ALL_MODES, completion, made_report, pr
 
 
 class Refusing:
-    """An evaluator whose engine refuses some questions and answers the others with their own answer, in three tokens."""
+    """An evaluator whose engine refuses some questions and answers the others with their own
+    answer, in three tokens.
+    """
 
     def __init__(self, *refused: str) -> None:
         self.refused = refused
@@ -30,12 +34,16 @@ class Refusing:
     def _result(self, request: GenerationRequest) -> GenerationResult:
         if request.prompt.id in self.refused:
             return GenerationResult((), "5 images, at most 4")
-        right = completion(request.prompt, f"\n\n</think>\n\n{request.prompt.answer}", finished=True)
+        right = completion(
+            request.prompt, f"\n\n</think>\n\n{request.prompt.answer}", finished=True
+        )
         return GenerationResult((right,) * request.n)
 
 
 def test_a_refused_question_is_wrong_at_no_token_and_named(tmp_path: Path) -> None:
-    """One of four: accuracy 3/4, 9 tokens over 4 questions; it made no choice, so h_acc leaves it out."""
+    """One of four: accuracy 3/4, 9 tokens over 4 questions; it made no choice, so h_acc leaves it
+    out.
+    """
     prompts = prompts_of(samples(2))
     settings = EvaluateConfig(h_acc_items=4, h_acc_samples=2)
     requests = evaluate.make_requests(prompts, settings, seed=0)
@@ -48,15 +56,26 @@ def test_a_refused_question_is_wrong_at_no_token_and_named(tmp_path: Path) -> No
     report = made_report({"bpo": items})
     assert report["models"]["bpo"]["routing"]["h_acc_n"] == 3
     found = evaluate.refused_items({"base": items[:1], "bpo": items})
-    assert found == {"bpo": {"n": 1, "items": [{"id": prompts[1].id, "reason": "5 images, at most 4"}]}}
+    assert found == {
+        "bpo": {"n": 1, "items": [{"id": prompts[1].id, "reason": "5 images, at most 4"}]}
+    }
     write_results(tmp_path / "bpo.jsonl", items)
     assert read_results(tmp_path / "bpo.jsonl") == items
-    broken = [replace(prompts[1], images=(b"\x89PNG no picture",)) if p is prompts[1] else p for p in prompts]
+    broken = [
+        replace(prompts[1], images=(b"\x89PNG no picture",)) if p is prompts[1] else p
+        for p in prompts
+    ]
     report["data"]["refused"] = found
     shown = page.render(report, {"bpo": items}, broken, {}, page.Run("demo", {}))
-    assert 'id="refused"' in shown and f"{prompts[1].id}</td>" in shown and "5 images, at most 4" in shown
+    assert (
+        'id="refused"' in shown
+        and f"{prompts[1].id}</td>" in shown
+        and "5 images, at most 4" in shown
+    )
     one = {"bpo": items[:1]}
-    assert 'id="refused"' not in page.render(made_report(one), one, prompts[:1], {}, page.Run("demo", {}))
+    assert 'id="refused"' not in page.render(
+        made_report(one), one, prompts[:1], {}, page.Run("demo", {})
+    )
 
 
 class Endless(Refusing):
@@ -73,9 +92,19 @@ def test_a_question_that_no_verifier_can_judge_is_wrong_and_named() -> None:
     made = prompts_of(samples(1))
     prompts = [replace(made[0], verifier="unheard_of"), made[1]]
     evaluator: Any = Endless()
-    items = evaluate.ask(evaluator, prompts, evaluate.make_requests(prompts, EvaluateConfig(), seed=0), lambda _: None)
-    assert items[0].refused.startswith("its answer cannot be judged: verifier = unheard_of") and items[1].refused == ""
-    assert {mode.value: o.tokens for mode, o in items[0].greedy.items()} == dict.fromkeys(ALL_MODES, 0)
+    items = evaluate.ask(
+        evaluator,
+        prompts,
+        evaluate.make_requests(prompts, EvaluateConfig(), seed=0),
+        lambda _: None,
+    )
+    assert (
+        items[0].refused.startswith("its answer cannot be judged: verifier = unheard_of")
+        and items[1].refused == ""
+    )
+    assert {mode.value: o.tokens for mode, o in items[0].greedy.items()} == dict.fromkeys(
+        ALL_MODES, 0
+    )
     assert items[0].sampled == {} and set(items[1].sampled) == {Mode.THINKING, Mode.NON_THINKING}
     accuracy = {name: mode["accuracy"] for name, mode in numbers.by_mode(items).items()}
     assert accuracy == {"non_thinking": 0.5, "auto": 0.5, "thinking": 0.0}

@@ -1,5 +1,6 @@
-"""The whole line as users start it, in two steps a stage: on images as a Ray job on a hand-started cluster of two nodes, and on
-a foreign text-only model on this machine."""
+"""The whole line as users start it, in two steps a stage: on images as a Ray job on a hand-started
+cluster of two nodes, and on a foreign text-only model on this machine.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.codec import Codec, load_model
-from bimode.prompts import read_prompts
+from bimode.inputs.prompts import read_prompts
+from bimode.renderer import Renderer, load_model
 from tests.cluster.hand_started import HandStarted
 
 REPO = Path(__file__).resolve().parent.parent.parent
@@ -49,7 +50,9 @@ class Finished:
 def bimode(stage: str, *arguments: str) -> str:
     """Runs `bimode STAGE ...` as its own process and returns what it said on stderr."""
     command = [sys.executable, "-m", f"pipelines.{stage}", *arguments]
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=900, env=dict(os.environ))
+    done = subprocess.run(
+        command, cwd=REPO, capture_output=True, text=True, timeout=900, env=dict(os.environ)
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stderr
 
@@ -57,8 +60,12 @@ def bimode(stage: str, *arguments: str) -> str:
 def submit(cluster: HandStarted, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pipelines.submit", *words, "--address", cluster.dashboard],
-        cwd=REPO, env=cluster.environment(), capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
+        cwd=REPO,
+        env=cluster.environment(),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +76,28 @@ def cluster() -> Iterator[HandStarted]:
 
 
 @pytest.fixture(scope="module")
-def runs(cluster: HandStarted, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
-    """Two finished smoke runs, made at the same time: a job on the committed base, and one on a foreign text-only model."""
+def runs(
+    cluster: HandStarted, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Finished]:
+    """Two finished smoke runs, made at the same time: a job on the committed base, and one on a
+    foreign text-only model.
+    """
     out = tmp_path_factory.mktemp("line")
-    text = (str(RECIPES / "smoke-text.toml"), "--set", f"model.base={tiny_text}", "--out", str(out / "smoke-text"))
+    text = (
+        str(RECIPES / "smoke-text.toml"),
+        "--set",
+        f"model.base={tiny_text}",
+        "--out",
+        str(out / "smoke-text"),
+    )
     with ThreadPoolExecutor() as both:
         here = both.submit(bimode, "run", *text)
         job = submit(cluster, *SMOKE, *PLACED, "--out", str(out / "smoke"))
     assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-1000:]
-    return {"smoke": Finished(out / "smoke", job.stdout), "smoke-text": Finished(out / "smoke-text", here.result())}
+    return {
+        "smoke": Finished(out / "smoke", job.stdout),
+        "smoke-text": Finished(out / "smoke-text", here.result()),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +125,23 @@ def test_images_go_from_sources_to_the_report(image_run: Path) -> None:
     check_run(image_run, ("curate", "anneal", "bpo", "evaluate"))
 
 
-def test_each_role_of_a_job_is_on_its_node_and_its_run_says_which_code_it_was(cluster: HandStarted, image_run: Path) -> None:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True).stdout.strip()
-    assert json.loads((image_run / "manifest.json").read_text())["code"].startswith(commit or "files-")
+def test_each_role_of_a_job_is_on_its_node_and_its_run_says_which_code_it_was(
+    cluster: HandStarted, image_run: Path
+) -> None:
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=REPO, capture_output=True, text=True
+    ).stdout.strip()
+    assert json.loads((image_run / "manifest.json").read_text())["code"].startswith(
+        commit or "files-"
+    )
     listed = subprocess.run(
         [sys.executable, "-c", NODES, cluster.dashboard],
-        cwd=REPO, env=cluster.environment(), capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=REPO,
+        env=cluster.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     places: dict[str, set[str]] = {}
     for name, resources in json.loads(listed.stdout.splitlines()[-1]):
         places.setdefault(name, set()).update({"rollout", "learner"} & set(resources))
@@ -121,11 +151,15 @@ def test_each_role_of_a_job_is_on_its_node_and_its_run_says_which_code_it_was(cl
 
 def test_failed_job_is_one_line_and_a_code(cluster: HandStarted, tmp_path: Path) -> None:
     recipe = "pipelines/recipes/smoke.toml"
-    failed = submit(cluster, recipe, "--out", str(tmp_path), "--stage", "bpo", "--set", "model.base=/absent")
+    failed = submit(
+        cluster, recipe, "--out", str(tmp_path), "--stage", "bpo", "--set", "model.base=/absent"
+    )
     assert failed.returncode == 2, "the job's own code"
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("error: job raysubmit_") and "exit code 2, as its log above says" in last
-    assert failed.stdout.count("error: ") == 1 and "which bpo needs" in failed.stdout, "the job's own line was not followed"
+    assert failed.stdout.count("error: ") == 1 and "which bpo needs" in failed.stdout, (
+        "the job's own line was not followed"
+    )
 
 
 def test_every_rollout_says_its_mode_version_and_worker(image_run: Path) -> None:
@@ -135,7 +169,10 @@ def test_every_rollout_says_its_mode_version_and_worker(image_run: Path) -> None
         assert len(rows) == 3 * 2 * 2
         assert {row["version"] for row in rows} == {step}
         assert sum(row["mode"] == "thinking" for row in rows) == len(rows) // 2
-        assert {row["worker"] for row in rows} <= {"rollout-0", "rollout-1"}  # who is ready first may take both leases
+        assert {row["worker"] for row in rows} <= {
+            "rollout-0",
+            "rollout-1",
+        }  # who is ready first may take both leases
     assert len(steps) == 2
 
 
@@ -144,11 +181,16 @@ def test_models_of_each_stage_open_with_plain_transformers(image_run: Path) -> N
 
     for stage in ("anneal", "bpo"):
         path = image_run / stage / "model"
-        codec = Codec(path)
+        renderer = Renderer(path)
         model = load_model(path, torch.float32)
         prompt = read_prompts(image_run / "curate" / "data", "eval")[0]
-        ids = torch.tensor([codec.encode_prompt(prompt.question, prompt.images)])
-        out = model.generate(input_ids=ids, **dict(codec.encode_images(prompt.images)), max_new_tokens=2, do_sample=False)
+        ids = torch.tensor([renderer.encode_prompt(prompt.question, prompt.images)])
+        out = model.generate(
+            input_ids=ids,
+            **dict(renderer.encode_images(prompt.images)),
+            max_new_tokens=2,
+            do_sample=False,
+        )
         assert out.shape[1] > ids.shape[1]
 
 
@@ -166,8 +208,12 @@ def test_a_second_run_skips_every_stage_and_a_changed_stage_alone_runs(image_run
     assert said.count("unchanged, skipped") == 4
 
 
-def test_an_annealing_that_was_cut_off_ends_where_it_would_have_ended(image_run: Path, tmp_path: Path) -> None:
-    """Two workers with DeepSpeed; all that came after the first checkpoint is lost, but for a line and a half of metrics."""
+def test_an_annealing_that_was_cut_off_ends_where_it_would_have_ended(
+    image_run: Path, tmp_path: Path
+) -> None:
+    """Two workers with DeepSpeed; all that came after the first checkpoint is lost, but for a line
+    and a half of metrics.
+    """
     cut = tmp_path / "cut"
     shutil.copytree(image_run, cut, symlinks=True)
     whole, stage = image_run / "anneal", cut / "anneal"
@@ -180,12 +226,21 @@ def test_an_annealing_that_was_cut_off_ends_where_it_would_have_ended(image_run:
 
     def lines(path: Path) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        return [{key: value for key, value in line.items() if key != "tokens_per_s"} for line in found]
+        return [
+            {key: value for key, value in line.items() if key != "tokens_per_s"} for line in found
+        ]
 
     assert lines(stage) == lines(whole) and [line["step"] for line in lines(whole)] == [1, 2]
-    assert [set(line["loss_by_format"]) for line in lines(whole)] == [{"non_thinking"}, {"thinking"}]
+    assert [set(line["loss_by_format"]) for line in lines(whole)] == [
+        {"non_thinking"},
+        {"thinking"},
+    ]
     data = sorted((image_run / "curate" / "data").glob("train-*.parquet"))
-    read = Counter(name for part in data for name in pq.read_table(part, columns=["format"])["format"].to_pylist())
+    read = Counter(
+        name
+        for part in data
+        for name in pq.read_table(part, columns=["format"])["format"].to_pylist()
+    )
     assert json.loads((whole / "manifest.json").read_text())["counts"]["rows"] == dict(read)
     weights = [(path / "model" / "model.safetensors").read_bytes() for path in (stage, whole)]
     assert weights[0] == weights[1]
@@ -196,4 +251,4 @@ def test_a_foreign_text_model_goes_through_by_recipe_alone(runs: dict[str, Finis
     assert "lacked" in run.said and "<think>" in run.said
     assert "core_worker.cc" not in run.said, "Ray's own log is on the console"
     check_run(run.path, ("curate", "anneal", "bpo", "evaluate"))
-    assert Codec(run.path / "bpo" / "model").kind == "text"
+    assert Renderer(run.path / "bpo" / "model").kind == "text"

@@ -1,4 +1,6 @@
-"""A model that would be computed wrongly ends the command before an engine starts; one that is right is asked once a run."""
+"""A model that would be computed wrongly ends the command before an engine starts; one that is
+right is asked once a run.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from bimode.codec import Codec, load_model, save_model
-from bimode.config import Recipe
+from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
-from bimode.packing_check import PackingCheck
-from bimode.recipe import build_recipe
-from bimode.rundir import digest_without_weights
+from bimode.learner.packing_check import PackingCheck
+from bimode.renderer import Renderer, load_model, save_model
+from bimode.storage.run_dir import digest_without_weights
 from pipelines import model_check
 from pipelines.model_check import check_on_learner_node, ensure_model_is_trainable
 from tests.model_types import tiny_text
@@ -36,10 +38,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def recipe(**model: Any) -> Recipe:
-    return build_recipe({"name": "t", "cluster": {"learner_cpus": 2.0}, "model": {"base": "unused", **model}})
+    return build_recipe(
+        {"name": "t", "cluster": {"learner_cpus": 2.0}, "model": {"base": "unused", **model}}
+    )
 
 
-def test_it_is_paid_once_a_run(asked: list[dict[str, Any]], text_model: Path, tmp_path: Path) -> None:
+def test_it_is_paid_once_a_run(
+    asked: list[dict[str, Any]], text_model: Path, tmp_path: Path
+) -> None:
     """And again for another precision, length, code or architecture, but not for other weights."""
     run, model = tmp_path / "run", tmp_path / "model"
     run.mkdir()
@@ -61,7 +67,9 @@ def test_a_learner_that_no_node_has_room_for_is_not_waited_for(
     asked: list[dict[str, Any]], text_model: Path, tmp_path: Path
 ) -> None:
     """Curation comes first in a run, and needs no learner itself."""
-    wanted = build_recipe({"name": "t", "cluster": {"learner_cpus": 99.0}, "model": {"base": "unused"}})
+    wanted = build_recipe(
+        {"name": "t", "cluster": {"learner_cpus": 99.0}, "model": {"base": "unused"}}
+    )
     with pytest.raises(ConfigError, match="anneal"):
         ensure_model_is_trainable("curate", wanted, text_model, tmp_path, {})
     assert asked == []
@@ -70,15 +78,17 @@ def test_a_learner_that_no_node_has_room_for_is_not_waited_for(
 def test_saving_a_model_anew_asks_nothing_anew(text_model: Path, tmp_path: Path) -> None:
     """As annealing does with the base."""
     save_model(load_model(text_model, torch.float32), tmp_path)
-    Codec(text_model).processor.save_pretrained(tmp_path)
+    Renderer(text_model).processor.save_pretrained(tmp_path)
     assert digest_without_weights(tmp_path) == digest_without_weights(text_model)
 
 
 @pytest.mark.ray
-def test_what_is_refused_is_one_line_from_the_learners_node(ray_local: Any, text_model: Path, tmp_path: Path) -> None:
-    model = tiny_text("lfm2", vocab_size=len(Codec(text_model).tokenizer))
+def test_what_is_refused_is_one_line_from_the_learners_node(
+    ray_local: Any, text_model: Path, tmp_path: Path
+) -> None:
+    model = tiny_text("lfm2", vocab_size=len(Renderer(text_model).tokenizer))
     model.save_pretrained(tmp_path)
-    Codec(text_model).processor.save_pretrained(tmp_path)
+    Renderer(text_model).processor.save_pretrained(tmp_path)
     with pytest.raises(ConfigError) as error:
         check_on_learner_node(tmp_path, "float32", 128, {"num_cpus": 1})
     assert error.type is ConfigError and "\n" not in str(error.value)

@@ -1,4 +1,6 @@
-"""What BPO writes down of a step: the alarms it begins, once, also over a resume; and means by mode and level."""
+"""What BPO writes down of a step: the alarms it begins, once, also over a resume; and means by mode
+and level.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from bimode.audit import audit
-from bimode.checkpoints import checkpoint_path, checkpoints, inventory, partial_path, publish
-from bimode.desk import Drawn
 from bimode.errors import LedgerError
-from bimode.ledger import Ledger, State
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup
+from bimode.rl.audit import audit
+from bimode.rl.ledger import Ledger, State
+from bimode.rl.scheduler import ScoredGroup
+from bimode.storage.checkpoints import (
+    checkpoint_path,
+    checkpoints,
+    inventory,
+    partial_path,
+    publish,
+)
 from pipelines.bpo_log import RunLog
 
 NAN = float("nan")
@@ -27,14 +35,21 @@ def group() -> RolloutGroup:
     prompt = Prompt("q", "", (), "4", "int", "{}", "sums", "easy")
     texts = {Mode.THINKING: "\n2 + 2\n</think>\n\n4", Mode.NON_THINKING: "\n\n</think>\n\n4"}
     completions = tuple(
-        Completion("q", mode, (1,), (2, 3), 1, (NAN, -0.5), (0, 0), text, True, "w") for mode, text in texts.items()
+        Completion("q", mode, (1,), (2, 3), 1, (NAN, -0.5), (0, 0), text, True, "w")
+        for mode, text in texts.items()
     )
     return RolloutGroup(prompt, completions, (1.0, 1.0))
 
 
-PROBES = [Completion("q", Mode.AUTO, (1,), (2,), 0, (-0.1,), (0,), "\n", False, "w")]  # it thinks, always
-DRAWN = Drawn(0, group(), tuple(PROBES))
-LEARNT = {"loss": 0.5, "kl": 0.1, "learner": {"thinking": {"easy": {"kl": 0.1, "decision_entropy": 0.3}}}}
+PROBES = [
+    Completion("q", Mode.AUTO, (1,), (2,), 0, (-0.1,), (0,), "\n", False, "w")
+]  # it thinks, always
+DRAWN = ScoredGroup(0, group(), tuple(PROBES))
+LEARNT = {
+    "loss": 0.5,
+    "kl": 0.1,
+    "learner": {"thinking": {"easy": {"kl": 0.1, "decision_entropy": 0.3}}},
+}
 
 
 def margin(step: int) -> float:
@@ -55,7 +70,9 @@ class Restored:
         self.published = step
 
 
-def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_alarm_is_written_and_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     log = RunLog(tmp_path, margin)
     for step in range(6):
         log.step(step, [DRAWN], LEARNT)
@@ -76,24 +93,48 @@ def test_an_alarm_is_written_and_said_once(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
-def test_a_choice_that_collapses_is_seen_on_questions_without_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Files of one's own seldom have a level; the log once held no decision of theirs, and no alarm could ring."""
-    drawn = replace(DRAWN, group=replace(DRAWN.group, prompt=replace(DRAWN.group.prompt, level="")))
+def test_a_choice_that_collapses_is_seen_on_questions_without_levels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files of one's own seldom have a level; the log once held no decision of theirs, and no alarm
+    could ring.
+    """
+    scored = replace(
+        DRAWN, group=replace(DRAWN.group, prompt=replace(DRAWN.group.prompt, level=""))
+    )
     log = RunLog(tmp_path, margin)
-    assert [log.step(step, [drawn], LEARNT) for step in range(5)][-1] == "reward 1.00, think all 1.00"
+    assert [log.step(step, [scored], LEARNT) for step in range(5)][
+        -1
+    ] == "reward 1.00, think all 1.00"
     lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
-    assert lines[0]["decision"] == {"all": 1.0} and [len(line["alarms"]) for line in lines] == [0, 0, 0, 0, 1]
+    assert lines[0]["decision"] == {"all": 1.0} and [len(line["alarms"]) for line in lines] == [
+        0,
+        0,
+        0,
+        0,
+        1,
+    ]
     assert "ALARM at step 4, thinking mode" in capsys.readouterr().err
 
 
 def test_alarms_go_by_the_margin_of_their_step(tmp_path: Path) -> None:
-    """Thinking is right more often by 1: enough at first, and too little at the end, as for the credit."""
+    """Thinking is right more often by 1: enough at first, and too little at the end, as for the
+    credit.
+    """
     only_thinking = replace(DRAWN, group=replace(DRAWN.group, rewards_G=(1.0, 0.0)))
     log = RunLog(tmp_path, lambda step: 0.5 if step < 6 else 1.5)
     for step in range(7):
         log.step(step, [only_thinking], LEARNT)
     lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
-    assert [[alarm["kind"] for alarm in line["alarms"]] for line in lines] == [[], [], [], [], [], [], ["choice"]]
+    assert [[alarm["kind"] for alarm in line["alarms"]] for line in lines] == [
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        ["choice"],
+    ]
 
 
 class Saving(Restored):
@@ -105,8 +146,12 @@ class Saving(Restored):
         publish(path, 2)
 
 
-def test_what_a_seal_counts_is_on_disk_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else the seal may outlive what it sealed, when the power fails: the run could go on from no checkpoint, nor be proven."""
+def test_what_a_seal_counts_is_on_disk_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the seal may outlive what it sealed, when the power fails: the run could go on from no
+    checkpoint, nor be proven.
+    """
     synced: list[str] = []
     real = os.fsync
 
@@ -122,9 +167,15 @@ def test_what_a_seal_counts_is_on_disk_before_it(tmp_path: Path, monkeypatch: py
     logged = ["metrics.jsonl", "step-00000.parquet", "rollouts", tmp_path.name]
     seal = len(synced) - 1 - synced[::-1].index("moves.jsonl")
     assert {*weights, *logged, "moves.jsonl"} == {*synced[:seal]}
-    assert [name[:15] for name in synced[seal + 1 :]] == [".last_seal.json"], "the seal is noted when it is there"
-    assert synced.index("moves.jsonl") < synced.index("rank0.pt"), "nor a checkpoint without what led to it"
-    assert synced.index("rank0.pt") < synced.index("checkpoints"), "a folder is not named before it is whole"
+    assert [name[:15] for name in synced[seal + 1 :]] == [".last_seal.json"], (
+        "the seal is noted when it is there"
+    )
+    assert synced.index("moves.jsonl") < synced.index("rank0.pt"), (
+        "nor a checkpoint without what led to it"
+    )
+    assert synced.index("rank0.pt") < synced.index("checkpoints"), (
+        "a folder is not named before it is whole"
+    )
     log.step(1, [DRAWN], LEARNT)
     synced.clear()
     log.checkpoint(Saving(), ledger)  # type: ignore[arg-type]
@@ -140,8 +191,15 @@ def test_a_checkpoint_that_was_not_sealed_is_taken_back(tmp_path: Path) -> None:
         checkpoint_path(tmp_path / "checkpoints", step).mkdir(parents=True)
     ledger.seal(2, inventory(checkpoint_path(tmp_path / "checkpoints", 2)))
     assert log.resume(graph, Ledger(tmp_path / "ledger")) == 2  # type: ignore[arg-type]
-    assert graph.restored == "step-000002" and not checkpoint_path(tmp_path / "checkpoints", 4).exists()
-    assert len(log.metrics.read_text().splitlines()) == len(list((tmp_path / "rollouts").iterdir())) == 2
+    assert (
+        graph.restored == "step-000002"
+        and not checkpoint_path(tmp_path / "checkpoints", 4).exists()
+    )
+    assert (
+        len(log.metrics.read_text().splitlines())
+        == len(list((tmp_path / "rollouts").iterdir()))
+        == 2
+    )
 
 
 def trained(log: RunLog, ledger: Ledger, steps: range) -> None:
@@ -151,11 +209,13 @@ def trained(log: RunLog, ledger: Ledger, steps: range) -> None:
         for state in (State.LEASED, State.GENERATED):
             ledger.move([step], state)
         ledger.move([step], State.TRAINED, step=step)
-        log.step(step, [replace(DRAWN, ticket=step)], LEARNT)
+        log.step(step, [replace(DRAWN, group_id=step)], LEARNT)
 
 
 def test_a_ledger_that_has_lost_a_seal_is_refused_and_nothing_is_taken_back(tmp_path: Path) -> None:
-    """It once was "not sealed": the checkpoints after the cut were deleted, and the work in them."""
+    """It once was "not sealed": the checkpoints after the cut were deleted, and the work in
+    them.
+    """
     log, ledger, graph = RunLog(tmp_path, margin), Ledger(tmp_path / "ledger"), Saving()
     for steps in (range(2), range(2, 4)):
         trained(log, ledger, steps)
@@ -164,7 +224,10 @@ def test_a_ledger_that_has_lost_a_seal_is_refused_and_nothing_is_taken_back(tmp_
     ledger.path.write_bytes(whole[: len(whole) * 2 // 3])
     with pytest.raises(LedgerError, match="step 4 was sealed: the end of the ledger is missing"):
         RunLog(tmp_path, margin).resume(graph, Ledger(tmp_path / "ledger"))  # type: ignore[arg-type]
-    assert len(checkpoints(tmp_path / "checkpoints")) == 2 and len(log.metrics.read_text().splitlines()) == 4
+    assert (
+        len(checkpoints(tmp_path / "checkpoints")) == 2
+        and len(log.metrics.read_text().splitlines()) == 4
+    )
     [problem] = audit(tmp_path, 1, None).problems
     assert problem.endswith("step 4 was sealed: the end of the ledger is missing")
     ledger.path.write_bytes(whole)

@@ -1,4 +1,6 @@
-"""How many rollout workers a run has: what was asked for from outside, or what its waits call for."""
+"""How many rollout workers a run has: what was asked for from outside, or what its waits call
+for.
+"""
 
 from __future__ import annotations
 
@@ -8,60 +10,71 @@ from pathlib import Path
 
 import pytest
 
-from bimode.bpo_config import BpoConfig
+from bimode.config.load import build_recipe
+from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
-from bimode.recipe import build_recipe
-from bimode.rundir import StageDir, StageResult
-from bimode.versions import exclusive
-from bimode.waits import Waits
+from bimode.rl.waits import Waits
+from bimode.storage.run_dir import StageDir, StageResult
+from bimode.storage.versions import exclusive
 from pipelines import bpo, bpo_steps
-from pipelines.scale import FILE, STEPS, Size, ask, scale_run
+from pipelines.scale import FILE, STEPS, WorkerTarget, ask, scale_run
 
 HUNGRY, IDLE, FINE = Waits(1.0, learner=0.6), Waits(1.0, full=0.6), Waits(1.0)
 
 
-def size_of(stage: Path, room: int = 99, **keys: int) -> Size:
+def size_of(stage: Path, room: int = 99, **keys: int) -> WorkerTarget:
     """Of a run that starts with two workers, on nodes with `room` for so many."""
-    return Size(stage, BpoConfig(rollout_workers=2, **keys), lambda: room)
+    return WorkerTarget(stage, BpoConfig(rollout_workers=2, **keys), lambda: room)
 
 
-def heed(size: Size, waits: Waits, times: int = STEPS) -> int:
+def record_step(size: WorkerTarget, waits: Waits, times: int = STEPS) -> int:
     for _ in range(times):
-        size.heed(waits)
+        size.record_step(waits)
     return size.wanted()
 
 
 def test_a_run_grows_and_shrinks_by_its_waits(tmp_path: Path) -> None:
     size = size_of(tmp_path, rollout_workers_max=3)
-    assert heed(size, HUNGRY, STEPS - 1) == 2  # not at once
-    assert heed(size, HUNGRY, 1) == 3 and heed(size, HUNGRY) == 3  # the most
-    assert heed(size, FINE) == 3
-    assert [heed(size, IDLE) for _ in range(3)] == [2, 1, 1]  # one stays
+    assert record_step(size, HUNGRY, STEPS - 1) == 2  # not at once
+    assert record_step(size, HUNGRY, 1) == 3 and record_step(size, HUNGRY) == 3  # the most
+    assert record_step(size, FINE) == 3
+    assert [record_step(size, IDLE) for _ in range(3)] == [2, 1, 1]  # one stays
 
 
 def test_without_a_maximum_it_does_what_it_is_told(tmp_path: Path) -> None:
     size = size_of(tmp_path / "bpo")
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
-    assert heed(size, HUNGRY, 3 * STEPS) == 2
+    assert record_step(size, HUNGRY, 3 * STEPS) == 2
     with exclusive(tmp_path):
         scale_run(tmp_path, 5)
     assert size.wanted() == 5
 
 
-def test_a_run_has_no_more_workers_than_there_is_room_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_has_no_more_workers_than_there_is_room_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Those beyond would wait for a CPU for ever, and count as workers."""
     stage = tmp_path / "bpo"
     stage.mkdir()
     size = size_of(stage, room=3)
     ask(stage / FILE, 50)
     assert [size.wanted() for _ in range(3)] == [3, 3, 3]
-    assert capsys.readouterr().err.count("50 rollout workers were asked for, the nodes have room for 3") == 1
+    assert (
+        capsys.readouterr().err.count(
+            "50 rollout workers were asked for, the nodes have room for 3"
+        )
+        == 1
+    )
     ask(stage / FILE, 1)
     assert size.wanted() == 1 and capsys.readouterr().err == ""
-    assert heed(size_of(tmp_path, room=2, rollout_workers_max=9), HUNGRY) == 2, "nor does a run grow beyond it by itself"
+    assert record_step(size_of(tmp_path, room=2, rollout_workers_max=9), HUNGRY) == 2, (
+        "nor does a run grow beyond it by itself"
+    )
 
 
-def test_a_run_that_has_ended_forgets_what_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_has_ended_forgets_what_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage, made = StageDir(tmp_path, "bpo"), StageResult((), {})
     monkeypatch.setattr(bpo_steps, "reserve_learner", lambda recipe: nullcontext({}))
     monkeypatch.setattr(bpo, "train", lambda *_: made)
@@ -70,7 +83,9 @@ def test_a_run_that_has_ended_forgets_what_it_was_asked_for(tmp_path: Path, monk
     assert size_of(stage.path).wanted() == 2
 
 
-def test_a_run_that_goes_on_says_what_size_it_was_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_goes_on_says_what_size_it_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
     size_of(tmp_path / "bpo")
     assert capsys.readouterr().err == ""
@@ -78,13 +93,19 @@ def test_a_run_that_goes_on_says_what_size_it_was_asked_for(tmp_path: Path, caps
         scale_run(tmp_path, 5)
     capsys.readouterr()
     assert size_of(tmp_path / "bpo").wanted() == 5
-    assert "rollout workers: 5, as last asked for, instead of bpo.rollout_workers = 2" in capsys.readouterr().err
+    assert (
+        "rollout workers: 5, as last asked for, instead of bpo.rollout_workers = 2"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
-    ("keys", "says"), [({"sync": "nccl"}, "bpo.sync = nccl: fixes who"), ({"rollout_workers_max": 4}, "max = 4")]
+    ("keys", "says"),
+    [({"sync": "nccl"}, "bpo.sync = nccl: fixes who"), ({"rollout_workers_max": 4}, "max = 4")],
 )
-def test_what_the_run_could_not_follow_is_refused(tmp_path: Path, keys: dict[str, object], says: str) -> None:
+def test_what_the_run_could_not_follow_is_refused(
+    tmp_path: Path, keys: dict[str, object], says: str
+) -> None:
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
     (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {"bpo": keys}}))
     with exclusive(tmp_path), pytest.raises(ConfigError, match=says):

@@ -1,4 +1,6 @@
-"""`bimode serve` on a tiny model that has learnt when to think, asked by the OpenAI client with an image; and beside others."""
+"""`bimode serve` on a tiny model that has learnt when to think, asked by the OpenAI client with an
+image; and beside others.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +26,18 @@ from mutated_requests import mutated
 from processes import REPO, Running
 from taught import ANSWER, EASY, HARD, TRACE, picture, teach
 
-from bimode.pictures import open_picture
+from bimode.inputs.pictures import open_picture
 from tests.cluster.hand_started import HandStarted
 from tests.pictures import KINDS, encoded
 from tests.ports import free_ports
 
 pytestmark = pytest.mark.ray
 
+
 @pytest.fixture(scope="module")
-def server(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Running]]:
+def server(
+    tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Any, Running]]:
     """An OpenAI client of the served model, and the server's process."""
     import openai
 
@@ -40,9 +45,14 @@ def server(tiny_llava: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     model = teach(tiny_llava, root / "bpo" / "model")
     [port] = free_ports(1)
     log = root / "log"
-    with Running(("-m", "pipelines.serve", "--model", str(model), "--port", str(port)), log) as running:
+    with Running(
+        ("-m", "pipelines.serve", "--model", str(model), "--port", str(port)), log
+    ) as running:
         running.wait_until(lambda: "serve: ready" in log.read_text(), timeout=400)
-        yield openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0), running
+        yield (
+            openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0),
+            running,
+        )
 
 
 def test_what_is_served_listens_on_this_machine_alone(server: tuple[Any, Running]) -> None:
@@ -52,19 +62,30 @@ def test_what_is_served_listens_on_this_machine_alone(server: tuple[Any, Running
     pids = {running.process.pid, *(process.pid for process in running.tree)}
     found = [c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in pids]
     assert len(found) > 5
-    assert [c.laddr for c in found if not c.laddr.ip.removeprefix("::ffff:").startswith("127.")] == []
+    assert [
+        c.laddr for c in found if not c.laddr.ip.removeprefix("::ffff:").startswith("127.")
+    ] == []
 
 
 def ask(client: Any, question: str, mode: str, stream: bool) -> tuple[str | None, str | None]:
     """(reasoning, content) of a greedy answer to `question` about the picture."""
     url = "data:image/png;base64," + base64.b64encode(picture()).decode()
     answer = client.chat.completions.create(
-        model="bpo", temperature=0.0, max_tokens=40, stream=stream,
-        messages=[{"role": "user", "content": [
-            {"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": question},
-        ]}],
+        model="bpo",
+        temperature=0.0,
+        max_tokens=40,
+        stream=stream,
+        messages=[
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": url}},
+                    {"type": "text", "text": question},
+                ],
+            }
+        ],
         extra_body={"chat_template_kwargs": {"thinking_mode": mode}},
-    )  # fmt: skip
+    )
     if not stream:
         message = answer.choices[0].message
         return getattr(message, "reasoning", None), message.content
@@ -76,9 +97,15 @@ def ask(client: Any, question: str, mode: str, stream: bool) -> tuple[str | None
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
     ("question", "mode", "reasoning"),
-    [(EASY, "long", TRACE), (HARD, "long", TRACE), (EASY, "short", None), (HARD, "short", None),
-     (EASY, "auto", None), (HARD, "auto", TRACE)],
-)  # fmt: skip
+    [
+        (EASY, "long", TRACE),
+        (HARD, "long", TRACE),
+        (EASY, "short", None),
+        (HARD, "short", None),
+        (EASY, "auto", None),
+        (HARD, "auto", TRACE),
+    ],
+)
 def test_mode_decides_what_is_reasoning(
     server: tuple[Any, Running], question: str, mode: str, reasoning: str | None, stream: bool
 ) -> None:
@@ -86,14 +113,19 @@ def test_mode_decides_what_is_reasoning(
 
 
 @pytest.mark.parametrize("mode", ["short", "long"])
-def test_a_grammar_binds_the_answer_and_not_the_thinking(server: tuple[Any, Running], mode: str) -> None:
+def test_a_grammar_binds_the_answer_and_not_the_thinking(
+    server: tuple[Any, Running], mode: str
+) -> None:
     choices = ["look", "read"]  # single words of the tiny vocabulary
     answer = server[0].chat.completions.create(
         model="bpo",
         temperature=0.0,
         max_tokens=40,
         messages=[{"role": "user", "content": HARD}],
-        extra_body={"chat_template_kwargs": {"thinking_mode": mode}, "structured_outputs": {"choice": choices}},
+        extra_body={
+            "chat_template_kwargs": {"thinking_mode": mode},
+            "structured_outputs": {"choice": choices},
+        },
     )
     assert answer.choices[0].message.content in choices
 
@@ -118,15 +150,23 @@ def refusal(client: Any, stream: bool = False, **changed: Any) -> tuple[int, dic
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
-def test_an_image_that_cannot_be_read_is_the_clients_mistake(server: tuple[Any, Running], stream: bool) -> None:
+def test_an_image_that_cannot_be_read_is_the_clients_mistake(
+    server: tuple[Any, Running], stream: bool
+) -> None:
     """It was a 500 with the stack of the replica."""
     [port] = free_ports(1)
     broken = base64.b64encode(picture()[:-20]).decode()
-    for url in (f"http://127.0.0.1:{port}/x.png", f"data:image/png;base64,{broken}", "data:image/png,raw"):
+    for url in (
+        f"http://127.0.0.1:{port}/x.png",
+        f"data:image/png;base64,{broken}",
+        "data:image/png,raw",
+    ):
         part = {"type": "image_url", "image_url": {"url": url}}
         status, error = refusal(server[0], stream, messages=[{"role": "user", "content": [part]}])
         assert status == 400 and error["type"] == "BadRequestError"
-        assert error["message"].startswith("image ") and error["message"].endswith("as data:image/png;base64,...")
+        assert error["message"].startswith("image ") and error["message"].endswith(
+            "as data:image/png;base64,..."
+        )
 
 
 def image_part(data: bytes) -> dict[str, Any]:
@@ -172,9 +212,15 @@ def test_text_stays_text(server: tuple[Any, Running]) -> None:
     assert server[0].chat.completions.create(model="bpo", max_tokens=4, messages=asked).choices
 
 
-def test_a_name_that_does_not_exist_is_refused_and_those_that_do_are_named(server: tuple[Any, Running]) -> None:
+def test_a_name_that_does_not_exist_is_refused_and_those_that_do_are_named(
+    server: tuple[Any, Running],
+) -> None:
     status, error = refusal(server[0], model="bpq")
-    assert (status, error["param"], error["message"]) == (404, "model", "model = bpq: is not served here; use bpo")
+    assert (status, error["param"], error["message"]) == (
+        404,
+        "model",
+        "model = bpq: is not served here; use bpo",
+    )
     status, error = refusal(server[0], extra_body={"chat_template_kwargs": {"thinkin": True}})
     assert (status, error["param"]) == (400, "chat_template_kwargs")
     assert error["message"] == "chat_template_kwargs = thinkin: no such key; use thinking_mode"
@@ -195,18 +241,32 @@ def raw(client: Any, data: bytes) -> bytes:
     return received
 
 
-def test_only_the_addresses_that_are_meant_answer_and_no_foreign_page(server: tuple[Any, Running]) -> None:
+def test_only_the_addresses_that_are_meant_answer_and_no_foreign_page(
+    server: tuple[Any, Running],
+) -> None:
     """Ray opens nine addresses, three pages, and all of them to every web page with credentials."""
     client = server[0]
     close = f"Host: 127.0.0.1:{client.base_url.port}\r\nConnection: close\r\n"
-    for path in ("docs", "redoc", "openapi.json", "v1/completions", "v1/embeddings", "v1/score", "tokenize",
-                 "detokenize", "v1/audio/transcriptions", "-/routes"):  # fmt: skip
+    for path in (
+        "docs",
+        "redoc",
+        "openapi.json",
+        "v1/completions",
+        "v1/embeddings",
+        "v1/score",
+        "tokenize",
+        "detokenize",
+        "v1/audio/transcriptions",
+        "-/routes",
+    ):
         for method in ("GET", "POST"):
             got = raw(client, f"{method} /{path} HTTP/1.1\r\n{close}\r\n".encode())
             assert got.startswith(b"HTTP/1.1 404") and b"use GET /v1/models" in got, path
     asked = "OPTIONS /v1/chat/completions HTTP/1.1\r\n{}Access-Control-Request-Method: POST\r\n\r\n"
-    for head, status in ((close + "Origin: http://evil.example\r\n", b"403"),
-                         (close.replace("127.0.0.1", "evil.example"), b"403")):  # fmt: skip
+    for head, status in (
+        (close + "Origin: http://evil.example\r\n", b"403"),
+        (close.replace("127.0.0.1", "evil.example"), b"403"),
+    ):
         for request in (asked.format(head), f"GET /v1/models HTTP/1.1\r\n{head}\r\n"):
             got = raw(client, request.encode())
             assert got.split()[1] == status and b"access-control" not in got
@@ -221,7 +281,10 @@ def address(client: Any, path: str) -> str:
 def counted(client: Any) -> dict[str, float]:
     """The samples of `/metrics`, by their name with labels."""
     lines = httpx.get(address(client, "metrics"), timeout=10).text.splitlines()
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
+    return {
+        name: float(value)
+        for name, value in (line.rsplit(" ", 1) for line in lines if line[0] != "#")
+    }
 
 
 def test_health_asks_the_engine(server: tuple[Any, Running]) -> None:
@@ -240,9 +303,11 @@ def test_metrics_count_modes_and_tokens_and_those_of_the_engine(
     ask(server[0], EASY, "short", stream)
     after = counted(server[0])
     grown = {name: after[name] - before.get(name, 0) for name in after}
-    modes = ('{requested_mode="auto",response_mode="thinking"}',
-             '{requested_mode="auto",response_mode="non_thinking"}',
-             '{requested_mode="short",response_mode="non_thinking"}')  # fmt: skip
+    modes = (
+        '{requested_mode="auto",response_mode="thinking"}',
+        '{requested_mode="auto",response_mode="non_thinking"}',
+        '{requested_mode="short",response_mode="non_thinking"}',
+    )
     assert [grown["bimode_requests_total" + mode] for mode in modes] == [1, 1, 1]
     tokens = [grown["bimode_response_tokens_total" + mode] for mode in modes]
     engine = next(grown[name] for name in grown if name.startswith("vllm:generation_tokens_total"))
@@ -279,7 +344,9 @@ def test_no_mutated_request_is_a_fault_of_the_server(server: tuple[Any, Running]
     with httpx.Client(timeout=60) as session:
         for body in mutated(seed=0, count=300):
             started = time.monotonic()
-            answer = session.post(address(client, "v1/chat/completions"), content=body, headers=headers)
+            answer = session.post(
+                address(client, "v1/chat/completions"), content=body, headers=headers
+            )
             slowest = max(slowest, time.monotonic() - started)
             assert answer.status_code in (200, 400, 404), (body[:500], answer.text)
     running.note_tree()
@@ -293,12 +360,20 @@ def test_sigterm_lets_running_streams_end_and_ends_all_it_started(
 ) -> None:
     """Six requests in flight were cut within a second."""
     client, running = server
-    body = {"model": "bpo", "max_tokens": 200, "n": 3, "stream": True, "ignore_eos": True,
-            "messages": [{"role": "user", "content": HARD}]}  # fmt: skip
+    body = {
+        "model": "bpo",
+        "max_tokens": 200,
+        "n": 3,
+        "stream": True,
+        "ignore_eos": True,
+        "messages": [{"role": "user", "content": HARD}],
+    }
     texts = [""] * 32
 
     def stream(at: int) -> None:
-        with httpx.stream("POST", address(client, "v1/chat/completions"), json=body, timeout=90) as answer:
+        with httpx.stream(
+            "POST", address(client, "v1/chat/completions"), json=body, timeout=90
+        ) as answer:
             for text in answer.iter_text():
                 texts[at] += text
 
@@ -346,30 +421,58 @@ def fetched(url: str) -> str:
 
 
 @pytest.mark.slow
-def test_on_a_cluster_it_has_its_own_place_and_ends_itself_alone(tiny_llava: Path, tmp_path: Path) -> None:
+def test_on_a_cluster_it_has_its_own_place_and_ends_itself_alone(
+    tiny_llava: Path, tmp_path: Path
+) -> None:
     """Whoever else serves on the cluster goes on, before, meanwhile and after."""
     import openai
 
     [port] = free_ports(1)
     root, log = f"http://127.0.0.1:{port}", tmp_path / "log"
-    words = ("-m", "pipelines.serve", "--model", str(tiny_llava), "--port", str(port), "--name", "mine")
+    words = (
+        "-m",
+        "pipelines.serve",
+        "--model",
+        str(tiny_llava),
+        "--port",
+        str(port),
+        "--name",
+        "mine",
+    )
     with HandStarted() as cluster:
-        joined = cluster.environment() | {"RAY_ADDRESS": f"127.0.0.1:{cluster.gcs}", "PYTHONPATH": str(REPO)}
+        joined = cluster.environment() | {
+            "RAY_ADDRESS": f"127.0.0.1:{cluster.gcs}",
+            "PYTHONPATH": str(REPO),
+        }
 
         def started(*more: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run([sys.executable, *more], cwd=REPO, env=joined, capture_output=True, text=True, timeout=400)
+            return subprocess.run(
+                [sys.executable, *more],
+                cwd=REPO,
+                env=joined,
+                capture_output=True,
+                text=True,
+                timeout=400,
+            )
 
         other = started("-c", OTHER, str(port))
         assert other.returncode == 0, other.stderr[-3000:]
         with Running((*words, "--max-model-len", "128"), log, joined) as running:
-            running.wait_until(lambda: f"serve: ready at {root}/mine/v1" in log.read_text(), timeout=400)
+            running.wait_until(
+                lambda: f"serve: ready at {root}/mine/v1" in log.read_text(), timeout=400
+            )
             client = openai.OpenAI(base_url=f"{root}/mine/v1", api_key="none", max_retries=0)
             assert [model.id for model in client.models.list()] == ["mine"]
             with pytest.raises(openai.BadRequestError, match="128"):
                 ask_text(client, "what " * 200)
-            for changed, says in (((), "--name = mine: is served on this"), (("--host", "0.0.0.0"), "set BIMODE_API_KEYS")):
+            for changed, says in (
+                ((), "--name = mine: is served on this"),
+                (("--host", "0.0.0.0"), "set BIMODE_API_KEYS"),
+            ):
                 second = started(*words, *changed)
-                assert second.returncode == 2 and says in second.stderr.splitlines()[-1], second.stderr[-3000:]
+                assert second.returncode == 2 and says in second.stderr.splitlines()[-1], (
+                    second.stderr[-3000:]
+                )
             assert fetched(root) == "still here"
             assert running.interrupt(timeout=240) == 130
         assert fetched(root) == "still here"
@@ -381,4 +484,6 @@ def test_on_a_cluster_it_has_its_own_place_and_ends_itself_alone(tiny_llava: Pat
 
 
 def ask_text(client: Any, question: str) -> None:
-    client.chat.completions.create(model="mine", max_tokens=8, messages=[{"role": "user", "content": question}])
+    client.chat.completions.create(
+        model="mine", max_tokens=8, messages=[{"role": "user", "content": question}]
+    )

@@ -1,4 +1,6 @@
-"""What a request to the endpoint is refused for, and in which words; without a server, since nothing here depends on one."""
+"""What a request to the endpoint is refused for, and in which words; without a server, since
+nothing here depends on one.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard
 from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.multimodal.parse import MultiModalDataParser
 
-from actors.chat_request import ChatRequest
-from actors.refusals import (
+from actors.serving.chat_request import ChatRequest
+from actors.serving.refusals import (
     ImageReader,
     Refused,
     ThinkingIngress,
@@ -35,13 +37,15 @@ from actors.refusals import (
     check_writable,
     make_app,
     template_keys,
-)  # fmt: skip
-from bimode.control_tokens import OURS, ControlTokens
-from bimode.pictures import open_picture
-from bimode.template import CHAT_TEMPLATE
+)
+from bimode.inputs.control_tokens import OURS, ControlTokens
+from bimode.inputs.pictures import open_picture
+from bimode.models.template import CHAT_TEMPLATE
 from tests.pictures import BLUE, KINDS, RED, Kind, encoded, halves
 
-pytestmark = pytest.mark.ray  # of which it needs no more than the imports: with vLLM they take ten seconds
+pytestmark = (
+    pytest.mark.ray
+)  # of which it needs no more than the imports: with vLLM they take ten seconds
 
 
 def read(url: str) -> Image.Image:
@@ -63,7 +67,11 @@ def test_a_model_that_is_not_served_is_named_beside_the_one_that_is() -> None:
     check_served("bpo", {"bpo": object()})
     with pytest.raises(Refused) as refused:
         check_served("gpt", {"bpo": object()})
-    assert (refused.value.status_code, refused.value.type, refused.value.param) == (404, "NotFoundError", "model")
+    assert (refused.value.status_code, refused.value.type, refused.value.param) == (
+        404,
+        "NotFoundError",
+        "model",
+    )
     assert refused.value.message == "model = gpt: is not served here; use bpo"
 
 
@@ -90,7 +98,10 @@ def test_a_key_that_the_template_would_ignore_is_named_beside_those_it_knows() -
 
 
 def test_a_template_of_others_has_its_own_keys() -> None:
-    template = "{{ bos_token }}{% if enable_thinking %}{{ thinking_mode }}{% endif %}{% for m in messages %}{{ m }}{% endfor %}"
+    template = (
+        "{{ bos_token }}{% if enable_thinking %}{{ thinking_mode }}{% endif %}{% for m in messages"
+        " %}{{ m }}{% endfor %}"
+    )
     assert template_keys(template) == ["enable_thinking", "thinking_mode"]
 
 
@@ -104,7 +115,10 @@ def test_a_template_of_others_has_its_own_keys() -> None:
         ("data:image/png", "missing ','"),
         ("file:///etc/hostname", "fetches nothing"),
         ("picture.png", "fetches nothing"),
-        ("http://127.0.0.1:1/x.png", "image http://127.0.0.1:1/x.png: this server fetches nothing; send"),
+        (
+            "http://127.0.0.1:1/x.png",
+            "image http://127.0.0.1:1/x.png: this server fetches nothing; send",
+        ),
     ],
     ids=range(8),
 )
@@ -112,14 +126,20 @@ def test_an_image_that_cannot_be_read_is_the_clients_mistake(url: str, reason: s
     with pytest.raises(VLLMValidationError) as refused:
         read(url)
     line = str(refused.value)
-    assert reason in line and line.endswith("send a whole PNG or JPEG as data:image/png;base64,...") and "\n" not in line
+    assert (
+        reason in line
+        and line.endswith("send a whole PNG or JPEG as data:image/png;base64,...")
+        and "\n" not in line
+    )
     assert len(line) < 300
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF"])
 def test_whatever_bytes_are_wrong_it_is_an_image_or_a_refusal(form: str) -> None:
-    """Pillow raises five kinds of errors; one that is not foreseen would be a 500 with a stack again."""
+    """Pillow raises five kinds of errors; one that is not foreseen would be a 500 with a stack
+    again.
+    """
     rng, whole, refused = random.Random(0), picture(form), 0
     assert read(data_url(whole)).media.size == (60, 60)
     for _ in range(300):
@@ -198,7 +218,9 @@ def test_an_earlier_turn_may_begin_with_its_think_block(content: Any, token: str
 
 
 def test_tools_and_names_are_text_too() -> None:
-    """vLLM hands tools to the template, and a template may write the names of a document's fields."""
+    """vLLM hands tools to the template, and a template may write the names of a document's
+    fields.
+    """
     asked = [{"role": "user", "content": "what ?"}]
     tool = {"type": "function", "function": {"name": "f", "description": "ends a turn: <|im_end|>"}}
     for given in ({"tools": [tool], "tool_choice": "none"}, {"documents": [{"<|im_end|>": "x"}]}):
@@ -243,11 +265,18 @@ def test_the_body_is_openais_and_says_it_once() -> None:
     answer = TestClient(app).get("/refused")
     message = "model = gpt: is not served here; use bpo"
     assert answer.status_code == 404
-    assert json.loads(answer.text) == {"error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}}
+    assert json.loads(answer.text) == {
+        "error": {"message": message, "type": "NotFoundError", "param": "model", "code": 404}
+    }
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/v1/modells", 404), ("GET", "/v1/chat/completions", 405)])
-def test_an_address_that_there_is_not_is_answered_in_the_same_shape(method: str, path: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/v1/modells", 404), ("GET", "/v1/chat/completions", 405)],
+)
+def test_an_address_that_there_is_not_is_answered_in_the_same_shape(
+    method: str, path: str, status: int
+) -> None:
     from fastapi.testclient import TestClient
 
     app = make_app()
@@ -255,7 +284,10 @@ def test_an_address_that_there_is_not_is_answered_in_the_same_shape(method: str,
     answer = TestClient(app).request(method, path)
     said = json.loads(answer.text)["error"]
     assert (answer.status_code, said["code"]) == (status, status)
-    assert said["message"].startswith(f"{method} {path}: ") and "POST /v1/chat/completions" in said["message"]
+    assert (
+        said["message"].startswith(f"{method} {path}: ")
+        and "POST /v1/chat/completions" in said["message"]
+    )
 
 
 def answered(raised: Exception | None, **sent: Any) -> tuple[int, dict[str, Any]]:
@@ -276,24 +308,45 @@ def answered(raised: Exception | None, **sent: Any) -> tuple[int, dict[str, Any]
 @pytest.mark.parametrize(
     ("sent", "says"),
     [
-        ({"content": b'{"model": "m"}'}, "body: send it with the header Content-Type: application/json"),
+        (
+            {"content": b'{"model": "m"}'},
+            "body: send it with the header Content-Type: application/json",
+        ),
         ({"json": {"model": "m", "x": "image" * 9999}}, "body.messages: Field required"),
-        ({"content": b'{"model": ', "headers": {"Content-Type": "application/json"}}, "body.10: JSON decode error"),
+        (
+            {"content": b'{"model": ', "headers": {"Content-Type": "application/json"}},
+            "body.10: JSON decode error",
+        ),
     ],
 )
-def test_a_body_that_is_no_request_is_the_clients_mistake_and_not_sent_back(sent: dict[str, Any], says: str) -> None:
+def test_a_body_that_is_no_request_is_the_clients_mistake_and_not_sent_back(
+    sent: dict[str, Any], says: str
+) -> None:
     """`curl -d` sends another content type than JSON, of which Ray made a 500."""
     status, error = answered(None, **sent)
-    assert status == 400 and error == {"message": says, "type": "BadRequestError", "param": says.partition(":")[0], "code": 400}
+    assert status == 400 and error == {
+        "message": says,
+        "type": "BadRequestError",
+        "param": says.partition(":")[0],
+        "code": 400,
+    }
 
 
-@pytest.mark.parametrize(("cause", "status"), [(ValueError("no grammar\nmore"), 500), (VLLMValidationError("no grammar"), 400)])
+@pytest.mark.parametrize(
+    ("cause", "status"),
+    [(ValueError("no grammar\nmore"), 500), (VLLMValidationError("no grammar"), 400)],
+)
 def test_what_the_engine_raises_is_one_line_without_a_stack(cause: Exception, status: int) -> None:
     stack = 'ray::ServeReplica\n  File "/srv/secret/engine.py", line 1\n'
     raised = RayTaskError("chat", stack, cause).as_instanceof_cause()
     code, error = answered(raised, json={"model": "m", "messages": []})
     name = type(cause).__name__
-    assert code == status and error == {"message": f"{name}: no grammar", "type": name, "param": None, "code": status}
+    assert code == status and error == {
+        "message": f"{name}: no grammar",
+        "type": name,
+        "param": None,
+        "code": status,
+    }
 
 
 def test_a_key_of_the_template_beside_the_messages_is_told_where_it_belongs() -> None:
@@ -302,7 +355,10 @@ def test_a_key_of_the_template_beside_the_messages_is_told_where_it_belongs() ->
     check_place({"top_k": 3}, known)
     with pytest.raises(Refused) as refused:
         check_place({"thinking_mode": "long"}, known)
-    assert refused.value.message == 'thinking_mode: belongs in chat_template_kwargs, as {"thinking_mode": ...}'
+    assert (
+        refused.value.message
+        == 'thinking_mode: belongs in chat_template_kwargs, as {"thinking_mode": ...}'
+    )
     body = ChatRequest(model="m", messages=[], thinking_mode="long")
     assert "thinking_mode" in (body.model_extra or {}), "as vLLM keeps it"
 
@@ -313,10 +369,12 @@ def said_by(content: Any) -> list[dict[str, Any]]:
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
 WRONG: dict[str, dict[str, Any]] = {
-    "messages: give a list": {"messages": 5}, "messages: give a list of": {"messages": None},
+    "messages: give a list": {"messages": 5},
+    "messages: give a list of": {"messages": None},
     "messages.0: give": {"messages": [5]},
     "messages.0.role: use one of developer": {"messages": [{"role": "robot", "content": "x"}]},
-    "messages.0.content: give a text": {"messages": said_by({})}, "messages.0.content: give": {"messages": said_by(5)},
+    "messages.0.content: give a text": {"messages": said_by({})},
+    "messages.0.content: give": {"messages": said_by(5)},
     "messages.0.content.0: give an object": {"messages": said_by([5])},
     "messages.0.content.1: give an object": {"messages": said_by([PICTURE, {"type": 5}])},
     "Validating message `content`": {"messages": said_by([{"type": "text", "text": 5}])},
@@ -324,25 +382,38 @@ WRONG: dict[str, dict[str, Any]] = {
     "'int' object is not iterable": {"messages": [{"role": "assistant", "tool_calls": 5}]},
     "half of a surrogate pair": {"messages": said_by(chr(0xD800))},
     "`tools` must not be an empty array": {"messages": said_by("x"), "tools": []},
-    "Stream options can only": {"messages": said_by("x"), "stream_options": {"include_usage": True}},
+    "Stream options can only": {
+        "messages": said_by("x"),
+        "stream_options": {"include_usage": True},
+    },
     "stream: Input should be a valid boolean": {"messages": said_by("x"), "stream": 5},
     "n: Input should be a valid integer": {"messages": said_by("x"), "n": "many"},
     "n: Input should be less than or equal to 128": {"messages": said_by("x"), "n": "16384"},
     "stop: 17 texts; send at most 16": {"messages": said_by("x"), "stop": ["x"] * 17},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("says", WRONG)
 def test_a_field_of_another_type_is_the_clients_mistake_in_one_line(says: str) -> None:
-    """vLLM raises TypeError, or looks only when the request is on its way, and Ray makes a 500 of it or says it three times."""
+    """vLLM raises TypeError, or looks only when the request is on its way, and Ray makes a 500 of
+    it or says it three times.
+    """
     body = json.dumps({"model": "m", **WRONG[says]})
     status, error = answered(None, content=body, headers={"Content-Type": "application/json"})
     line = error["message"]
     assert (status, error["type"], error["code"]) == (400, "BadRequestError", 400)
-    assert line.startswith("body") and says in line and line.count("Message:") == 0 and "\n" not in line and len(line) < 250
+    assert (
+        line.startswith("body")
+        and says in line
+        and line.count("Message:") == 0
+        and "\n" not in line
+        and len(line) < 250
+    )
 
 
-@pytest.mark.parametrize("body", [b'{"model": "\xff"}', b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"])
+@pytest.mark.parametrize(
+    "body", [b'{"model": "\xff"}', b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"]
+)
 def test_bytes_that_cannot_be_read_are_answered_in_the_same_shape(body: bytes) -> None:
     status, error = answered(None, content=body, headers={"Content-Type": "application/json"})
     assert status == 400 and error["message"] == "body: There was an error parsing the body"
@@ -359,13 +430,15 @@ def test_what_the_models_tokens_cannot_write_is_a_property_of_the_model() -> Non
     with pytest.raises(Refused) as refused:
         check_writable(asks, GenerationError())
     assert (refused.value.status_code, refused.value.param) == (400, "response_format")
-    assert refused.value.message.startswith("response_format: the tokens of this model cannot write what it allows")
+    assert refused.value.message.startswith(
+        "response_format: the tokens of this model cannot write what it allows"
+    )
     check_writable(asks, ValueError("another fault"))
     check_writable(ChatRequest(model="m", messages=said_by("x")), GenerationError())
 
 
 def test_a_model_that_is_loading_is_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.refusals.READY_S", 0.01)
+    monkeypatch.setattr("actors.serving.refusals.READY_S", 0.01)
     loaded = asyncio.Event()
     engine = SimpleNamespace(check_health=SimpleNamespace(remote=loaded.wait))
     card = ModelCard(id="bpo", object="model", owned_by="", permission=[], metadata={})
@@ -375,9 +448,15 @@ def test_a_model_that_is_loading_is_not_listed(monkeypatch: pytest.MonkeyPatch) 
         for answer in (ingress.models(), ingress.model_data("bpo")):
             with pytest.raises(Refused) as refused:
                 await answer
-            assert (refused.value.status_code, refused.value.message) == (503, "model = bpo: is loading; ask again later")
+            assert (refused.value.status_code, refused.value.message) == (
+                503,
+                "model = bpo: is loading; ask again later",
+            )
         assert await ingress.model("bpq") is None
         loaded.set()
-        return [(await ingress.model_data("bpo")).id, *(model.id for model in (await ingress.models()).data)]
+        return [
+            (await ingress.model_data("bpo")).id,
+            *(model.id for model in (await ingress.models()).data),
+        ]
 
     assert asyncio.run(ask()) == ["bpo", "bpo"]

@@ -1,4 +1,6 @@
-"""The reasoning parser on token streams: each mode, streamed as it comes and whole, must say the same."""
+"""The reasoning parser on token streams: each mode, streamed as it comes and whole, must say the
+same.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bimode.codec import Codec
 from bimode.modes import Mode
+from bimode.renderer import Renderer
 
 pytestmark = pytest.mark.ray  # imports vLLM
 
@@ -29,19 +31,26 @@ def stream(parser: Any, ids: list[int], tokenizer: Any) -> tuple[str | None, str
     reasoning, content, text = "", "", ""
     for at in range(len(ids)):
         now = tokenizer.decode(ids[: at + 1])
-        delta = parser.extract_reasoning_streaming(text, now, now[len(text) :], ids[:at], ids[: at + 1], [ids[at]])
+        delta = parser.extract_reasoning_streaming(
+            text, now, now[len(text) :], ids[:at], ids[: at + 1], [ids[at]]
+        )
         text = now
         if delta is not None:
             assert delta.reasoning or delta.content, "an empty delta was sent"
-            reasoning, content = reasoning + (delta.reasoning or ""), content + (delta.content or "")
+            reasoning, content = (
+                reasoning + (delta.reasoning or ""),
+                content + (delta.content or ""),
+            )
     return reasoning or None, content or None
 
 
 @pytest.mark.parametrize(("mode", "text", "reasoning", "content"), CASES)
-def test_whole_and_streamed_agree(mode: str, text: str, reasoning: str | None, content: str | None, tiny_llava: Path) -> None:
-    from actors.thinking_parser import ThinkingParser
+def test_whole_and_streamed_agree(
+    mode: str, text: str, reasoning: str | None, content: str | None, tiny_llava: Path
+) -> None:
+    from actors.serving.thinking_parser import ThinkingParser
 
-    tokenizer = Codec(tiny_llava).tokenizer
+    tokenizer = Renderer(tiny_llava).tokenizer
     parser = ThinkingParser(tokenizer, chat_template_kwargs={"thinking_mode": mode})
     assert parser.extract_reasoning(text, None) == (reasoning, content)
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -50,9 +59,11 @@ def test_whole_and_streamed_agree(mode: str, text: str, reasoning: str | None, c
 
 def test_a_tag_that_is_spelled_out_is_no_part_of_the_reasoning(tiny_llava: Path) -> None:
     """A model may write the tag as ordinary text, which comes in pieces."""
-    from actors.thinking_parser import ThinkingParser
+    from actors.serving.thinking_parser import ThinkingParser
 
-    parser = ThinkingParser(Codec(tiny_llava).tokenizer, chat_template_kwargs={"thinking_mode": "long"})
+    parser = ThinkingParser(
+        Renderer(tiny_llava).tokenizer, chat_template_kwargs={"thinking_mode": "long"}
+    )
     for pieces, wanted in (
         (("3 < 4", "</", "thi", "nk", ">", "\n\n", "4"), ("3 < 4", "4")),
         (("3 <", "/", " 4", "</think>4"), ("3 </ 4", "4")),
@@ -67,48 +78,56 @@ def test_a_tag_that_is_spelled_out_is_no_part_of_the_reasoning(tiny_llava: Path)
         assert tuple(said) == parser.extract_reasoning(text, None) == wanted
 
 
-def test_tags_of_earlier_turns_do_not_count_and_reasoning_tokens_are_counted(tiny_llava: Path) -> None:
-    from actors.thinking_parser import ThinkingParser
+def test_tags_of_earlier_turns_do_not_count_and_reasoning_tokens_are_counted(
+    tiny_llava: Path,
+) -> None:
+    from actors.serving.thinking_parser import ThinkingParser
 
-    codec = Codec(tiny_llava)
-    earlier = codec.tokenizer.encode("<think>\n\n</think>\n\n3", add_special_tokens=False)
-    auto = ThinkingParser(codec.tokenizer, chat_template_kwargs={"thinking_mode": "auto"})
-    prompt = [*earlier, *codec.tokens.trigger(Mode.AUTO)]
+    renderer = Renderer(tiny_llava)
+    earlier = renderer.tokenizer.encode("<think>\n\n</think>\n\n3", add_special_tokens=False)
+    auto = ThinkingParser(renderer.tokenizer, chat_template_kwargs={"thinking_mode": "auto"})
+    prompt = [*earlier, *renderer.tokens.trigger(Mode.AUTO)]
     assert not auto.is_reasoning_end(prompt)
-    response = codec.tokenizer.encode("\nlook : 3\n</think>\n\n3", add_special_tokens=False)
+    response = renderer.tokenizer.encode("\nlook : 3\n</think>\n\n3", add_special_tokens=False)
     assert auto.is_reasoning_end_streaming([*prompt, *response], response[-1:])
-    assert auto.count_reasoning_tokens(response) == response.index(codec.tokens.close)
-    assert codec.tokenizer.decode(auto.extract_content_ids(response)).strip() == "3"
-    short = ThinkingParser(codec.tokenizer, chat_template_kwargs={"thinking_mode": "short"})
+    assert auto.count_reasoning_tokens(response) == response.index(renderer.tokens.close)
+    assert renderer.tokenizer.decode(auto.extract_content_ids(response)).strip() == "3"
+    short = ThinkingParser(renderer.tokenizer, chat_template_kwargs={"thinking_mode": "short"})
     assert short.count_reasoning_tokens(response) == 0
 
 
 @pytest.mark.parametrize("mode", ["long", "short"])
 def test_ids_are_split_where_the_text_is(mode: str, tiny_llava: Path) -> None:
-    """A second tag belongs to the answer: at the first, the text is split, and a response judged (`bimode.modes`)."""
-    from actors.thinking_parser import ThinkingParser
+    """A second tag belongs to the answer: at the first, the text is split, and a response judged
+    (`bimode.modes`).
+    """
+    from actors.serving.thinking_parser import ThinkingParser
 
-    tokenizer = Codec(tiny_llava).tokenizer
+    tokenizer = Renderer(tiny_llava).tokenizer
     parser = ThinkingParser(tokenizer, chat_template_kwargs={"thinking_mode": mode})
     text = "look : 3\n</think>\n\n3 </think> 4"
-    content = tokenizer.decode(parser.extract_content_ids(tokenizer.encode(text, add_special_tokens=False)))
+    content = tokenizer.decode(
+        parser.extract_content_ids(tokenizer.encode(text, add_special_tokens=False))
+    )
     assert content.split() == (parser.extract_reasoning(text, None)[1] or "").split()
 
 
 @pytest.mark.parametrize(("mode", "is_bound"), [("auto", False), ("long", False), ("short", True)])
-def test_a_grammar_binds_the_first_token_of_an_answer(mode: str, is_bound: bool, tiny_llava: Path) -> None:
+def test_a_grammar_binds_the_first_token_of_an_answer(
+    mode: str, is_bound: bool, tiny_llava: Path
+) -> None:
     """In short it bound the second: the choice "no" was answered as "us no"."""
     from types import SimpleNamespace
 
-    from actors.chat_request import ChatRequest
-    from actors.thinking_parser import ThinkingParser
+    from actors.serving.chat_request import ChatRequest
+    from actors.serving.thinking_parser import ThinkingParser
 
-    codec = Codec(tiny_llava)
+    renderer = Renderer(tiny_llava)
     messages = [{"role": "user", "content": "what ?"}]
-    prompt = codec.tokenizer.apply_chat_template(
+    prompt = renderer.tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, thinking_mode=mode, return_dict=False
     )
     request = ChatRequest(messages=messages)
-    parser = SimpleNamespace(reasoning_parser=ThinkingParser(codec.tokenizer))
+    parser = SimpleNamespace(reasoning_parser=ThinkingParser(renderer.tokenizer))
     assert request.resolve_reasoning_ended(parser, prompt) is is_bound
     assert request.resolve_reasoning_ended(None, prompt) is None

@@ -1,4 +1,6 @@
-"""Which recipe a command means: a bare name is met with the way to the recipes, a run is evaluated by its own, unless damaged."""
+"""Which recipe a command means: a bare name is met with the way to the recipes, a run is evaluated
+by its own, unless damaged.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bimode.config import Recipe
+from bimode.config.load import build_recipe, load_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
-from bimode.recipe import build_recipe, load_recipe
 from pipelines import harness
 from pipelines.cli import exit_code
 from pipelines.harness import base_directory
@@ -24,12 +26,18 @@ SMOKE = REPO / "pipelines" / "recipes" / "smoke.toml"
     ("words", "nearest"),
     [
         (("run", "tiny", "--out", "x"), "; did you mean pipelines/recipes/tiny.toml?"),
-        (("submit", "smoke_text", "--out", "/x"), "; did you mean pipelines/recipes/smoke-text.toml?"),
+        (
+            ("submit", "smoke_text", "--out", "/x"),
+            "; did you mean pipelines/recipes/smoke-text.toml?",
+        ),
         (("evaluate", "zzz", "--out", "x"), ""),
     ],
 )
 def test_a_bare_name_is_told_where_the_recipes_are(
-    words: tuple[str, ...], nearest: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...],
+    nearest: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From the root of the repository, where a newcomer stands, the line can be pasted."""
     monkeypatch.chdir(REPO)
@@ -48,21 +56,35 @@ def test_a_recipe_of_ones_own_is_the_nearest(
 
 
 def test_every_base_in_the_repository_that_a_recipe_names_is_there() -> None:
-    """A shipped recipe runs as it stands, unless it says that the model is yours or another recipe's."""
-    bases = {load_recipe(path).model.base for path in (REPO / "pipelines" / "recipes").glob("*.toml")}
-    assert {base for base in bases if base.startswith("assets/") and not base_directory(base).is_dir()} == set()
+    """A shipped recipe runs as it stands, unless it says that the model is yours or another
+    recipe's.
+    """
+    bases = {
+        load_recipe(path).model.base for path in (REPO / "pipelines" / "recipes").glob("*.toml")
+    }
+    assert {
+        base for base in bases if base.startswith("assets/") and not base_directory(base).is_dir()
+    } == set()
 
 
 @pytest.mark.parametrize("words", [("{run}",), ("--out", "{run}"), ("{run}", "--out", "{run}")])
 def test_a_run_is_evaluated_by_its_own_recipe(
-    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whoever has the run need not know which recipe and which overrides made it."""
     asked: list[tuple[Recipe, Path]] = []
-    monkeypatch.setattr(harness, "run_stages", lambda names, loaded, run: asked.append((loaded, run)))
+    monkeypatch.setattr(
+        harness, "run_stages", lambda names, loaded, run: asked.append((loaded, run))
+    )
     made = build_recipe({"name": "t"}, ("evaluate.max_tokens=99", "bpo.algorithm=grpo"), seed=3)
     harness.describe_run(made, tmp_path)
-    assert exit_code(["evaluate", *(word.format(run=tmp_path) for word in words), "--modes", "auto"]) == 0
+    assert (
+        exit_code(["evaluate", *(word.format(run=tmp_path) for word in words), "--modes", "auto"])
+        == 0
+    )
     [(loaded, run)] = asked
     assert run == tmp_path and loaded.evaluate.modes == ("auto",)
     assert loaded.model_copy(update={"evaluate": made.evaluate}) == made
@@ -70,18 +92,24 @@ def test_a_run_is_evaluated_by_its_own_recipe(
 
 
 @pytest.mark.parametrize("text", ["", '{"recipe": {', "[1]"])
-@pytest.mark.parametrize("words", [("audit", "{run}"), ("evaluate", "{run}"), ("bpo", str(SMOKE), "--out", "{run}")])
+@pytest.mark.parametrize(
+    "words", [("audit", "{run}"), ("evaluate", "{run}"), ("bpo", str(SMOKE), "--out", "{run}")]
+)
 def test_a_manifest_that_is_damaged_or_of_others_is_named(
     text: str, words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As in a copy of a run that broke off; to say that the same command continues would be wrong."""
+    """As in a copy of a run that broke off; to say that the same command continues would be
+    wrong.
+    """
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
     (tmp_path / "anneal" / "model").mkdir(parents=True)
     (tmp_path / "curate" / "data").mkdir(parents=True)
     spoilt = tmp_path / ("bpo" if words[0] == "bpo" else ".") / "manifest.json"
     spoilt.write_text(text)
     assert exit_code([word.format(run=tmp_path) for word in words]) == 2
-    assert capsys.readouterr().err.startswith(f"error: manifest.json = {spoilt}: is damaged, half copied")
+    assert capsys.readouterr().err.startswith(
+        f"error: manifest.json = {spoilt}: is damaged, half copied"
+    )
     assert spoilt.read_text() == text
 
 
@@ -97,7 +125,9 @@ def test_a_manifest_that_is_damaged_or_of_others_is_named(
 def test_a_recipe_in_another_encoding_is_named_for_what_it_is(
     tmp_path: Path, encoding: str, what: str
 ) -> None:
-    """It was `Invalid statement (at line 1, column 1)`, of a line that looks right in every editor."""
+    """It was `Invalid statement (at line 1, column 1)`, of a line that looks right in every
+    editor.
+    """
     path = tmp_path / "r.toml"
     path.write_bytes('name = "é"\r\n'.encode(encoding))
     with pytest.raises(ConfigError, match=f"is {what}; save it as plain UTF-8"):

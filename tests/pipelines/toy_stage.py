@@ -1,4 +1,5 @@
-"""The command line with one more stage, `toy`, whose behaviour the first argument chooses: what a stage may do to us.
+"""The command line with one more stage, `toy`, whose behaviour the first argument chooses: what a
+stage may do to us.
 
 python tests/pipelines/toy_stage.py KIND RECIPE --out DIR
 """
@@ -14,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bimode.config import Recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import StarvedError
-from bimode.rundir import StageDir, StageResult
+from bimode.storage.run_dir import StageDir, StageResult
 
 KIND = sys.argv[1]
 
@@ -48,15 +49,16 @@ def train(path: Path) -> None:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from actors.annealer import run_to_end
+    from actors.learner.annealer import run_to_end
 
     started = str(path / "started")
     run_to_end(
         TorchTrainer(
             lambda config: (Path(started).write_text(str(os.getpid())), time.sleep(600)),
-            scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(storage_path=str(path.absolute())),
+            scaling_config=ScalingConfig(num_workers=1),
+            run_config=RunConfig(storage_path=str(path.absolute())),
         )
-    )  # fmt: skip
+    )
 
 
 def work(kind: str, path: Path) -> str:
@@ -68,7 +70,9 @@ def work(kind: str, path: Path) -> str:
     if kind == "bug":
         raise ZeroDivisionError("a bug")
     if kind == "sleep":
-        child = subprocess.Popen(["sleep", "600"], start_new_session=True)  # like an engine's own process
+        child = subprocess.Popen(
+            ["sleep", "600"], start_new_session=True
+        )  # like an engine's own process
         (path / "started").write_text(str(child.pid))
         time.sleep(600)
     return "whole"

@@ -1,7 +1,9 @@
-"""Readers: files of five kinds -> records, one after another, in memory that does not grow with the file.
+"""Readers: files of five kinds -> records, one after another, in memory that does not grow with the
+file.
 
-Whatever a file does, a reader answers: a record that is broken is refused by itself, a file that breaks off keeps what was read
-before. Sizes are bounded on the way, so that a small archive cannot fill the memory.
+Whatever a file does, a reader answers: a record that is broken is refused by itself, a file that
+breaks off keeps what was read before. Sizes are bounded on the way, so that a small archive cannot
+fill the memory.
 """
 
 from __future__ import annotations
@@ -9,11 +11,19 @@ from __future__ import annotations
 import io
 
 from bimode.errors import StorageError
-from bimode.limited import ChildEndedError, ChildStuckError, allow_for, excess, stream
+from bimode.storage.limited import ChildEndedError, ChildStuckError, allow_for, excess, stream
 from data_curation.sources.files import SourceFile, is_remote, open_file, public, reader_of
 from data_curation.sources.readers.arrow import read_hf, read_parquet, split_parquet
 from data_curation.sources.readers.lines import read_images, read_jsonl
-from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Reader, Record, reference, refuse
+from data_curation.sources.readers.parts import (
+    BROKEN,
+    FilePart,
+    Read,
+    Reader,
+    Record,
+    reference,
+    refuse,
+)
 from data_curation.sources.readers.tar import read_webdataset
 from data_curation.sources.refusal import Refusal
 
@@ -30,10 +40,16 @@ READERS: dict[str, Reader] = {
 
 
 def split_file(file: SourceFile, reader: str) -> list[FilePart]:
-    """The parts of `file` that can be read side by side; `reader` may be "auto" where the file's name tells. Never fails."""
+    """The parts of `file` that can be read side by side; `reader` may be "auto" where the file's
+    name tells. Never fails.
+    """
     reader = reader_of(file.name) if reader == "auto" else reader
     try:
-        return list(stream(split_parquet, file)) if reader == "parquet" else [FilePart(file, reader, 0, None)]
+        return (
+            list(stream(split_parquet, file))
+            if reader == "parquet"
+            else [FilePart(file, reader, 0, None)]
+        )
     except ChildEndedError:
         return [FilePart(file, reader, 0, None)]
 
@@ -45,7 +61,8 @@ def columns_of(part: FilePart) -> list[str]:
 
 
 def read_records(part: FilePart) -> Read:
-    """(row number in the file, record) of every row of `part`, in order; a Refusal in the place of what cannot be read.
+    """(row number in the file, record) of every row of `part`, in order; a Refusal in the place of
+    what cannot be read.
 
     Where a file breaks off, the last one is a Refusal with the number of the row that should have
     followed. The part is read in a child process, whose memory is bounded and whose end is such a
@@ -64,11 +81,16 @@ def read_records(part: FilePart) -> Read:
 def read_bounded(part: FilePart) -> Read:
     """Read `part` in a child: what its bytes explain may be read, but not what they only claim."""
     size = _size(part.file)
-    if part.reader in ("parquet", "hf"):  # whose writers may make one page, or one batch, of all rows
+    if part.reader in (
+        "parquet",
+        "hf",
+    ):  # whose writers may make one page, or one batch, of all rows
         allow_for(size)
     for row, record in read_part(part):
         if row > max(FEW_ROWS, size):
-            yield refuse(part.file, row, "unreadable_file", f"more rows than its {size} bytes can hold")
+            yield refuse(
+                part.file, row, "unreadable_file", f"more rows than its {size} bytes can hold"
+            )
             return
         problem = "" if isinstance(record, Refusal) else excess(record)
         yield refuse(part.file, row, "bad_record", problem) if problem else (row, record)

@@ -1,7 +1,8 @@
 """Parquet, and the Arrow files of `datasets.save_to_disk`.
 
-Both are read without `datasets`: an image column is a struct of bytes and path, so images stay the encoded files they are. Every
-batch is validated before its values are touched, because Arrow trusts the offsets that it finds in a file.
+Both are read without `datasets`: an image column is a struct of bytes and path, so images stay the
+encoded files they are. Every batch is validated before its values are touched, because Arrow trusts
+the offsets that it finds in a file.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import ipc
 
-from bimode.limited import parquet_batches
+from bimode.storage.limited import parquet_batches
 from data_curation.sources.files import BLOCK, SourceFile, is_remote, open_file
 from data_curation.sources.readers.parts import BROKEN, FilePart, Read, Record, check_names, refuse
 from data_curation.sources.refusal import Refusal
@@ -25,7 +26,9 @@ ARROW_FILE = b"ARROW1"  # the magic of Arrow's file format; without it the file 
 
 
 def split_parquet(file: SourceFile) -> list[FilePart]:
-    """Row groups in parts of `ROWS_PER_PART` rows or a little more; a file that cannot be read, or has none, is one part."""
+    """Row groups in parts of `ROWS_PER_PART` rows or a little more; a file that cannot be read, or
+    has none, is one part.
+    """
     try:
         with open_file(file) as source:
             sizes = _group_sizes(pq.ParquetFile(source))
@@ -41,7 +44,9 @@ def split_parquet(file: SourceFile) -> list[FilePart]:
 
 
 def read_parquet(part: FilePart) -> Read:
-    """Row groups one by one: one that is broken costs its own remaining rows and not those of the next."""
+    """Row groups one by one: one that is broken costs its own remaining rows and not those of the
+    next.
+    """
     with open_file(part.file) as source:
         table = pq.ParquetFile(source, buffer_size=BLOCK, page_checksum_verification=True)
         check_names(table.schema_arrow.names, "column")
@@ -107,14 +112,22 @@ def _value(file: SourceFile, one: pa.RecordBatch, row: int) -> Record | Refusal:
 def _values(batch: pa.RecordBatch) -> list[Record]:
     batch.validate(full=True)
     names = batch.schema.names
-    rows: list[Record] = pa.RecordBatch.from_arrays([_as_written(column) for column in batch.columns], names).to_pylist()
+    rows: list[Record] = pa.RecordBatch.from_arrays(
+        [_as_written(column) for column in batch.columns], names
+    ).to_pylist()
     return rows
 
 
 def _as_written(column: pa.Array) -> pa.Array:
-    """`column` with numbers of 32 bits by their digits: an answer of 0.1 is not to become Python's 0.10000000149011612."""
+    """`column` with numbers of 32 bits by their digits: an answer of 0.1 is not to become Python's
+    0.10000000149011612.
+    """
     kind = _instead_of_float32(column.type, pa.string())
-    return column if kind == column.type else column.cast(kind).cast(_instead_of_float32(column.type, pa.float64()))
+    return (
+        column
+        if kind == column.type
+        else column.cast(kind).cast(_instead_of_float32(column.type, pa.float64()))
+    )
 
 
 def _instead_of_float32(kind: pa.DataType, other: pa.DataType) -> pa.DataType:
@@ -124,5 +137,7 @@ def _instead_of_float32(kind: pa.DataType, other: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(kind.value_field.with_type(_instead_of_float32(kind.value_type, other)))
     if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_instead_of_float32(field.type, other)) for field in kind])
+        return pa.struct(
+            [field.with_type(_instead_of_float32(field.type, other)) for field in kind]
+        )
     return kind

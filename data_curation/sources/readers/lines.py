@@ -1,4 +1,6 @@
-"""JSON lines, JSON lists and the metadata files of image folders, a record at a time whatever the size of the file."""
+"""JSON lines, JSON lists and the metadata files of image folders, a record at a time whatever the
+size of the file.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO
 
-from bimode.limited import MAX_VALUES
+from bimode.storage.limited import MAX_VALUES
 from data_curation.sources.files import BLOCK
 from data_curation.sources.readers.parts import (
     FilePart,
@@ -25,11 +27,16 @@ from data_curation.sources.readers.parts import (
 )
 from data_curation.sources.refusal import Refusal
 
-MAX_LINE = 32 << 20  # bytes; an image of the largest size that validation lets pass fits in, as base64
+MAX_LINE = (
+    32 << 20
+)  # bytes; an image of the largest size that validation lets pass fits in, as base64
 BLANK = " \t\r\n"
 BETWEEN = re.compile(r"[ \t\r\n,]*")  # of two items of a list
 NO_UTF8 = re.compile("[\udc80-\udcff]")
-IMAGE_COLUMNS = {"file_name": "image", "file_names": "images"}  # of metadata, and what they are called as columns
+IMAGE_COLUMNS = {
+    "file_name": "image",
+    "file_names": "images",
+}  # of metadata, and what they are called as columns
 
 
 def read_jsonl(part: FilePart) -> Read:
@@ -46,7 +53,9 @@ def read_jsonl(part: FilePart) -> Read:
             return
         for row, line in enumerate(_lines(source)):
             if line is None:
-                yield refuse(part.file, row, "bad_record", f"a line of more than {MAX_LINE >> 20} MB")
+                yield refuse(
+                    part.file, row, "bad_record", f"a line of more than {MAX_LINE >> 20} MB"
+                )
             elif not line.isspace():
                 yield row, _parsed(part, row, line)
 
@@ -55,7 +64,11 @@ def read_images(part: FilePart) -> Read:
     """The rows of `metadata.jsonl` or `metadata.csv`, with what `file_name` says as `image` too."""
     for row, record in _csv_rows(part) if part.file.name.endswith(".csv") else read_jsonl(part):
         if isinstance(record, dict):
-            record |= {ours: record[theirs] for theirs, ours in IMAGE_COLUMNS.items() if theirs in record}
+            record |= {
+                ours: record[foreign]
+                for foreign, ours in IMAGE_COLUMNS.items()
+                if foreign in record
+            }
         yield row, record
 
 
@@ -63,7 +76,9 @@ def _parsed(part: FilePart, row: int, line: bytes) -> Record | Refusal:
     try:
         return parse_object(line)
     except json.JSONDecodeError as error:
-        return refuse(part.file, row, "bad_record", f"{error.msg} at character {error.pos}")[1]  # its line would be the record's
+        return refuse(part.file, row, "bad_record", f"{error.msg} at character {error.pos}")[
+            1
+        ]  # its line would be the record's
     except (ValueError, RecursionError, MemoryError) as error:
         return refuse(part.file, row, "bad_record", error)[1]
 
@@ -80,8 +95,9 @@ def _lines(source: BinaryIO) -> Iterator[bytes | None]:
 
 
 def _list_items(source: BinaryIO) -> Iterator[tuple[Any, str]]:
-    """The items of a JSON list, each with what makes it no record. Raises ValueError where one is broken, behind which nothing
-    says where the next one starts, and where something follows the list, such as another one.
+    """The items of a JSON list, each with what makes it no record. Raises ValueError where one is
+    broken, behind which nothing says where the next one starts, and where something follows the
+    list, such as another one.
     """
     names = ObjectNames()
     reader = io.TextIOWrapper(source, encoding="utf-8-sig")
@@ -91,7 +107,9 @@ def _list_items(source: BinaryIO) -> Iterator[tuple[Any, str]]:
     while True:
         at = BETWEEN.match(text, at).end()  # type: ignore[union-attr]
         if text[at : at + 1] == "]":
-            if text[at + 1 :].strip(BLANK) or any(more.strip(BLANK) for more in iter(partial(reader.read, BLOCK), "")):
+            if text[at + 1 :].strip(BLANK) or any(
+                more.strip(BLANK) for more in iter(partial(reader.read, BLOCK), "")
+            ):
                 raise ValueError("something follows the list")
             return
         names.twice = ""
@@ -107,7 +125,9 @@ def _list_items(source: BinaryIO) -> Iterator[tuple[Any, str]]:
             continue
         if text.count(",", at) > MAX_VALUES:  # it would be decoded again and again, in vain
             raise ValueError(f"an item of more than {MAX_VALUES} values")
-        more = reader.read(max(BLOCK, len(text) - at)) if len(text) - at <= MAX_LINE else ""  # the item may be cut off here
+        more = (
+            reader.read(max(BLOCK, len(text) - at)) if len(text) - at <= MAX_LINE else ""
+        )  # the item may be cut off here
         if not more:
             raise ValueError(why)
         text, at = text[at:] + more, 0
@@ -131,4 +151,6 @@ def _text_lines(source: BinaryIO) -> Iterator[str]:
     for line in _lines(source):
         if line is None:
             raise ValueError(f"a line of more than {MAX_LINE >> 20} MB")
-        yield line.decode("utf-8-sig", errors="surrogateescape")  # one bad byte is not to cost all rows behind it
+        yield line.decode(
+            "utf-8-sig", errors="surrogateescape"
+        )  # one bad byte is not to cost all rows behind it

@@ -1,4 +1,6 @@
-"""What all readers share: the part of a file that one task reads, what it yields, and what may go wrong on the way."""
+"""What all readers share: the part of a file that one task reads, what it yields, and what may go
+wrong on the way.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from bimode.encoding import other_encoding
+from bimode.storage.encoding import other_encoding
 from data_curation.sources.files import BLOCK, SourceFile, open_file
 from data_curation.sources.refusal import Refusal
 
@@ -24,16 +26,26 @@ Reader = Callable[["FilePart"], Read]
 
 # What the libraries raise of a file that is damaged, or made to do damage.
 BROKEN = (
-    pa.ArrowException, OSError, ValueError, EOFError, OverflowError, RecursionError, MemoryError, tarfile.TarError, zlib.error,
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    EOFError,
+    OverflowError,
+    RecursionError,
+    MemoryError,
+    tarfile.TarError,
+    zlib.error,
     csv.Error,
-)  # fmt: skip
+)
 MAX_COLUMNS = 1 << 15  # each is looked at in every row
 GZIP = b"\x1f\x8b"
 
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """Row groups `start` to `stop` of a Parquet file, e.g. ``FilePart(file, "parquet", 0, 4)``; other files whole, 0 to None."""
+    """Row groups `start` to `stop` of a Parquet file, e.g. ``FilePart(file, "parquet", 0, 4)``;
+    other files whole, 0 to None.
+    """
 
     file: SourceFile
     reader: str
@@ -42,11 +54,15 @@ class FilePart:
 
 
 def reference(file: SourceFile, row: int) -> str:
-    """The name of a record in lineage and refusals, e.g. ``train/0.parquet#17``; rows count from 0."""
+    """The name of a record in lineage and refusals, e.g. ``train/0.parquet#17``; rows count from
+    0.
+    """
     return f"{file.name}#{row}"
 
 
-def refuse(file: SourceFile, row: int, reason: str, why: BaseException | str) -> tuple[int, Refusal]:
+def refuse(
+    file: SourceFile, row: int, reason: str, why: BaseException | str
+) -> tuple[int, Refusal]:
     """What a reader yields in the place of a record."""
     text = why if isinstance(why, str) else str(why) or type(why).__name__
     line = " ".join(text.encode(errors="replace").decode().split())
@@ -54,14 +70,18 @@ def refuse(file: SourceFile, row: int, reason: str, why: BaseException | str) ->
 
 
 def open_plain(file: SourceFile) -> BinaryIO:
-    """`file` for reading from the start, uncompressed where it is gzip; errors of the content come while it is read."""
+    """`file` for reading from the start, uncompressed where it is gzip; errors of the content come
+    while it is read.
+    """
     source = io.BufferedReader(open_file(file), BLOCK)  # type: ignore[type-var]
     packed = source.peek(2)[:2] == GZIP
     return cast(BinaryIO, gzip.GzipFile(fileobj=source) if packed else source)
 
 
 def parse_object(data: bytes) -> Record:
-    """The JSON object in `data`. Raises ValueError for anything else and RecursionError for one that is nested too deeply."""
+    """The JSON object in `data`. Raises ValueError for anything else and RecursionError for one
+    that is nested too deeply.
+    """
     names = ObjectNames()
     value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=names)
     if not isinstance(value, dict):
@@ -88,7 +108,9 @@ class ObjectNames:
 
 
 def check_names(names: Sequence[str], kind: str) -> None:
-    """Raises ValueError where two columns have one name, since only one of them could be read, or there are too many."""
+    """Raises ValueError where two columns have one name, since only one of them could be read, or
+    there are too many.
+    """
     if len(names) > MAX_COLUMNS:
         raise ValueError(f"{len(names)} {kind}s, at most {MAX_COLUMNS}")
     if found := twice(names, kind):

@@ -1,7 +1,7 @@
 """WebDataset: tar archives whose members with the same name up to the first dot are one record.
 
-The archive is read as a stream. Python's `tarfile` takes a broken header for the end, reads extended headers whole and seeks as
-far as a header says; `Header` bounds and names all three.
+The archive is read as a stream. Python's `tarfile` takes a broken header for the end, reads
+extended headers whole and seeks as far as a header says; `Header` bounds and names all three.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from data_curation.sources.readers.parts import FilePart, Read, Record, open_plain, parse_object, refuse
+from data_curation.sources.readers.parts import (
+    FilePart,
+    Read,
+    Record,
+    open_plain,
+    parse_object,
+    refuse,
+)
 
 MAX_RECORD = 64 << 20  # bytes of a record's members
 MAX_MEMBER = 1 << 30  # bytes of any member, read or not
@@ -31,12 +38,19 @@ class Header(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from None
-        extends = header.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, *tarfile.GNU_TYPES[:2])
+        extends = header.type in (
+            tarfile.XHDTYPE,
+            tarfile.XGLTYPE,
+            tarfile.SOLARIS_XHDTYPE,
+            *tarfile.GNU_TYPES[:2],
+        )
         return cls._bounded(header, MAX_EXTENDED if extends else MAX_MEMBER)
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Header:
-        return cls._bounded(super().fromtarfile(tarfile_), MAX_MEMBER)  # an extended header may have said another size
+        return cls._bounded(
+            super().fromtarfile(tarfile_), MAX_MEMBER
+        )  # an extended header may have said another size
 
     @staticmethod
     def _bounded(header: Header, most: int) -> Header:
@@ -47,20 +61,32 @@ class Header(tarfile.TarInfo):
 
 @dataclass(slots=True)
 class Group:
-    """The members of one record by ending, e.g. ``Group("train/0001", {"jpg": b"...", "json": b"..."})``."""
+    """The members of one record by ending, e.g. ``Group("train/0001", {"jpg": b"...", "json":
+    b"..."})``.
+    """
 
     key: str
-    members: dict[str, bytes] = field(default_factory=dict)
+    entries: dict[str, bytes] = field(default_factory=dict)
     size: int = 0
     problem: str = ""
 
 
 def read_webdataset(part: FilePart) -> Read:
-    """A record a group: the fields of its `.json`, texts and images under their endings, all images also as `images`."""
+    """A record a group: the fields of its `.json`, texts and images under their endings, all images
+    also as `images`.
+    """
     with (
         open_plain(part.file) as source,
-        # zeros end an archive; another one may follow (`cat a.tar b.tar`), and the records of a hole would be gone without a word
-        tarfile.open(fileobj=source, mode="r|", tarinfo=Header, ignore_zeros=True, encoding="utf-8", errors="replace") as archive,
+        # zeros end an archive; another one may follow (`cat a.tar b.tar`), and the records of a
+        # hole would be gone without a word
+        tarfile.open(
+            fileobj=source,
+            mode="r|",
+            tarinfo=Header,
+            ignore_zeros=True,
+            encoding="utf-8",
+            errors="replace",
+        ) as archive,
     ):
         for row, group in enumerate(_groups(archive)):
             try:
@@ -89,12 +115,12 @@ def _groups(archive: tarfile.TarFile) -> Iterator[Group]:
 
 def _add(archive: tarfile.TarFile, member: tarfile.TarInfo, group: Group, ending: str) -> None:
     group.size += member.size
-    if ending in group.members:
+    if ending in group.entries:
         group.problem = f"two members .{ending}"
     elif group.size > MAX_RECORD or member.issparse():
         group.problem = f"members of more than {MAX_RECORD >> 20} MB"
     elif (content := archive.extractfile(member)) is not None:
-        group.members[ending] = content.read()
+        group.entries[ending] = content.read()
 
 
 def _record(group: Group) -> Record:
@@ -102,7 +128,7 @@ def _record(group: Group) -> Record:
         raise ValueError(group.problem)
     record: Record = {"__key__": group.key}
     images = []
-    for ending, data in group.members.items():
+    for ending, data in group.entries.items():
         kind = ending.rpartition(".")[2]
         if kind == "json":
             record |= parse_object(data)

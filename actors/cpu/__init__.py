@@ -1,0 +1,1 @@
+"""What only workers on a CPU need."""

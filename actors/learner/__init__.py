@@ -1,0 +1,1 @@
+"""The learner: its ranks, the engines that move it, and the annealer under Ray Train."""

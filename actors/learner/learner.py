@@ -1,0 +1,301 @@
+"""The learner: samples and a loss in, an updated policy out. The same class trains in annealing and
+in BPO.
+
+Consumes `TrainingSample`s and a loss function; packs them, runs micro-batches through an engine
+(`actors.learner.engines`) and exports weights under the names of the model's own checkpoint. It
+never learns which algorithm made the advantages.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from actors.learner import distributed
+from actors.learner.engines import build_engine, named_tensors
+from actors.learner.reference import Reference
+from bimode.config.common import LearnerConfig, OptimConfig
+from bimode.errors import DivergedError
+from bimode.learner.packing import PackedBatch, pack, plan_micro_batches, share_prompts, tree_tokens
+from bimode.learner.policy import Policy
+from bimode.learner.schedule import learning_rate
+from bimode.modes import Mode
+from bimode.records import TrainingSample
+from bimode.renderer import Renderer, load_model, save_model
+from bimode.rl.loss import LossFn, LossInputs
+from bimode.rl.token_metrics import decision_values, engine_values, token_sums
+from bimode.storage.checkpoints import partial_path, publish
+from bimode.storage.shared_memory import SharedArray, as_array, share
+from bimode.storage.weights import WeightBucket, into_buckets
+
+# processed images kept: the rollouts of a prompt, and the prompts of a few steps, share theirs
+CACHED_IMAGES = 512
+CHECKPOINTS_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """One optimizer step: `step` counts from 1, `grad_norm` is before clipping."""
+
+    step: int
+    lr: float
+    grad_norm: float
+
+
+class Learner:
+    """One rank of a learner group. Verbs are collective: every rank calls each of them, in the same
+    order.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        learner: LearnerConfig,
+        optim: OptimConfig,
+        *,
+        total_steps: int,
+        dtype: str,
+        seed: int,
+        with_reference: bool,
+    ) -> None:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+        torch.manual_seed(seed)
+        self.config, self.optim, self.total_steps, self.step = learner, optim, total_steps, 0
+        self.renderer = Renderer(model_dir)
+        self.encode_images = lru_cache(maxsize=CACHED_IMAGES)(self.renderer.encode_images)
+        precision = getattr(torch, dtype)
+        self.model = load_model(
+            model_dir, torch.float32 if learner.engine == "torch" else precision
+        )
+        if learner.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+        self.buckets = into_buckets(
+            [(name, tensor.nbytes) for name, tensor in named_tensors(self.model)]
+        )
+        policy = Policy(self.model, learner.head_chunk).train()
+        self.engine = build_engine(policy, learner, optim, precision)
+        self.reference: Reference | None = None
+        if with_reference:
+            self.reference = Reference(
+                model_dir,
+                precision,
+                head_chunk=learner.head_chunk,
+                offload=learner.reference_offload,
+            )
+        self.filler = self._make_filler()
+        self.loss_is_finite = True
+
+    def forward_backward(
+        self,
+        samples: Sequence[TrainingSample],
+        loss: LossFn,
+        *,
+        num_tokens: float,
+        labels: Sequence[str] = (),
+    ) -> dict[str, float]:
+        """Adds the gradient of `loss` over this rank's `samples`; returns sums over them.
+
+        `num_tokens` is the denominator of the whole batch, over ALL ranks. The result holds
+        ``loss`` and the sums of `bimode.rl.token_metrics`, with `labels` (one word a sample) by
+        label too. Ranks may hold unequally many samples, or none: they run equally many
+        micro-batches, the spare ones on a weightless filler.
+        """
+        batches = self._plan(samples)
+        batches += [[] for _ in range(distributed.all_max(len(batches)) - len(batches))]
+        references: Sequence[Tensor | None] = [None] * len(batches)
+        if self.reference is not None:
+            references = self.reference.logprobs(self._pack(samples, trees) for trees in batches)
+        names = sorted(set(labels)) or [""]
+        sums: Counter[str] = Counter()
+        for trees, reference_N in zip(batches, references, strict=True):
+            batch = self._pack(samples, trees)
+            value, values = self._micro_batch(batch, loss, num_tokens, reference_N)
+            index = [names.index(labels[i]) if labels else 0 for tree in trees for i in tree]
+            label_N = torch.tensor([*index, len(names)], device=batch.sample_N.device)[
+                batch.sample_N
+            ]  # the filler is last
+            sums.update({"loss": value, **token_sums(values, label_N, names)})
+        return dict(sums)
+
+    def optim_step(self) -> StepInfo:
+        """One update with the gradient gathered since the last. Raises DivergedError on every rank,
+        and moves nothing, if a loss of any rank or the gradient's norm is not finite.
+        """
+        bad = distributed.all_sum([0.0 if self.loss_is_finite else 1.0])[0]
+        if bad:
+            raise DivergedError(
+                f"the loss of step {self.step + 1} is not finite on {bad:.0f} rank(s): nothing was"
+                " updated"
+            )
+        lr = learning_rate(self.step, self.total_steps, self.optim)
+        norm = self.engine.step(lr)
+        self.step += 1
+        return StepInfo(step=self.step, lr=lr, grad_norm=norm)
+
+    def share(self) -> bool:
+        """Makes the weights readable in place by others on this machine, where that is possible;
+        not collective.
+
+        It is not where the checkpoint's layout is another, as that of experts is: parts of it would
+        be copies.
+        """
+        if not share(tensor for _, tensor in named_tensors(self.model)):
+            return False
+        weights = (
+            tensor for index in range(len(self.buckets)) for tensor in self._weights(index).values()
+        )
+        return all(SharedArray.of(tensor) is not None for tensor in weights)
+
+    def export_bucket(self, version: int, index: int, share: bool = False) -> WeightBucket:
+        """Part `index` of the weights (`buckets`) as host arrays (`as_array`) under the names of
+        the model's checkpoint.
+
+        Good until the next update; without arrays on ranks other than 0. `share`: says where they
+        lie, if `share` has made that possible, and a reader must be through before the next update.
+        """
+        weights = self._weights(index)
+        bucket = WeightBucket.of(
+            version, tuple(weights), [as_array(tensor) for tensor in weights.values()]
+        )
+        places = [
+            place
+            for tensor in weights.values()
+            if share and (place := SharedArray.of(tensor)) is not None
+        ]
+        return bucket.share(places) if places and len(places) == len(weights) else bucket
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint (`bimode.storage.checkpoints.checkpoint_path`) that `restore`
+        continues from exactly.
+
+        It appears in one piece; of the checkpoints beside it the last two stay.
+        """
+        partial = self._start_partial(path)
+        self.engine.save(partial)
+        state = {"step": self.step, "rng": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            state["cuda_rng"] = torch.cuda.get_rng_state()
+        torch.save(state, partial / f"learner-rank{distributed.rank()}.pt")
+        self._publish(path, CHECKPOINTS_KEPT)
+
+    def restore(self, path: Path) -> None:
+        """Continues from what `save` wrote, with as many ranks."""
+        self.engine.restore(path)
+        state = torch.load(path / f"learner-rank{distributed.rank()}.pt", weights_only=True)
+        self.step = int(state["step"])
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(state["cuda_rng"])
+
+    def save_model(self, path: Path) -> None:
+        """Writes a plain Hugging Face directory: safetensors, processor or tokenizer, chat
+        template, generation config.
+        """
+        partial = self._start_partial(path)
+        weights = self.engine.weights({name for bucket in self.buckets for name in bucket})
+        if distributed.rank() == 0:
+            save_model(
+                self.model, partial, {name: _apart(tensor) for name, tensor in weights.items()}
+            )
+            self.renderer.processor.save_pretrained(partial)
+        self._publish(path, None)
+
+    def _micro_batch(
+        self, batch: PackedBatch, loss: LossFn, num_tokens: float, reference_N: Tensor | None
+    ) -> tuple[float, dict[str, Tensor]]:
+        """Forward and backward; returns the loss and the token values."""
+        logprobs_N, entropy_N = self.engine.forward(batch)
+        out = loss(
+            LossInputs(
+                logprobs_N=logprobs_N,
+                entropy_N=entropy_N,
+                behavior_logprobs_N=batch.behavior_logprobs_N,
+                reference_logprobs_N=reference_N,
+                advantages_N=batch.advantages_N,
+                loss_mask_N=batch.loss_mask_N,
+            ),
+            num_tokens,
+        )
+        value = float(out.loss.detach())
+        self.loss_is_finite &= math.isfinite(value)
+        self.engine.backward(out.loss)
+        engine = engine_values(batch, logprobs_N, self.step)
+        return value, out.values | decision_values(batch, logprobs_N, entropy_N) | engine
+
+    def _plan(self, samples: Sequence[TrainingSample]) -> list[list[list[int]]]:
+        """Micro-batches of trees of sample indices."""
+        trees = share_prompts(samples, self.config.micro_tokens)
+        lengths = [tree_tokens([samples[i] for i in tree]) for tree in trees]
+        plan = plan_micro_batches(lengths, self.config.micro_tokens)
+        return [[trees[k] for k in indices] for indices in plan]
+
+    def _pack(self, samples: Sequence[TrainingSample], trees: list[list[int]]) -> PackedBatch:
+        """Packs a micro-batch; the filler goes along where it would be empty or would leave the
+        vision tower without work (ZeRO reduces a gradient only when every rank has one).
+        """
+        parts = [[samples[i] for i in tree] for tree in trees]
+        if not parts or (self.filler.images and not any(part[0].images for part in parts)):
+            parts.append([self.filler])
+        vision = [self.encode_images(part[0].images) for part in parts]
+        return pack(parts, vision).to(distributed.device())
+
+    def _make_filler(self) -> TrainingSample:
+        """A sequence without weight, with an image where the model sees images."""
+        images: tuple[bytes, ...] = ()
+        if self.renderer.kind == "image_text":
+            buffer = io.BytesIO()
+            Image.new("RGB", (64, 64)).save(buffer, format="PNG")
+            images = (buffer.getvalue(),)
+        return TrainingSample(
+            prompt_ids=self.renderer.encode_prompt("", images),
+            token_ids_T=(self.renderer.eos_id,),
+            loss_mask_T=(0.0,),
+            advantages_T=(0.0,),
+            behavior_logprobs_T=(math.nan,),
+            images=images,
+            mode=Mode.AUTO,
+            origin="",
+            versions_T=(0,),
+        )
+
+    def _weights(self, index: int) -> dict[str, Tensor]:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        weights = self.engine.weights(set(self.buckets[index]))
+        return dict(revert_weight_conversion(self.model, weights)) if weights else {}
+
+    def _start_partial(self, path: Path) -> Path:
+        partial = partial_path(path)
+        if distributed.rank() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        distributed.barrier()
+        return partial
+
+    def _publish(self, path: Path, keep: int | None) -> None:
+        distributed.barrier()
+        if distributed.rank() == 0:
+            publish(path, keep)
+        distributed.barrier()
+
+
+def _apart(tensor: Tensor) -> Tensor:
+    """The same memory, without the storage around it: of tensors that share one transformers makes
+    copies to save them.
+    """
+    flat = tensor.reshape(-1).view(torch.uint8).numpy()
+    return torch.from_numpy(flat).view(tensor.dtype).view(tensor.shape)

@@ -1,0 +1,213 @@
+"""vLLM as the rest of the project sees it: every call into its API stands here (written for 0.32).
+
+The engine runs inside this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, see cluster.environment):
+it starts fast, and host arrays reach its worker without a copy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from actors.cpu.host_memory import map_large_tensors
+from actors.devices import check_compiler, on_gpu
+from actors.rollout.engine_types import EnginePrompt, EngineSample, EngineSampling
+from bimode.errors import ConfigError, RefusedPromptError
+from bimode.inputs.prompt_limits import PromptLimits
+from bimode.models.import_without_gc import import_without_gc
+
+GPUS = "cluster.rollout_gpus"
+# tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is
+# 128)
+KV_BLOCK = 32
+GPU_SHARE = {
+    "object_store": 0.85,
+    "nccl": 0.85,
+    "ipc": 0.4,
+}  # of the device's memory; ipc shares it with a learner
+
+
+def implementation(model_dir: Path) -> str:
+    """vLLM's `model_impl` for a model directory: its native class is preferred, except for LLaVA.
+
+    Its native LLaVA rejects the parameter names that transformers 5 writes and needs torchvision.
+    """
+    architectures = json.loads((model_dir / "config.json").read_text()).get("architectures") or ()
+    return "transformers" if "LlavaForConditionalGeneration" in architectures else "auto"
+
+
+def keep_images() -> None:
+    """vLLM 0.32 drops the pixels of a prompt whose prefix is cached, and misses them when new
+    weights make it begin anew.
+    """
+    from vllm.v1.core.sched import output
+
+    output.strip_covered_mm_data = lambda features, *_, **__: features
+
+
+class VllmEngine:
+    """One in-process vLLM engine at weight version 0.
+
+    Raises ConfigError if `sync` needs a GPU and there is none; as `on_gpu`; as `check_compiler`.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        limits: PromptLimits,
+        dtype: str,
+        seed: int,
+        sync: str,
+    ) -> None:
+        gpu = on_gpu(GPUS)
+        if gpu:
+            check_compiler(GPUS)
+        if sync != "object_store" and not gpu:
+            raise ConfigError(
+                "bpo.sync", sync, "moves weights between GPUs; use object_store where there is none"
+            )
+        LLM = import_without_gc("vllm.entrypoints.llm").LLM
+        from vllm.config import WeightTransferConfig
+
+        keep_images()
+        cpu_options: dict[str, Any] = {}
+        if not gpu:
+            from actors.cpu import cache, kernels
+
+            cache.reserve()
+            cpu_options = {"ir_op_priority": kernels.PRIORITY}
+        map_large_tensors(True)
+        self._llm = LLM(
+            str(model_dir),
+            trust_remote_code=False,
+            load_format="safetensors",
+            model_impl=implementation(model_dir),
+            dtype=dtype,
+            seed=seed,
+            max_model_len=limits.max_model_len,
+            max_num_seqs=256,
+            block_size=KV_BLOCK,
+            gpu_memory_utilization=GPU_SHARE[
+                sync
+            ],  # on CPU the environment bounds the cache instead
+            enforce_eager=not gpu,
+            # a seeded request whose prefill is cut in two kills a CPU engine ("CPU Generator does
+            # not use offset")
+            enable_chunked_prefill=gpu,
+            max_num_batched_tokens=max(8192, limits.max_model_len),
+            limit_mm_per_prompt={"image": limits.max_images} if limits.max_images else {},
+            logprobs_mode="raw_logprobs",
+            weight_transfer_config=WeightTransferConfig(backend=sync),
+            worker_extension_cls="actors.weights.receiver.WorkerExtension",
+            **cpu_options,
+        )
+        map_large_tensors(False)
+        self._expanded: dict[
+            str, tuple[int, ...]
+        ] = {}  # of prompts under way, as the learner will see them
+        if sync == "object_store":
+            self.init_transfer({})
+        self._llm.update_weight_version("0")
+
+    def begin(
+        self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]
+    ) -> list[str]:
+        """Takes prompts in, beside those that are under way; a key for each.
+
+        Raises RefusedPromptError, with none of them taken in, if vLLM does not take one of them.
+        """
+        from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        params = [
+            SamplingParams(
+                n=s.n,
+                temperature=s.temperature,
+                max_tokens=s.max_tokens,
+                seed=s.seed,
+                logprobs=0,
+                flat_logprobs=True,
+                stop_token_ids=[s.stop_id],
+                ignore_eos=True,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+                logit_bias=dict.fromkeys(s.banned_ids, -100.0) or None,
+                repetition_penalty=s.repetition_penalty,
+                structured_outputs=(
+                    StructuredOutputsParams(choice=list(s.choices)) if s.choices else None
+                ),
+            )
+            for s in sampling
+        ]
+        inputs: list[Any] = []
+        for p in prompts:
+            images = {"multi_modal_data": {"image": list(p.images)}} if p.images else {}
+            inputs.append({"prompt_token_ids": list(p.token_ids), **images})
+        try:
+            internal = self._llm.enqueue(inputs, params, use_tqdm=False)
+        except (VLLMClientError, ValueError) as error:
+            why = str(error).partition("\n")[0]
+            raise RefusedPromptError("prompt", "rollout_failed", why) from error
+        keys = [
+            key.rpartition("-")[0] for key in internal
+        ]  # vLLM appends what its outputs do not show
+        self._expanded |= zip(keys, (p.expanded_ids for p in prompts), strict=True)
+        return keys
+
+    def step(self) -> list[tuple[str, list[EngineSample]]]:
+        """One step of the engine, between two of which weights may change: keys of prompts all of
+        whose samples have ended in it, with the samples. Raises ValueError if vLLM expanded a
+        prompt to other ids than the learner will see.
+        """
+        outputs = [out for out in self._llm.llm_engine.step() if out.finished]
+        for out in outputs:
+            if (expanded := self._expanded.pop(out.request_id)) != tuple(out.prompt_token_ids):
+                raise ValueError(
+                    f"vLLM made {out.prompt_token_ids} of a prompt, the learner {expanded}"
+                )
+        return [(out.request_id, [_sample(o) for o in out.outputs]) for out in outputs]
+
+    # ---- weight updates: vLLM's four phases, and the caches they leave stale ----
+
+    def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """Joins the backend's group; `init_info` is what vLLM's trainer engine sends."""
+        self._llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_update(self) -> None:
+        self._llm.start_weight_update()
+
+    def update(self, update_info: dict[str, Any]) -> None:
+        """One chunk; `update_info` is the backend's own."""
+        self._llm.update_weights({"update_info": update_info})
+
+    def missing_parameters(self) -> list[str]:
+        """Of the update under way, with `object_store`: those that have not come."""
+        return list(self._llm.collective_rpc("missing_parameters")[0])
+
+    def finish_update(self, version: int) -> None:
+        """From here on tokens carry `version`."""
+        self._llm.finish_weight_update(str(version))
+
+    def reset_prefix_cache(self) -> None:
+        """Keys and values of earlier tokens came from the old weights; what is under way computes
+        its own anew.
+        """
+        self._llm.reset_prefix_cache(reset_running_requests=True)
+
+    def reset_encoder_cache(self) -> None:
+        """So were the image embeddings."""
+        self._llm.llm_engine.reset_encoder_cache()
+
+
+def _sample(output: Any) -> EngineSample:
+    ids = tuple(output.token_ids)
+    versions = tuple(
+        int(span.version) for span in output.weight_versions for _ in range(span.start, span.end)
+    )
+    return EngineSample(
+        ids, tuple(output.logprobs.logprobs), versions, output.finish_reason == "stop"
+    )

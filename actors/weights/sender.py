@@ -1,0 +1,183 @@
+"""The learner's end of `sync = "nccl"` and `"ipc"`: vLLM's trainer engines over the learner's own
+parameters.
+
+Every learner rank makes one `WeightSender` and calls `send` together with the others, since under
+ZeRO-3 gathering a parameter is a collective; rank 0 alone speaks to the rollout workers.
+`object_store` needs none of this: there the learner puts buckets (`bimode.storage.weights`) and
+each worker loads them at its own boundary (`actors.weights.update`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, WeightSource
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+from bimode.errors import ConfigError
+
+
+class GatheredSource(WeightSource):
+    """The parameters of a Hugging Face model, whole, one at a time, also where ZeRO-3 has split
+    them.
+
+    vLLM's own source unwraps DTensors only; a ZeRO-3 parameter is an empty tensor with its true
+    shape in `ds_shape`. Experts lie in one tensor in memory and leave one by one, as in the model's
+    files, whose names are those that vLLM's loaders know.
+    """
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self._merged = merged_parameters(model)
+
+    def metadata(self) -> list[ParamMeta]:
+        return [
+            ParamMeta(name, tensor.dtype, tuple(tensor.shape))
+            for key, parameter in self._model.named_parameters()
+            for name, tensor in self._as_saved(key, _outline(parameter))
+        ]
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, parameter in self._model.named_parameters():
+            yield from self._as_saved(name, _whole(parameter))
+
+    def _as_saved(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+        if name not in self._merged:
+            yield name, tensor
+            return
+        for part, value in as_saved(self._model, {name: tensor}).items():
+            yield part, value.contiguous()
+
+
+def merged_parameters(model: torch.nn.Module) -> set[str]:
+    """Names of the parameters that are several tensors in the model's files."""
+    outlines = {name: _outline(parameter) for name, parameter in model.named_parameters()}
+    if len(as_saved(model, outlines)) == len(outlines):
+        return set()  # asked at once: one by one it takes seconds for a model of hundreds
+    return {name for name in outlines if len(as_saved(model, {name: outlines[name]})) > 1}
+
+
+def as_saved(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`tensors` under the names, and in the shapes, of the model's files."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return dict(revert_weight_conversion(model, tensors))
+
+
+def _outline(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A tensor of the whole parameter's shape and type, without memory."""
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    return torch.empty(tuple(shape), dtype=parameter.dtype, device="meta")
+
+
+def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A tensor that stays valid after the gathered parameter is freed again: the transport may
+    still be reading it.
+    """
+    if not hasattr(parameter, "ds_shape"):
+        return parameter.detach()
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().clone()
+
+
+@dataclass
+class WorkersClient:
+    """vLLM's control plane, fanned out over our rollout workers."""
+
+    workers: Sequence[Any]  # Ray handles of RolloutWorker
+    version: int = 0
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        import ray
+
+        ray.get(
+            [
+                w.init_transfer.remote(with_rank_offset(init_info, i))
+                for i, w in enumerate(self.workers)
+            ]
+        )
+
+    def start_weight_update(self) -> None:
+        import ray
+
+        ray.get([w.start_update.remote() for w in self.workers])
+
+    def update_weights(self, update_info: Any) -> None:
+        import ray
+
+        ray.get([w.update.remote(update_info) for w in self.workers])
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """vLLM's trainer engines pass no version, so ours is set before each send."""
+        import ray
+
+        ray.get([w.finish_update.remote(self.version) for w in self.workers])
+
+
+def with_rank_offset(init_info: dict[str, Any], worker: int) -> dict[str, Any]:
+    """`init_info` for one worker. vLLM counts ranks within one engine, and each of ours is an
+    engine of one GPU, so every further one moves up a rank in the NCCL group; ipc has no group.
+    """
+    if "rank_offset" not in init_info:
+        return init_info
+    return init_info | {"rank_offset": init_info["rank_offset"] + worker}
+
+
+class WeightSender:
+    """Pushes the learner's weights to all rollout workers; constructed and used on every learner
+    rank alike.
+
+    `address` and `port` are where rank 0 opens the NCCL rendezvous; `ipc` ignores them (one node, a
+    learner rank on each worker's GPU). Raises ConfigError without a GPU.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        workers: Sequence[Any],
+        *,
+        sync: str,
+        rank: int,
+        address: str,
+        port: int,
+    ) -> None:
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "bpo.sync", sync, "moves weights between GPUs; use object_store where there is none"
+            )
+        self._client, source = WorkersClient(workers), GatheredSource(model)
+        world = 1 + len(workers)
+        by_nccl = sync == "nccl"
+        info = nccl_info(rank, address, port, world) if by_nccl else ipc_info(rank, source)
+        self._engine = WeightTransferTrainerFactory.trainer_init(
+            info, client=self._client, source=source
+        )
+
+    def send(self, version: int) -> None:
+        """One whole update; the workers are at `version`, caches reset, when it returns."""
+        self._client.version = version
+        torch.cuda.synchronize()  # vLLM packs parameters on streams of its own
+        self._engine.send_weights()
+
+
+def nccl_info(rank: int, address: str, port: int, world_size: int) -> TrainerInitInfo:
+    """What a rank of the learner joins the NCCL group with."""
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+    return NCCLTrainerInitInfo(address, port, world_size, rank=rank)
+
+
+def ipc_info(rank: int, source: WeightSource) -> TrainerInitInfo:
+    """What a rank sends by ipc with: a buffer that holds the largest tensor, as vLLM requires."""
+    from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+    from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
+
+    largest = max(math.prod(meta.shape) * meta.dtype.itemsize for meta in source.metadata())
+    size = max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, largest)
+    return IPCTrainerInitInfo(packed=True, packed_buffer_size_bytes=size, rank=rank)

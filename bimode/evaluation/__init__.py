@@ -1,0 +1,1 @@
+"""How well a model chooses its mode, with intervals."""

@@ -1,0 +1,1 @@
+"""Whether a completion is right, and what it earns."""

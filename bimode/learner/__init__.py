@@ -1,0 +1,1 @@
+"""What a learner computes: packing, attention, the policy, the learning rate, data strategies."""

@@ -1,0 +1,1 @@
+"""Model directories: checked, opened, and given the modes that they lack."""

@@ -1,0 +1,129 @@
+"""Credit: rewards of rollout groups in, weighted tokens with a sign out. The learner never hears an
+algorithm's name.
+
+The loss is a sum over tokens over a denominator (`bimode.rl.loss`). A scored token of a response o
+weighs 1 / n(o):
+
+    aggregate  n(o)                         denominator          source
+    sequence   |o|                          sum of the weights   GRPO (arXiv 2402.03300, eq. 3)
+    token      mean of |o| over the batch   sum of the weights   DAPO (arXiv 2503.14476, eq. 8)
+    constant   max_tokens                   number of responses  Dr. GRPO (2503.20783, sect. 3.2)
+
+|o| counts scored tokens. In the middle row the loss is the mean over all tokens of the batch; it is
+written so that a decision with a weight w of its own weighs as much as w responses in all three
+(ours).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bimode import algorithms
+from bimode.algorithms.base import DECISION, Array, TokenCredit, check
+from bimode.config.rl import BpoConfig
+from bimode.modes import Mode
+from bimode.records import Completion, RolloutGroup, TrainingSample
+
+# of a prompt's rollouts stay in each forced mode (CounterRoute), or the modes are not compared
+FORCED_FLOOR = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class CreditedBatch:
+    """Samples of one update, and what the sum of their tokens' losses is divided by."""
+
+    samples: tuple[TrainingSample, ...]
+    denominator: float
+
+
+def modes_drawn(config: BpoConfig) -> tuple[tuple[Mode, int], ...]:
+    """What to draw for each prompt, e.g. ``((Mode.THINKING, 8), (Mode.NON_THINKING, 8))``; 2 g
+    completions in all.
+    """
+    algorithm, g = algorithms.load(config.algorithm), config.group_size
+    if not algorithm.self_routes:
+        return tuple((mode, multiple * g) for mode, multiple in algorithm.draws)
+    forced = max(1, round(FORCED_FLOOR * 2 * g), round((1 - config.self_routed) * g))
+    counts = ((Mode.THINKING, forced), (Mode.NON_THINKING, forced), (Mode.AUTO, 2 * (g - forced)))
+    return tuple((mode, n) for mode, n in counts if n)
+
+
+def assign(groups: Sequence[RolloutGroup], config: BpoConfig) -> CreditedBatch:
+    """Samples for the learner, group by group in the order of the completions.
+
+    Raises IncompleteGroupError or StaleWeightsError for a group that is not exactly what
+    `modes_drawn` asked for.
+    """
+    credited = [
+        (group, completion, credit)
+        for group in groups
+        for completion, credit in zip(group.completions, _credits(group, config), strict=True)
+    ]
+    lengths = _lengths([credit for *_, credit in credited], config)
+    samples = tuple(_sample(*each, n) for each, n in zip(credited, lengths.tolist(), strict=True))
+    weight = sum(sum(s.loss_mask_T) for s in samples)
+    return CreditedBatch(samples, float(len(samples)) if config.aggregate == "constant" else weight)
+
+
+def informative(group: RolloutGroup, config: BpoConfig) -> bool:
+    """Whether any token of `group` has both a weight and an advantage. Raises what `assign`
+    raises.
+    """
+    return any(
+        ((c.is_scored_T | (c.own_weights_T > 0)) & (c.advantages_T != 0)).any()
+        for c in _credits(group, config)
+    )
+
+
+def shuffle_rewards(groups: Sequence[RolloutGroup], seed: int) -> list[RolloutGroup]:
+    """Control: the rewards of a step dealt anew to its completions. What still changes was not
+    taught by the reward.
+    """
+    flat = (
+        np.random.default_rng(seed)
+        .permutation([r for group in groups for r in group.rewards_G])
+        .tolist()
+    )
+    dealt = iter(flat)
+    return [
+        dataclasses.replace(g, rewards_G=tuple(next(dealt) for _ in g.rewards_G)) for g in groups
+    ]
+
+
+def _credits(group: RolloutGroup, config: BpoConfig) -> list[TokenCredit]:
+    check(group, modes_drawn(config), config.max_staleness)
+    return algorithms.load(config.algorithm).credit(group, config.credit_settings)
+
+
+def _lengths(credits: Sequence[TokenCredit], config: BpoConfig) -> Array:
+    """n(o) of each completion (table of the module); at least 1."""
+    if config.aggregate == "constant":
+        return np.full(len(credits), float(config.max_tokens))
+    lengths = np.array([credit.is_scored_T.sum() for credit in credits], dtype=np.float64)
+    if config.aggregate == "token":
+        lengths = np.full_like(lengths, lengths.mean())
+    return np.maximum(lengths, 1.0)
+
+
+def _sample(
+    group: RolloutGroup, completion: Completion, credit: TokenCredit, length: float
+) -> TrainingSample:
+    logprobs_T = np.array(completion.logprobs_T)
+    if not np.isnan(credit.decision_logprob):
+        logprobs_T[DECISION] = credit.decision_logprob
+    return TrainingSample(
+        prompt_ids=completion.prompt_ids,
+        token_ids_T=completion.token_ids_T,
+        loss_mask_T=tuple((credit.is_scored_T / length + credit.own_weights_T).tolist()),
+        advantages_T=tuple(credit.advantages_T.tolist()),
+        behavior_logprobs_T=tuple(logprobs_T.tolist()),
+        images=group.prompt.images,
+        mode=completion.mode,
+        origin=group.prompt.id,
+        versions_T=completion.versions_T,
+        level=group.prompt.level,
+    )

@@ -1,0 +1,1 @@
+"""Why curation rejects a row."""

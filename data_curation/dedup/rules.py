@@ -1,0 +1,290 @@
+"""The rules by which a row repeats another, one after another, over the narrow columns of all
+candidates in DuckDB.
+
+consumes      view `alive`: the rows that no rule has taken out so far (`decide`); `rank` orders
+              them by priority
+produces      table `repeats`: rank, rank of the kept row of higher priority that it repeats, method
+memory        DuckDB's limit, and the fingerprints of the largest group of rows that ask and answer
+the same A row that is out removes no other row, so nothing depends on chains of similar rows. Rows
+of earlier runs are never out, and an item of split `check` not for one that it is only similar to:
+it is asked elsewhere, and its own copies have to be found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_curation.dedup.near_images import KeptPictures, Pictures, near_each
+from data_curation.dedup.near_texts import KeptTexts
+from data_curation.dedup.ngrams import EvaluationRuns, Question, numbers, share_subject, words
+from data_curation.parquet_sql import cursor
+
+EVAL, CHECK, EARLIER, TRAIN, RL = range(5)  # classes, in order of priority
+CLASS_BITS = 56  # a rank is the class, the file and the row in it
+SAME_ID, EXACT, NEAR_IMAGE, REWORDED, SIMILAR_TEXT = (
+    "id",
+    "exact question + pixels",
+    "near image + question",
+    "near image + answer",
+    "similar text",
+)
+READ_ROWS = 8192
+COMMON_SHARE, COMMON_ITEMS = (
+    0.05,
+    3,
+)  # an answer of more evaluation items than both says little of the question
+SAYS_LITTLE = re.compile(r"yes|no|true|false|none|\(?\w\)?")
+
+Database = duckdb.DuckDBPyConnection
+Pairs = list[tuple[int, int]]  # ranks of a row and of the row that it repeats
+
+
+def same_ids(db: Database) -> None:
+    """Of this run's rows with one id the first stays; items of split `check` are published nowhere
+    and may be called anything.
+    """
+    db.execute(
+        f"INSERT INTO repeats SELECT rank, min(rank) OVER (PARTITION BY id) AS hit, '{SAME_ID}'"
+        f" FROM alive WHERE class NOT IN ({CHECK}, {EARLIER}) QUALIFY hit <> rank"
+    )
+
+
+def exact(db: Database) -> None:
+    """Of the rows with the same question and pixels the first stays."""
+    db.execute(
+        "INSERT INTO repeats SELECT rank, min(rank) OVER (PARTITION BY content_key) AS hit,"
+        f" '{EXACT}' FROM alive QUALIFY hit <> rank AND class <> {EARLIER}"
+    )
+
+
+def near_images(db: Database, radius: int) -> None:
+    """Of the rows with the same question, the same answer and near pictures the first stays."""
+    for n in _image_counts(db):
+        found: Pairs = []
+        group, kept = -1, KeptPictures(radius)
+        for at, piece in _groups(
+            db, "question_key, answer_key", f"alive WHERE num_images = {n}", "hashes, thumbs"
+        ):
+            if at != group:
+                group, kept = at, KeptPictures(radius)
+            ranks = piece["rank"].to_numpy()
+            hits = kept.place(ranks, _pictures(piece, n), _stays(ranks))
+            found += zip(ranks[hits >= 0].tolist(), hits[hits >= 0].tolist(), strict=True)
+        _insert(db, found, NEAR_IMAGE)
+
+
+def reworded(db: Database, radius: int) -> None:
+    """A train or rl row with the picture and the answer of an evaluation item asks the same in
+    other words.
+
+    Not so where the answer says little (`_says_little`): another question about the picture may
+    well have it too, so there the two must share their subject (`ngrams.share_subject`) as well.
+    """
+    _insert(
+        db,
+        [pair for n in _image_counts(db) for pair in _same_picture_and_answer(db, n, radius)],
+        REWORDED,
+        "pairs",
+    )
+    common, found = _common_answers(db), dict[int, int]()
+    rows = db.execute(
+        "SELECT rank, hit, r.answer_key, r.question, i.question FROM pairs JOIN rows r USING (rank)"
+        " JOIN rows i ON i.rank = hit ORDER BY rank, hit"
+    )
+    while piece := rows.fetchmany(READ_ROWS):
+        for rank, hit, answer, question, asked in piece:
+            if rank not in found and (
+                not _says_little(answer, common) or share_subject(question, asked)
+            ):
+                found[rank] = hit
+    _insert(db, found.items(), REWORDED)
+
+
+def _same_picture_and_answer(db: Database, n: int, radius: int) -> Iterator[tuple[int, int]]:
+    """Ranks of rows with near pictures and equal answers, of which the second is an evaluation item
+    and the first is none.
+    """
+    group, items = -1, KeptPictures(radius)
+    source = f"alive WHERE num_images = {n} AND (item OR class >= {TRAIN})"
+    for at, piece in _groups(db, "answer_key", source, "hashes, thumbs, item"):
+        if at != group:
+            group, items = at, KeptPictures(radius)
+        for is_item in (True, False):  # all items come before all others
+            part = piece.filter(pc.equal(piece["item"], is_item))
+            ranks = part["rank"].to_numpy()
+            if is_item and len(ranks):
+                items.add(ranks, _pictures(part, n))
+            elif len(ranks):
+                rows, hits = items.all_near(_pictures(part, n))
+                yield from zip(ranks[rows].tolist(), hits.tolist(), strict=True)
+
+
+def _common_answers(db: Database) -> frozenset[str]:
+    counts = dict(
+        db.execute("SELECT answer_key, count(*) FROM alive WHERE item GROUP BY ALL").fetchall()
+    )
+    least = max(COMMON_ITEMS, COMMON_SHARE * sum(counts.values()))
+    return frozenset(answer for answer, count in counts.items() if count > least)
+
+
+def _says_little(answer: str, common: frozenset[str]) -> bool:
+    """Whether `answer` is yes, no, one letter or digit, or that of many evaluation items."""
+    return answer in common or SAYS_LITTLE.fullmatch(answer) is not None
+
+
+def similar_texts(db: Database, similarity: float, least_words: int) -> None:
+    """Of the free texts that are alike, with the same answer, numbers and pixels, the first
+    stays.
+    """
+    db.execute("CREATE OR REPLACE TABLE texts (question_key VARCHAR, numbers VARCHAR)")
+    for questions in _questions(db, "true"):
+        free = [
+            (q.key, " ".join(numbers(q.text)))
+            for q in questions
+            if len(words(q.text)) >= least_words
+        ]
+        _append(
+            db,
+            "texts",
+            {"question_key": [key for key, _ in free], "numbers": [value for _, value in free]},
+            pa.string(),
+        )
+    group, kept, ranks = -1, KeptTexts(similarity), list[int]()
+    found: Pairs = []
+    source = "alive JOIN texts USING (question_key)"
+    for at, piece in _groups(db, "answer_key, image_sha256, numbers", source, "question"):
+        if at != group:
+            group, kept, ranks = at, KeptTexts(similarity), []
+        stays = _stays(piece["rank"].to_numpy()).tolist()
+        for rank, text, always in zip(
+            piece["rank"].to_pylist(), piece["question"].to_pylist(), stays, strict=True
+        ):
+            hit = kept.find_or_add(text, always)
+            if hit < 0:
+                ranks.append(rank)
+            else:
+                found.append((rank, ranks[hit]))
+    _insert(db, found, SIMILAR_TEXT)
+
+
+def same_ngrams(db: Database, n: int, radius: int) -> frozenset[str]:
+    """A train or rl row that shares an n-gram and all numbers with an evaluation item, and shows
+    the same, repeats it.
+
+    Returns the keys of the evaluation questions that can be found this way.
+    """
+    items = EvaluationRuns((q for questions in _questions(db, "item") for q in questions), n)
+    db.execute("CREATE OR REPLACE TABLE matches (asks VARCHAR, asked VARCHAR)")
+    for questions in _questions(db, f"class >= {TRAIN}"):
+        same = list(items.matches(questions))
+        _append(
+            db,
+            "matches",
+            {"asks": [key for key, _ in same], "asked": [key for _, key in same]},
+            pa.string(),
+        )
+    matched = (
+        f"FROM matches JOIN alive r ON r.question_key = asks AND r.class >= {TRAIN} "
+        "JOIN alive i ON i.question_key = asked AND i.item"
+    )
+    found: dict[int, int] = dict(
+        db.execute(
+            f"SELECT r.rank, min(i.rank) {matched} WHERE r.image_sha256 = i.image_sha256 GROUP BY"
+            " r.rank"
+        ).fetchall()
+    )
+    for count in _image_counts(db) if radius else ():
+        reader = cursor(db).sql(
+            "SELECT r.rank, i.rank AS hit, r.hashes, r.thumbs, i.hashes AS hashes_i, i.thumbs AS"
+            f" thumbs_i {matched} WHERE r.num_images = {count} AND i.num_images = {count} ORDER"
+            " BY ALL"
+        )
+        for batch in reader.to_arrow_reader(READ_ROWS):
+            close = np.flatnonzero(
+                near_each(_pictures(batch, count), _pictures(batch, count, "_i"), radius)
+            )
+            for rank, hit in zip(
+                *(batch[name].to_numpy()[close].tolist() for name in ("rank", "hit")), strict=True
+            ):
+                found[rank] = min(hit, found.get(rank, hit))
+    _insert(db, sorted(found.items()), f"{n}-gram")
+    return items.checkable
+
+
+def _groups(
+    db: Database, keys: str, source: str, columns: str
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """`columns` of the rows of `source` that share `keys` with another, by group and rank, in
+    pieces of one group.
+    """
+    reader = cursor(db).sql(
+        f"SELECT grp, rank, {columns} FROM (SELECT rank, dense_rank() OVER (ORDER BY {keys}) AS grp"
+        f" FROM {source} QUALIFY count(*) OVER (PARTITION BY {keys}) > 1) JOIN rows USING (rank)"
+        " ORDER BY grp, rank"
+    )
+    for batch in reader.to_arrow_reader(READ_ROWS):
+        group = batch["grp"].to_numpy()
+        cuts = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
+        yield from (
+            (int(group[start]), batch.slice(start, stop - start))
+            for start, stop in pairwise(cuts)
+            if stop > start
+        )
+
+
+def _questions(db: Database, where: str) -> Iterator[list[Question]]:
+    """What the rows that fulfil a condition ask, each question once."""
+    query = (
+        f"SELECT question_key, arg_min(question, rank), count(*) FROM alive WHERE {where} GROUP BY"
+        " question_key ORDER BY ALL"
+    )
+    rows = cursor(db).execute(query)
+    while piece := rows.fetchmany(READ_ROWS):
+        yield [Question(*row) for row in piece]
+
+
+def _image_counts(db: Database) -> list[int]:
+    rows = db.execute(
+        "SELECT DISTINCT num_images FROM alive WHERE num_images > 0 ORDER BY 1"
+    ).fetchall()
+    return [n for (n,) in rows]
+
+
+def _stays(ranks: np.ndarray) -> np.ndarray:
+    """Whether similarity to another takes none of these out."""
+    return np.isin(ranks >> CLASS_BITS, (CHECK, EARLIER))
+
+
+def _pictures(batch: pa.RecordBatch, n: int, suffix: str = "") -> Pictures:
+    return Pictures.of(
+        batch[f"hashes{suffix}"].to_pylist(), batch[f"thumbs{suffix}"].to_pylist(), n
+    )
+
+
+def _insert(
+    db: Database, pairs: Iterable[tuple[int, int]], method: str, table: str = "repeats"
+) -> None:
+    rows = list(pairs)
+    db.execute(f"CREATE TABLE IF NOT EXISTS {table} (rank BIGINT, hit BIGINT, method VARCHAR)")
+    columns = {"rank": [rank for rank, _ in rows], "hit": [hit for _, hit in rows]}
+    _append(db, table, columns, pa.int64(), f"'{method}'")
+
+
+def _append(
+    db: Database,
+    table: str,
+    columns: dict[str, list[int]] | dict[str, list[str]],
+    kind: pa.DataType,
+    *more: str,
+) -> None:
+    """Appends equally typed `columns`, and constants behind them, to `table`."""
+    db.register("new", pa.table({name: pa.array(values, kind) for name, values in columns.items()}))
+    db.execute(f"INSERT INTO {table} SELECT {', '.join([*columns, *more])} FROM new")
+    db.unregister("new")
