@@ -1,4 +1,4 @@
-"""The actor graph of BPO: rollout workers on one side, the learner group on the other, weights
+"""The actors of a BPO run: rollout workers on one side, the learner group on the other, weights
 between them.
 
 Each side has its own resources and its own size; neither knows the other.
@@ -11,93 +11,43 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from actors.event_loop import EventLoop
 from actors.learner.group import LearnerGroup
-from actors.ray_errors import ACTOR_DIED
-from actors.rollout import generate
 from actors.rollout.fleet import RolloutFleet
-from actors.weights.update import WeightSync
+from actors.rollout.generate import generate
+from actors.weights.update import WeightUpdates, open_transport
 from bimode.config.common import LearnerConfig, OptimConfig
 from bimode.config.recipe import ModelConfig
-from bimode.errors import WorkerLostError
 from bimode.records import GenerationRequest, GenerationResult
 
 
-class ObjectStorePublisher:
-    """`sync = "object_store"`: whoever drives the fleet fetches the weights
-    (`actors.weights.update`).
-    """
-
-    def __init__(self, fleet: RolloutFleet) -> None:
-        self.fleet = fleet
-
-    def publish(self, version: int) -> None:
-        """The learner's weights are policy `version`; nobody is waited for."""
-        self.fleet.version = version
-
-
-class TransferPublisher:
-    """`sync = "nccl"` or `"ipc"`: the ranks push to the workers' GPUs, in `deadline_s` at most.
-
-    Connects on construction, in `deadline_s` after every engine has loaded: an engine that fails is
-    reported by its own error, which a rendezvous without it would hide. Raises as
-    `RolloutFleet.wait_until_ready` and `LearnerGroup.open_senders`.
-    """
-
-    def __init__(
-        self, fleet: RolloutFleet, learner: LearnerGroup, sync: str, deadline_s: float
-    ) -> None:
-        self.fleet, self.learner, self.deadline_s = fleet, learner, deadline_s
-        fleet.wait_until_ready()
-        learner.open_senders(fleet.actors, sync, deadline_s)
-
-    def publish(self, version: int) -> None:
-        """The learner's weights become policy `version` of every worker."""
-        self.learner.send(version, self.deadline_s)
-        self.fleet.assert_version(version)
-
-
 class RLWorkers:
-    """The fleet and the learner group of one run; the policy version that they agree on is
-    `fleet.version`.
+    """The fleet and the learner group of one run, and the weight updates between them. `loop` is
+    where the driver's side of them runs.
+
+    Raises, with nccl and ipc, what keeps the two sides from connecting.
     """
 
     def __init__(
         self, fleet: RolloutFleet, learner: LearnerGroup, sync: str, sync_timeout_s: float
     ) -> None:
-        self.fleet, self.learner, self.sync_timeout_s = fleet, learner, sync_timeout_s
-        self._publisher = (
-            ObjectStorePublisher(fleet)
-            if sync == "object_store"
-            else TransferPublisher(fleet, learner, sync, sync_timeout_s)
-        )
+        self.fleet, self.learner = fleet, learner
+        self.loop = EventLoop("rollouts")
+        transport = open_transport(sync, learner, sync_timeout_s)
+        self.weights = WeightUpdates(fleet, transport, sync_timeout_s, self.loop)
+        if fleet.is_fixed:
+            self.weights.connect()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
-        """Results drawn under the current version, while no loop drives the fleet."""
-        self.catch_up()
-        return generate.generate(self.fleet, requests)
-
-    def catch_up(self) -> None:
-        """Waits until every worker holds the current version, while no loop drives the fleet.
-        Raises WorkerLostError for one that is gone or does not load, StaleWeightsError for one that
-        gets no further for `sync_timeout_s`.
-        """
-        self.fleet.wait_until_ready()
-        try:
-            WeightSync(self.fleet, self.learner, self.sync_timeout_s).catch_up()
-        except ACTOR_DIED as error:
-            self.fleet.wait_until_ready()  # says who
-            raise WorkerLostError(
-                f"a rollout worker is gone that was to load version {self.fleet.version}"
-            ) from error
-
-    def publish(self, version: int) -> None:
-        """Learner -> every worker: the weights after an update become policy `version`."""
-        self._publisher.publish(version)
+        """Results drawn under the live version, while no rollout loop drives the fleet."""
+        self.weights.catch_up()
+        return self.loop.run(generate(self.fleet, requests, self.weights.version))
 
     def close(self) -> None:
-        """Ends every actor of the graph."""
+        """Ends every actor of the run."""
         self.fleet.close()
         self.learner.close()
+        self.loop.close()
 
     def __enter__(self) -> RLWorkers:
         return self
@@ -106,7 +56,7 @@ class RLWorkers:
         self.close()
 
 
-def build_graph(
+def start_workers(
     model_dir: Path,
     model: ModelConfig,
     learner: LearnerConfig,
@@ -122,7 +72,7 @@ def build_graph(
     with_reference: bool,
     seed: int,
 ) -> RLWorkers:
-    """Starts both sides at once, since an engine takes seconds to load; the graph is at version 0.
+    """Starts both sides at once, since an engine takes seconds to load; both are at version 0.
 
     If they cannot be connected, both sides are ended: the next attempt finds their GPUs free.
     """
@@ -149,6 +99,6 @@ def build_graph(
             with_reference=with_reference,
         )
         started.callback(group.close)
-        graph = RLWorkers(fleet, group, sync, sync_timeout_s)
+        workers = RLWorkers(fleet, group, sync, sync_timeout_s)
         started.pop_all()
-    return graph
+    return workers

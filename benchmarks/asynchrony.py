@@ -16,7 +16,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from actors.rollout import generate
 from benchmarks.peers.graph_parts import Figure, open_graph, open_loop, question, run
 from bimode.modes import Mode
 from bimode.records import GenerationRequest
@@ -39,13 +38,12 @@ def timed(rounds: int, staleness: int, folder: Path) -> dict[str, Any]:
 
     model = Path(__file__).resolve().parents[1] / "assets" / "tiny-base"
     seconds, stale, waited = list[float](), 0, 0.0
-    with open_graph(model, WORKERS, SimulatedWorker) as (fleet, learner):
-        generate.generate(
-            fleet, [r for group_id in range(WORKERS) for r in requests_of(group_id)]
+    with open_graph(model, WORKERS, SimulatedWorker) as graph:
+        graph.generate(
+            [r for group_id in range(WORKERS) for r in requests_of(group_id)]
         )  # what a first call loads
         loop = open_loop(
-            fleet,
-            learner,
+            graph,
             folder,
             requests_of,
             groups_per_step=GROUPS,
@@ -58,7 +56,7 @@ def timed(rounds: int, staleness: int, folder: Path) -> dict[str, Any]:
                 batch = loop.batch(step)
                 time.sleep(LEARN_S)
                 ended = loop.mark_trained(batch, step)
-                fleet.version = step + 1
+                graph.weights.push(step + 1)
                 if step >= WARM_UP:
                     seconds.append(time.perf_counter() - began)
                     stale += ended.stale

@@ -16,7 +16,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.peers.graph_parts import PATIENCE_S, Figure, open_graph, open_loop, question, run
+from actors.rl_workers import RLWorkers
+from benchmarks.peers.graph_parts import Figure, open_graph, open_loop, question, run
 from benchmarks.peers.workload import Workload
 from bimode.modes import Mode
 from bimode.records import GenerationRequest
@@ -56,11 +57,15 @@ def bare(worker: Any, requests: list[GenerationRequest]) -> float:
     return seconds
 
 
+def _wait_until_live(graph: RLWorkers) -> None:
+    while any(worker.version < graph.weights.version for worker in graph.fleet.workers):
+        time.sleep(0.01)
+
+
 def benchmark(rounds: int, folder: Path) -> Figure:
     """Both in turn, A B A B."""
     import ray
 
-    from actors.weights.update import WeightSync
     from benchmarks.peers.model import draw_workload, write_model
 
     write_model(folder / "model")
@@ -77,10 +82,9 @@ def benchmark(rounds: int, folder: Path) -> Figure:
 
     seconds: dict[str, list[float]] = {"graph": [], "bare": []}
     with (
-        open_graph(folder / "model", 1) as (fleet, learner),
+        open_graph(folder / "model", 1) as graph,
         open_loop(
-            fleet,
-            learner,
+            graph,
             folder / "run",
             requests_of,
             groups_per_step=PROMPTS,
@@ -93,14 +97,14 @@ def benchmark(rounds: int, folder: Path) -> Figure:
             graph_s = time.perf_counter() - began
             _check(work, batch)
             loop.mark_trained(batch, step)
-            fleet.version = step + 1
-            WeightSync(fleet, learner, PATIENCE_S).catch_up()  # not part of it: benchmarks/sync.py
+            graph.weights.push(step + 1)
+            _wait_until_live(graph)  # not part of it: benchmarks/sync.py
             asked = [
                 r
                 for group_id in range(step * PROMPTS, (step + 1) * PROMPTS)
                 for r in requests_of(group_id)
             ]
-            bare_s = ray.get(fleet.workers[0].actor.__ray_call__.remote(bare, asked))
+            bare_s = ray.get(graph.fleet.workers[0].actor.__ray_call__.remote(bare, asked))
             if step >= WARM_UP:
                 seconds["graph"].append(graph_s)
                 seconds["bare"].append(bare_s)

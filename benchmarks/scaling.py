@@ -27,40 +27,35 @@ def benchmark(rounds: int, folder: Path) -> Figure:
     """Groups a second with each number of workers, from the step at which they are all there."""
     from benchmarks.peers.simulated import SimulatedWorker
 
-    model, rates, step, size = (
-        Path(__file__).resolve().parents[1] / "assets" / "tiny-base",
-        list[float](),
-        0,
-        [SIZES[0]],
-    )
-    with open_graph(model, SIZES[0], SimulatedWorker) as (fleet, learner):
+    model = Path(__file__).resolve().parents[1] / "assets" / "tiny-base"
+    rates, step = list[float](), 0
+    with open_graph(model, SIZES[0], SimulatedWorker) as graph:
         loop = open_loop(
-            fleet,
-            learner,
+            graph,
             folder,
             requests_of,
             groups_per_step=GROUPS,
             lease_groups=1,
             max_staleness=STALENESS,
         )
-        loop.wanted = lambda: size[0]
         with loop:
-            for size[0] in SIZES:
+            for size in SIZES:
+                loop.resize(size)
                 timed, began = -1, 0.0
                 while timed < rounds:
                     if (
                         timed < 0
-                        and len(fleet.workers) == size[0]
-                        and all(m.has_answered for m in fleet.workers)
+                        and len(graph.fleet.workers) == size
+                        and all(m.is_ready for m in graph.fleet.workers)
                     ):
                         timed, began = 0, time.perf_counter()
                     batch = loop.batch(step)
                     loop.mark_trained(batch, step)
                     step += 1
-                    fleet.version = step
+                    graph.weights.push(step)
                     timed += timed >= 0
                 rates.append(rounds * GROUPS / (time.perf_counter() - began))
-                print(f"{size[0]} worker(s): {rates[-1]:.2f} groups/s")
+                print(f"{size} worker(s): {rates[-1]:.2f} groups/s")
     totals = read(folder / "ledger" / FILE).totals
     counts = totals.counts()
     assert counts["trained"] == step * GROUPS and sum(counts.values()) == totals.started, counts

@@ -21,7 +21,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from actors.rollout import generate
 from benchmarks.peers.graph_parts import Figure, open_graph, open_loop, question, run
 from bimode.modes import Mode
 from bimode.records import GenerationRequest
@@ -164,34 +163,32 @@ def timed(model_dir: Path, workers: int, rounds: int, folder: Path) -> dict[str,
     """
     import ray
 
-    with open_graph(model_dir, workers) as (fleet, learner):
-        generate.generate(
-            fleet, [r for t in range(workers) for r in requests_of(t)]
+    with open_graph(model_dir, workers) as graph:
+        graph.generate(
+            [r for t in range(workers) for r in requests_of(t)]
         )  # what a first call loads, in each
-        with open_loop(
-            fleet, learner, folder, requests_of, groups_per_step=workers, lease_groups=1
-        ) as loop:
+        with open_loop(graph, folder, requests_of, groups_per_step=workers, lease_groups=1) as loop:
             loop.mark_trained(loop.batch(0), 0)
             stopped, extra, watch = [], [], MemoryWatch()
             for version in range(1, rounds + 2):
-                fleet.version = version
+                graph.weights.push(version)
                 stopped.append(
                     round(loop.mark_trained(loop.batch(version), version).waits.stopped, 3)
                 )
             for version in range(rounds + 2, 2 * rounds + 2):  # watching takes time of its own
-                fleet.version = version
+                graph.weights.push(version)
                 with watch:
                     batch = loop.batch(version)
                 loop.mark_trained(batch, version)
                 extra.append(watch.extra)
-        first, *_ = fleet.actors
+        first, *_ = graph.fleet.actors
         local = ray.get(first.__ray_call__.remote(reloads, ours, model_dir, rounds))
         with MemoryWatch() as reload:
             alone = ray.get(first.__ray_call__.remote(reloads, vllms, model_dir, rounds))
         together = ray.get(
             [
                 worker.__ray_call__.remote(reloads, vllms, model_dir, rounds)
-                for worker in fleet.actors
+                for worker in graph.fleet.actors
             ]
         )
     return {

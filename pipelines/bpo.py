@@ -1,10 +1,10 @@
-"""Bi-mode Policy Optimization (R-4B, section 3.1): every query is answered in both modes, until the
-model chooses well.
+"""Bi-mode Policy Optimization (R-4B, section 3.1): every prompt is answered in both modes, until
+the model chooses well.
 
-One loop: a batch of rewarded groups -> credit -> update -> weights to the workers, who draw the
-next ones (`actors.rollout.loop`). The algorithm is `bpo.algorithm` (docs/algorithms.md); the
-learner is handed tensors and a loss and never learns its name. Where every question has gone stands
-in the ledger, which is sealed with each checkpoint.
+One loop: a batch of scored groups -> credit -> update -> weights to the rollout workers, which
+generate the next groups (`actors.rollout.loop`). The algorithm is `bpo.algorithm`
+(docs/algorithms.md); the learner gets tensors and a loss and never learns its name. The ledger
+records the state of every group, and is sealed with each checkpoint.
 
     python -m pipelines.bpo pipelines/recipes/tiny.toml --out runs/demo
 """
@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config.recipe import Recipe
 from bimode.errors import LearnerLostError, WorkerLostError, config_errors
+from bimode.rl.transports import can_join
 from bimode.storage.run_dir import StageDir, StageResult
 
 if TYPE_CHECKING:
@@ -42,9 +44,7 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 
 def config(recipe: Recipe) -> Any:
-    """What the policy depends on; how long anybody is waited for, or how often it is saved, is not
-    among it.
-    """
+    """What the policy depends on. Timeouts and the number of checkpoints are not part of it."""
     return {
         "bpo": recipe.bpo.model_dump(mode="json", exclude=NOT_PART_OF_CACHE_KEY),
         "model": recipe.model.model_dump(mode="json"),
@@ -53,7 +53,7 @@ def config(recipe: Recipe) -> Any:
 
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """There are prompts to draw. Raises ConfigError."""
+    """Raises ConfigError if there are no prompts."""
     from bimode.storage.dataset import PROMPT_COLUMNS, check_split
 
     with config_errors("--out"):
@@ -61,10 +61,11 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Trains; starts again from the last sealed checkpoint when the learner dies.
+    """Trains, and starts again from the last sealed checkpoint when the learner dies, at most
+    `bpo.learner_restarts` times.
 
     With `nccl` and `ipc` also when a rollout worker dies: the group that carries weights is formed
-    once, so no other worker can take its place. At most `bpo.learner_restarts` times.
+    once, so no other worker can take its place.
     """
     from pipelines.bpo_steps import reserve_learner
     from pipelines.chaos import FaultInjector
@@ -72,8 +73,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from pipelines.scale import forget
 
     drill = FaultInjector(recipe.cluster)
-    is_fixed = recipe.bpo.sync != "object_store"
-    lost = (LearnerLostError, WorkerLostError) if is_fixed else (LearnerLostError,)
+    joins = can_join(recipe.transport)
+    lost = (LearnerLostError,) if joins else (LearnerLostError, WorkerLostError)
     with reserve_learner(recipe) as room:
         for restarts_left in reversed(range(recipe.bpo.learner_restarts + 1)):
             try:
@@ -105,10 +106,12 @@ def train(
     from bimode.rl.importance import importance_of
     from bimode.rl.ledger import Ledger
     from bimode.rl.loss import policy_loss
+    from bimode.rl.rollout_task import RolloutTask
     from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
-    from pipelines.bpo_steps import credit, open_graph, open_rollouts, rollout_room, update
+    from pipelines.bpo_steps import credit, open_rollouts, open_workers, rollout_room, update
     from pipelines.progress import counted, log_line, track
+    from pipelines.scale import WorkerTarget
 
     bpo = recipe.bpo
     limit = bpo.mismatch_limit(recipe.model.dtype)
@@ -116,39 +119,40 @@ def train(
     ledger = Ledger(stage.path / "ledger")
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
+    target = WorkerTarget(stage.path, bpo, partial(rollout_room, recipe))
     log_line(f"bpo: loading {counted(bpo.rollout_workers, 'rollout worker')} and the learner")
     with (
-        open_graph(recipe, inputs["model"], room) as graph,
+        open_workers(recipe, inputs["model"], room) as workers,
         track("bpo", total=bpo.steps, unit="step") as bar,
     ):
-        references = reference_rewards(
-            graph, prompts, recipe, stage.path
-        )  # before a checkpoint replaces the policy
-        start = log.resume(graph, ledger)
+        references = reference_rewards(workers, prompts, recipe, stage.path)  # of the first policy
+        start = log.resume(workers, ledger)
         bar.kept(start)
-        # steps in which engine and learner were; not every one has tokens of the live version
-        compared = 0
+        task = RolloutTask(prompts, bpo, recipe.seed, references)
+        compared = 0  # steps in which the engine was compared with the learner
         with (
-            open_rollouts(recipe, graph, prompts, references, ledger, stage.path) as rollouts,
-            drill.on(graph),
+            open_rollouts(workers, task, ledger, stage.path) as rollouts,
+            target.follow(rollouts),
+            drill.on(workers),
         ):
             for step in range(start, bpo.steps):
                 if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
                     break
                 scored = rollouts.batch(step)
                 credited = credit([d.group for d in scored], bpo.at(step), recipe.seed + step)
-                learnt = update(graph, credited, loss, limit if compared < 2 else math.inf)
+                learnt = update(workers, credited, loss, limit if compared < 2 else math.inf)
                 compared += "mismatch" in learnt
-                ended = rollouts.mark_trained(scored, step)
-                graph.publish(step + 1)
-                bar.advance(1, log.step(step, scored, learnt | asdict(ended)))
+                stats = rollouts.mark_trained(scored, step)
+                workers.weights.push(step + 1)
+                bar.advance(1, log.step(step, scored, learnt | asdict(stats)))
+                target.record_step(stats.waits)
                 if (step + 1) % bpo.checkpoint_every == 0:
-                    log.checkpoint(graph, ledger)
-        log.checkpoint(graph, ledger)
+                    log.checkpoint(workers, ledger)
+        log.checkpoint(workers, ledger)
         if rollouts.total.total:
-            workers, most = len(graph.fleet.workers), rollout_room(recipe)
-            log_line(f"bpo: {rollouts.total.advice(workers, bpo.max_staleness, most, bpo.sync)}")
-        graph.learner.save_model(stage.path / "model")
+            count, most = len(workers.fleet.workers), rollout_room(recipe)
+            log_line(f"bpo: {rollouts.total.advice(count, bpo.max_staleness, most, bpo.sync)}")
+        workers.learner.save_model(stage.path / "model")
     return StageResult(
         outputs=("model", "metrics.jsonl", "ledger"), counts=log.counts() | ledger.totals.counts()
     )

@@ -60,7 +60,7 @@ class RunLog:
         self.watch = CollapseMonitor(margin, max_mismatch)
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
-    def resume(self, graph: RLWorkers, ledger: Ledger) -> int:
+    def resume(self, workers: RLWorkers, ledger: Ledger) -> int:
         """Restores the last sealed checkpoint, drops what was logged after it, publishes its
         weights; returns its step.
 
@@ -103,20 +103,21 @@ class RunLog:
         self.tokens = self.counts()["tokens"] if step else 0
         self.done = self.sealed = step
         if last:
-            graph.learner.restore(last)
-            graph.publish(step)
+            workers.learner.restore(last)
+            workers.weights.push(step)
         return step
 
-    def checkpoint(self, graph: RLWorkers, ledger: Ledger) -> None:
+    def checkpoint(self, workers: RLWorkers, ledger: Ledger) -> None:
         """Saves weights, optimizer and RNG, unless that has been done since the last step; the
         folder appears in one piece, and counts once the ledger is sealed with it.
         """
         if self.sealed == self.done:
             return
         path = checkpoint_path(self.path / "checkpoints", self.done)
+        workers.weights.wait_sent()
         rollouts = map(self._rollouts, range(self.sealed, self.done))
         to_disk(ledger.path, *rollouts, self.path / "rollouts", self.metrics, self.path)
-        graph.learner.save(path)  # where this is on disk, so is all that led to it
+        workers.learner.save(path)  # where this is on disk, so is all that led to it
         digest = ledger.seal(self.done, inventory(path))
         write_last_seal(path.parent, LastSeal(self.done, digest))
         self.sealed = self.done

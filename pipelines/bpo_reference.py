@@ -24,12 +24,12 @@ FILE = "reference.parquet"
 
 
 def reference_rewards(
-    graph: RLWorkers, prompts: Sequence[Prompt], recipe: Recipe, path: Path
+    workers: RLWorkers, prompts: Sequence[Prompt], recipe: Recipe, path: Path
 ) -> dict[str, float]:
     """Mean reward by prompt id of `Algorithm.reference_samples` completions in auto mode; empty
     where it is 0. A prompt that the engine refuses has none.
 
-    `graph` holds the policy that the run started from. Kept in the stage's folder `path`, so drawn
+    `workers` hold the policy that the run started from. Kept in the stage's folder `path`, so drawn
     once per run.
     """
     import pyarrow as pa
@@ -39,10 +39,10 @@ def reference_rewards(
     if not n:
         return {}
     if not (path / FILE).is_file():
-        rewards = _rewards(graph, _asked(prompts, bpo, recipe.seed), n, recipe)
+        rewards = _rewards(workers, _asked(prompts, bpo, recipe.seed), n, recipe)
         if None in rewards.values():  # any question may replace a refused one
             rest = [prompt for prompt in prompts if prompt.id not in rewards]
-            rewards |= _rewards(graph, rest, n, recipe)
+            rewards |= _rewards(workers, rest, n, recipe)
         rewards = {name: reward for name, reward in rewards.items() if reward is not None}
         table = pa.table(
             {"prompt_id": list(rewards), "reward": pa.array(rewards.values(), pa.float64())}
@@ -54,7 +54,7 @@ def reference_rewards(
 
 
 def _rewards(
-    graph: RLWorkers, asked: Sequence[Prompt], n: int, recipe: Recipe
+    workers: RLWorkers, asked: Sequence[Prompt], n: int, recipe: Recipe
 ) -> dict[str, float | None]:
     """Mean reward by prompt id; None for a question that will be refused when it is drawn."""
     bpo = recipe.bpo
@@ -63,7 +63,7 @@ def _rewards(
         for i, p in enumerate(asked)
     ]
     rewards: dict[str, float | None] = {}
-    for prompt, result in zip(asked, graph.generate(requests), strict=True):
+    for prompt, result in zip(asked, workers.generate(requests), strict=True):
         rewards[prompt.id] = None
         if not result.refused:
             with suppress(ValueError):  # an answer that cannot be judged

@@ -44,13 +44,13 @@ class FaultInjector:
         self.chance = random.Random(f"{cluster.chaos}/{cluster.chaos_seed}")
 
     @contextmanager
-    def on(self, graph: RLWorkers) -> Iterator[None]:
-        """Does damage to `graph` while the block runs."""
+    def on(self, workers: RLWorkers) -> Iterator[None]:
+        """Does damage to `workers` while the block runs."""
         if not self.kind:
             yield
             return
         over = threading.Event()
-        thread = threading.Thread(target=self._run, args=(graph, over), name="chaos", daemon=True)
+        thread = threading.Thread(target=self._run, args=(workers, over), name="chaos", daemon=True)
         thread.start()
         try:
             yield
@@ -58,26 +58,26 @@ class FaultInjector:
             over.set()
             thread.join()
 
-    def _run(self, graph: RLWorkers, over: threading.Event) -> None:
+    def _run(self, workers: RLWorkers, over: threading.Event) -> None:
         import ray
 
         while not over.wait(self.chance.expovariate(1 / self.every_s)):
             if self.kind not in ONCE:
-                self._damage_worker(graph)
+                self._damage_worker(workers)
                 continue
             log_line(f"chaos: {self.kind}")
             if self.kind == "kill-driver":
                 os.kill(os.getpid(), signal.SIGKILL)
-            ray.kill(self.chance.choice(graph.learner.ranks))
+            ray.kill(self.chance.choice(workers.learner.ranks))
             return
 
-    def _damage_worker(self, graph: RLWorkers) -> None:
+    def _damage_worker(self, workers: RLWorkers) -> None:
         """One that has loaded: of a fleet whose workers die faster than they load nothing could be
         learnt.
         """
         import ray
 
-        loaded = [member for member in graph.fleet.workers if member.has_answered]
+        loaded = [worker for worker in workers.fleet.workers if worker.is_ready]
         if not loaded:
             return
         victim = self.chance.choice(loaded)

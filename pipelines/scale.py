@@ -1,25 +1,33 @@
 """`bimode scale DIR --rollouts N`: more or fewer rollout workers for a live run; or as many as its
 waits call for.
 
-The wish is a file in the run's folder, which every node sees; the rollout loop looks at it between
-two slices. Only a live run is asked. The wish outlives its process, since whoever starts a killed
+The wish is a file in the run's folder, which every node sees; the run looks at it every second.
+Only a live run is asked. The wish outlives its process, since whoever starts a killed
 run again, a person or a scheduler, should not find it smaller than it was; the run says so. It ends
 with the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
+from bimode.rl.transports import can_join
 from bimode.rl.waits import Waits
 from bimode.storage.run_dir import read_json, write_atomic
 from bimode.storage.versions import is_at_work
 from pipelines.progress import log_line
 from pipelines.saved_recipe import saved_recipe
 
+if TYPE_CHECKING:
+    from actors.rollout.loop import Rollouts
+
+POLL_S = 1.0
 FILE = "rollout_workers.json"
 STEPS = 4  # whose waits are looked at before the number changes
 
@@ -63,6 +71,24 @@ class WorkerTarget:
                     f" {self._held} now"
                 )
         return self._held
+
+    @contextmanager
+    def follow(self, rollouts: Rollouts) -> Iterator[None]:
+        """Keeps the workers of `rollouts` at the target while the block runs."""
+        over = Event()
+
+        def watch() -> None:
+            while not over.wait(POLL_S):
+                rollouts.resize(self.wanted())
+
+        rollouts.resize(self.wanted())
+        thread = Thread(target=watch, name="scale", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def record_step(self, waits: Waits) -> None:
         """Takes the waits of a step into account."""
@@ -108,7 +134,7 @@ def scale_run(run: Path, rollouts: int) -> None:
             "no run is at work there; start it again with its own command, then scale it",
         )
     bpo = (saved_recipe(run) or {}).get("bpo", {})
-    if (sync := bpo.get("sync", "object_store")) != "object_store":
+    if not can_join(sync := bpo.get("sync", "auto")):
         raise ConfigError(
             "bpo.sync",
             sync,

@@ -7,16 +7,16 @@ workers and learner can be placed apart.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from actors.learner.learner import Learner, StepInfo
 from actors.ray_errors import ACTOR_DIED, could_not_start
@@ -143,9 +143,9 @@ class LearnerRank:
             port=int(port),
         )
 
-    def send(self, version: int) -> None:
+    def send(self) -> None:
         """`WeightSender.send`; every rank at once."""
-        self.sender.send(version)
+        self.sender.send()
 
     def save(self, path: Path) -> None:
         """`Learner.save`."""
@@ -168,10 +168,6 @@ class Export:
 
     bucket: Any
     receipts: tuple[Any, ...]
-
-    def missing(self) -> list[Any]:
-        """Receipts that are not there yet."""
-        return list(ray.wait(list(self.receipts), num_returns=len(self.receipts), timeout=0)[1])
 
 
 class LearnerGroup:
@@ -257,11 +253,11 @@ class LearnerGroup:
         """
         return _get([actor.optim_step.remote() for actor in self.ranks])[0]
 
-    @cached_property
-    def outlet(self) -> WeightExport:
-        """How the weights leave."""
-        self.ready()
-        return _get(self.ranks[0].outlet.remote())
+    async def export_plan(self) -> WeightExport:
+        """How the weights leave; waits until every rank has loaded."""
+        await _answers(self.started)
+        [plan] = await _answers([self.ranks[0].outlet.remote()])
+        return plan
 
     def export(self, version: int, index: int, share: bool = False) -> Export:
         """Puts part `index` of the weights, or, if `share`, only where it lies, into the object
@@ -272,33 +268,32 @@ class LearnerGroup:
         ]  # collective: every rank takes part
         return Export(answers[0][1], tuple(checksum for checksum, _ in answers))
 
-    def checksum_of(self, export: Export) -> int:
+    async def checksum(self, export: Export) -> int:
         """Waits for a bucket. A rank that dies is found here, and not by a rollout worker that
         reads from it.
         """
-        return int(_get(list(export.receipts))[0])
+        return int((await _answers(export.receipts))[0])
 
-    def open_senders(self, workers: Sequence[Any], sync: str, deadline_s: float) -> None:
+    async def open_senders(self, workers: Sequence[Any], sync: str, deadline_s: float) -> None:
         """Connects every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``.
 
         Raises LearnerLostError after `deadline_s`: NCCL waits for ever for a process that is gone.
         """
-        self.ready()
-        address = _get(self.ranks[0].free_address.remote())
+        await _answers(self.started)
+        [address] = await _answers([self.ranks[0].free_address.remote()])
         joined = [actor.open_sender.remote(workers, sync, address) for actor in self.ranks]
         late = f"the ranks and the rollout workers have not connected by {sync}"
-        _get_within(joined, deadline_s, late)
+        await _answers_within(joined, deadline_s, late)
 
-    def send(self, version: int, deadline_s: float) -> None:
-        """Pushes the weights to the workers of `open_senders`, which are at `version` when it
-        returns.
+    async def send(self, version: int, deadline_s: float) -> None:
+        """Pushes the weights to the workers of `open_senders`, which have paused.
 
         Raises LearnerLostError after `deadline_s`: a collective whose other side is gone or silent
         never ends.
         """
-        sent = [actor.send.remote(version) for actor in self.ranks]
+        sent = [actor.send.remote() for actor in self.ranks]
         late = f"the weights of version {version} are not with every worker"
-        _get_within(sent, deadline_s, late)
+        await _answers_within(sent, deadline_s, late)
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint; every rank its share."""
@@ -321,40 +316,56 @@ class LearnerGroup:
         self.ranks = []
 
 
-def _get_within(refs: Sequence[Any], deadline_s: float, late: str) -> None:
-    """Waits as `_get`. Raises LearnerLostError with the message `late` after `deadline_s`."""
-    try:
-        _get(refs, deadline_s)
-    except GetTimeoutError:
-        raise LearnerLostError(f"{late} after {deadline_s:.0f} s") from None
-
-
-def _get(refs: Any, timeout_s: float | None = None) -> Any:
+def _get(refs: Any) -> Any:
     """`ray.get`. Raises LearnerLostError if a rank has died; one that could not start raises what
     stopped it.
     """
     try:
-        return ray.get(refs, timeout=timeout_s)
-    except ACTOR_DIED as error:
-        if could_not_start(error):
+        return ray.get(refs)
+    except (*ACTOR_DIED, RayTaskError) as error:
+        explained = _explained(error, refs if isinstance(refs, list) else [])
+        if explained is error:
             raise
-        if isinstance(error, RayTaskError) and isinstance(
-            error, RayActorError
-        ):  # what a rank, which lives, was told
-            raise LearnerLostError(
+        raise explained from error
+
+
+async def _answers(refs: Sequence[Any]) -> list[Any]:
+    """Awaits all of `refs`. Raises as `_get`."""
+    try:
+        return list(await asyncio.gather(*refs))
+    except (*ACTOR_DIED, RayTaskError) as error:
+        explained = await asyncio.to_thread(_explained, error, list(refs))
+        if explained is error:
+            raise
+        raise explained from error
+
+
+async def _answers_within(refs: Sequence[Any], deadline_s: float, late: str) -> None:
+    """Awaits as `_answers`. Raises LearnerLostError with the message `late` after `deadline_s`."""
+    try:
+        async with asyncio.timeout(deadline_s):
+            await _answers(refs)
+    except TimeoutError:
+        raise LearnerLostError(f"{late} after {deadline_s:.0f} s") from None
+
+
+def _explained(error: Exception, refs: list[Any]) -> Exception:
+    """What to raise for `error`, which one of `refs` has raised."""
+    if isinstance(error, ACTOR_DIED):
+        if could_not_start(error):
+            return error
+        if isinstance(error, RayTaskError):  # of a rank, which lives
+            return LearnerLostError(
                 "a rollout worker died while a rank of the learner group sent it weights"
-            ) from error
-        raise LearnerLostError("a rank of the learner group died") from error
-    except RayTaskError:  # perhaps of a survivor, whose collective ended with the rank that died
-        for ref in (
-            ray.wait(refs, num_returns=len(refs), timeout=SURVIVED_BY_S)[0]
-            if isinstance(refs, list)
-            else ()
-        ):
-            try:
-                ray.get(ref)
-            except ACTOR_DIED as error:
-                raise LearnerLostError("a rank of the learner group died") from error
-            except RayTaskError:
-                continue
-        raise
+            )
+        return LearnerLostError("a rank of the learner group died")
+    # perhaps of a survivor, whose collective ended with the rank that died
+    ended = ray.wait(refs, num_returns=len(refs), timeout=SURVIVED_BY_S)[0] if refs else ()
+    for ref in ended:
+        try:
+            ray.get(ref)
+        except ACTOR_DIED:
+            return LearnerLostError("a rank of the learner group died")
+        except RayTaskError:
+            continue
+    return error

@@ -6,14 +6,16 @@ update; others, and those too large to pass through the object store, get a new 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from actors.rollout import generate
-from actors.rollout.fleet import RolloutFleet, WorkerHandle
+from actors.event_loop import EventLoop
+from actors.rollout.fleet import RolloutFleet, WorkerFailedError, WorkerHandle
+from actors.rollout.generate import generate
 from bimode.config.recipe import ModelConfig
 from bimode.records import GenerationRequest, GenerationResult
 from bimode.renderer import load_model
@@ -29,8 +31,8 @@ MAX_SWAP_BYTES = 1 << 30
 class Evaluator:
     """Answers requests with the model that was opened last. `options` are Ray's for one worker.
 
-    A worker that dies, or is silent for `timeout_s`, is replaced, of which `say` is told, and its
-    share is asked again.
+    A worker that dies, or is silent for `timeout_s`, is replaced, of which `on_event` gets a line,
+    and its requests are retried.
     """
 
     def __init__(
@@ -45,24 +47,24 @@ class Evaluator:
     ) -> None:
         self.model, self.num_workers, self.options, self.seed = model, workers, options, seed
         self.timeout_s, self.on_event = timeout_s, on_event
+        self._loop = EventLoop("evaluation")
         self._fleet: RolloutFleet | None = None
-        self._opened = Path()
+        self._model_dir = Path()
         self._shape = ""
+        self._version = 0
 
     def open(self, model_dir: Path) -> None:
         """Makes the model in `model_dir` the one that answers; one of the same shape and tokenizer
         by a weight update.
         """
-        self._opened = model_dir
+        self._model_dir = model_dir
         shape = digest_without_weights(model_dir)
-        if (
-            self._fleet is not None
-            and shape == self._shape
-            and _weight_bytes(model_dir) <= MAX_SWAP_BYTES
-        ):
-            self._fleet.load_weights(weights_of(model_dir, self._fleet.version + 1))
+        is_alike = self._fleet is not None and shape == self._shape
+        if is_alike and _weight_bytes(model_dir) <= MAX_SWAP_BYTES:
+            self._version += 1
+            self._loop.run(self._load())
             return
-        self.close()
+        self._close_fleet()
         self._fleet = RolloutFleet(
             model_dir,
             self.model,
@@ -72,34 +74,42 @@ class Evaluator:
             sync="object_store",
             timeout_s=self.timeout_s,
         )
-        self._shape = shape
+        self._shape, self._version = shape, 0
 
     def generate(
         self, requests: Sequence[GenerationRequest], on_done: Callable[[int], None] = lambda _: None
     ) -> list[GenerationResult]:
-        """Results in the order of `requests`; `on_done` hears the size of each finished chunk."""
+        """Results in the order of `requests`; `on_done` gets the size of each finished chunk."""
         if self._fleet is None:
             raise RuntimeError("open a model first")
         results: list[GenerationResult] = []
         size = CHUNK * self.num_workers
         for start in range(0, len(requests), size):
             chunk = requests[start : start + size]
-            results += generate.generate(self._fleet, chunk, self._replaced)
+            done = generate(self._fleet, chunk, self._version, self._replace)
+            results += self._loop.run(done)
             on_done(len(chunk))
         return results
 
-    def _replaced(self, member: WorkerHandle, why: str) -> WorkerHandle:
+    async def _load(self) -> None:
         assert self._fleet is not None
-        successor = self._fleet.replace(member)
-        self.on_event(
-            f"{member.name} {why}: {successor.name} takes its place and is asked the same"
-        )
-        if version := self._fleet.version:
-            successor.call("load_weights", ray.put(weights_of(self._opened, version)))
+        whole = ray.put(weights_of(self._model_dir, self._version))
+        await asyncio.gather(*(worker.load_weights(whole) for worker in self._fleet.workers))
+
+    async def _replace(self, worker: WorkerHandle, error: WorkerFailedError) -> WorkerHandle:
+        assert self._fleet is not None
+        successor = self._fleet.replace(worker)
+        self.on_event(f"{error}: {successor.name} takes its place and is asked the same")
+        if self._version:
+            await successor.load_weights(ray.put(weights_of(self._model_dir, self._version)))
         return successor
 
     def close(self) -> None:
         """Ends the workers."""
+        self._close_fleet()
+        self._loop.close()
+
+    def _close_fleet(self) -> None:
         if self._fleet is not None:
             self._fleet.close()
         self._fleet = None

@@ -1,99 +1,170 @@
-"""The rollout workers of a run as actors: how many, what each is doing, which policy version it
-holds, who replaces whom.
+"""The rollout workers of a run as actors: their typed, awaitable calls, each with a deadline, and
+who replaces whom.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError
 
 from actors.ray_errors import ACTOR_DIED, could_not_start
 from bimode.config.recipe import ModelConfig
-from bimode.errors import StaleWeightsError, WorkerLostError
-from bimode.storage.weights import WeightBucket
+from bimode.errors import CorruptWeightsError, WorkerLostError
+from bimode.records import GenerationRequest, GenerationResult
+from bimode.rl.scheduler import Lease
+from bimode.rl.transports import can_join
 
-LOADING = 10  # times the patience for a worker that has not answered yet: its engine is loading
+LOADING = 10  # times the usual timeout for a worker whose engine is still loading
+
+
+class WorkerFailedError(WorkerLostError):
+    """One worker died, was late, or holds wrong weights. `why` goes on after its name; `is_damage`
+    says that weights arrived wrong.
+    """
+
+    def __init__(self, worker: str, why: str, is_damage: bool = False) -> None:
+        super().__init__(f"{worker} {why}")
+        self.why, self.is_damage = why, is_damage
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A verb that a worker has been asked for, and the reference of its answer."""
+class Phase:
+    """A phase of a weight update. Example: ``Phase("phase verify of version 3", 120.0)``."""
 
-    verb: str
-    answer: Any
+    name: str
+    timeout_s: float  # of each call in it
+    began: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True, eq=False)
 class WorkerHandle:
-    """One worker: its actor, the version it holds, and the calls under way, oldest first; it is
-    idle if there are none.
+    """One rollout worker as the driver sees it.
 
-    `since` is when it began with the oldest, or became idle.
+    A call that takes longer than its deadline, or whose worker dies, raises WorkerFailedError.
+    `leases` are those under way, by their first group, with the time when each began.
     """
 
     name: str
     actor: Any
+    timeout_s: float
     version: int = 0
-    machine: str | None = None  # where it runs; None before it has said so
-    calls: deque[Call] = field(default_factory=deque)
-    has_answered: bool = False  # an engine that is still loading has not
-    since: float = field(default_factory=time.monotonic)
+    machine: str = ""  # where it runs (`bimode.storage.shared_memory.machine`)
+    is_ready: bool = False  # its engine has loaded
+    leases: dict[int, tuple[Lease, float]] = field(default_factory=dict)
+    idle_since: float | None = None
+    _phase: Phase | None = None  # of the weight update that it is in
+    _awaited: Phase | None = None  # the phase that cannot begin before the call under way has ended
+    _deadline: asyncio.Timeout | None = None  # of the call under way
 
-    def call(self, verb: str, *args: Any) -> None:
-        """Sends it to work, after what it has been asked before."""
-        if not self.calls:
-            self.since = time.monotonic()
-        self.calls.append(Call(verb, getattr(self.actor, verb).remote(*args)))
+    async def ready(self) -> None:
+        """Waits until its engine has loaded."""
+        if not self.is_ready:
+            self.machine = await self.call("machine")
+            self.is_ready = True
 
-    @property
-    def busy_with(self) -> Call | None:
-        """The oldest call; may be asked while another thread hears that it is over."""
+    async def begin(
+        self, lease: int, requests: Sequence[GenerationRequest], forget: bool = False
+    ) -> None:
+        """`RolloutWorker.begin`."""
+        await self.call("begin", lease, requests, forget)
+
+    async def advance(self, seconds: float) -> dict[int, list[GenerationResult]]:
+        """One slice of generation (`RolloutWorker.advance`): results of the leases that ended."""
+        return await self.call("advance", seconds)
+
+    async def load_weights(self, whole: Any) -> None:
+        """Makes all weights of a version live; `whole` is a reference to a WeightBucket."""
+        self.version = await self.call("load_weights", whole)
+
+    async def start_update(self) -> None:
+        """Stops generation for a weight update."""
+        await self.call("start_update")
+
+    async def receive(self, *buckets: Any) -> None:
+        """Loads buckets, given as references."""
+        await self.call("receive", *buckets)
+
+    async def verify(self, version: int) -> list[int]:
+        """Checksums of what it has received for `version`."""
+        return await self.call("verify", version)
+
+    async def finish_update(self, version: int) -> None:
+        """Makes `version` live; generation may go on."""
+        self.version = await self.call("finish_update", version)
+
+    async def call(self, verb: str, *args: Any) -> Any:
+        """Calls one method of the actor and waits for its result."""
+        return await self.result(getattr(self.actor, verb).remote(*args), verb)
+
+    async def result(self, ref: Awaitable[Any], verb: str) -> Any:
+        """The result of a call that was made before. Raises WorkerFailedError."""
+        began = time.monotonic()
+        timeout_s = self.timeout_s * (1 if self.is_ready else LOADING)
+        if self._phase is not None:
+            timeout_s = self._phase.timeout_s
         try:
-            return self.calls[0]
-        except IndexError:
-            return None
+            async with asyncio.timeout(timeout_s) as self._deadline:
+                return await ref
+        except TimeoutError:
+            if ray.wait([ref], timeout=0)[0]:  # it answered while this process was busy
+                return await ref
+            phase = self._phase or self._awaited
+            why = f"has not answered {verb} for {timeout_s:.0f} s"
+            if phase is not None:
+                why = f"is late: {phase.name} is not over after {phase.timeout_s:.0f} s"
+            raise WorkerFailedError(self.name, why) from None
+        except ACTOR_DIED as error:
+            if could_not_start(error):
+                raise
+            raise WorkerFailedError(self.name, f"died{self._after(began)}") from error
+        except CorruptWeightsError as error:
+            why = f"is not trusted{self._after(began)}: {getattr(error, 'cause', error)}"
+            raise WorkerFailedError(self.name, why, is_damage=True) from error
+        finally:
+            self._deadline = self._awaited = None
+
+    def distrust(self, why: str) -> WorkerFailedError:
+        """The error that says that it holds wrong weights."""
+        return WorkerFailedError(self.name, f"is not trusted{self._after()}: {why}", True)
+
+    def _after(self, began: float | None = None) -> str:
+        began = self._phase.began if self._phase else began or time.monotonic()
+        where = f" in {self._phase.name}" if self._phase else ""
+        return f"{where} after {time.monotonic() - began:.1f} s"
+
+    @contextmanager
+    def phase(self, name: str, timeout_s: float) -> Iterator[None]:
+        """A phase of a weight update: each call in it may take `timeout_s`."""
+        self._phase = Phase(name, timeout_s)
+        try:
+            yield
+        finally:
+            self._phase = None
 
     @property
-    def has_more_to_say(self) -> bool:
-        """Whether the oldest call is over, and has not been heard."""
-        return bool(self.calls and ray.wait([self.calls[0].answer], timeout=0)[0])
+    def is_updating(self) -> bool:
+        """Whether it has paused for a weight update."""
+        return self._phase is not None
 
-    def allowed_s(self, timeout_s: float) -> float:
-        """What it may take for an answer where `timeout_s` is what a worker that has loaded
-        may.
-        """
-        return timeout_s * (1 if self.has_answered else LOADING)
-
-    def timeout_reason(self, timeout_s: float) -> str:
-        """What to say of it if it has been at its oldest call for longer than its patience; nothing
-        if it has not.
-        """
-        timeout_s = self.allowed_s(timeout_s)
-        if not self.calls or time.monotonic() - self.since <= timeout_s or self.has_more_to_say:
-            return ""
-        return f"has not answered {self.calls[0].verb} for {timeout_s:.0f} s"
-
-    def complete(self) -> float:
-        """The oldest call is over; the seconds it took."""
-        now = time.monotonic()
-        took, self.since, self.has_answered = now - self.since, now, True
-        self.calls.popleft()
-        return took
+    def must_end(self, name: str, timeout_s: float) -> None:
+        """Phase `name` waits for the call under way, which may take `timeout_s` from now on."""
+        if self._deadline is not None:
+            self._awaited = Phase(name, timeout_s)
+            self._deadline.reschedule(asyncio.get_running_loop().time() + timeout_s)
 
 
 class RolloutFleet:
-    """Rollout workers: each can be asked alone (`WorkerHandle.ask`, `poll`), and all of them by
-    `load_weights` and `assert_version`.
+    """Rollout workers of one model.
 
     `options` are ray.remote options of one worker (num_cpus, num_gpus, resources); `worker` is the
-    class they are made of. None may be silent for `timeout_s`, ten times as long while it loads.
+    class they are made of. A call may take `timeout_s`, ten times as long while the engine loads.
     """
 
     def __init__(
@@ -119,114 +190,61 @@ class RolloutFleet:
             "seed": seed,
             "sync": sync,
         }
-        self.timeout_s = timeout_s
+        self.sync, self.timeout_s = sync, timeout_s
         self._started = 0
-        self.version = 0  # that every member should hold
         self.workers = [self._start() for _ in range(workers)]
 
     @property
     def actors(self) -> list[Any]:
         """Their actors."""
-        return [member.actor for member in self.workers]
+        return [worker.actor for worker in self.workers]
+
+    async def ready(self) -> None:
+        """Waits until every engine has loaded. Raises WorkerFailedError."""
+        await asyncio.gather(*(worker.ready() for worker in self.workers))
 
     def _start(self) -> WorkerHandle:
         name = f"rollout-{self._started}"
         self._started += 1
-        return WorkerHandle(name, self._remote.remote(name, *self._args, **self._settings))
+        actor = self._remote.remote(name, *self._args, **self._settings)
+        return WorkerHandle(name, actor, self.timeout_s)
 
-    def replace(self, member: WorkerHandle) -> WorkerHandle:
-        """Ends `member` for good; its successor starts from the model's directory, and has still to
-        load the live version.
+    def replace(self, worker: WorkerHandle) -> WorkerHandle:
+        """Ends `worker`; its successor starts from the model's directory, and has still to load
+        the live version.
 
-        Raises WorkerLostError where weights go through a group that was formed at the start.
+        Raises WorkerLostError where the transport fixes the workers when the run starts.
         """
-        self._check_open(f"{member.name} is gone and no other can take its place")
-        ray.kill(member.actor)
+        self._check_open(f"{worker.name} is gone and no other can take its place")
+        ray.kill(worker.actor)
         successor = self._start()
-        self.workers[self.workers.index(member)] = successor
+        self.workers[self.workers.index(worker)] = successor
         return successor
 
     def add_worker(self) -> WorkerHandle:
-        """One worker more; it has still to load the live version. Raises WorkerLostError as
-        `replace` does.
-        """
+        """Starts one worker more. Raises WorkerLostError as `replace` does."""
         self._check_open("another worker cannot join")
         self.workers.append(self._start())
         return self.workers[-1]
 
-    def remove_worker(self, member: WorkerHandle) -> None:
+    def remove_worker(self, worker: WorkerHandle) -> None:
         """Ends a worker that has nothing under way. Raises WorkerLostError as `replace` does."""
-        self._check_open(f"{member.name} cannot leave")
-        ray.kill(member.actor)
-        self.workers.remove(member)
+        self._check_open(f"{worker.name} cannot leave")
+        ray.kill(worker.actor)
+        self.workers.remove(worker)
 
     @property
     def is_fixed(self) -> bool:
-        """Whether nobody can join, leave or be replaced."""
-        return self._settings["sync"] != "object_store"
+        """Whether no worker can join, leave or be replaced."""
+        return not can_join(self.sync)
 
     def _check_open(self, what: str) -> None:
         if self.is_fixed:
-            raise WorkerLostError(
-                f"{what}: bpo.sync = {self._settings['sync']} fixes who is there when the run"
-                " starts"
-            )
-
-    def poll(
-        self, seconds: float, also: Sequence[Any] = ()
-    ) -> Iterator[tuple[WorkerHandle, Call, float]]:
-        """Waits for an answer, or one of the references in `also`; who has answered which call, and
-        the seconds it took.
-        """
-        busy = {member.calls[0].answer: member for member in self.workers if member.calls}
-        for ready in ray.wait([*busy, *also], timeout=seconds)[0] if busy or also else ():
-            if (member := busy.get(ready)) is not None:
-                call = member.calls[0]
-                yield member, call, member.complete()
-
-    def load_weights(self, whole: WeightBucket) -> None:
-        """Puts all weights of a version into every worker. Raises StaleWeightsError if one is left
-        behind, and as `assert_version`.
-        """
-        self._agree(self._ask_all("load_weights", ray.put(whole)), whole.version)
-
-    def assert_version(self, version: int) -> None:
-        """Raises StaleWeightsError unless every worker is at `version`, and WorkerLostError for one
-        that is gone or silent.
-        """
-        self._agree(self._ask_all("version"), version)
-
-    def wait_until_ready(self) -> None:
-        """Waits until every engine has loaded. Raises WorkerLostError as `assert_version`."""
-        for member, version in zip(self.workers, self._ask_all("version"), strict=True):
-            member.version, member.has_answered = version, True
-
-    def _ask_all(self, verb: str, *args: Any) -> list[Any]:
-        asked = [(member, getattr(member.actor, verb).remote(*args)) for member in self.workers]
-        return [self._answer(member, verb, answer) for member, answer in asked]
-
-    def _answer(self, member: WorkerHandle, verb: str, answer: Any) -> Any:
-        timeout_s = member.allowed_s(self.timeout_s)
-        try:
-            return ray.get(answer, timeout=timeout_s)
-        except GetTimeoutError:
-            raise WorkerLostError(
-                f"{member.name} has not answered {verb} for {timeout_s:.0f} s"
-            ) from None
-        except ACTOR_DIED as error:
-            if could_not_start(error):
-                raise
-            raise WorkerLostError(f"{member.name} died before it answered {verb}") from error
-
-    def _agree(self, held: Sequence[int], version: int) -> None:
-        if set(held) != {version}:
-            raise StaleWeightsError(f"published version {version}, workers hold {list(held)}")
-        self.version = version
-        for member in self.workers:
-            member.version, member.has_answered = version, True
+            fixed = f"bpo.sync = {self.sync} fixes who is there when the run starts"
+            raise WorkerLostError(f"{what}: {fixed}")
 
     def close(self) -> None:
         """Ends the workers."""
-        for worker in self.actors:
-            ray.kill(worker)
+        for actor in self.actors:
+            ray.kill(actor)
         self.workers = []

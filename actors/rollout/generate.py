@@ -1,83 +1,77 @@
-"""Generation by a fleet that no loop drives: each worker answers a share of the requests, and says
-all the time that it lives.
+"""Generate completions for a fixed list of requests: evaluation, and the reference rewards of a
+run.
 
-Consumes requests; waits for slices of the workers, none of whom may be silent for longer than the
-fleet's patience; is unblocked by a slice that ends, a worker that dies and one that is late;
-produces results in the order of the requests.
+Requests are split evenly over the workers. Workers answer every SLICE_S; one that dies or times out
+is replaced and its requests are retried with the same seeds, so the results are identical. Results
+keep the order of the requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 
-import ray
-
-from actors.ray_errors import ACTOR_DIED, could_not_start
-from actors.rollout.fleet import RolloutFleet, WorkerHandle
+from actors.rollout.fleet import RolloutFleet, WorkerFailedError, WorkerHandle
 from bimode.errors import StaleWeightsError, WorkerLostError
 from bimode.records import GenerationRequest, GenerationResult
 
-SLICE_S = 5.0  # of a share, after which a worker says that it is alive
-POLL_S = 1.0
+SLICE_S = 5.0
 
-OnWorkerLost = Callable[
-    [WorkerHandle, str], WorkerHandle
-]  # who is lost and why, to its successor, which holds the same weights
+# takes the error of a worker that failed; returns its successor, which holds the same weights
+OnWorkerLost = Callable[[WorkerHandle, WorkerFailedError], Awaitable[WorkerHandle]]
 
 
-def fail(member: WorkerHandle, why: str) -> WorkerHandle:
-    """The `OnWorkerLost` of who has none."""
-    raise WorkerLostError(f"{member.name} {why}")
+async def fail(worker: WorkerHandle, error: WorkerFailedError) -> WorkerHandle:
+    """The `OnWorkerLost` of a fleet whose workers are not replaced."""
+    raise error
 
 
-def generate(
-    fleet: RolloutFleet, requests: Sequence[GenerationRequest], lost: OnWorkerLost = fail
+async def generate(
+    fleet: RolloutFleet,
+    requests: Sequence[GenerationRequest],
+    version: int,
+    on_lost: OnWorkerLost = fail,
 ) -> list[GenerationResult]:
-    """Results in the order of `requests`. Raises StaleWeightsError if any was drawn under another
-    version than the fleet's.
-
-    The successor of a lost worker is asked the same again: samples are seeded, so they are the
-    same. Raises WorkerLostError if that one is lost too, and what `lost` raises.
+    """Results in the order of `requests`. Raises StaleWeightsError if a token was drawn under
+    another version than `version`, WorkerLostError if the successor of a lost worker is lost too,
+    and what `on_lost` raises.
     """
-    shares = {
-        member: range(i, len(requests), len(fleet.workers))
-        for i, member in enumerate(fleet.workers[: len(requests)])
-    }
-    by_request: dict[int, GenerationResult] = {}
-    successors: set[WorkerHandle] = set()
-    for member, share in shares.items():
-        member.call("begin", 0, [requests[i] for i in share])
-    while shares:
-        gone: dict[WorkerHandle, str] = {}
-        for member, call, seconds in fleet.poll(POLL_S):
-            try:
-                answer = ray.get(call.answer)
-            except ACTOR_DIED as error:
-                if could_not_start(error):
-                    raise
-                gone[member] = f"died, {seconds:.1f} s into {call.verb}"
-                continue
-            if call.verb == "advance" and answer:
-                by_request |= zip(shares.pop(member), answer[0], strict=True)
-            elif not member.calls:  # `lost` may have asked it for more than its share
-                member.call("advance", SLICE_S)
-        gone |= {
-            member: why for member in shares if (why := member.timeout_reason(fleet.timeout_s))
-        }
-        for member, why in gone.items():
-            share = shares.pop(member)
-            if member in successors:
-                raise WorkerLostError(
-                    f"{member.name} {why}, like the one before it that was asked the same"
-                    f" {len(share)} requests"
-                )
-            successors.add(successor := lost(member, why))
-            shares[successor] = share
-            successor.call("begin", 0, [requests[i] for i in share])
-    ordered = [by_request[i] for i in range(len(requests))]
+    workers = fleet.workers[: len(requests)]
+    shares = [requests[i :: len(workers)] for i in range(len(workers))]
+    jobs = [_answer(w, share, on_lost) for w, share in zip(workers, shares, strict=True)]
+    results: list[GenerationResult | None] = [None] * len(requests)
+    for i, answered in enumerate(await asyncio.gather(*jobs)):
+        results[i :: len(workers)] = answered
+    ordered = [result for result in results if result is not None]
     completions = [completion for result in ordered for completion in result.completions]
-    if stale := {v for c in completions for v in c.versions_T} - {fleet.version}:
+    stale = {v for completion in completions for v in completion.versions_T} - {version}
+    if stale:
         raise StaleWeightsError(
-            f"asked for policy version {fleet.version}, got tokens of {sorted(stale)}"
+            f"asked for policy version {version}, got tokens of {sorted(stale)}"
         )
     return ordered
+
+
+async def _answer(
+    worker: WorkerHandle, requests: Sequence[GenerationRequest], on_lost: OnWorkerLost
+) -> list[GenerationResult]:
+    try:
+        return await _attempt(worker, requests)
+    except WorkerFailedError as error:
+        successor = await on_lost(worker, error)
+    try:
+        return await _attempt(successor, requests)
+    except WorkerFailedError as error:
+        raise WorkerLostError(
+            f"{error}, like the one before it that was asked the same {len(requests)} requests"
+        ) from error
+
+
+async def _attempt(
+    worker: WorkerHandle, requests: Sequence[GenerationRequest]
+) -> list[GenerationResult]:
+    await worker.ready()
+    await worker.begin(0, requests)
+    while not (done := await worker.advance(SLICE_S)):
+        pass
+    return done[0]

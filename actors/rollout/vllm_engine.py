@@ -22,11 +22,10 @@ GPUS = "cluster.rollout_gpus"
 # tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is
 # 128)
 KV_BLOCK = 32
-GPU_SHARE = {
-    "object_store": 0.85,
-    "nccl": 0.85,
-    "ipc": 0.4,
-}  # of the device's memory; ipc shares it with a learner
+# of the device's memory; with ipc a learner is on it too
+GPU_SHARE, GPU_SHARE_IPC = 0.85, 0.4
+# transports that vLLM's own engines receive; `actors.weights.receiver` receives all others
+COLLECTIVE = ("nccl", "ipc")
 
 
 def implementation(model_dir: Path) -> str:
@@ -65,10 +64,11 @@ class VllmEngine:
         gpu = on_gpu(GPUS)
         if gpu:
             check_compiler(GPUS)
-        if sync != "object_store" and not gpu:
+        if sync in COLLECTIVE and not gpu:
             raise ConfigError(
                 "bpo.sync", sync, "moves weights between GPUs; use object_store where there is none"
             )
+        backend = sync if sync in COLLECTIVE else "object_store"
         LLM = import_without_gc("vllm.entrypoints.llm").LLM
         from vllm.config import WeightTransferConfig
 
@@ -90,9 +90,8 @@ class VllmEngine:
             max_model_len=limits.max_model_len,
             max_num_seqs=256,
             block_size=KV_BLOCK,
-            gpu_memory_utilization=GPU_SHARE[
-                sync
-            ],  # on CPU the environment bounds the cache instead
+            # on CPU the environment bounds the cache instead
+            gpu_memory_utilization=GPU_SHARE_IPC if sync == "ipc" else GPU_SHARE,
             enforce_eager=not gpu,
             # a seeded request whose prefill is cut in two kills a CPU engine ("CPU Generator does
             # not use offset")
@@ -100,7 +99,7 @@ class VllmEngine:
             max_num_batched_tokens=max(8192, limits.max_model_len),
             limit_mm_per_prompt={"image": limits.max_images} if limits.max_images else {},
             logprobs_mode="raw_logprobs",
-            weight_transfer_config=WeightTransferConfig(backend=sync),
+            weight_transfer_config=WeightTransferConfig(backend=backend),
             worker_extension_cls="actors.weights.receiver.WorkerExtension",
             **cpu_options,
         )
@@ -108,7 +107,7 @@ class VllmEngine:
         self._expanded: dict[
             str, tuple[int, ...]
         ] = {}  # of prompts under way, as the learner will see them
-        if sync == "object_store":
+        if backend == "object_store":
             self.init_transfer({})
         self._llm.update_weight_version("0")
 
@@ -185,7 +184,9 @@ class VllmEngine:
         self._llm.update_weights({"update_info": update_info})
 
     def missing_parameters(self) -> list[str]:
-        """Of the update under way, with `object_store`: those that have not come."""
+        """Of the update under way: those that have not come; none with `nccl` and `ipc`, whose
+        engines do not say.
+        """
         return list(self._llm.collective_rpc("missing_parameters")[0])
 
     def finish_update(self, version: int) -> None:

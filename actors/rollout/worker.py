@@ -36,8 +36,8 @@ from bimode.storage.weights import WeightBucket
 class RolloutWorker:
     """Generates for one policy version at a time.
 
-    `sync` is how weights arrive: `object_store` (buckets through `receive`), or `nccl` / `ipc`,
-    where the learner's `actors.weights.sender` drives the verbs `init_transfer` to `finish_update`.
+    `sync` is how weights arrive: in buckets through `receive`, or, with `nccl` and `ipc`, from the
+    learner's `actors.weights.sender` through `init_transfer` and `update`.
     Raises ConfigError for a model of neither kind, and for a `sync` that needs a GPU where there is
     none.
     """
@@ -256,8 +256,8 @@ class RolloutWorker:
     def reset_encoder_cache(self) -> None:
         self._engine.reset_encoder_cache()
 
-    # ---- a weight update in phases: `actors.weights.update` calls them in this order, or, for
-    # `nccl` and `ipc`, the sender ----
+    # ---- a weight update in phases: `actors.weights.update` calls `start_update`, `verify` and
+    # `finish_update`; in between, a transport delivers the weights ----
 
     def init_transfer(self, init_info: dict[str, Any]) -> None:
         """`nccl`, `ipc`: joins the learner's group; blocks until the learner joins too."""

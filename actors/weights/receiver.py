@@ -133,8 +133,8 @@ class WorkerExtension:
     weight_transfer_engine: Any
 
     def missing_parameters(self) -> list[str]:
-        """Parameters of the model that no bucket of the update under way has held so far."""
-        return sorted(self.weight_transfer_engine.missing)
+        """Parameters that no bucket of the update under way has held; empty for vLLM's engines."""
+        return sorted(getattr(self.weight_transfer_engine, "missing", ()))
 
 
 WeightTransferEngineFactory.register_engine(OBJECT_STORE, ObjectStoreEngine)

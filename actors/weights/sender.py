@@ -91,7 +91,6 @@ class WorkersClient:
     """vLLM's control plane, fanned out over our rollout workers."""
 
     workers: Sequence[Any]  # Ray handles of RolloutWorker
-    version: int = 0
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         import ray
@@ -104,9 +103,7 @@ class WorkersClient:
         )
 
     def start_weight_update(self) -> None:
-        import ray
-
-        ray.get([w.start_update.remote() for w in self.workers])
+        """Each worker has paused: the driver calls its `start_update`."""
 
     def update_weights(self, update_info: Any) -> None:
         import ray
@@ -114,10 +111,7 @@ class WorkersClient:
         ray.get([w.update.remote(update_info) for w in self.workers])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """vLLM's trainer engines pass no version, so ours is set before each send."""
-        import ray
-
-        ray.get([w.finish_update.remote(self.version) for w in self.workers])
+        """The driver verifies, and calls each worker's `finish_update`."""
 
 
 def with_rank_offset(init_info: dict[str, Any], worker: int) -> dict[str, Any]:
@@ -130,7 +124,7 @@ def with_rank_offset(init_info: dict[str, Any], worker: int) -> dict[str, Any]:
 
 
 class WeightSender:
-    """Pushes the learner's weights to all rollout workers; constructed and used on every learner
+    """Sends the learner's weights to all rollout workers; constructed and used on every learner
     rank alike.
 
     `address` and `port` are where rank 0 opens the NCCL rendezvous; `ipc` ignores them (one node, a
@@ -151,17 +145,14 @@ class WeightSender:
             raise ConfigError(
                 "bpo.sync", sync, "moves weights between GPUs; use object_store where there is none"
             )
-        self._client, source = WorkersClient(workers), GatheredSource(model)
+        client, source = WorkersClient(workers), GatheredSource(model)
         world = 1 + len(workers)
         by_nccl = sync == "nccl"
         info = nccl_info(rank, address, port, world) if by_nccl else ipc_info(rank, source)
-        self._engine = WeightTransferTrainerFactory.trainer_init(
-            info, client=self._client, source=source
-        )
+        self._engine = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
 
-    def send(self, version: int) -> None:
-        """One whole update; the workers are at `version`, caches reset, when it returns."""
-        self._client.version = version
+    def send(self) -> None:
+        """Sends all weights once, to workers that have paused."""
         torch.cuda.synchronize()  # vLLM packs parameters on streams of its own
         self._engine.send_weights()
 

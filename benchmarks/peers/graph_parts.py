@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from actors.learner.group import LearnerGroup
+from actors.rl_workers import RLWorkers
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.loop import Rollouts
 from benchmarks.peers.command import errors_in_one_line
@@ -65,10 +66,8 @@ def run(description: str, rounds: int, benchmark: Callable[[int, Path], Figure])
 
 
 @contextmanager
-def open_graph(
-    model_dir: Path, workers: int, worker: type | None = None
-) -> Iterator[tuple[RolloutFleet, LearnerGroup]]:
-    """A fleet and a learner of one rank that is never trained: every version has the same
+def open_graph(model_dir: Path, workers: int, worker: type | None = None) -> Iterator[RLWorkers]:
+    """Rollout workers and a learner of one rank that is never trained: every version has the same
     weights.
     """
     learner = LearnerGroup(
@@ -82,29 +81,52 @@ def open_graph(
         seed=0,
         with_reference=False,
     )
-    model = ModelConfig(max_model_len=512)
     fleet = RolloutFleet(
         model_dir,
-        model,
+        ModelConfig(max_model_len=512),
         workers=workers,
         options=NO_CPUS,
         seed=0,
-        sync="object_store",
+        sync="auto",
         worker=worker,
         timeout_s=PATIENCE_S,
     )
-    try:
+    with RLWorkers(fleet, learner, "auto", PATIENCE_S) as graph:
         learner.ready()
-        fleet.assert_version(0)
-        yield fleet, learner
-    finally:
-        fleet.close()
-        learner.close()
+        graph.weights.catch_up()
+        yield graph
+
+
+class FixedTask:
+    """Groups of which `requests_of` says what is asked; every reward is 0."""
+
+    def __init__(self, requests_of: Callable[[int], list[GenerationRequest]]) -> None:
+        self.requests_of = requests_of
+
+    def prompt(self, group_id: int) -> Prompt:
+        """Of its first request."""
+        return self.requests_of(group_id)[0].prompt
+
+    def requests(self, lease: Lease) -> list[GenerationRequest]:
+        """Those of its groups."""
+        return [request for group_id in lease.group_ids for request in self.requests_of(group_id)]
+
+    def score(
+        self, lease: Lease, results: Sequence[GenerationResult]
+    ) -> list[ScoredGroup | RefusedPrompt]:
+        """All wrong."""
+        scored: list[ScoredGroup | RefusedPrompt] = []
+        left = iter(results)
+        for group_id in lease.group_ids:
+            num_requests = len(self.requests_of(group_id))
+            drawn = tuple(c for _ in range(num_requests) for c in next(left).completions)
+            group = RolloutGroup(self.prompt(group_id), drawn, (0.0,) * len(drawn))
+            scored.append(ScoredGroup(group_id, group, ()))
+        return scored
 
 
 def open_loop(
-    fleet: RolloutFleet,
-    learner: LearnerGroup,
+    graph: RLWorkers,
     folder: Path,
     requests_of: Callable[[int], list[GenerationRequest]],
     *,
@@ -112,27 +134,12 @@ def open_loop(
     lease_groups: int,
     max_staleness: int = 0,
 ) -> Rollouts:
-    """The rollout loop over groups of which `requests_of` says what is asked; every reward is
-    0.
-    """
+    """The rollout loop over groups of which `requests_of` says what is asked."""
     folder.mkdir(parents=True, exist_ok=True)
-
-    def judge(
-        lease: Lease, results: Sequence[GenerationResult]
-    ) -> list[ScoredGroup | RefusedPrompt]:
-        sampled: list[ScoredGroup | RefusedPrompt] = []
-        left = iter(results)
-        for group_id in lease.group_ids:
-            asked = requests_of(group_id)
-            mine = tuple(c for _ in asked for c in next(left).completions)
-            sampled.append(
-                ScoredGroup(group_id, RolloutGroup(asked[0].prompt, mine, (0.0,) * len(mine)), ())
-            )
-        return sampled
-
+    task = FixedTask(requests_of)
     scheduler = RolloutScheduler(
         Ledger(folder / "ledger"),
-        lambda group_id: requests_of(group_id)[0].prompt,
+        task.prompt,
         lambda group, step: True,
         num_prompts=1 << 30,
         groups_per_step=groups_per_step,
@@ -141,13 +148,11 @@ def open_loop(
         may_filter=0,
     )
     return Rollouts(
-        fleet,
-        learner,
+        graph.fleet,
+        graph.weights,
         scheduler,
-        lambda lease: [r for group_id in lease.group_ids for r in requests_of(group_id)],
-        judge,
-        sync_timeout_s=PATIENCE_S,
-        wanted=lambda: len(fleet.workers),
+        task,
+        graph.loop,
         on_event=lambda line: print(line, file=sys.stderr),
         trace=Trace(folder / "trace.json"),
     )

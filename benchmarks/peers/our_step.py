@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from actors.rl_workers import RLWorkers, build_graph
+from actors.rl_workers import RLWorkers, start_workers
 from benchmarks.peers.our_learner import learner_config
 from benchmarks.peers.talk import Answer, Line
 from benchmarks.peers.workload import Workload
@@ -81,8 +81,8 @@ def one_step(graph: RLWorkers, work: Workload, bpo: BpoConfig, step: int) -> Ans
     )
     graph.learner.optim_step()
     clock.append(time.perf_counter())
-    graph.publish(step)
-    graph.catch_up()  # a run leaves that to the workers; here it belongs to the step
+    graph.weights.push(step)
+    graph.weights.catch_up()  # a run leaves that to the workers; here it belongs to the step
     clock.append(time.perf_counter())
     parts = {
         name: b - a
@@ -97,7 +97,7 @@ def main(folder: Path, threads: int) -> None:
     bpo = BpoConfig(algorithm="grpo", decision="trained", group_size=work.group // 2)
     options = {"num_cpus": 1}
     with connect(ClusterConfig(threads=threads)):
-        graph = build_graph(
+        graph = start_workers(
             folder / "model",
             ModelConfig(max_model_len=512),
             learner_config(work),
@@ -114,10 +114,10 @@ def main(folder: Path, threads: int) -> None:
         )
         with graph:
             graph.learner.ready()
-            graph.fleet.assert_version(0)
+            graph.weights.catch_up()
             line.on_event(Answer())
             while line.next():
-                line.on_event(one_step(graph, work, bpo, graph.fleet.version + 1))
+                line.on_event(one_step(graph, work, bpo, graph.weights.version + 1))
 
 
 if __name__ == "__main__":

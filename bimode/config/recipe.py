@@ -17,6 +17,7 @@ from bimode.config.common import ConfigModel, LearnerConfig, OptimConfig, Positi
 from bimode.config.curate import CurateConfig
 from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
+from bimode.rl.transports import LIMITS, resolve
 
 FORCED = 2  # tokens after <think> that make a response direct (`bimode.modes`)
 Stage = Literal["curate", "anneal", "bpo", "evaluate"]
@@ -240,16 +241,25 @@ class Recipe(ConfigModel):
                 raise ConfigError(key, tokens, fix)
         return self
 
+    @property
+    def transport(self) -> str:
+        """What `bpo.sync` means on this recipe's placement (`bimode.rl.transports.resolve`)."""
+        gpus = bool(self.cluster.rollout_gpus and self.cluster.learner_gpus)
+        return resolve(self.bpo.sync, gpus=gpus, joins=bool(self.bpo.rollout_workers_max))
+
     @model_validator(mode="after")
-    def _gpus_hold_what_moves_between_them(self) -> Recipe:
-        if self.bpo.sync != "object_store" and not (
-            self.cluster.rollout_gpus and self.cluster.learner_gpus
-        ):
+    def _placement_fits_the_transport(self) -> Recipe:
+        sync, cluster = self.bpo.sync, self.cluster
+        wants_gpus = LIMITS[sync].gpus if sync in LIMITS else None
+        if wants_gpus and not (cluster.rollout_gpus and cluster.learner_gpus):
             fix = (
-                "moves weights between GPUs; use object_store, or set cluster.rollout_gpus and"
+                "moves weights between GPUs; use auto, or set cluster.rollout_gpus and"
                 " cluster.learner_gpus"
             )
-            raise ConfigError("bpo.sync", self.bpo.sync, fix)
+            raise ConfigError("bpo.sync", sync, fix)
+        if wants_gpus is False and (cluster.rollout_gpus or cluster.learner_gpus):
+            fix = "reads the learner's memory, which a GPU's is not; use auto"
+            raise ConfigError("bpo.sync", sync, fix)
         return self
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from bimode import algorithms
 from bimode.algorithms.base import CreditSettings, Decision
 from bimode.config.common import ConfigModel, LearnerConfig, OptimConfig, Positive, Share
 from bimode.errors import ConfigError
+from bimode.rl.transports import LIMITS, can_join
 
 
 class BpoOptimConfig(OptimConfig):
@@ -211,11 +212,12 @@ class BpoConfig(ConfigModel):
             " it does not"
         ),
     )
-    sync: Literal["object_store", "nccl", "ipc"] = Field(
-        "object_store",
+    sync: Literal["auto", "object_store", "shared_memory", "nccl", "ipc"] = Field(
+        "auto",
         description=(
-            "weights to the engines: by Ray's object store, or from GPU to GPU (`ipc`: on one"
-            " device)"
+            "how new weights travel to the rollout workers: `auto` is `nccl` between GPUs (but"
+            " `object_store` with `rollout_workers_max`), else `shared_memory` where learner and"
+            " workers share a machine's memory, else `object_store`; `ipc` is for both on one GPU"
         ),
     )
     checkpoint_every: Positive = Field(
@@ -267,13 +269,13 @@ class BpoConfig(ConfigModel):
                 " bpo.max_staleness = 0"
             )
             raise ConfigError("self_routed_final", self.self_routed_final, fix)
-        if self.max_staleness and self.sync != "object_store":
+        if self.max_staleness and self.sync in LIMITS and not LIMITS[self.sync].staleness:
             fix = (
                 f"sync = {self.sync} moves weights while nothing is under way; take object_store,"
                 " or set bpo.max_staleness = 0"
             )
             raise ConfigError("max_staleness", self.max_staleness, fix)
-        if self.rollout_workers_max and self.sync != "object_store":
+        if self.rollout_workers_max and not can_join(self.sync):
             fix = (
                 f"sync = {self.sync} fixes who is there when the run starts; take object_store, or"
                 " leave it out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 from bimode.evaluation.percent import percent
+from bimode.rl.transports import can_join
 
 HIGH, LOW = 0.3, 0.1  # shares of a step
 
@@ -50,8 +51,7 @@ class Waits:
 
     def advice(self, workers: int, max_staleness: int, room: int, sync: str) -> str:
         """One line for the user: the shares, and where either side waits much, what would help;
-        `room` is for so many workers. Nobody joins a live run whose `sync` is another than
-        `object_store`.
+        `room` is for so many workers. No worker joins a live run whose `sync` fixes them.
         """
         share = self.shares()
         told = (
@@ -74,7 +74,7 @@ class Waits:
             )
         if change > 0:
             more = min(2 * workers, room)
-            live = "; bimode scale while a run lives" if sync == "object_store" else ""
+            live = "; bimode scale while a run lives" if can_join(sync) else ""
             return f"{told}: add rollout workers (next time bpo.rollout_workers = {more}{live})"
         if change < 0:
             return (

@@ -1,0 +1,87 @@
+"""Weights read where the learner holds them: a learner on a CPU, and workers on its machine.
+
+Nothing is copied. The learner says where every bucket lies, the workers check it while they
+generate, and the learner keeps its weights as they are until every worker is through with the
+update, since vLLM loads a layer that it pads only at the very end. A worker that is still
+generating after PATIENCE_S leaves the push and takes part in a later one.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from actors.learner.group import LearnerGroup, WeightExport
+from actors.rollout.fleet import WorkerHandle
+from actors.weights.object_store import BucketPush, ObjectStoreTransport
+from actors.weights.transport import WeightPush
+from bimode.errors import ConfigError
+
+PATIENCE_S = 10.0
+
+
+class SharedMemoryPush(BucketPush):
+    """Buckets without bytes: they say where the weights lie."""
+
+    is_shared = True
+
+    def __init__(
+        self,
+        learner: LearnerGroup,
+        outlet: WeightExport,
+        version: int,
+        workers: Iterable[WorkerHandle],
+        deadline_s: float,
+    ) -> None:
+        super().__init__(learner, outlet, version, workers, deadline_s)
+        self.window, self.patience_s = self.num_buckets, PATIENCE_S
+        self._checks = defaultdict[WorkerHandle, list[Any]](list)
+
+    @property
+    def holds_learner(self) -> bool:
+        return bool(self.workers)
+
+    def exported(self, bucket: Any) -> None:
+        for worker in self.workers:
+            self._checks[worker].append(worker.actor.prefetch.remote(bucket))
+
+    async def pause(self, worker: WorkerHandle) -> None:
+        for check in self._checks.pop(worker, []):
+            await worker.result(check, "prefetch")
+
+
+class SharedMemoryTransport(ObjectStoreTransport):
+    """Shared memory alone: refused where the learner's memory cannot be read."""
+
+    name = "shared_memory"
+
+    async def connect(self, workers: Sequence[WorkerHandle]) -> None:
+        await super().connect(workers)
+        assert self.outlet is not None
+        if not self.outlet.shared_on:
+            raise ConfigError(
+                "bpo.sync",
+                self.name,
+                "the learner's weights cannot be read in place (they are split, of another"
+                " precision, on a GPU, or /dev/shm is full); use auto or object_store",
+            )
+
+    def start(self, version: int, workers: Iterable[WorkerHandle]) -> WeightPush:
+        assert self.outlet is not None, "connect first"
+        return SharedMemoryPush(self.learner, self.outlet, version, workers, self.deadline_s)
+
+
+class CpuTransport(ObjectStoreTransport):
+    """`bpo.sync = "auto"` without GPUs: shared memory for a push whose workers are all on the
+    learner's machine, the object store for every other.
+    """
+
+    name = "auto"
+
+    def start(self, version: int, workers: Iterable[WorkerHandle]) -> WeightPush:
+        assert self.outlet is not None, "connect first"
+        machines = {worker.machine for worker in workers}
+        is_shared = self.outlet.shared_on != "" and machines == {self.outlet.shared_on}
+        push = SharedMemoryPush if is_shared else BucketPush
+        return push(self.learner, self.outlet, version, workers, self.deadline_s)

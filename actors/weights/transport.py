@@ -1,0 +1,81 @@
+"""What a weight transport is: how the bytes of a policy version travel from the learner to the
+rollout workers.
+
+Each transport is a file beside this one. `actors.weights.update` drives them all through the same
+five phases, and `bimode.rl.transports` holds what each declares:
+
+    PREPARE    the learner exports; the workers go on with what they generate
+    PAUSE      a worker has ended its slice and generates nothing from here on
+    TRANSFER   it loads the weights
+    VERIFY     it proves that it holds what was sent
+    RESUME     the version is live; unfinished completions go on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from actors.rollout.fleet import WorkerHandle
+
+
+class WeightPush(ABC):
+    """One policy version on its way to `workers`: those that were behind when it began, and have
+    neither taken it in nor left.
+    """
+
+    # seconds that the learner waits for a slice, before a worker leaves the push; None: it does
+    # not wait, and a slice that is too long counts against the worker
+    patience_s: float | None = None
+
+    def __init__(self, version: int, workers: Iterable[WorkerHandle]) -> None:
+        self.version, self.workers = version, set(workers)
+        self.prepared = asyncio.Event()  # the workers may pause
+        self.prepared_at = 0.0
+
+    def set_prepared(self) -> None:
+        """The workers may pause from here on."""
+        if not self.prepared.is_set():
+            self.prepared_at = time.monotonic()
+            self.prepared.set()
+
+    @property
+    @abstractmethod
+    def holds_learner(self) -> bool:
+        """Whether the learner has to keep its weights as they are."""
+
+    @abstractmethod
+    async def prepare(self) -> None:
+        """The learner's side, until all bytes have left it. Raises LearnerLostError."""
+
+    async def pause(self, worker: WorkerHandle) -> None:  # noqa: B027  most have nothing
+        """What a worker has to end before its transfer, beside its slice."""
+
+    @abstractmethod
+    async def transfer(self, worker: WorkerHandle) -> None:
+        """Puts the weights into a worker that has paused."""
+
+    @abstractmethod
+    async def verify(self, worker: WorkerHandle) -> None:
+        """Compares what the worker holds with what was sent. Raises WorkerFailedError."""
+
+    def leave(self, worker: WorkerHandle) -> None:
+        """The worker has the version, is lost, or left."""
+        self.workers.discard(worker)
+
+
+class WeightTransport(Protocol):
+    """How weights travel. `name` is its name in `bimode.rl.transports`."""
+
+    name: str
+
+    async def connect(self, workers: Sequence[WorkerHandle]) -> None:
+        """Asks the learner how weights leave it, or forms a group with the workers; does nothing
+        when called again.
+        """
+
+    def start(self, version: int, workers: Iterable[WorkerHandle]) -> WeightPush:
+        """One version to the workers that are behind; returns at once."""
