@@ -135,8 +135,9 @@ class WorkerHandle:
         return WorkerFailedError(self.name, f"is not trusted{self._after()}: {why}", True)
 
     def _after(self, began: float | None = None) -> str:
-        began = self._phase.began if self._phase else began or time.monotonic()
-        where = f" in {self._phase.name}" if self._phase else ""
+        phase = self._phase or self._awaited
+        began = phase.began if phase else began or time.monotonic()
+        where = f" in {phase.name}" if phase else ""
         return f"{where} after {time.monotonic() - began:.1f} s"
 
     @contextmanager

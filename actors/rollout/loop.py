@@ -120,7 +120,7 @@ class Rollouts:
     async def _batch(self, version: int) -> list[ScoredGroup]:
         asked = time.monotonic()
         self._book_idle()
-        self._learner_waits = True
+        self._learner_waits = self.weights.learner_is_idle = True
         while True:
             self.weights.raise_failure()
             if self._failure is not None:
@@ -132,7 +132,7 @@ class Rollouts:
                     break
             await self.weights.changed.wait()
         self._book_idle()
-        self._learner_waits = False
+        self._learner_waits = self.weights.learner_is_idle = False
         self._waits += Waits(learner=self._booked - asked)
         self.trace.span("learner", "wait for a batch", asked, self._booked, version=version)
         return batch
@@ -204,8 +204,8 @@ class Rollouts:
                     self._deliver(worker, group_id, results)
             else:
                 await self._idle(worker)
-        self.weights.drop(worker)
         self.fleet.remove_worker(worker)
+        self.weights.drop(worker)
         self.on_event(f"{worker.name} leaves; rollout workers: {len(self.fleet.workers)}")
 
     def _is_wanted(self, worker: WorkerHandle) -> bool:
@@ -255,8 +255,8 @@ class Rollouts:
         self._damaged += error.is_damage
         if self._damaged > MOST_DAMAGED:  # then they are damaged where they come from
             raise error.__cause__ or error
-        self.weights.drop(worker)
         successor = self.fleet.replace(worker)
+        self.weights.drop(worker)
         self.lost += 1
         leases = [lease for lease, _ in worker.leases.values()]
         count = sum(len(lease.group_ids) for lease in leases)

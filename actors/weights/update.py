@@ -66,6 +66,7 @@ class WeightUpdates:
         self.trace: Trace | None = None
         self.spent = Waits()  # seconds of all workers, until somebody takes them
         self.pushes: list[WeightPush] = []
+        self.learner_is_idle = False  # it may begin another push
         self._loop = loop
         self._stragglers = set[WorkerHandle]()  # in the slice for which they left a push
         self._tasks = set[asyncio.Task[None]]()
@@ -94,6 +95,7 @@ class WeightUpdates:
     async def _push(self, version: int) -> None:
         self.version = version
         await self.transport.connect(self.fleet.workers)
+        self.learner_is_idle = True
         self.send_to_stragglers()
         self.changed.give()
 
@@ -101,20 +103,23 @@ class WeightUpdates:
         while not self.learner_is_free:
             self.raise_failure()
             await self.changed.wait()
+        self.learner_is_idle = False
 
     async def cancel(self) -> None:
         """Gives up every push: no rollout loop drives the workers any more."""
-        self.pushes = []
+        self.pushes, self.learner_is_idle = [], False
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _catch_up(self) -> None:
         await self.fleet.ready()
+        self.learner_is_idle = True
         while any(worker.version < self.version for worker in self.fleet.workers):
             self.send_to_stragglers()
             await asyncio.gather(*(self._take(worker) for worker in self.fleet.workers))
             self.raise_failure()
+        self.learner_is_idle = False
 
     async def _take(self, worker: WorkerHandle) -> None:
         if (push := self.of(worker)) is None:
@@ -147,7 +152,7 @@ class WeightUpdates:
 
     def send_to_stragglers(self) -> None:
         """Starts a push to the workers that are behind, if the learner is free for one."""
-        if self.learner_is_free and (behind := self.behind):
+        if self.learner_is_idle and self.learner_is_free and (behind := self.behind):
             push = self.transport.start(self.version, behind)
             self.pushes.append(push)
             self._spawn(self._prepare(push))
@@ -161,6 +166,7 @@ class WeightUpdates:
     def due(self, worker: WorkerHandle) -> WeightPush | None:
         """The push that a worker, which is between two slices, has to take in now."""
         self._stragglers.discard(worker)
+        self.send_to_stragglers()
         push = self.of(worker)
         return push if push is not None and push.prepared.is_set() else None
 
@@ -188,9 +194,13 @@ class WeightUpdates:
     def drop(self, worker: WorkerHandle) -> None:
         """The worker has its version, or is lost."""
         self._stragglers.discard(worker)
+        self._leave(worker)
+
+    def _leave(self, worker: WorkerHandle) -> None:
         for push in self.pushes:
             push.leave(worker)
         self.pushes = [push for push in self.pushes if push.workers]
+        self.send_to_stragglers()
         self.changed.give()
 
     def _record(self, worker: WorkerHandle, phase: Phase, version: int, began: float) -> float:
@@ -219,8 +229,8 @@ class WeightUpdates:
             return
         await asyncio.sleep(push.patience_s)
         for worker in [w for w in push.workers if not w.is_updating]:
-            self.drop(worker)
             self._stragglers.add(worker)
+            self._leave(worker)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._guard(coroutine))

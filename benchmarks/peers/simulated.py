@@ -74,6 +74,9 @@ class WaitingEngine:
             for key, (_, n, stop) in ended
         ]
 
+    def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """There is no group."""
+
     def start_update(self) -> None:
         """Weights are coming."""
 

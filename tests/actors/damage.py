@@ -26,27 +26,14 @@ def die(_: Any) -> None:
     os._exit(1)
 
 
-class AtPickling(list[int]):
-    """An answer that something happens to on its way out."""
-
-    def __init__(self, happens: Callable[[Any], None]) -> None:
-        self.happens = happens
-
-    def __reduce__(self) -> Any:
-        self.happens(None)
-        return list, ((),)
+def die_later(_: Any) -> None:
+    time.sleep(1.0)
+    os._exit(1)
 
 
 def at_verify(happens: Callable[[Any], None]) -> Callable[[Any], None]:
-    """What has been received is an answer to `verify` that never arrives."""
-
     def damage(worker: Any) -> None:
-        def load(bucket: Any) -> Any:
-            del worker.load
-            worker._received = AtPickling(happens)
-            return bucket
-
-        worker.load = load
+        worker._engine.missing_parameters = lambda: happens(worker)
 
     return damage
 
@@ -58,9 +45,58 @@ def at_resume(happens: Callable[[Any], None]) -> Callable[[Any], None]:
     return damage
 
 
+def at_update(happens: Callable[[Any], None]) -> Callable[[Any], None]:
+    """When the learner's ranks send to the worker."""
+
+    def damage(worker: Any) -> None:
+        worker._engine.update = happens
+
+    return damage
+
+
+def at_slice(happens: Callable[[Any], None]) -> Callable[[Any], None]:
+    """In the next step of its engine."""
+
+    def damage(worker: Any) -> None:
+        worker._engine.step = lambda: happens(worker)
+
+    return damage
+
+
+class SimulatedSender:
+    """In the place of `actors.weights.sender.WeightSender`: calls every worker as vLLM's trainer
+    engines do, and moves no bytes.
+    """
+
+    def __init__(self, model: Any, workers: Any, **settings: Any) -> None:
+        from actors.weights.sender import WorkersClient
+
+        self.client = WorkersClient(workers)
+        self.client.init_weight_transfer_engine({"rank_offset": 1})
+
+    def send(self) -> None:
+        self.client.start_weight_update()
+        self.client.update_weights({})
+        self.client.finish_weight_update()
+
+
+def simulate_senders(_: Any) -> None:
+    """In a learner rank."""
+    import actors.weights.sender
+
+    actors.weights.sender.WeightSender = SimulatedSender  # type: ignore[misc, assignment]
+
+
+def stall_at_send(rank: Any) -> None:
+    rank.sender.send = lambda: stall(rank)
+
+
+def die_at_send(rank: Any) -> None:
+    rank.sender.send = lambda: die(rank)
+
+
 def stall_at_third_bucket(rank: Any) -> None:
     """The workers have loaded what there was, and wait."""
-    into_small_buckets(rank)
     real = rank.learner.export_bucket
     rank.learner.export_bucket = lambda version, index, share: (
         stall(rank) if index == 2 else real(version, index, share)
