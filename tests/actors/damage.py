@@ -118,18 +118,10 @@ def export_slowly(rank: Any) -> None:
     real = rank.learner.export_bucket
 
     def export_bucket(version: int, index: int, share: bool) -> Any:
-        time.sleep(1.0)
+        time.sleep(0.4)
         return real(version, index, share)
 
     rank.learner.export_bucket = export_bucket
-
-
-def as_it_was(rank: Any) -> None:
-    from actors.learner.group import WeightExport
-
-    vars(rank.learner).pop("export_bucket", None)
-    rank.learner.buckets = vars(rank).pop("whole", rank.learner.buckets)
-    rank._outlet = WeightExport(len(rank.learner.buckets), "")
 
 
 def share_weights(rank: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -43,7 +44,7 @@ def line_of(start: Any) -> str:
 
 def fleet(model_dir: Path) -> None:
     settings = {"options": rollout_role(CLUSTER, 1).options(), "seed": 0, "sync": "object_store"}
-    RolloutFleet(model_dir, ModelConfig(), workers=1, **settings).wait_until_ready()
+    asyncio.run(RolloutFleet(model_dir, ModelConfig(), workers=1, **settings).ready())
 
 
 def group(model_dir: Path) -> None:

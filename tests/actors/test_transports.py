@@ -28,6 +28,7 @@ from tests.actors.damage import (
     die,
     die_at_send,
     die_later,
+    export_slowly,
     has_a_long_slice,
     holds_another_bucket,
     into_small_buckets,
@@ -297,6 +298,42 @@ def test_weights_that_are_damaged_at_every_worker_end_the_run(bench: Any, transp
     with pytest.raises(CorruptWeightsError, match="damaged"):
         run.loop.batch(1)
     assert len(run.said) == 3
+
+
+@pytest.mark.parametrize("transport", ["object_store"], indirect=True, scope="module")
+def test_generation_goes_on_while_the_learner_prepares(
+    ray_local: Any, text_model: Path, transport: str, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learner that takes seconds for its weights stops nobody for seconds; and of many buckets a
+    few are out of the learner at a time.
+    """
+    from actors.weights.object_store import WINDOW, BucketPush
+
+    ahead: list[int] = []
+    real = BucketPush.exported
+    monkeypatch.setattr(
+        BucketPush,
+        "exported",
+        lambda push, bucket: (
+            ahead.append(len([b for b in push.buckets if b is not None])),
+            real(push, bucket),
+        ),
+    )
+    other = prepared_learner(ray_local, text_model, transport)
+    try:
+        run = bench(other, staleness=1)
+        run.step(0)
+        ray_local.get(other.ranks[0].__ray_call__.remote(export_slowly))
+        run.weights.push(1)
+        first = run.loop.mark_trained(run.loop.batch(1), 1).waits
+        wait_for(lambda: all(worker.version == 1 for worker in run.fleet.workers))
+        run.weights.push(2)
+        second = run.loop.mark_trained(run.loop.batch(2), 2).waits
+        assert first.learner > 1.0
+        assert 0 < first.stopped + second.stopped < first.learner - 0.2
+        assert len(ahead) > 4 and max(ahead) <= WINDOW + 1
+    finally:
+        other.close()
 
 
 @pytest.mark.parametrize("transport", ["shared_memory"], indirect=True, scope="module")

@@ -7,6 +7,7 @@ cache shows.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import io
 import itertools
@@ -29,8 +30,8 @@ from bimode.records import Completion, GenerationRequest, Prompt, TrainingSample
 from bimode.renderer import Renderer, load_model
 from bimode.storage.shared_memory import as_array
 from bimode.storage.weights import WeightBucket
-from tests.actors.damage import share
-from tests.actors.test_weight_stream import new_learner
+from tests.actors.damage import share_weights
+from tests.actors.loops import new_learner
 
 pytestmark = pytest.mark.ray
 
@@ -297,7 +298,7 @@ def test_a_snapshot_with_an_unknown_name_is_refused_and_a_whole_one_repairs(llav
 @pytest.fixture
 def lender(ray_local: Any, text_model: Path) -> Iterator[Any]:
     group = new_learner(text_model)
-    ray_local.get(group.ranks[0].__ray_call__.remote(share))
+    ray_local.get(group.ranks[0].__ray_call__.remote(share_weights))
     yield group
     group.close()
 
@@ -307,14 +308,17 @@ def test_weights_that_are_lent_answer_as_the_same_copied(text: Bench, lender: An
 
     def update(version: int, is_shared: bool) -> Any:
         exports = [
-            lender.export(version, index, is_shared) for index in range(lender.outlet.num_buckets)
+            lender.export(version, index, is_shared)
+            for index in range(asyncio.run(lender.export_plan()).num_buckets)
         ]
         for export in exports if is_shared else ():
             text.call("prefetch", export.bucket)
         text.call("start_update")
         for export in exports:
             text.call("receive", export.bucket)
-        assert text.call("verify", version) == [lender.checksum_of(export) for export in exports]
+        assert text.call("verify", version) == [
+            asyncio.run(lender.checksum(export)) for export in exports
+        ]
         text.call("finish_update", version)
         return [(c.token_ids_T, c.logprobs_T[c.num_forced :]) for c in text.draw()]
 

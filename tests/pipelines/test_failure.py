@@ -4,6 +4,7 @@ rest of it stands.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import pickle
 import traceback
@@ -324,7 +325,7 @@ def test_an_engine_that_is_given_a_wrong_argument_says_which(
         text_model, model, workers=1, options={"num_cpus": 0}, seed=0, sync="object_store"
     )
     with pytest.raises(ActorDiedError) as failed:
-        fleet.wait_until_ready()
+        asyncio.run(fleet.ready())
     line = str(as_user_error("bpo", tmp_path, failed.value))
     assert line.startswith(
         "bpo: ValueError: User-specified max_model_len (99999) is greater than the derived"

@@ -4,6 +4,7 @@ answered as it would have been.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,6 +19,7 @@ from bimode.errors import WorkerLostError
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, GenerationResult
 from pipelines.chaos import stall
+from tests.actors.loops import new_fleet
 from tests.rollouts import paired
 
 pytestmark = pytest.mark.ray
@@ -35,86 +37,74 @@ def flat(results: list[GenerationResult]) -> list[Completion]:
 
 @pytest.fixture
 def fleet(ray_local: Any, text_model: Path) -> Iterator[Any]:
-    """Two workers without vLLM, who may be silent for two seconds."""
-    from actors.rollout.fleet import RolloutFleet
+    """Two workers without vLLM, which may take two seconds for an answer."""
     from benchmarks.peers.simulated import PromptWorker
 
-    fleet = RolloutFleet(
-        text_model,
-        MODEL,
-        workers=2,
-        options={"num_cpus": 0},
-        seed=0,
-        sync="object_store",
-        worker=PromptWorker,
-        timeout_s=2.0,
-    )
-    fleet.wait_until_ready()
+    fleet = new_fleet(text_model, PromptWorker, timeout_s=2.0)
+    asyncio.run(fleet.ready())
     yield fleet
     fleet.close()
 
 
 @pytest.mark.parametrize(
     ("damage", "says"),
-    [("kill", "died, .* s into (begin|advance)"), ("stall", "has not answered .* for 2 s")],
+    [("kill", "died after .* s"), ("stall", "has not answered .* for 2 s")],
 )
-def test_who_is_lost_without_a_loop_is_named_and_replaced_once(
+def test_a_worker_that_is_lost_without_a_loop_is_named_and_replaced_once(
     ray_local: Any, fleet: Any, damage: str, says: str
 ) -> None:
-    from actors.rollout import generate
+    from actors.rollout.generate import generate
 
-    def hit(member: Any) -> None:
-        (
-            ray_local.kill(member.actor)
-            if damage == "kill"
-            else member.actor.__ray_call__.remote(stall)
-        )
+    def hit(worker: Any) -> None:
+        if damage == "kill":
+            ray_local.kill(worker.actor)
+        else:
+            worker.actor.__ray_call__.remote(stall)
 
     lost: list[str] = []
 
-    def successor(member: Any, why: str) -> Any:
-        lost.append(f"{member.name} {why}")
-        return fleet.replace(member)
+    async def successor(worker: Any, error: Exception) -> Any:
+        lost.append(str(error))
+        return fleet.replace(worker)
 
-    whole = generate.generate(fleet, REQUESTS)
-    hit(fleet.workers[1])
-    with pytest.raises(WorkerLostError, match=f"^rollout-1 {says}$"):
-        generate.generate(fleet, REQUESTS)
-    fleet.workers[0].calls.clear()
-    again = generate.generate(fleet, REQUESTS, successor)
-    asked = [f"q{i}" for i in range(5) for _ in range(2)]
-    assert [c.prompt_id for c in flat(again)] == [c.prompt_id for c in flat(whole)] == asked
-    assert len(lost) == 1 and lost[0].startswith("rollout-1 ")
-
-    def doomed(member: Any, why: str) -> Any:
-        next_one = fleet.replace(member)
-        fleet.wait_until_ready()
+    async def doomed(worker: Any, error: Exception) -> Any:
+        next_one = fleet.replace(worker)
+        await next_one.ready()
         hit(next_one)
         return next_one
 
+    whole = asyncio.run(generate(fleet, REQUESTS, 0))
     hit(fleet.workers[1])
-    with pytest.raises(
-        WorkerLostError,
-        match=f"^rollout-3 {says}, like the one before it that was asked the same 2 requests$",
-    ):
-        generate.generate(fleet, REQUESTS, doomed)
+    with pytest.raises(WorkerLostError, match=f"^rollout-1 {says}$"):
+        asyncio.run(generate(fleet, REQUESTS, 0))
+    again = asyncio.run(generate(fleet, REQUESTS, 0, successor))
+    asked = [f"q{i}" for i in range(5) for _ in range(2)]
+    assert [c.prompt_id for c in flat(again)] == [c.prompt_id for c in flat(whole)] == asked
+    assert len(lost) == 1 and lost[0].startswith("rollout-1 ")
+    hit(fleet.workers[1])
+    line = f"^rollout-3 {says}, like the one before it that was asked the same 2 requests$"
+    with pytest.raises(WorkerLostError, match=line):
+        asyncio.run(generate(fleet, REQUESTS, 0, doomed))
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"), [("kill", "died"), ("stall", "has not answered version for 2 s")]
+    ("damage", "says"), [("kill", "died"), ("stall", "has not answered begin for 2 s")]
 )
-def test_a_graph_without_a_loop_says_who_does_not_load(
+def test_workers_without_a_loop_say_which_does_not_answer(
     ray_local: Any, fleet: Any, damage: str, says: str
 ) -> None:
     from actors.rl_workers import RLWorkers
 
-    nobody: Any = SimpleNamespace(num_buckets=0)
-    graph = RLWorkers(fleet, nobody, "object_store", 2.0)
-    graph.catch_up()
+    nobody: Any = SimpleNamespace(close=lambda: None)
     victim = fleet.workers[1]
-    ray_local.kill(victim.actor) if damage == "kill" else victim.actor.__ray_call__.remote(stall)
-    with pytest.raises(WorkerLostError, match=f"^rollout-1 {says}"):
-        graph.generate(REQUESTS)
+    with RLWorkers(fleet, nobody, "auto", 2.0) as workers:
+        workers.weights.catch_up()
+        if damage == "kill":
+            ray_local.kill(victim.actor)
+        else:
+            victim.actor.__ray_call__.remote(stall)
+        with pytest.raises(WorkerLostError, match=f"^rollout-1 {says}"):
+            workers.generate(REQUESTS)
 
 
 def test_an_evaluation_survives_a_dead_engine_with_the_same_answers(
@@ -137,5 +127,5 @@ def test_an_evaluation_survives_a_dead_engine_with_the_same_answers(
     assert [c.token_ids_T for c in flat(again)] == [c.token_ids_T for c in flat(whole)]
     [line] = said
     assert re.fullmatch(
-        r"rollout-0 died, .* s into \w+: rollout-2 takes its place and is asked the same", line
+        r"rollout-0 died after .* s \w+: rollout-2 takes its place and is asked the same", line
     )

@@ -56,7 +56,7 @@ def test_an_engine_that_fails_to_start_is_reported_by_its_own_error(
 
 
 def test_an_engine_that_does_not_load_has_ten_times_the_timeout(group: LearnerGroup) -> None:
-    with pytest.raises(WorkerLostError, match="rollout-0 has not answered version for 5 s"):
+    with pytest.raises(WorkerLostError, match="rollout-0 has not answered machine for 5 s"):
         connect(group, "slow", timeout_s=0.5)
 
 
@@ -68,4 +68,4 @@ def test_a_rendezvous_that_does_not_end_is_given_up(group: LearnerGroup) -> None
 
 
 def test_the_object_store_needs_no_rendezvous(group: LearnerGroup) -> None:
-    assert connect(group, "slow", "object_store").fleet.version == 0
+    assert connect(group, "slow", "object_store").weights.version == 0
