@@ -31,7 +31,9 @@ FOUND_ROWS = 10_000
 
 
 class Store:
-    """The candidates of `files`; rows of split `check` are left out, they are published nowhere."""
+    """The candidates of `files`, without rows of split `decontaminate`: they are published
+    nowhere.
+    """
 
     def __init__(self, files: Sequence[Path], scratch: Path) -> None:
         scratch.mkdir(parents=True, exist_ok=True)

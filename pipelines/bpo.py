@@ -107,9 +107,10 @@ def train(
     from bimode.rl.ledger import Ledger
     from bimode.rl.loss import policy_loss
     from bimode.rl.rollout_task import RolloutTask
+    from pipelines import bpo_steps
     from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
-    from pipelines.bpo_steps import credit, open_rollouts, open_workers, rollout_room, update
+    from pipelines.bpo_steps import credit, open_rollouts, open_workers, update
     from pipelines.progress import counted, log_line, track
     from pipelines.scale import WorkerTarget
 
@@ -119,7 +120,7 @@ def train(
     ledger = Ledger(stage.path / "ledger")
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
-    target = WorkerTarget(stage.path, bpo, partial(rollout_room, recipe))
+    target = WorkerTarget(stage.path, bpo, partial(bpo_steps.rollout_room, recipe))
     log_line(f"bpo: loading {counted(bpo.rollout_workers, 'rollout worker')} and the learner")
     with (
         open_workers(recipe, inputs["model"], room) as workers,
@@ -149,9 +150,7 @@ def train(
                 if (step + 1) % bpo.checkpoint_every == 0:
                     log.checkpoint(workers, ledger)
         log.checkpoint(workers, ledger)
-        if rollouts.total.total:
-            count, most = len(workers.fleet.workers), rollout_room(recipe)
-            log_line(f"bpo: {rollouts.total.advice(count, bpo.max_staleness, most, bpo.sync)}")
+        bpo_steps.log_advice(recipe, workers, rollouts)
         workers.learner.save_model(stage.path / "model")
     return StageResult(
         outputs=("model", "metrics.jsonl", "ledger"), counts=log.counts() | ledger.totals.counts()

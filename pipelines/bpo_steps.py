@@ -87,6 +87,14 @@ def open_rollouts(workers: RLWorkers, task: RolloutTask, ledger: Ledger, stage: 
     )
 
 
+def log_advice(recipe: Recipe, workers: RLWorkers, rollouts: Rollouts) -> None:
+    """Logs who waited for whom, and what would help."""
+    if rollouts.total.total:
+        count, most = len(workers.fleet.workers), rollout_room(recipe)
+        bpo = recipe.bpo
+        log_line(f"bpo: {rollouts.total.advice(count, bpo.max_staleness, most, bpo.sync)}")
+
+
 def open_scheduler(task: RolloutTask, ledger: Ledger) -> RolloutScheduler:
     """The scheduler as the recipe wants it."""
     bpo = task.bpo

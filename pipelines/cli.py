@@ -272,7 +272,9 @@ def evaluate(
         raise ConfigError("--out", "(missing)", "name a run directory")
     else:
         with _timed():
-            _evaluate_model(recipe, model, data, out, overrides, seed)
+            from pipelines.evaluate import evaluate_model
+
+            evaluate_model(recipe, model, data, out, overrides, seed)
         _show_result(out)
 
 
@@ -281,45 +283,6 @@ def _modes(text: str) -> str:
 
     named = [one_of("--modes", mode.strip(), list(Mode)) for mode in text.split(",")]
     return f"evaluate.modes={json.dumps(named)}"
-
-
-def _evaluate_model(
-    recipe: Path | None, model: Path, data: Path, out: str, overrides: list[str], seed: int | None
-) -> None:
-    """`model` on `data`, with everything else as in `recipe`, or at its defaults, which are the
-    tiny model's.
-    """
-    from bimode.config.load import build_recipe
-    from cluster.session import output_directory, prepare_process
-    from pipelines.evaluate import check, name_of
-    from pipelines.harness import run_stages
-    from pipelines.progress import if_slow, log_line
-    from pipelines.saved_recipe import load
-
-    for key, path in (("--model", model), ("--data", data)):
-        if not path.is_dir():
-            raise ConfigError(key, path, "no such directory")
-    if (data / "curate" / "data").is_dir():
-        data = data / "curate" / "data"  # of a run's directory
-    told = (*overrides, 'stages=["evaluate"]', f"model.base={model.absolute()}")
-    loaded = (
-        load(recipe, told, seed) if recipe else build_recipe({"name": name_of(model)}, told, seed)
-    )
-    prepare_process(loaded.cluster)  # before transformers is imported: it reads the environment
-    with if_slow("evaluate: looking at the model and the data"):
-        check(loaded, {"data": data.absolute(), "model": model.absolute()}, flagged=True)
-    if recipe is None:
-        most = (
-            f"evaluate.max_tokens = {loaded.evaluate.max_tokens}, model.max_model_len ="
-            f" {loaded.model.max_model_len}"
-        )
-        log_line(f"evaluate: without a recipe: {most}; name a RECIPE too, or --set them")
-    run_stages(
-        ("evaluate",),
-        loaded,
-        output_directory(out),
-        {"data": data.absolute(), name_of(model): model.absolute()},
-    )
 
 
 @app.command()

@@ -26,6 +26,7 @@ from ray.serve.llm.ingress import make_fastapi_ingress
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from actors.rollout.vllm_engine import implementation
+from actors.serving import replica_port as replica_port  # closes a port, in each replica
 from actors.serving import thinking_parser
 from actors.serving.endpoint import ENDPOINTS, MonitoredIngress
 from actors.serving.endpoint_guard import EndpointGuard, Traffic

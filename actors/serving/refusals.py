@@ -21,10 +21,9 @@ from fastapi.exceptions import RequestValidationError
 from PIL.Image import Image
 from pydantic import BaseModel
 from ray.exceptions import RayTaskError
-from ray.llm._internal.serve.core.configs.openai_api_models import (
-    ModelCard,
-    OpenAIHTTPException,
-)  # no public module has these
+
+# no public module has these
+from ray.llm._internal.serve.core.configs.openai_api_models import ModelCard, OpenAIHTTPException
 from ray.llm._internal.serve.core.ingress.middleware import (
     SetRequestIdMiddleware,
     add_exception_handling_middleware,
@@ -38,6 +37,7 @@ from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector, Medi
 from vllm.multimodal.media.image import ImageMediaIO
 from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decides what it drops
 
+from actors.serving import replica_port as replica_port  # closes a port, in each replica
 from actors.serving.chat_request import ChatRequest
 from actors.serving.error_response import error_response
 from bimode.inputs.control_tokens import ControlTokens

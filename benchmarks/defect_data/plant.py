@@ -16,9 +16,10 @@ import numpy as np
 from benchmarks.defect_data import pictures, variants
 from benchmarks.defect_data.damage import DAMAGE, PICTURED, REASONED, STEP
 from benchmarks.defect_data.kinds import KINDS, Kind, counts
+from benchmarks.defect_data.problems import edited, problem
 from benchmarks.defect_data.questions import REWORDED, pick
 from benchmarks.defect_data.record import Record, from_problem, from_sample
-from benchmarks.defect_data.words import Part, edited, problem
+from benchmarks.defect_data.words import Part
 from bimode.config.curate import SourceConfig
 from data_curation.demo import Family, canvas, family_of
 

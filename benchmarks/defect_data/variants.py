@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.defect_data.pictures import decode, encode
+from benchmarks.defect_data.problems import renumbered
 from benchmarks.defect_data.questions import OTHER, pick
 from benchmarks.defect_data.record import Record
-from benchmarks.defect_data.words import renumbered
 from data_curation.demo import canvas
 from data_curation.demo.arithmetic import arithmetic_trace
 from data_curation.demo.charts import TICK_PIXELS, TICKS, chart_trace

@@ -6,8 +6,8 @@ consumes      view `alive`: the rows that no rule has taken out so far (`decide`
 produces      table `repeats`: rank, rank of the kept row of higher priority that it repeats, method
 memory        DuckDB's limit, and the fingerprints of the largest group of rows that ask and answer
 the same A row that is out removes no other row, so nothing depends on chains of similar rows. Rows
-of earlier runs are never out, and an item of split `check` not for one that it is only similar to:
-it is asked elsewhere, and its own copies have to be found.
+of earlier runs are never out. An item of split `decontaminate` is not out for one that it is only
+similar to: it is asked elsewhere, and its own copies have to be found.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ Pairs = list[tuple[int, int]]  # ranks of a row and of the row that it repeats
 
 
 def same_ids(db: Database) -> None:
-    """Of this run's rows with one id the first stays; items of split `check` are published nowhere
-    and may be called anything.
+    """Of this run's rows with one id the first stays; items of split `decontaminate` are published
+    nowhere and may be called anything.
     """
     db.execute(
         f"INSERT INTO repeats SELECT rank, min(rank) OVER (PARTITION BY id) AS hit, '{SAME_ID}'"

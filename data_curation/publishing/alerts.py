@@ -146,8 +146,8 @@ def warn_about_items(store: Store) -> str:
         return ""
     n, told = sum(n for _, n, _ in lost), by_reason({reason: n for reason, n, _ in lost})
     return (
-        f"WARNING: {n:,} evaluation items of split `check` are compared with nothing: {told}, e.g."
-        f" {lost[0][2]}"
+        f"WARNING: {n:,} evaluation items of split `decontaminate` are compared with nothing:"
+        f" {told}, e.g. {lost[0][2]}"
     )
 
 

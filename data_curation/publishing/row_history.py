@@ -247,7 +247,7 @@ def _trained(rollouts: Path, question: str) -> tuple[Trained, ...]:
     if not steps:
         return ()
     query = (
-        "SELECT mode, count(DISTINCT group), count(*), avg(reward), avg(tokens) FROM"
+        "SELECT mode, count(DISTINCT group_id), count(*), avg(reward), avg(tokens) FROM"
         f" {parquet(steps, 'union_by_name = true')} WHERE prompt_id = $1 GROUP BY mode ORDER BY"
         " mode"
     )

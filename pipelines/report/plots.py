@@ -137,6 +137,13 @@ def _accuracy_tokens(axes: Any, results: Results, report: Mapping[str, Any]) -> 
                 clip_on=False,
             )
         axes.plot([], [], "o", color=color, ms=7, label=short(name))
+    _accuracy_legend(axes, report["models"][list(results)[-1]], fills)
+    axes.set(xlabel="tokens a response (mean)", ylabel="accuracy", ylim=(-0.02, 1.04))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _accuracy_legend(axes: Any, last: Mapping[str, Any], fills: Mapping[Mode, str | None]) -> None:
+    """What the marks mean, and the routers of the last model."""
     for mode, marker in MODE_MARKERS.items():
         axes.plot(
             [],
@@ -149,7 +156,6 @@ def _accuracy_tokens(axes: Any, results: Results, report: Mapping[str, Any]) -> 
             label=mode.value.replace("_", "-"),
         )
     axes.plot([], [], "--", color=INK, lw=1, alpha=0.6, label="a coin between the modes")
-    last = report["models"][list(results)[-1]]
     for router, marker, size in (("question_only", "x", 9), ("oracle", "*", 14)):
         at, label = (
             last["routing"]["baselines_detail"][router],
@@ -166,8 +172,6 @@ def _accuracy_tokens(axes: Any, results: Results, report: Mapping[str, Any]) -> 
             ls="none",
             zorder=4,
         )
-    axes.set(xlabel="tokens a response (mean)", ylabel="accuracy", ylim=(-0.02, 1.04))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _think_rate(axes: Any, results: Results) -> None:

@@ -36,6 +36,6 @@ def test_the_classes_that_are_served_close_it() -> None:
     """A replica unpickles its class by the name of its module, and so imports what that imports."""
     from pathlib import Path
 
-    for module in ("serving", "refusals"):
+    for module in ("app", "refusals"):
         code = (Path(replica_port.__file__).parent / f"{module}.py").read_text()
-        assert "from actors import replica_port as replica_port" in code
+        assert "from actors.serving import replica_port as replica_port" in code

@@ -24,7 +24,9 @@ VLLM_SERVER = r"^\.venv/bin/python -m (vllm\S+) --model \S+ --model-impl transfo
 # Broad handlers have two homes: the rollout boundary, and where a run, an actor or an update ends.
 # An entry names why.
 BROAD_EXCEPT = {
-    "actors/rollout/loop.py": "the loop's thread: raised again where the learner waits",
+    "actors/event_loop.py": "cancels what was waited for, and the error goes on",
+    "actors/rollout/loop.py": "a worker's coroutine: raised again where the learner waits",
+    "actors/weights/update.py": "the learner's side: raised again where the learner waits",
     "actors/weights/receiver.py": "cleans up a half-done update, and the error goes on",
     "bimode/models/model_files.py": (
         "libraries raise anything on a foreign model's files: one line for the user"

@@ -30,7 +30,7 @@ from data_curation.checks import filters
 from data_curation.checks.validate import check_rows
 from data_curation.dedup.fingerprints import content_key
 from data_curation.sources import ingest
-from data_curation.sources.layouts import to_sample
+from data_curation.sources.layouts import read_record
 
 REPO = Path(__file__).resolve().parents[2]
 ROWS, SEED = 400, 5
@@ -120,7 +120,7 @@ def sorted_row(row: dict[str, Any]) -> list[tuple[str, Any]]:
 def test_every_row_is_sound_to_our_checks() -> None:
     """What our side loses, it loses to filter and deduplication, as the other side does."""
     source = our_curation.recipe(Path("/nowhere")).sources[0]
-    samples = [to_sample(row, source, "ref", lambda name: b"") for row, _ in sampled()]
+    samples = [read_record(row, source, "ref", lambda name: b"") for row, _ in sampled()]
     rows = [
         ingest.candidate_row(sample, "train") for sample in samples if isinstance(sample, Sample)
     ]

@@ -121,8 +121,8 @@ def test_listing_the_names_imports_none_of_them() -> None:
             "bpo.self_routed = 0.1: bpo.algorithm = hgpo has no rollouts of both",
         ),
         (
-            ("bpo.max_staleness=1", "bpo.sync=nccl"),
-            "bpo.max_staleness = 1: sync = nccl moves weights while nothing is under way",
+            ("bpo.sync=shared_memory", "cluster.learner_gpus=1"),
+            "bpo.sync = shared_memory: reads the learner's memory, which a GPU's is not",
         ),
         (
             ("bpo.rollout_workers_max=4", "bpo.sync=nccl"),

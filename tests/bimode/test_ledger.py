@@ -57,7 +57,7 @@ def test_counts_add_up_to_what_was_drawn(tmp_path: Path) -> None:
         (0, P, "has ended"),
         (4, T, "it is leased"),
         (3, L, "it is generated"),
-        (5, L, "it is not drawn"),
+        (5, L, "it is not started"),
         (3, State.REFUSED, "it is generated"),
     ],
 )
@@ -75,11 +75,11 @@ def test_a_resumed_run_is_cut_back_to_its_seal(tmp_path: Path) -> None:
     sealed = (tmp_path / FILE).read_bytes() if written(tmp_path).path.is_file() else b""
     with (tmp_path / FILE).open("ab") as file:
         file.write(b'{"group_id": 4, "to')  # killed while it wrote
-    assert read(tmp_path / FILE).torn == 17
+    assert read(tmp_path / FILE).torn == 19
     ledger = Ledger(tmp_path)
     cut = ledger.resume(1)
     kept = (tmp_path / FILE).read_bytes()
-    assert sealed.startswith(kept) and cut == len(sealed) + 17 - len(kept)
+    assert sealed.startswith(kept) and cut == len(sealed) + 19 - len(kept)
     assert json.loads(kept.splitlines()[-1])["seal"] == 1
     ledger.move([2], P, id="again")
     ledger.seal(2, "c")

@@ -17,13 +17,11 @@ from bimode.errors import ConfigError
 from bimode.learner import packing_check
 from bimode.learner.packing_check import LIMIT, check_packing, compare, known_reason, refuse_known
 from bimode.learner.policy import LogitTransform
+from tests.image_types import image_configs, image_probes, tiny_image_text
 from tests.model_types import (
     difference,
-    image_configs,
-    image_probes,
     judge,
     text_probes,
-    tiny_image_text,
     tiny_text,
     verdicts,
 )

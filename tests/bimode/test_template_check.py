@@ -65,7 +65,7 @@ def test_a_template_without_bounds_is_refused(
     assert says in str(told.value) and "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("codec", [Renderer, ChatRenderer])
+@pytest.mark.parametrize("renderer", [Renderer, ChatRenderer])
 def test_a_judge_or_a_tagging_model_is_checked_before_its_first_prompt(
     text_model: Path, tmp_path: Path, limits: None, renderer: type[Renderer]
 ) -> None:

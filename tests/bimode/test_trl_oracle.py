@@ -64,6 +64,31 @@ class TrlBatch:
         ]
 
 
+def grpo_args(config: BpoConfig, loss_type: str, folder: Path) -> Any:
+    """TRL's settings for `config`."""
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        seed=0,
+        loss_type=loss_type,
+        scale_rewards="none" if config.normalize == "none" else "group",
+        num_generations=GROUP,
+        per_device_train_batch_size=len(REWARDS),
+        gradient_accumulation_steps=1,
+        max_completion_length=MAX_TOKENS,
+        beta=0.1,
+        epsilon=config.clip_low,
+        epsilon_high=config.clip_high,
+        gradient_checkpointing=False,
+        # the paper's k3; TRL's default multiplies it by the ratio
+        use_bias_correction_kl=False,
+    )
+
+
 @pytest.fixture(scope="module", params=["grpo", "dr_grpo", "dapo"])
 def trl_batch(
     request: pytest.FixtureRequest, tiny_text: Path, tmp_path_factory: pytest.TempPathFactory
@@ -76,7 +101,7 @@ def trl_batch(
         warnings.simplefilter(
             "ignore"
         )  # it has not met this version of vLLM, which it does not use here
-        from trl import GRPOConfig, GRPOTrainer
+        from trl import GRPOTrainer
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -85,25 +110,7 @@ def trl_batch(
         environment.delenv(
             "LOCAL_RANK", raising=False
         )  # DeepSpeed wants one; accelerate takes it for a launcher
-        args = GRPOConfig(
-            output_dir=str(tmp_path_factory.mktemp("trl")),
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            seed=0,
-            loss_type=request.param,
-            scale_rewards="none" if config.normalize == "none" else "group",
-            num_generations=GROUP,
-            per_device_train_batch_size=len(REWARDS),
-            gradient_accumulation_steps=1,
-            max_completion_length=MAX_TOKENS,
-            beta=0.1,
-            epsilon=config.clip_low,
-            epsilon_high=config.clip_high,
-            gradient_checkpointing=False,
-            # the paper's k3; TRL's default multiplies it by the ratio
-            use_bias_correction_kl=False,
-        )
+        args = grpo_args(config, request.param, tmp_path_factory.mktemp("trl"))
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(tiny_text, dtype=torch.float64),
         reward_funcs=reward,

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from bimode.config.curate import SourceConfig
 from bimode.config.load import build_recipe
 from bimode.errors import ConfigError
+from bimode.storage.run_dir import FORMAT
 from bimode.storage.uri_secrets import without_secrets
 from cluster.checks import check_address
 from cluster.submit import dashboard
@@ -131,7 +132,7 @@ def test_a_section_alone_shows_no_value_of_another_kind() -> None:
 def test_a_run_that_was_made_with_one_is_refused_too(tmp_path: Path) -> None:
     """Its manifest holds the recipe of a version that let it pass."""
     source = {"path": SECRETS[0], "layout": "chat"}
-    manifest = {"recipe": {"name": "t", "curate": {"sources": [source]}}}
+    manifest = {"format": FORMAT, "recipe": {"name": "t", "curate": {"sources": [source]}}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(
         ConfigError, match=r"^curate\.sources\.0\.path = s3://\*\*\*@bucket"

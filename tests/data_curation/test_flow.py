@@ -195,7 +195,7 @@ def test_equal_work_gives_equal_bytes_that_datasets_decodes(tmp_path: Path) -> N
     assert all(0 <= t["tag_low"] <= t["tag_high"] <= 1 for t in tags)
     assert [op["op"] for op in data["train"][0]["ops"]] == [
         "read",
-        "decontaminate",
+        "check",
         "dedup",
         "fold",
         "tag",
@@ -367,7 +367,7 @@ def test_items_whose_answers_are_withheld_are_compared_and_what_cannot_be_read_i
         ("contaminated", "exact question + pixels")
     ] * 2
     assert warn_about_items(store).endswith(
-        "1 evaluation items of split `check` are compared with nothing: 1 bad_record, e.g."
-        " check.jsonl#2: bad_record: Expecting property name enclosed in double quotes at"
+        "1 evaluation items of split `decontaminate` are compared with nothing: 1 bad_record, e.g."
+        " decontaminate.jsonl#2: bad_record: Expecting property name enclosed in double quotes at"
         " character 1"
     )

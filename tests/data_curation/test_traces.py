@@ -385,7 +385,7 @@ def test_one_trace_for_many_answers_is_a_template(table: pa.Table, tmp_path: Pat
     told = {"trace": ["look at 1 part of it"] * 6, "verifier": ["open", *["exact"] * 5]}
     taught = write(table, tmp_path / "taught" / "t.parquet", **(changed | told))
     limits = TraceConfig(model="base", template_rows=6)
-    taught.apply(
+    taught.add_overlay(
         refuse_traces(taught, limits, FilterConfig(), tmp_path / "taught" / "found.parquet")
     )
     assert taught.table(["reason"])["reason"].to_pylist() == [
@@ -394,7 +394,7 @@ def test_one_trace_for_many_answers_is_a_template(table: pa.Table, tmp_path: Pat
     ], "an open question has no teacher"
     (tmp_path / "few").mkdir()
     few = write(table, tmp_path / "few" / "t.parquet", **changed)
-    few.apply(
+    few.add_overlay(
         refuse_traces(
             few, TraceConfig(template_rows=7), FilterConfig(), tmp_path / "few" / "found.parquet"
         )

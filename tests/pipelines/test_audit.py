@@ -14,7 +14,7 @@ import pytest
 
 from bimode.rl.ledger import Ledger, State
 from bimode.rl.prompt_order import item_of
-from bimode.storage.run_dir import StageDir, digest_path
+from bimode.storage.run_dir import FORMAT, StageDir, digest_path
 from pipelines.audit import audit_run
 from pipelines.cli import exit_code
 
@@ -39,7 +39,7 @@ def drawn_from(run: Path, started: list[str]) -> Path:
     """
     (run / "bpo").mkdir()
     (run / "manifest.json").write_text(
-        json.dumps({"recipe": {"bpo": {"prompts_per_step": 1}, "seed": 0}})
+        json.dumps({"format": FORMAT, "recipe": {"bpo": {"prompts_per_step": 1}, "seed": 0}})
     )
     claim = {"config": "", "inputs": {"data": digest_path(run / "curate" / "data"), "model": ""}}
     (run / "bpo" / "claim.json").write_text(json.dumps(claim))

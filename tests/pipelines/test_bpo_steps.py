@@ -15,29 +15,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from bimode.config.recipe import Recipe
 from bimode.config.rl import BpoConfig
-from bimode.errors import MismatchError, StarvedError, VerifierLostError
+from bimode.errors import StarvedError, VerifierLostError
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt, RolloutGroup
 from bimode.rl.ledger import Ledger
 from bimode.rl.loss import policy_loss
-from bimode.rl.prompt_order import item_of
 from bimode.rl.rollout_summary import summarize
+from bimode.rl.rollout_task import RolloutTask, requests, scored_groups
 from bimode.rl.scheduler import Lease, RefusedPrompt, ScoredGroup
 from pipelines.bpo_log import RunLog
-from pipelines.bpo_reference import FILE, reference_rewards
-from pipelines.bpo_steps import (
-    credit,
-    open_rollouts,
-    open_scheduler,
-    requests,
-    scored_groups,
-    update,
-)
+from pipelines.bpo_steps import credit, open_scheduler, update
 from tests.rollouts import completion, config, paired
 
 RIGHT, WRONG = "\n\n</think>\n\n7", "\n\n</think>\n\n8"
@@ -77,6 +67,13 @@ class ScriptedGraph:
         )
 
 
+class InOrder(RolloutTask):
+    """The k-th group is of the k-th prompt."""
+
+    def prompt(self, group_id: int) -> Prompt:
+        return self.prompts[group_id]
+
+
 @dataclass(frozen=True)
 class Step:
     """What one step drew."""
@@ -96,13 +93,13 @@ def collect(
 ) -> Step:
     """The batch of step 0 of a run whose data order is `asked`, by one worker without a fault."""
     with tempfile.TemporaryDirectory() as folder:
-        scheduler = open_scheduler(bpo, asked.__getitem__, len(asked), Ledger(Path(folder)))
+        task = InOrder(asked, bpo, seed, references)
+        scheduler = open_scheduler(task, Ledger(Path(folder)))
         while (batch := scheduler.batch(0)) is None:
             lease = scheduler.grant("w", 0, 0)
             assert lease is not None
-            group_ids = [(group_id, asked[group_id]) for group_id in lease.group_ids]
-            results = graph.generate(requests(group_ids, bpo.at(0), seed))
-            scheduler.deliver(lease, scored_groups(group_ids, bpo.at(0), results, references))
+            results = graph.generate(task.requests(lease))
+            scheduler.deliver(lease, task.score(lease, results))
         return Step(
             [d.group for d in batch],
             [c for d in batch for c in d.probes],
@@ -162,7 +159,7 @@ def test_a_group_that_spans_more_versions_than_may_be_is_dropped_and_ends_no_run
     """
     bpo = BpoConfig(prompts_per_step=1, group_size=1, max_staleness=1, resample=1)
     prompt = paired([1], [1]).prompt
-    scheduler = open_scheduler(bpo, lambda group_id: prompt, 1, Ledger(tmp_path))
+    scheduler = open_scheduler(RolloutTask([prompt], bpo, 0, {}), Ledger(tmp_path))
 
     def answer(lease: Lease | None, first: int, last: int) -> None:
         assert lease is not None
@@ -179,7 +176,7 @@ def test_a_group_that_spans_more_versions_than_may_be_is_dropped_and_ends_no_run
     slow = scheduler.grant("slow", 0, 0)
     for version in (0, 1):
         answer(scheduler.grant("a", version, version), version, version)
-        scheduler.trained(scheduler.batch(version) or [], version)
+        scheduler.mark_trained(scheduler.batch(version) or [], version)
     answer(slow, 0, 2)
     assert scheduler.batch(2) is None and (scheduler.stale, scheduler.filtered) == (1, 0)
 
@@ -223,25 +220,20 @@ def test_a_question_that_no_verifier_can_judge_costs_itself() -> None:
     )
     assert isinstance(broken, RefusedPrompt) and broken.group_id == 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.bpo_steps.correctness", lost)
+        patch.setattr("bimode.rl.rollout_task.correctness", lost)
         with pytest.raises(VerifierLostError):
             scored_groups(asked[:1], bpo, results[:2] + results[6:7], {})
 
 
 def test_a_question_that_stands_twice_in_the_data_is_one_question(tmp_path: Path) -> None:
     """Else a run whose every question is refused would draw them for ever."""
-    graph: Any = SimpleNamespace(
-        fleet=SimpleNamespace(is_fixed=True, version=0, workers=[]), learner=None
-    )
-    recipe = Recipe(name="t", bpo=config("per_mode", prompts_per_step=2))
-    rollouts = open_rollouts(
-        recipe, graph, prompts("aab"), {}, Ledger(tmp_path / "ledger"), tmp_path
-    )
+    bpo = config("per_mode", prompts_per_step=2)
+    scheduler = open_scheduler(RolloutTask(prompts("aab"), bpo, 0, {}), Ledger(tmp_path / "ledger"))
     with pytest.raises(StarvedError, match=r"every question is refused \(2\)"):
         for _ in range(9):
-            lease = rollouts.scheduler.grant("w", 0, 0)
+            lease = scheduler.grant("w", 0, 0)
             assert lease is not None
-            rollouts.scheduler.deliver(
+            scheduler.deliver(
                 lease, [RefusedPrompt(group_id, "5 images") for group_id in lease.group_ids]
             )
 
@@ -326,112 +318,3 @@ def test_a_line_of_metrics_counts_what_was_dropped(tmp_path: Path) -> None:
     )
     RunLog(tmp_path, lambda step: 0.15).step(0, scored.scored, {"dropped": scored.dropped})
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["dropped"] == 1
-
-
-def test_the_starting_policy_is_asked_once(tmp_path: Path) -> None:
-    """Two of eight right: .25; kept in the folder, so that a resumed run compares with the same
-    policy.
-    """
-    recipe = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=1))
-    graph = ScriptedGraph({"a": 2, "b": 8})
-    found = reference_rewards(graph, prompts("ab"), recipe, tmp_path)
-    assert found == {"a": 0.25, "b": 1.0}
-    assert {(r.mode, r.n, r.max_tokens) for r in graph.asked} == {
-        (Mode.AUTO, 8, recipe.bpo.max_tokens)
-    }
-    assert reference_rewards(ScriptedGraph({}), prompts("ab"), recipe, tmp_path) == found
-    assert pq.read_table(tmp_path / FILE).column_names == ["prompt_id", "reward"]
-    scored = collect(graph, prompts("ab"), recipe.bpo, found, seed=5)
-    assert [g.reference_reward for g in scored.groups] == [0.25, 1.0]
-
-
-def test_the_starting_policy_is_asked_what_will_be_drawn(tmp_path: Path) -> None:
-    """Two steps of two prompts out of eight: four; all eight where dropped groups may be replaced
-    by any.
-    """
-    right = dict.fromkeys("abcdefgh", 1)
-    few = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2))
-    assert len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), few, tmp_path)) == 4
-    (tmp_path / FILE).unlink()
-    any_of_them = Recipe(
-        name="t", bpo=config("adaptthink", prompts_per_step=2, steps=2, resample=1)
-    )
-    assert (
-        len(reference_rewards(ScriptedGraph(right), prompts("abcdefgh"), any_of_them, tmp_path))
-        == 8
-    )
-
-
-def test_a_question_that_replaces_a_refused_one_is_compared_with_the_starting_policy_too(
-    tmp_path: Path,
-) -> None:
-    """The first two of eight are to be drawn; one is refused, so any other may come: all that can
-    be asked are.
-    """
-    recipe = Recipe(name="t", bpo=config("adaptthink", prompts_per_step=2, steps=1))
-    names = "abcdefgh"
-    refused = prompts(names)[item_of(0, 8, recipe.seed)].id
-    right = {name: 2 for name in names if name != refused}
-    found = reference_rewards(ScriptedGraph(right), prompts(names), recipe, tmp_path)
-    assert found == dict.fromkeys(right, 0.25)
-    assert reference_rewards(ScriptedGraph({}), prompts(names), recipe, tmp_path) == found, "kept"
-
-
-def test_the_starting_policy_pays_for_length_too(tmp_path: Path) -> None:
-    """Two of eight right, and 3 tokens of 4 with buffer .5: .25 - .5."""
-    recipe = Recipe(
-        name="t",
-        bpo=config("adaptthink", prompts_per_step=1, steps=1, max_tokens=4, overlong_buffer=0.5),
-    )
-    assert reference_rewards(ScriptedGraph({"a": 2}), prompts("a"), recipe, tmp_path) == {
-        "a": -0.25
-    }
-
-
-def test_who_compares_with_nobody_asks_nobody(tmp_path: Path) -> None:
-    assert (
-        reference_rewards(
-            ScriptedGraph({}), prompts("ab"), Recipe(name="t", bpo=config("grpo")), tmp_path
-        )
-        == {}
-    )
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("mismatch", "stops"), [(0.0, False), (0.05, False), (0.06, True), (math.inf, True)]
-)
-def test_an_engine_that_computes_something_else_stops_the_step(
-    mismatch: float, stops: bool
-) -> None:
-    """Before the optimizer moves, and only where it is asked for: in the first two steps of a
-    run.
-    """
-    moved: list[int] = []
-    learner = SimpleNamespace(
-        update=lambda *_, **__: {"loss": 0.5, "mismatch": 4 * mismatch, "compared": 4.0},
-        optim_step=lambda: moved.append(1) or SimpleNamespace(grad_norm=1.0, lr=1.0),
-    )
-    graph, batch = (
-        SimpleNamespace(learner=learner),
-        credit([paired((1.0, 0.0), (0.0, 1.0))], config(g=2), 0),
-    )
-    loss = policy_loss(0.2, 0.2, 0.0)
-    if stops:
-        with pytest.raises(MismatchError, match=r"bpo\.max_mismatch is 0\.05"):
-            update(graph, batch, loss, 0.05)
-        assert moved == []
-    else:
-        assert update(graph, batch, loss, 0.05)["mismatch"] == mismatch
-    update(graph, batch, loss)
-    assert moved == ([1] if stops else [1, 1])
-
-
-@pytest.mark.parametrize(
-    ("given", "dtype", "limit"),
-    [(None, "float32", 1e-4), (None, "bfloat16", 0.05), (0.3, "bfloat16", 0.3)],
-)
-def test_how_far_engine_and_learner_may_differ(
-    given: float | None, dtype: str, limit: float
-) -> None:
-    assert config(max_mismatch=given).mismatch_limit(dtype) == limit

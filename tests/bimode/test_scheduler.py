@@ -240,7 +240,7 @@ def test_nothing_is_lost_or_repeated_whoever_dies(
         found = read(Path(folder) / FILE)
         assert (
             found.totals.counts()["trained"] == len(mark_trained)
-            and sum(found.totals.counts().values()) == found.totals.scored
+            and sum(found.totals.counts().values()) == found.totals.started
         )
 
 
