@@ -99,9 +99,7 @@ def train(
     drill: FaultInjector,
     room: dict[str, Any],
 ) -> StageResult:
-    """Trains for `bpo.steps` or `bpo.rollout_tokens`, the learner group in its `room`, from the
-    last sealed checkpoint on.
-    """
+    """Trains from the last sealed checkpoint on; the learner group gets its `room`."""
     from bimode.inputs.prompts import read_prompts
     from bimode.rl.importance import importance_of
     from bimode.rl.ledger import Ledger
@@ -111,7 +109,7 @@ def train(
     from pipelines.bpo_log import RunLog
     from pipelines.bpo_reference import reference_rewards
     from pipelines.bpo_steps import credit, open_rollouts, open_workers, update
-    from pipelines.progress import counted, log_line, track
+    from pipelines.progress import track
     from pipelines.scale import WorkerTarget
 
     bpo = recipe.bpo
@@ -121,7 +119,6 @@ def train(
     prompts = read_prompts(inputs["data"], "rl")
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
     target = WorkerTarget(stage.path, bpo, partial(bpo_steps.rollout_room, recipe))
-    log_line(f"bpo: loading {counted(bpo.rollout_workers, 'rollout worker')} and the learner")
     with (
         open_workers(recipe, inputs["model"], room) as workers,
         track("bpo", total=bpo.steps, unit="step") as bar,
@@ -152,9 +149,8 @@ def train(
         log.checkpoint(workers, ledger)
         bpo_steps.log_advice(recipe, workers, rollouts)
         workers.learner.save_model(stage.path / "model")
-    return StageResult(
-        outputs=("model", "metrics.jsonl", "ledger"), counts=log.counts() | ledger.totals.counts()
-    )
+    counts = log.counts() | ledger.totals.counts()
+    return StageResult(outputs=("model", "metrics.jsonl", "ledger"), counts=counts)
 
 
 if __name__ == "__main__":

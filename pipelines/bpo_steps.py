@@ -22,7 +22,7 @@ from bimode.rl.rollout_task import RolloutTask
 from bimode.rl.scheduler import RolloutScheduler
 from bimode.rl.timeline import Trace
 from bimode.rl.token_metrics import means_by_mode, metric_means
-from pipelines.progress import log_line
+from pipelines.progress import counted, log_line
 
 if TYPE_CHECKING:
     from actors.rl_workers import RLWorkers
@@ -54,6 +54,7 @@ def open_workers(recipe: Recipe, model_dir: Path, learner_options: dict[str, Any
     from cluster.placement import plan
 
     bpo = recipe.bpo
+    log_line(f"bpo: loading {counted(bpo.rollout_workers, 'rollout worker')} and the learner")
     rollout, _ = plan("bpo", recipe)
     return start_workers(
         model_dir,
