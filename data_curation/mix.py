@@ -16,7 +16,6 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from bimode.config.mix import MixConfig
 from bimode.errors import StarvedError
 from data_curation.formats import share_of
-from data_curation.store import Store, write_overlay
+from data_curation.store import Store
 from data_curation.tagging.tagging import ALIVE_TRAIN
 
 MIX_COLUMNS = ("id", "task", "domain", "mode")
@@ -153,24 +152,18 @@ def mix(rows: pa.Table, config: MixConfig, seed: int, paired_share: float = 0.0)
     )
 
 
-def leave_out(
-    store: Store, config: MixConfig, seed: int, paired_share: float, out: Path
-) -> tuple[Path, tuple[str, ...]]:
-    """Writes which train questions are beyond the mix, for `Store.apply`, and returns what it
-    lacked, in lines.
+def leave_out(store: Store, config: MixConfig, seed: int, paired_share: float) -> tuple[str, ...]:
+    """Rejects the train questions beyond the mix, and returns a line for each shortage.
 
-    Where none is left, no share is to blame: that is told with the reasons
-    (`publishing.alerts.starving`).
+    With no question at all, no share is to blame: `publishing.alerts` tells the reasons.
     """
     rows = store.table(["file", "row", *MIX_COLUMNS], ALIVE_TRAIN)
-    mixed = (
-        mix(rows, config, seed, paired_share)
-        if rows.num_rows
-        else Mixed(rows, rows.append_column("detail", rows["id"]), (), ())
-    )
+    if not rows.num_rows:
+        return ()
+    mixed = mix(rows, config, seed, paired_share)
     beyond = mixed.left.select(["file", "row", "detail"]).to_pylist()
-    columns = [("reason", pa.string()), ("detail", pa.string())]
-    return write_overlay(columns, (row | {"reason": "mix"} for row in beyond), out), mixed.lines
+    store.update(["reason", "detail"], (row | {"reason": "mix"} for row in beyond))
+    return mixed.lines
 
 
 def apportion(total: int, shares: Sequence[float]) -> list[int]:

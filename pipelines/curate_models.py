@@ -1,10 +1,10 @@
-"""The models that curation samples: who tags by attempts, who judges open questions, who writes
-traces. Each is a directory of the recipe, sampled by BPO's rollout workers.
+"""The models that curation prompts: taggers, the judge of open questions, the teacher of traces.
+Each is a directory of the recipe, served by BPO's rollout workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,9 +47,9 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 def taggers(recipe: Recipe, inputs: Mapping[str, Path]) -> list[Tagger]:
     """The tagging models: those that the recipe names, else the run's own base."""
     named = [inputs[f"tagger-{at}"] for at in range(len(recipe.curate.rollouts.models))]
-    return [tagger(recipe, path, _name(path)) for path in named] or [
-        tagger(recipe, inputs["base"], _name(Path(recipe.model.base)))
-    ]
+    if not named:
+        return [tagger(recipe, inputs["base"], _name(Path(recipe.model.base)))]
+    return [tagger(recipe, path, _name(path)) for path in named]
 
 
 def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
@@ -85,35 +85,21 @@ def tagger(recipe: Recipe, path: Path, name: str) -> Tagger:
     from actors.rollout.worker import RolloutWorker
     from data_curation.sampling.attempts import Tagger
 
-    model, sampling = recipe.model, recipe.curate.rollouts
-    opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
     return Tagger(
-        opener,
-        name,
-        digest_path(path),
-        model.dtype,
-        model.max_model_len,
-        sampling,
-        recipe.seed,
-        _options(recipe),
+        **_prompted(recipe, path, RolloutWorker, recipe.model.max_model_len),
+        name=name,
+        config=recipe.curate.rollouts,
     )
 
 
 def judge(recipe: Recipe, path: Path) -> Judge:
-    """The model that says of open questions whether they need reasoning."""
+    """The model that judges whether open questions need reasoning."""
     from actors.rollout.chat_worker import ChatWorker
     from data_curation.tagging.judge import Judge
 
     config = recipe.curate.judge
-    opener = _opener(ChatWorker, recipe, path, config.max_model_len)
     return Judge(
-        opener,
-        path.name,
-        digest_path(path),
-        recipe.model.dtype,
-        config,
-        recipe.seed,
-        _options(recipe),
+        **_prompted(recipe, path, ChatWorker, config.max_model_len), name=path.name, config=config
     )
 
 
@@ -124,26 +110,23 @@ def teacher(recipe: Recipe, path: Path, base: Path) -> Teacher:
     from data_curation.traces.generate import Teacher
 
     model, config = recipe.model, recipe.curate.traces
-    name = Path(model.base).name if config.model == SELF else path.name
-    opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
     return Teacher(
-        open_worker=opener,
-        name=name,
-        digest=digest_path(path),
-        dtype=model.dtype,
-        max_model_len=model.max_model_len,
+        **_prompted(recipe, path, RolloutWorker, model.max_model_len),
+        name=Path(model.base).name if config.model == SELF else path.name,
         config=config,
-        seed=recipe.seed,
-        options=_options(recipe),
         controls=Renderer(base).control_tokens,
     )
 
 
-def _opener(
-    kind: type[RolloutWorker], recipe: Recipe, path: Path, max_model_len: int
-) -> Callable[[], Any]:
-    return partial(
-        kind,
+def _prompted(
+    recipe: Recipe, path: Path, worker: type[RolloutWorker], max_model_len: int
+) -> dict[str, Any]:
+    """What every prompt job has, for the model in `path`."""
+    from cluster.placement import plan
+
+    [role] = plan("curate", recipe)
+    opener = partial(
+        worker,
         "curator",
         path.absolute(),
         max_model_len=max_model_len,
@@ -151,10 +134,11 @@ def _opener(
         seed=recipe.seed,
         sync="object_store",
     )
-
-
-def _options(recipe: Recipe) -> dict[str, Any]:
-    from cluster.placement import plan
-
-    [role] = plan("curate", recipe)
-    return role.options()
+    return {
+        "open_worker": opener,
+        "digest": digest_path(path),
+        "dtype": recipe.model.dtype,
+        "max_model_len": max_model_len,
+        "seed": recipe.seed,
+        "options": role.options(),
+    }

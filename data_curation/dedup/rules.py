@@ -1,13 +1,15 @@
 """The rules by which a row repeats another, one after another, over the narrow columns of all
 candidates in DuckDB.
 
-consumes      view `alive`: the rows that no rule has taken out so far (`decide`); `rank` orders
-              them by priority
+consumes      view `alive`: the rows that no rule has rejected so far (`decide`); `rank` orders them
+              by priority
 produces      table `repeats`: rank, rank of the kept row of higher priority that it repeats, method
-memory        DuckDB's limit, and the fingerprints of the largest group of rows that ask and answer
-the same A row that is out removes no other row, so nothing depends on chains of similar rows. Rows
-of earlier runs are never out, and an item of split `check` not for one that it is only similar to:
-it is asked elsewhere, and its own copies have to be found.
+memory        DuckDB's limit, and the fingerprints of the largest group of rows with one question or
+              one answer
+
+A rejected row rejects no other, so nothing depends on chains of similar rows. Rows of earlier runs
+are never rejected. An item of split `decontaminate` is not rejected for being similar to another:
+it is evaluated elsewhere, and its own copies have to be found.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ Pairs = list[tuple[int, int]]  # ranks of a row and of the row that it repeats
 
 
 def same_ids(db: Database) -> None:
-    """Of this run's rows with one id the first stays; items of split `check` are published nowhere
-    and may be called anything.
+    """Keeps the first of this run's rows with one id. Items of split `decontaminate` are never
+    published and may have any id.
     """
     db.execute(
         f"INSERT INTO repeats SELECT rank, min(rank) OVER (PARTITION BY id) AS hit, '{SAME_ID}'"

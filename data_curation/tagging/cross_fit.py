@@ -26,7 +26,7 @@ from bimode.errors import ConfigError
 from bimode.storage.dataset import question_of
 from bimode.storage.run_dir import Provenance, provenance_of, read_json
 from data_curation.dedup.fingerprints import content_key
-from data_curation.store import Store, write_overlay
+from data_curation.store import Store
 from data_curation.tagging.tagging import ALIVE_TRAIN
 
 KEY = "curate.rollouts.models"
@@ -34,26 +34,18 @@ NO_PROVENANCE = (
     "nobody knows what it may tag: copy it to elsewhere if that is all, and keep more with"
     " curate.keep_versions"
 )
-REASON = [("reason", pa.string()), ("detail", pa.string())]
 
 
-def leave_out_folds(store: Store, fold: tuple[int, int], out: Path) -> Path:
-    """Writes which train questions are in another fold than `fold` (which, of how many), for
-    `Store.apply`.
-    """
+def leave_out_folds(store: Store, fold: tuple[int, int]) -> None:
+    """Rejects the train questions of other folds than `fold` (which, of how many)."""
     mine, n = fold
     rows = store.table(["file", "row", "content_key"], ALIVE_TRAIN, "file, row").to_pylist()
-    found = (
-        {
-            "file": row["file"],
-            "row": row["row"],
-            "reason": "other_fold",
-            "detail": f"{other} of {n}",
-        }
-        for row in rows
-        if (other := fold_of(row["content_key"], n)) != mine
-    )
-    return write_overlay(REASON, found, out)
+    rejected = []
+    for row in rows:
+        other = fold_of(row["content_key"], n)
+        if other != mine:
+            rejected.append(row | {"reason": "other_fold", "detail": f"{other} of {n}"})
+    store.update(["reason", "detail"], rejected)
 
 
 def fold_of(key: str, n: int) -> int:

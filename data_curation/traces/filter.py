@@ -6,17 +6,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from bimode.config.curate import FilterConfig
 from bimode.config.traces import TraceConfig
 from bimode.storage.dataset import Row
 from data_curation.checks.filters import filter_trace
-from data_curation.store import Store, write_overlay
+from data_curation.store import Store
 from data_curation.tagging.tagging import ALIVE_TRAIN
 from data_curation.traces.checks import TEMPLATE, check_trace, hash_of, is_replaceable, trace_key
 
@@ -31,20 +29,19 @@ COLUMNS = (
     "verifier_args",
     "trace",
 )
-OVERLAY_COLUMNS = [("trace", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 HAS_TRACE = f"{ALIVE_TRAIN} AND trim(trace) <> ''"
 Ints = NDArray[np.int64]
 
 
-def refuse_traces(store: Store, config: TraceConfig, limits: FilterConfig, out: Path) -> Path:
-    """Writes what the checks say of own traces, for `Store.apply`.
+def refuse_traces(store: Store, config: TraceConfig, limits: FilterConfig) -> None:
+    """Applies the checks to sources' own traces.
 
-    Where a teacher is named the trace goes and the row stays, to be given another one (open
-    questions are not put to it); else it is out with the check's reason: a trace that contradicts
-    its answer speaks against both. `limits` are those of the other filters, which look at no trace
-    that a teacher can replace.
+    If the recipe names a teacher, a refused trace is dropped and the row stays, to get another one
+    (the teacher gets no open questions). Else the row is rejected with the check's reason: a trace
+    that contradicts its answer speaks against both. `limits` are those of the other filters, which
+    check no trace that a teacher can replace.
     """
-    return write_overlay(OVERLAY_COLUMNS, _refused(store, config, limits), out)
+    store.update(["trace", "reason", "detail"], _refused(store, config, limits))
 
 
 def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterator[Row]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from bimode.config.traces import TraceConfig
 from bimode.storage.dataset import Row
-from data_curation.sampling.pool import with_candidates
+from data_curation.store import with_candidates
 from data_curation.tasks import run_tasks
 from data_curation.traces.quality import (
     integration_score,
@@ -60,13 +60,12 @@ def score_rows(files: Sequence[Path], chosen: pa.Table) -> pa.Table:
     return pa.concat_tables(part.cast(RAW_SCHEMA) for part in scored)
 
 
-def penalties_of(
-    raw: pa.Table, config: TraceConfig, necessity: Mapping[str, float]
-) -> dict[str, float]:
-    """P of each row by id: scores are normalised over the rows of `raw`."""
-    ids = raw["id"].to_pylist()
-    needed = np.array([necessity.get(name, np.nan) for name in ids], dtype=np.float64)
+def penalties_of(raw: pa.Table, config: TraceConfig) -> dict[str, float]:
+    """P of each row by id: scores are normalized over the rows of `raw`. How far a question needs
+    its image is not known.
+    """
+    needed = np.full(raw.num_rows, np.nan)
     vision = vision_scores(raw["sharpness"].to_numpy(), raw["pixels"].to_numpy(), needed)
     text, integration = min_max(raw["text"].to_numpy()), min_max(raw["integration"].to_numpy())
     found = repetition_penalty(vision, text, integration, config.alpha, config.beta, config.gamma)
-    return dict(zip(ids, found.round(4).tolist(), strict=True))
+    return dict(zip(raw["id"].to_pylist(), found.round(4).tolist(), strict=True))
