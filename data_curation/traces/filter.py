@@ -1,5 +1,5 @@
-"""A source's own traces put through the checks that generated ones pass, over all rows of the
-store; and what no row shows alone: one and the same trace under different answers.
+"""The checks of generated traces, applied to sources' own traces in all rows of the store; and one
+that needs all rows: one and the same trace under different answers.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from bimode.config.curate import FilterConfig
@@ -45,9 +46,8 @@ def refuse_traces(store: Store, config: TraceConfig, limits: FilterConfig) -> No
 
 
 def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterator[Row]:
-    sound = array(
-        "q"
-    )  # file, row, taught, trace, content, answer of each trace that passed: 48 bytes a row
+    # file, row, taught, trace, content, answer of each trace that passed: 48 bytes a row
+    sound = array("q")
     for batch in store.batches(COLUMNS, HAS_TRACE, "file, row"):
         for row in batch.to_pylist():
             reason, detail = check_trace(row, row["trace"], config)
@@ -70,34 +70,26 @@ def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterato
 
 
 def _flaw(file: int, row: int, trace: str, reason: str, detail: str, taught: bool) -> Row:
-    """`taught`: a teacher may write another trace."""
-    place = {"file": file, "row": row}
+    """What becomes of a row; if it is `taught`, a teacher may write another trace."""
     if taught:
-        return place | {
-            "trace": "",
-            "reason": "",
-            "detail": f"its own trace is refused: {reason} {detail}".strip(),
-        }
-    return place | {"trace": trace, "reason": reason, "detail": detail}
+        trace, detail = "", f"its own trace is refused: {reason} {detail}".strip()
+        reason = ""
+    return {"file": file, "row": row, "trace": trace, "reason": reason, "detail": detail}
 
 
 def template_traces(
     traces_N: Ints, contents_N: Ints, answers_N: Ints, rows: int
 ) -> dict[int, tuple[int, int]]:
-    """Traces that stand in `rows` different rows or more under two answers or more, with both
-    counts; all three as hashes.
+    """Finds traces of at least `rows` different rows with at least two answers, and returns both
+    counts of each; all three arrays are hashes.
 
-    One trace for many answers is the reasoning of none of them; rows of one question and answer may
+    One trace for many answers is the reasoning of none of them. Rows of one question and answer may
     well share theirs.
     """
-    keys, shared = _distinct(traces_N, contents_N)
-    _, meant = _distinct(traces_N, answers_N)
+    rows_N = pa.table({"trace": traces_N, "content": contents_N, "answer": answers_N})
+    counts = rows_N.group_by("trace").aggregate(
+        [("content", "count_distinct"), ("answer", "count_distinct")]
+    )
+    keys, shared, meant = (counts[name].to_numpy() for name in counts.column_names)
     found = np.flatnonzero((shared >= rows) & (meant > 1))
     return {int(keys[at]): (int(shared[at]), int(meant[at])) for at in found}
-
-
-def _distinct(keys_N: Ints, values_N: Ints) -> tuple[Ints, Ints]:
-    """Each key, in order, and how many different values it has."""
-    pairs = np.unique(np.stack([keys_N, values_N]), axis=1)
-    keys, counts = np.unique(pairs[0], return_counts=True)
-    return keys, counts

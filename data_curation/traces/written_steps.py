@@ -30,79 +30,34 @@ TOKEN = re.compile(
 SIDE = ("num", "op", "par")
 PARENTHESES = {"(": 1, ")": -1}
 MOST_TOKENS = 40  # of a side
+# words that make what follows part of something else
 BEFORE = frozenset(
-    {  # words that make what follows part of something else
-        "half",
-        "third",
-        "quarter",
-        "twice",
-        "double",
-        "triple",
-        "times",
-        "plus",
-        "minus",
-        "over",
-        "per",
-        "by",
-        "mod",
-        "modulo",
-        "power",
-        "than",
-        "about",
-        "approximately",
-        "around",
-        "root",
-        "square",
-        "cube",
-        "sin",
-        "cos",
-        "tan",
-        "log",
-        "ln",
-        "exp",
-        "sqrt",
-        "max",
-        "min",
-    }
+    re.findall(
+        r"\w+",
+        """
+    half third quarter twice double triple times plus minus over per by mod modulo power than
+    about approximately around root square cube sin cos tan log ln exp sqrt max min
+    """,
+    )
 )
+# before "of"
 PARTS = frozenset(
-    {  # before "of"
-        "half",
-        "third",
-        "quarter",
-        "fourth",
-        "fifth",
-        "percent",
-        "fraction",
-        "rest",
-        "square",
-        "cube",
-        "root",
-        "power",
-        "multiple",
-    }
+    re.findall(
+        r"\w+",
+        """
+    half third quarter fourth fifth percent fraction rest square cube root power multiple
+    """,
+    )
 )
 UNIT = re.compile(r"[a-z]{3,}")
 AFTER = frozenset(
-    {
-        "of",
-        "times",
-        "plus",
-        "minus",
-        "over",
-        "mod",
-        "modulo",
-        "r",
-        "remainder",
-        "percent",
-        "squared",
-        "cubed",
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "dozen",
-    }
+    re.findall(
+        r"\w+",
+        """
+    of times plus minus over mod modulo r remainder percent squared cubed hundred thousand
+    million billion dozen
+    """,
+    )
 )
 BINDING = BEFORE | AFTER
 OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
