@@ -6,9 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bimode.config.curate import CurateConfig, RolloutSampling, SourceConfig
 from bimode.modes import Mode
+from bimode.records import Completion, GenerationRequest
 from bimode.storage.dataset import Row
 from data_curation.dedup.decide import decide
 from data_curation.sampling.attempts import MODES, Tagger
@@ -88,3 +93,33 @@ def attempt(row: Row, mode: str, number: int, right: bool, text: str = "") -> Re
 def rows_of(store: Store, where: str = "true") -> list[Row]:
     """Everything that the store says of its rows."""
     return [row for batch in store.batches(store.schema.names, where) for row in batch.to_pylist()]
+
+
+NAMES = [f"digits-train-0-{k}" for k in range(6)]
+
+
+def write(table: pa.Table, path: Path, **columns: list[Any]) -> Store:
+    """A store of `table` with some columns replaced."""
+    for name, values in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(
+            at, table.schema.field(at), pa.array(values, type=table.schema.field(at).type)
+        )
+    pq.write_table(table, path)
+    return Store([path], path.parent / "scratch")
+
+
+def completion(request: GenerationRequest, text: str, finished: bool = True) -> Completion:
+    """A completion of as many tokens as `text` has words."""
+    return Completion(
+        prompt_id=request.prompt.id,
+        mode=request.mode,
+        prompt_ids=(),
+        token_ids_T=(7,) * len(text.split()),
+        num_forced=0,
+        logprobs_T=(),
+        versions_T=(),
+        text=text,
+        finished=finished,
+        worker="scripted",
+    )

@@ -16,7 +16,7 @@ import pytest
 from bimode.config.curate import CurateConfig
 from bimode.config.traces import JudgeConfig
 from bimode.modes import Mode
-from bimode.records import Completion, GenerationRequest, GenerationResult, Sample
+from bimode.records import GenerationRequest, GenerationResult, Sample
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.demo.canvas import blank, rng_of, to_png
 from data_curation.sampling import prompt_job as module
@@ -39,6 +39,7 @@ from data_curation.tagging.judge import (
     tag_open,
     unparsed_warning,
 )
+from tests.data_curation.flow import completion
 
 T, N = "thinking", "non_thinking"
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -99,22 +100,9 @@ class Scripted:
     def _result(self, r: GenerationRequest) -> GenerationResult:
         if r.prompt.id not in self.script:
             return GenerationResult((), "too long")
+        texts = [self.script[r.prompt.id].pop(0) for _ in range(r.n)]
         return GenerationResult(
-            tuple(
-                Completion(
-                    prompt_id=r.prompt.id,
-                    mode=r.mode,
-                    prompt_ids=(),
-                    token_ids_T=(7,),
-                    num_forced=0,
-                    logprobs_T=(-1.0,),
-                    versions_T=(0,),
-                    text=text.rstrip("~"),
-                    finished=not text.endswith("~"),
-                    worker="scripted",
-                )
-                for text in [self.script[r.prompt.id].pop(0) for _ in range(r.n)]
-            )
+            tuple(completion(r, text.rstrip("~"), not text.endswith("~")) for text in texts)
         )
 
 

@@ -17,7 +17,7 @@ from benchmarks.peers.simulated import PlainCodec
 from bimode.config.curate import CurateConfig, RolloutSampling, SourceConfig, TraceConfig
 from bimode.grading.verify import is_correct
 from bimode.modes import Mode
-from bimode.records import Completion, GenerationRequest, GenerationResult
+from bimode.records import GenerationRequest, GenerationResult
 from bimode.storage.dataset import Row, row_prompt, user_turn
 from bimode.storage.run_dir import digest_path
 from data_curation.candidates import CANDIDATE_SCHEMA
@@ -30,6 +30,7 @@ from data_curation.sources.ingest import write_candidates
 from data_curation.sources.shards import DrawnShard
 from data_curation.store import Store
 from data_curation.traces.generate import Teacher
+from tests.data_curation.flow import completion
 
 SHARD = DrawnShard(SourceConfig(family="digits"), "train", "train", 0, 4, 0, (1.0, 1.0, 1.0))
 WANTED = ("file", "row", "id", "content")
@@ -133,22 +134,9 @@ class Echo:
     def _result(self, r: GenerationRequest) -> GenerationResult:
         if r.prompt.id.endswith("-2"):
             return GenerationResult((), "too long")
+        numbers = range(r.first, r.first + r.n)
         return GenerationResult(
-            tuple(
-                Completion(
-                    prompt_id=r.prompt.id,
-                    mode=r.mode,
-                    prompt_ids=(),
-                    token_ids_T=(7,),
-                    num_forced=0,
-                    logprobs_T=(-1.0,),
-                    versions_T=(0,),
-                    text=f"{r.prompt.id} {r.mode} {k}",
-                    finished=True,
-                    worker="echo",
-                )
-                for k in range(r.first, r.first + r.n)
-            )
+            tuple(completion(r, f"{r.prompt.id} {r.mode} {number}") for number in numbers)
         )
 
 
