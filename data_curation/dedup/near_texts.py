@@ -32,8 +32,12 @@ def num_bands(similarity: float) -> int:
     A pair is a candidate where all rows of some band agree: ``1 - (1 - s^rows)^bands`` (Leskovec et
     al., "Mining of Massive Datasets", section 3.4.2).
     """
-    rows = [2**k for k in range(8) if (1 - similarity ** (2**k)) ** (NUM_PERM // 2**k) <= MISSED]
-    return NUM_PERM // max(rows, default=1)
+    best = NUM_PERM
+    for rows in (1, 2, 4, 8, 16, 32, 64, 128):
+        bands = NUM_PERM // rows
+        if (1 - similarity**rows) ** bands <= MISSED:
+            best = bands
+    return best
 
 
 class KeptTexts:

@@ -170,12 +170,8 @@ def test_votes_are_counted_by_hand() -> None:
 def test_what_is_unparsed_or_cut_off_is_drawn_again_with_another_seed(
     file: Path, tmp_path: Path
 ) -> None:
-    script = {
-        "open-0": [T, "hmm", "non_thinking~", N, "hmm", T],
-        "open-1": [N, N, N],
-        "open-2": ["hmm"] * 9,
-    }
-    worker = Scripted(script)
+    said = [T, "hmm", "non_thinking~", N, "hmm", T]
+    worker = Scripted({"open-0": said, "open-1": [N, N, N], "open-2": ["hmm"] * 9})
     rows = pq.read_table(file).slice(0, 4).to_pylist()
     replier = PromptWorker([file], judge_of(worker), tmp_path / "cache")
     first = {"request_mode": "auto", "round": 0, "first": 0, "sound": 0, "missing": 3}
@@ -216,6 +212,8 @@ def test_the_judge_sees_question_answer_and_images_as_the_recipe_says(file: Path
     assert len(request.prompt.images) == 1 and request.mode is Mode.AUTO and request.n == 3
     blind = judge_of(Scripted({}), images=False)
     assert blind.request(row, None).prompt.images == ()
+    assert blind.request(row, None).choices == ()
+    assert judge_of(Scripted({}), constrained=True).request(row, None).choices == (T, N)
     assert (
         request.seed
         != judge.request(row | {"round": 1}, None).seed
@@ -318,32 +316,25 @@ def test_tags_of_the_judge_are_its_own_and_failures_have_a_reason(
         Verdict(0, 3, "open-3", "", 0, 0, 0, "too long"),
     ]
     tag_open(store, verdicts, judge)
-    names = [
-        "id",
-        "mode",
-        "mode_reason",
-        "mode_conf",
-        "rollout_model",
-        "n_rollouts",
-        "tag_rule",
-        "reason",
-        "detail",
-    ]
-    rows = {row["id"]: row for row in store.table(names).to_pylist()}
-    assert rows["open-0"] == dict(
-        zip(
-            names,
-            ["open-0", T, "judge", pytest.approx(2 / 3), "jury", 0, "judge_majority", "", ""],
-            strict=True,
-        )
-    )
+    expected = {
+        "id": "open-0",
+        "mode": T,
+        "mode_reason": "judge",
+        "mode_conf": pytest.approx(2 / 3),
+        "rollout_model": "jury",
+        "n_rollouts": 0,
+        "tag_rule": "judge_majority",
+        "reason": "",
+        "detail": "",
+    }
+    rows = {row["id"]: row for row in store.table(list(expected)).to_pylist()}
+    assert rows["open-0"] == expected
     assert (rows["open-1"]["mode"], rows["open-1"]["tag_rule"]) == ("either", "judge_tied")
-    assert (rows["open-2"]["reason"], rows["open-2"]["detail"]) == (
-        "judge_unclear",
-        "9 replies without a verdict",
-    )
+    unclear = ("judge_unclear", "9 replies without a verdict")
+    assert (rows["open-2"]["reason"], rows["open-2"]["detail"]) == unclear
     assert (rows["open-3"]["reason"], rows["open-3"]["detail"]) == ("judge_failed", "too long")
     assert rows["exact-0"]["mode_reason"] == "untagged" and not rows["exact-0"]["reason"]
+
     publish_verdicts(verdicts, tmp_path / "tags")
     votes = pq.read_table(tmp_path / "tags" / "verdicts.parquet")
     assert votes["non_thinking"].to_pylist() == [1, 1, 0, 0]
@@ -352,16 +343,8 @@ def test_tags_of_the_judge_are_its_own_and_failures_have_a_reason(
 def test_a_judge_that_keeps_to_no_word_is_told_of() -> None:
     sound, silent = Verdict(0, 0, "a", T, 3, 0, 2), Verdict(0, 1, "b", "", 0, 0, 9)
     assert unparsed_warning([sound]) == unparsed_warning([]) == ""
-    assert unparsed_warning([sound, silent]).startswith(
-        "WARNING: 11 of the judge's 14 replies are neither thinking nor non_thinking: change"
-        " curate.judge.prompt"
-    )
-
-
-def test_a_constrained_judge_is_asked_for_one_of_the_words(file: Path) -> None:
-    row = pq.read_table(file).to_pylist()[0] | {"round": 0, "missing": 3}
-    assert judge_of(Scripted({})).request(row, None).choices == ()
-    assert judge_of(Scripted({}), constrained=True).request(row, None).choices == (T, N)
+    warning = unparsed_warning([sound, silent])
+    assert "11 of the judge's 14 replies" in warning and "curate.judge.prompt" in warning
 
 
 def test_without_a_judge_open_rows_are_set_aside_and_never_guessed(
