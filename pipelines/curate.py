@@ -11,7 +11,7 @@ Shards and rollouts are kept in DIR/cache by what decides them: a second run cos
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +103,7 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from data_curation.sources.ingest import ingest
     from data_curation.store import Store
     from data_curation.tagging.cross_fit import leave_out_folds
+    from pipelines.curate_models import tag
     from pipelines.harness import package_versions
     from pipelines.progress import kept_first, track
 
@@ -220,101 +221,6 @@ def files_of(shards: Sequence[Shard]) -> list[tuple[str, str]]:
 def indexes(runs: Sequence[str]) -> list[Path]:
     """What earlier runs published, in their directories."""
     return [Path(run) / "curate" / "index.parquet" for run in runs]
-
-
-def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, tags: Path) -> None:
-    """Checks sources' own traces, then tags rows: by attempts in both modes if a verifier can mark
-    them, else by a judge, whose votes are published in the folder `tags`.
-    """
-    from data_curation.tagging.tagging import reject_traceless
-    from data_curation.traces.filter import refuse_traces
-
-    refuse_traces(store, recipe.curate.traces, recipe.curate.filter)
-    tag_by_attempts(recipe, store, inputs, cache / "rollouts")
-    ask_judge(recipe, store, inputs, cache / "judge", tags)
-    if "teacher" in inputs:
-        write_traces(recipe, store, inputs, cache / "traces")
-    reject_traceless(store)
-
-
-def tag_by_attempts(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path) -> None:
-    """Samples each question with a model that was not trained on it, and tags it by its
-    attempts.
-    """
-    import pyarrow as pa
-
-    from data_curation.sampling.attempts import MODES
-    from data_curation.sampling.prompt_job import run_job
-    from data_curation.tagging import tagging
-    from data_curation.tagging.cross_fit import assign_to_models, questions
-    from pipelines import curate_models
-    from pipelines.progress import counted, log_line, track, until_loaded
-
-    curate, taggers = recipe.curate, curate_models.taggers(recipe, inputs)
-    seen = [questions(files) for files in curate_models.tagger_lessons(recipe)]
-    assigned, known = assign_to_models(tagging.objective_rows(store), seen)
-    chosen = tagging.choose_rows(pa.concat_tables(assigned), curate.tag_rows)
-    if warning := tagging.warn_about_attempts(chosen, curate):
-        log_line(warning)
-    engines, n = counted(curate.rollouts.concurrency, "engine"), curate.rollouts.n
-    sampled = []
-    with track("curate: rollouts", chosen.num_rows * len(MODES) * n, "rollout") as bar:
-        for tagger, rows in zip(taggers, assign_to_models(chosen, seen)[0], strict=True):
-            loading = f"curate: loading {tagger.name} into {engines}"
-            advance = until_loaded(bar, rows.num_rows * len(MODES) * n, loading)
-            folder = run_job(store.files, rows, tagger, cache, times(n, advance))
-            sampled.append(tagging.Sampled(tagger, rows, folder))
-    tagging.tag_rows(store, sampled, known, curate)
-
-
-def times(n: int, advance: Callable[[int], None]) -> Callable[[int], None]:
-    """`advance` by `n` for each row."""
-    return lambda rows: advance(rows * n)
-
-
-def ask_judge(
-    recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, tags: Path
-) -> None:
-    """Tags open questions by the judge, and compares it with pass counts; without a judge they are
-    rejected.
-    """
-    from data_curation.tagging import judge
-    from pipelines import curate_models
-    from pipelines.progress import counted, kept_first, log_line, track, until_loaded
-
-    judge.set_aside(store, "judge" in inputs)
-    if "judge" not in inputs:
-        return
-    job = curate_models.judge(recipe, inputs["judge"])
-    chosen = judge.choose_open(store)
-    known = judge.choose_tagged(store, job.config.calibration_rows)
-    loading = f"curate: loading {job.name} into {counted(job.config.concurrency, 'engine')}"
-    with track("curate: judge", chosen.num_rows + known.num_rows, "question") as bar:
-        advance = until_loaded(bar, chosen.num_rows, loading)
-        verdicts = list(judge.sample_verdicts(store.files, chosen, job, cache, advance))
-        judge.tag_open(store, verdicts, job)
-        judge.publish_verdicts(verdicts, tags)
-        if warning := judge.unparsed_warning(verdicts):
-            log_line(warning)
-        tried = judge.sample_verdicts(store.files, known, job, cache, kept_first(bar))
-        log_line(judge.compared(store, tried))
-
-
-def write_traces(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path) -> None:
-    """A teacher, or the tagging model itself, writes the traces that are missing."""
-    from data_curation.traces import generate
-    from pipelines import curate_models
-    from pipelines.progress import counted, log_line, track, until_loaded
-
-    teacher = curate_models.teacher(recipe, inputs["teacher"], inputs["base"])
-    outcomes = generate.Outcomes()
-    chosen = generate.choose_rows(store, recipe.curate, teacher.config)
-    loading = f"curate: loading {teacher.name} into {counted(teacher.config.concurrency, 'engine')}"
-    with track("curate: traces", chosen.num_rows, "row") as bar:
-        advance = until_loaded(bar, chosen.num_rows, loading)
-        traces = generate.sample_traces(store.files, chosen, teacher, cache, advance)
-        generate.write_traces(store, outcomes.counted(traces), teacher.name)
-    log_line(f"curate: {outcomes}")
 
 
 def mix_rows(recipe: Recipe, store: Store) -> None:
