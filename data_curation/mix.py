@@ -61,8 +61,8 @@ class Mixed:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic with its queues of row numbers: one, or one for each of MODES where a reasoning share
-    is asked for.
+    """A topic with its queues of row numbers: one, or one for each of MODES if there is a reasoning
+    share.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Topic:
         if self.reasoning is None:
             return f"share {self.share:g}, {sum(self.sizes)} questions"
         return (
-            f"share {self.share:g}, reasoning {self.reasoning:g}, thinking, direct and either"
+            f"share {self.share:g}, reasoning {self.reasoning:g}, thinking, non-thinking and either"
             f" questions: {self.sizes}"
         )
 
@@ -111,7 +111,7 @@ class Topic:
 
     def shortage(self, n: int) -> list[str]:
         """A line for each queue that is too short for `n` questions."""
-        kinds = ("questions",) if self.reasoning is None else ("thinking", "direct", "either")
+        kinds = ("questions",) if self.reasoning is None else ("thinking", "non-thinking", "either")
         lines = []
         for kind, wanted, size in zip(kinds, self.split(n), self.sizes, strict=True):
             if wanted > size:
@@ -264,8 +264,8 @@ def _mode_codes(rows: pa.Table, paired_share: float) -> Ints:
 
 def _reasoning_share(modes: Ints) -> float:
     """Of the rows that questions with these codes are exported as."""
-    thinking, direct, either = np.bincount(modes, minlength=len(MODES)).tolist()
-    return (thinking + either) / max(thinking + direct + 2 * either, 1)
+    thinking, non_thinking, either = np.bincount(modes, minlength=len(MODES)).tolist()
+    return (thinking + either) / max(thinking + non_thinking + 2 * either, 1)
 
 
 def _numbers(codes: pa.ChunkedArray) -> Ints:

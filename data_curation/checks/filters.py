@@ -94,7 +94,7 @@ def says_nothing(trace: str, question: str, answer: str) -> bool:
 
 
 def content_words(text: str) -> list[str]:
-    """The words and numbers of `text` that are not stock; characters where a script has no
+    """The words and numbers of `text` that are not stock; single characters in a script without
     blanks.
     """
     found = CONTENT.findall(text.casefold().replace("'", "").replace("\u2019", ""))

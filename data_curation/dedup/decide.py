@@ -73,7 +73,7 @@ class Decisions:
     """Counts of rows. `alive` came in and `kept` stay; `items` are evaluation items that stay, and
     the shares are of them.
 
-    `by_ngram` have an n-gram that identifies them, `by_image` a picture; None where there is no
+    `by_ngram` have an n-gram that identifies them, `by_image` a picture; None if there is no
     item.
     """
 

@@ -1,7 +1,7 @@
 """Free texts that are the same but for small edits: MinHash finds candidates, exact Jaccard
 similarity decides.
 
-Wrong for templated questions, where opposites share most shingles; so it is asked only of longer
+Wrong for templated questions, where opposites share most shingles; so it applies only to longer
 texts that have the same answer, the same numbers and the same picture or none (`decide`).
 """
 
@@ -16,7 +16,7 @@ SLACK = 0.15  # an estimate this far below the threshold is out: its standard er
 
 
 def shingles(text: str) -> set[int]:
-    """Digests of every 3 words in a row; of the whole text where there are fewer."""
+    """Digests of every 3 words in a row; of the whole text if there are fewer."""
     return runs(text, min(SHINGLE, max(1, len(words(text)))))
 
 

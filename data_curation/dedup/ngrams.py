@@ -83,7 +83,7 @@ def _half(one: set[str], two: set[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question for all the `rows` that ask it."""
+    """A question, and the number of rows that have it."""
 
     key: str
     text: str

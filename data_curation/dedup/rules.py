@@ -168,12 +168,12 @@ def same_ngrams(db: Database, n: int, radius: int) -> frozenset[str]:
     Returns the keys of the evaluation questions that can be found this way.
     """
     items = EvaluationRuns((q for questions in _questions(db, "item") for q in questions), n)
-    db.execute("CREATE OR REPLACE TABLE matches (asks VARCHAR, asked VARCHAR)")
+    db.execute("CREATE OR REPLACE TABLE matches (question VARCHAR, item VARCHAR)")
     for questions in _questions(db, f"class >= {TRAIN}"):
         _append(db, "matches", list(items.matches(questions)), pa.string())
     matched = (
-        f"FROM matches JOIN alive r ON r.question_key = asks AND r.class >= {TRAIN} "
-        "JOIN alive i ON i.question_key = asked AND i.item"
+        f"FROM matches JOIN alive r ON r.question_key = matches.question AND r.class >= {TRAIN} "
+        "JOIN alive i ON i.question_key = matches.item AND i.item"
     )
     equal = f"SELECT r.rank, min(i.rank) {matched} WHERE r.image_sha256 = i.image_sha256"
     found: dict[int, int] = dict(db.execute(f"{equal} GROUP BY r.rank").fetchall())

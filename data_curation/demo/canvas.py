@@ -1,4 +1,4 @@
-"""One canvas for every family: 40 x 40 grey pixels, a 5 x 5 grid of cells aligned to the model's
+"""One canvas for every family: 40 x 40 gray pixels, a 5 x 5 grid of cells aligned to the model's
 patches.
 
 One size for all, so that neither the width of an image nor the wording of a question gives the
@@ -130,7 +130,7 @@ def put(canvas: np.ndarray, cell: int, ink: np.ndarray) -> None:
 
 
 def to_png(canvas: np.ndarray, rng: np.random.Generator, noise: float = 0.03) -> bytes:
-    """Brightness jitter and sensor noise, then a lossless grey PNG."""
+    """Brightness jitter and sensor noise, then a lossless gray PNG."""
     ink = canvas * rng.uniform(0.75, 1.0) + rng.normal(0.0, noise, canvas.shape)
     pixels = np.clip(np.rint(ink * 255), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()

@@ -1,5 +1,5 @@
 """T2, text only in the tiny model's own words: a sum modulo 23, worked out from left to right,
-behind numbers nobody asks about.
+behind numbers that do not matter.
 
 One step is meant for the head, three and four have to be written down. Difficulty is in plain sight
 here, as it is in most text: a router that reads the question knows it too. What is held out is the

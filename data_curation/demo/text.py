@@ -74,7 +74,7 @@ TASKS: dict[str, PuzzleTask] = {
 
 
 def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """`tasks`, or chain_sum where none is named. Raises ConfigError for one that has no trace, or
+    """`tasks`, or chain_sum if none is named. Raises ConfigError for one that has no trace, or
     without reasoning-gym.
     """
     for name in tasks:

@@ -61,7 +61,7 @@ REPLY_SCHEMA = pa.schema(
 
 
 def parts_of(folder: Path) -> list[Path]:
-    """The parts in `folder`, none where there is no such folder."""
+    """The parts in `folder`, none if there is no such folder."""
     return sorted(folder.glob("part-*.parquet"))
 
 

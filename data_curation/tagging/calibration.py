@@ -42,7 +42,7 @@ class Rate:
 
     @property
     def accuracy(self) -> float:
-        """NaN where there is nothing to be right about."""
+        """NaN without any row."""
         return self.right / self.n if self.n else float("nan")
 
 

@@ -84,7 +84,7 @@ class Verdict:
     """The votes on a row of file `file`, e.g. ``Verdict(0, 17, "open-7", "thinking", thinking=4,
     non_thinking=1, unparsed=2)``.
 
-    `mode` is `either` where both words have equally many votes, and empty where there is none.
+    `mode` is `either` if both words have equally many votes, and empty without any vote.
     """
 
     file: int

@@ -38,7 +38,7 @@ from data_curation.sampling.prompt_job import RIGHT, PromptJob, run_job
 from data_curation.store import Store
 from data_curation.tagging.tagging import ALIVE_TRAIN
 from data_curation.traces.checks import check_trace
-from data_curation.traces.penalty import penalties_of, score_rows
+from data_curation.traces.quality import penalties_of, score_rows
 
 NO_TRACE = "no_trace"
 # what the checks need of a row

@@ -34,7 +34,7 @@ from data_curation.traces.generate import (
     sample_traces,
     write_traces,
 )
-from data_curation.traces.penalty import penalties_of, raw_scores
+from data_curation.traces.quality import penalties_of, raw_scores
 from tests.data_curation.flow import NAMES, completion, write
 
 GOOD, LONG, BAD, ODD = (
