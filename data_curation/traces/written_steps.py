@@ -1,5 +1,5 @@
-"""Recompute equations in prose: ``12 * (3 + 4) = 84``, chains ``a = b = c``, units as in ``9 pears -
-2 pears = 7 pears``.
+"""Recompute equations in prose: ``12 * (3 + 4) = 84``, chains ``a = b = c``, equations with units
+``9 pears - 2 pears = 7 pears``.
 
 Only a whole step in one unit is checked: a side that touches a letter, a variable, an exponent or a
 word like "of" is skipped, and a rounded result counts as right.
