@@ -81,7 +81,7 @@ def attempts(run: Path) -> list[tuple[str, str, str, int]]:
     import pyarrow.parquet as pq
 
     parts = sorted((run / "cache" / "rollouts").glob("*/part-*.parquet"))
-    columns = ["id", "content", "mode", "attempt"]
+    columns = ["id", "content", "mode", "number"]
     return [
         tuple(row[name] for name in columns)
         for part in parts

@@ -59,7 +59,8 @@ from bimode.modes import Mode
 from bimode.records import Sample
 from bimode.renderer import model_kind
 from data_curation.demo import FAMILIES, canvas
-from data_curation.sampling.attempts import read_cache, sample_rollouts
+from data_curation.sampling.cache import read_replies
+from data_curation.sampling.prompt_job import run_job
 from data_curation.sources.ingest import candidates
 from data_curation.store import Store
 
@@ -174,8 +175,12 @@ def collect(
         who = curate_models.tagger(
             recipe, base_directory(recipe.model.base), Path(recipe.model.base).name
         )
-        folder = sample_rollouts(
-            store, chosen, who, out / "rollouts", lambda n: done.update(attempts=n)
+        folder = run_job(
+            store.files,
+            chosen,
+            who,
+            out / "rollouts",
+            lambda n: done.update(attempts=n * who.config.n),
         )
         seconds = time.monotonic() - began
         print(
@@ -197,14 +202,12 @@ def mark_all(
     sampled: Sequence[tuple[Sample, str]], folder: Path, chosen: pa.Table
 ) -> dict[str, list[Item]]:
     """The first attempts of the cache at each sample, under every marking."""
-    content_of, n = (
-        dict(zip(chosen["id"].to_pylist(), chosen["content"].to_pylist(), strict=True)),
-        TAGGED + TRUTH,
-    )
+    n = TAGGED + TRUTH
     texts: dict[tuple[str, str], dict[int, str]] = {}
-    for rollout in read_cache(folder):
-        if content_of.get(rollout.id) == rollout.content and rollout.attempt < n:
-            texts.setdefault((rollout.id, rollout.mode), {})[rollout.attempt] = rollout.text
+    for _, replies in read_replies(folder, chosen):
+        for reply in replies:
+            if not reply.error and reply.number < n:
+                texts.setdefault((reply.id, reply.mode), {})[reply.number] = reply.text
     items: dict[str, list[Item]] = {marking: [] for marking in MARKINGS}
     for sample, knob in sampled:
         found = [texts.get((sample.id, mode), {}) for mode in (Mode.NON_THINKING, Mode.THINKING)]

@@ -16,25 +16,15 @@ CANDIDATE_SCHEMA = pa.schema(
         ("trace", pa.string()),  # the generator's own reasoning
         ("transcription", pa.string()),
         ("question", pa.string()),  # of the last turn, without image markers
-        (
-            "content_key",
-            pa.string(),
-        ),  # of canonical question and pixels (`fingerprints.content_key`)
+        ("content_key", pa.string()),  # `fingerprints.content_key`
         ("question_key", pa.string()),  # of the canonical question alone
         ("content", pa.string()),  # of all that an attempt at the row and its verdict depend on
-        (
-            "answer_key",
-            pa.string(),
-        ),  # the canonical answer: NFKC, case folded, white space collapsed
+        ("answer_key", pa.string()),  # `fingerprints.answer_key`
         ("image_thumbs", pa.binary()),  # `fingerprints.thumbnails`
-        (
-            "tag_rule",
-            pa.string(),
-            # which line of the rule decided (`Tag.reason`); "" where untagged
-        ),
-        ("tag_low", pa.float32()),  # interval of the guess-corrected direct rate
+        ("tag_rule", pa.string()),  # the line of the rule that decided; "" if untagged
+        ("tag_low", pa.float32()),  # interval of the guess-corrected non-thinking rate
         ("tag_high", pa.float32()),
-        ("reason", pa.string()),  # "" while the row is in; else why it is out
+        ("reason", pa.string()),  # "" while the row stays; else why it is rejected
         ("detail", pa.string()),  # e.g. the id of the row that it repeats
     ]
 )

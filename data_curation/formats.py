@@ -15,25 +15,25 @@ TRANSCRIBE = "transcribe the image"
 
 
 def training_rows(candidate: Row, config: CurateConfig) -> Iterator[Row]:
-    """The rows of a train candidate that is in; ids get the format as a suffix, so each stays
+    """Yields the rows that a train candidate gives; ids get the format as a suffix, so each stays
     unique.
 
-    `by_tag`: the tag's format; both where the tag is `either`, and for `paired_share` of the rows,
-    chosen by a hash of the id; without a trace only the direct one, since an empty trace would
-    teach not to think. `transcription_and_direct` (making a base): what the image shows, and the
-    bare answer.
+    `by_tag`: the tag's format; both if the tag is `either`, and for `paired_share` of the rows,
+    chosen by a hash of the id; without a trace only the non-thinking one, since an empty trace
+    would teach not to think. `transcription_and_direct` (making a base): what the image shows, and
+    the bare answer.
     """
     if config.formats == "transcription_and_direct":
         if candidate["images"]:
-            yield _formatted(candidate, "transcription", TRANSCRIBE, candidate["transcription"])
-        yield _formatted(candidate, "non_thinking", None, candidate["answer"])
+            prompt = user_turn(TRANSCRIBE, len(candidate["images"]))
+            yield _formatted(candidate, "transcription", prompt, candidate["transcription"])
+        yield _formatted(candidate, "non_thinking", candidate["prompt"], candidate["answer"])
         return
     both = candidate["mode"] == "either" or is_paired(candidate["id"], config)
-    for mode in (
-        (Mode.NON_THINKING, Mode.THINKING) if has_trace(candidate) else (Mode.NON_THINKING,)
-    ):
-        if both or candidate["mode"] == mode.value:
-            yield _formatted(candidate, mode.value, None, candidate["answer"])
+    for mode in (Mode.NON_THINKING, Mode.THINKING):
+        taught = both or candidate["mode"] == mode.value
+        if taught and (mode is Mode.NON_THINKING or has_trace(candidate)):
+            yield _formatted(candidate, mode.value, candidate["prompt"], candidate["answer"])
 
 
 def has_trace(candidate: Row) -> bool:
@@ -51,11 +51,10 @@ def share_of(row_id: str) -> float:
     return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=6).digest()) / (1 << 48)
 
 
-def _formatted(candidate: Row, name: str, question: str | None, answer: str) -> Row:
-    prompt = (
-        candidate["prompt"] if question is None else user_turn(question, len(candidate["images"]))
-    )
-    mode = Mode.THINKING if name == "thinking" else Mode.NON_THINKING
+def _formatted(candidate: Row, name: str, prompt: list[Row], answer: str) -> Row:
+    mode, trace_source = Mode.NON_THINKING, ""
+    if name == "thinking":
+        mode, trace_source = Mode.THINKING, candidate["trace_source"] or "oracle"
     text = render_response(mode, candidate["trace"], answer)
     return candidate | {
         "id": f"{candidate['id']}-{name}",
@@ -64,5 +63,5 @@ def _formatted(candidate: Row, name: str, question: str | None, answer: str) -> 
         "messages": [*prompt, {"role": "assistant", "content": text}],
         "answer": answer,
         "format": name,
-        "trace_source": (candidate["trace_source"] or "oracle") if name == "thinking" else "",
+        "trace_source": trace_source,
     }

@@ -6,20 +6,11 @@ from __future__ import annotations
 
 import re
 
-_UNITS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_TEENS = (
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
+_UNITS = re.findall(r"\w+", "one two three four five six seven eight nine")
+_TEENS = re.findall(
+    r"\w+", "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 )
-_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_TENS = re.findall(r"\w+", "twenty thirty forty fifty sixty seventy eighty ninety")
 VALUES = {word: value for value, word in enumerate(("zero", *_UNITS, *_TEENS))} | {
     word: 10 * value for value, word in enumerate(_TENS, 2)
 }

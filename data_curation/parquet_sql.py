@@ -27,7 +27,7 @@ def text(value: object) -> str:
 
 
 def on_disk(folder: Path, limits: Mapping[str, str]) -> duckdb.DuckDBPyConnection:
-    """A database in `folder`, in use, that nobody goes on with. It has no write-ahead log: DuckDB
+    """A database in `folder`, for use by this process alone. It has no write-ahead log: DuckDB
     would take a `?` in the log's path for the end of it.
     """
     db = duckdb.connect(config={**limits, "temp_directory": f"{folder}/spill"})

@@ -1,9 +1,9 @@
-"""All candidates of a run as one table that stays on disk, and what later stages found out about
-its rows.
+"""All candidates of a run as one table that stays on disk, with what later stages decided about its
+rows.
 
-Files of candidates are never changed. A stage that decides something of rows (same as another,
-tagged, without a trace) writes a narrow Parquet file, keyed by file and row, with the columns that
-it replaces; the table is seen through all of these. DuckDB joins and sorts, and spills to disk
+Files of candidates are never changed. A stage that decides something about rows (repeated, tagged,
+without a trace) writes an overlay: a narrow Parquet file, keyed by file and row, with the columns
+that it replaces. The table is seen through all overlays. DuckDB joins and sorts, and spills to disk
 beyond `MEMORY`, so a million images need little more memory than a thousand.
 """
 
@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bimode.storage.dataset import Row
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.parquet_sql import parquet, text
 
@@ -27,12 +28,12 @@ KEY = (("file", pa.int32()), ("row", pa.int64()))  # of a candidate: which file,
 NUMBERED = ("filename = true", "file_row_number = true")  # columns that DuckDB adds
 READ_ROWS = 256
 PART_BYTES = 64 << 20  # of candidate files, whose rows are sorted at once
-FOUND_ROWS = 10_000
+UPDATE_ROWS = 10_000
 
 
 class Store:
-    """The candidates of `files`, without rows of split `decontaminate`: they are published
-    nowhere.
+    """The candidates of `files` without those of split `decontaminate`, which are never
+    published.
     """
 
     def __init__(self, files: Sequence[Path], scratch: Path) -> None:
@@ -62,7 +63,7 @@ class Store:
         )
 
     def add_overlay(self, overlay: Path) -> None:
-        """From now on the columns of `overlay` replace the table's, in the rows that it has."""
+        """Replaces the columns that the file `overlay` has, in the rows that it has."""
         columns = [name for name in pq.read_schema(overlay).names if name not in dict(KEY)]
         new = ", ".join(
             f"CASE WHEN o.file IS NULL THEN t.{name} ELSE o.{name} END AS {name}"
@@ -72,6 +73,18 @@ class Store:
             f"SELECT t.* REPLACE ({new}) FROM {self._name} t LEFT JOIN {parquet([overlay])} o USING"
             " (file, row)"
         )
+
+    def update(self, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Replaces `columns` in `rows` (each with file and row); a column that a row lacks becomes
+        null. `rows` may still read the table as it was.
+        """
+        fields = [self.schema.field(name) for name in (*dict(KEY), *columns)]
+        schema, overlay = pa.schema(fields), self._scratch / f"overlay-{self._views}.parquet"
+        left = iter(rows)
+        with pq.ParquetWriter(overlay, schema, compression="zstd") as writer:
+            while some := list(islice(left, UPDATE_ROWS)):
+                writer.write_table(pa.Table.from_pylist(some, schema=schema))
+        self.add_overlay(overlay)
 
     def table(
         self,
@@ -83,11 +96,9 @@ class Store:
         """Some columns of the rows that fulfil an SQL condition, in memory; only the first `most`,
         if that is given.
         """
-        limit = f" LIMIT {most}" if most else ""
-        found: pa.Table = (
-            self._db.cursor().sql(self._query(columns, where, order) + limit).to_arrow_table()
-        )
-        return found.cast(pa.schema([self.schema.field(name) for name in columns]))
+        query = f"SELECT {', '.join(columns)} FROM {self._name} WHERE {where} ORDER BY {order}"
+        found = self.query(f"{query} LIMIT {most}" if most else query).to_arrow_table()
+        return found.cast(self._schema_of(columns))
 
     def batches(
         self, columns: Sequence[str], where: str = "true", order: str = "id, file, row"
@@ -98,28 +109,18 @@ class Store:
             queries = self._dealt_out(columns, where, -(-wide // PART_BYTES))
         else:
             queries = iter([f"SELECT {', '.join(columns)} FROM {self._name} WHERE {where}"])
-        schema = pa.schema([self.schema.field(name) for name in columns])
+        schema = self._schema_of(columns)
         for query in queries:
-            for batch in (
-                self._db.cursor().sql(f"{query} ORDER BY {order}").to_arrow_reader(READ_ROWS)
-            ):
+            for batch in self.query(f"{query} ORDER BY {order}").to_arrow_reader(READ_ROWS):
                 yield pa.Table.from_batches([batch]).select(columns).cast(schema)
 
     def _dealt_out(self, columns: Sequence[str], where: str, parts: int) -> Iterator[str]:
         """Rows dealt out on disk into `parts` ranges of ids, one query a range: a sort of all rows
         at once would have to hold every image (at 1,000,000 rows DuckDB ran out of memory).
         """
-        found: pa.Table = (
-            self._db.cursor()
-            .sql(f"SELECT id FROM {self._name} WHERE {where} ORDER BY id")
-            .to_arrow_table()
-        )
-        ids = found["id"]
-        bounds = (
-            sorted({ids[at * len(ids) // parts].as_py() for at in range(1, parts)})
-            if len(ids)
-            else []
-        )
+        found = self.query(f"SELECT id FROM {self._name} WHERE {where} ORDER BY id")
+        ids = found.to_arrow_table()["id"].to_pylist()
+        bounds = sorted({ids[at * len(ids) // parts] for at in range(1, parts)}) if ids else []
         some = ", ".join(dict.fromkeys([*columns, "id", *dict(KEY)]))
         with tempfile.TemporaryDirectory(prefix=".ranges-", dir=self._scratch) as folder:
             self._db.execute(
@@ -144,8 +145,12 @@ class Store:
         """Lets go of files and memory."""
         self._db.close()
 
-    def _query(self, columns: Sequence[str], where: str, order: str) -> str:
-        return f"SELECT {', '.join(columns)} FROM {self._name} WHERE {where} ORDER BY {order}"
+    def query(self, sql: str) -> duckdb.DuckDBPyRelation:
+        """A result of its own, which may be read while others are."""
+        return self._db.cursor().sql(sql)
+
+    def _schema_of(self, columns: Sequence[str]) -> pa.Schema:
+        return pa.schema([self.schema.field(name) for name in columns])
 
     @property
     def _name(self) -> str:
@@ -173,21 +178,13 @@ def read_candidates(file: Path, rows: Sequence[int], columns: Sequence[str]) -> 
     return source.read_row_groups(groups, columns=list(columns)).take([place[row] for row in rows])
 
 
-def write_overlay(
-    columns: Sequence[tuple[str, pa.DataType]], rows: Iterable[Mapping[str, Any]], file: Path
-) -> Path:
-    """What a stage found out of `rows` (each with file, row and `columns`), for `Store.apply`;
-    written whole or not at all.
+def with_candidates(
+    files: Sequence[Path], wanted: Sequence[Row], columns: Sequence[str]
+) -> Iterator[tuple[Row, Row]]:
+    """Yields `columns` of the candidate and the row itself for each of `wanted` (file, row), file
+    by file.
     """
-    schema, partial = pa.schema([*KEY, *columns]), file.with_name(f".{file.name}")
-    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-        for some in batched(rows, FOUND_ROWS):
-            writer.write_table(pa.Table.from_pylist(some, schema=schema))
-    return partial.replace(file)
-
-
-def batched(rows: Iterable[Mapping[str, Any]], size: int) -> Iterator[list[Mapping[str, Any]]]:
-    """`rows` in lists of `size`."""
-    left = iter(rows)
-    while some := list(islice(left, size)):
-        yield some
+    for file in dict.fromkeys(row["file"] for row in wanted):
+        of_file = [row for row in wanted if row["file"] == file]
+        found = read_candidates(files[file], [row["row"] for row in of_file], columns).to_pylist()
+        yield from zip(found, of_file, strict=True)

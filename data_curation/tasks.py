@@ -1,20 +1,23 @@
-"""A Ray Data job of tasks, each over one small table: what reading and scoring have in common."""
+"""Ray Data jobs: tasks over small tables, and pools of actors over batches of rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
+
+from bimode.storage.dataset import Row
 
 
 def run_tasks(
     blocks: Sequence[pa.Table], work: Callable[[pa.Table], pa.Table], processes: int | None = None
 ) -> Iterator[pa.Table]:
-    """What `work` makes of each of `blocks`, as they are finished; at most `processes` at a time,
-    or as many as there are CPUs.
+    """Yields the result of `work` for each of `blocks`, as they finish; at most `processes` run at
+    a time, or as many as there are CPUs.
 
-    What it makes has to be small, since nothing holds tasks back while results wait to be taken.
-    Needs a connected Ray.
+    Results have to be small, since nothing holds tasks back while results wait. Needs a connected
+    Ray.
     """
     import ray
 
@@ -22,7 +25,31 @@ def run_tasks(
     made = ray.data.from_arrow(list(blocks)).map_batches(
         work, batch_format="pyarrow", batch_size=None, compute=tasks
     )
-    # Ray Data shares out CPUs that it asks for once a second: till then one process works, and
-    # later they wait between tasks.
+    # Ray Data reserves CPUs, and asks for them once a second: until then one process works, and
+    # later processes wait between tasks.
     made.context.op_resource_reservation_enabled = False
     yield from made.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+def run_pool(
+    actor: type,
+    arguments: tuple[Any, ...],
+    batches: Sequence[list[Row]],
+    size: int,
+    options: Mapping[str, Any],
+) -> Iterator[int]:
+    """Runs `size` actors with the ray.remote options `options` over `batches`; yields the one
+    column that the actor returns for each batch, as they finish. Needs a connected Ray.
+    """
+    import ray
+
+    done = ray.data.from_arrow([pa.Table.from_pylist(batch) for batch in batches]).map_batches(
+        actor,
+        fn_constructor_args=arguments,
+        compute=ray.data.ActorPoolStrategy(size=size),
+        batch_format="pyarrow",
+        batch_size=None,
+        **options,
+    )
+    for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from batch.column(0).to_pylist()

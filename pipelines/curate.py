@@ -21,6 +21,7 @@ from bimode.errors import ConfigError, StarvedError, config_errors
 from bimode.storage.run_dir import StageDir, StageResult, write_atomic
 
 if TYPE_CHECKING:
+    from data_curation.publishing.published import Published
     from data_curation.publishing.report import ReportContext
     from data_curation.sources.shards import Shard
     from data_curation.store import Store
@@ -49,11 +50,8 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
     """The sources can be drawn from, and the tagging model can see what they show. Raises
     ConfigError.
     """
-    from bimode.chat_renderer import ChatRenderer
-    from bimode.renderer import Renderer, model_kind
     from data_curation.checks.filters import check_languages
     from data_curation.dedup.decide import check_indexes
-    from data_curation.demo import TEXT_ONLY
     from data_curation.sources.listing import check_layouts
     from data_curation.sources.shards import plan_draws
     from pipelines.curate_models import tagger_lessons
@@ -63,53 +61,51 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
         check_layouts(recipe.curate.sources, inputs["sources"])
     check_languages(recipe.curate.filter.languages)
     check_indexes(indexes(recipe.curate.dedup.against))
-    pictured = [
-        at
-        for at, source in enumerate(recipe.curate.sources)
-        if source.family and source.family not in TEXT_ONLY
-    ]
-    if not recipe.curate.tags:
-        return
-    tagger_lessons(recipe)
+    if recipe.curate.tags:
+        tagger_lessons(recipe)
+        _check_models(recipe, inputs)
+
+
+def _check_models(recipe: Recipe, inputs: dict[str, Path]) -> None:
+    """Refuses models of another kind, those without think tags or chat template, and text models
+    for questions about images.
+    """
+    from bimode.chat_renderer import ChatRenderer
+    from bimode.renderer import Renderer, model_kind
+    from data_curation.demo import TEXT_ONLY
+
     for at in range(len(recipe.curate.rollouts.models)):
         with config_errors(f"curate.rollouts.models.{at}"):
-            _ = Renderer(
-                inputs[f"tagger-{at}"]
-            ).tokens  # refuses another kind of model, and one without think tags
+            _ = Renderer(inputs[f"tagger-{at}"]).tokens
     if "judge" in inputs:
         with config_errors("curate.judge.model"):
-            judge = ChatRenderer(inputs["judge"])
-            _ = judge.prompt_text(
-                "", 0
-            )  # refuses what is no model, and one without a chat template
+            ChatRenderer(inputs["judge"]).prompt_text("", 0)
     if "teacher" in inputs:
         with config_errors("curate.traces.model"):
             _ = Renderer(inputs["teacher"]).tokens
+    families = {at: source.family for at, source in enumerate(recipe.curate.sources)}
+    pictured = [at for at, name in families.items() if name and name not in TEXT_ONLY]
     for role, model in inputs.items():
         if pictured and role.startswith(("base", "tagger")) and model_kind(model) == "text":
             fix = f"asks about images, and {model} is a text model; use {' or '.join(TEXT_ONLY)}"
-            raise ConfigError(
-                f"curate.sources.{pictured[0]}.family",
-                recipe.curate.sources[pictured[0]].family,
-                fix,
-            )
+            at = pictured[0]
+            raise ConfigError(f"curate.sources.{at}.family", families[at], fix)
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Runs the whole flow; what is in the run's `cache/` is neither read nor sampled again,
+    """Runs the whole flow. What is in the run's `cache/` is neither read nor sampled again,
     whatever else has changed.
     """
     from bimode.inputs.prompt_limits import PromptModel
-    from data_curation.dedup.decide import decide, write_index
-    from data_curation.publishing.alerts import alerts, warn_about_files, warn_about_sources
-    from data_curation.publishing.publish import publish
+    from data_curation.dedup.decide import decide
     from data_curation.publishing.published import UNPUBLISHED
-    from data_curation.publishing.report import ReportContext, read_costs, read_versions, render
+    from data_curation.publishing.report import ReportContext, read_costs, read_versions
     from data_curation.sources.ingest import ingest
     from data_curation.store import Store
     from data_curation.tagging.cross_fit import leave_out_folds
+    from pipelines.curate_models import tag
     from pipelines.harness import package_versions
-    from pipelines.progress import kept_first, log_line, track
+    from pipelines.progress import kept_first, track
 
     curate, cache, scratch = recipe.curate, stage.run / "cache", stage.work / ".scratch"
     model = PromptModel(inputs["base"].absolute(), recipe.model.max_model_len)
@@ -121,18 +117,37 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     decided = decide(files, indexes(curate.dedup.against), curate.dedup, decisions)
     store.add_overlay(decisions)
     if curate.cross_fit_fold:
-        store.add_overlay(leave_out_folds(store, curate.cross_fit_fold, scratch / "folds.parquet"))
+        leave_out_folds(store, curate.cross_fit_fold)
     if curate.tags:
-        tag(recipe, store, inputs, cache, scratch)
-        mix_rows(recipe, store, scratch)
-    short = round(decided.items * (1 - (decided.by_ngram or 0.0)))
+        tag(recipe, store, inputs, cache, stage.work / "tags")
+        mix_rows(recipe, store)
     facts = ReportContext(
         eval_items=decided.items,
-        eval_too_short=short,
+        eval_too_short=round(decided.items * (1 - (decided.by_ngram or 0.0))),
         costs=read_costs(cache),
         versions=read_versions(stage.path),
         packages=package_versions(),
     )
+    published = publish_version(recipe, store, stage, facts, shards)
+    counts = asdict(published) | asdict(decided) | {"reasoning_share": published.reasoning_share}
+    names = ("data", "tags", "rejects")
+    files_written = ("index.parquet", "README.md", "croissant.json", "report.html")
+    return StageResult(outputs=(*names, *files_written), counts=counts)
+
+
+def publish_version(
+    recipe: Recipe, store: Store, stage: StageDir, facts: ReportContext, shards: Sequence[Shard]
+) -> Published:
+    """Writes data, rejects, index and report, and closes the store. Raises StarvedError if a split
+    is empty; then rejects and report are kept aside.
+    """
+    from data_curation.dedup.decide import write_index
+    from data_curation.publishing.alerts import alerts, warn_about_files, warn_about_sources
+    from data_curation.publishing.publish import publish
+    from data_curation.publishing.report import render
+    from pipelines.progress import log_line
+
+    curate = recipe.curate
     try:
         published = publish(store, curate, splits_of(recipe), stage.work, recipe.name)
     except StarvedError as why:
@@ -143,20 +158,10 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     unused = warn_about_files(store, files_of(shards))
     facts = warned(facts, (*alerts(store, published, curate), *unused))
     write_atomic(stage.work / "report.html", render(store, published, facts))
-    counts = asdict(published) | asdict(decided) | {"reasoning_share": published.reasoning_share}
     store.close()
-    shutil.rmtree(scratch)
+    shutil.rmtree(stage.work / ".scratch")
     log_line(published.summary())
-    names = (
-        "data",
-        "tags",
-        "rejects",
-        "index.parquet",
-        "README.md",
-        "croissant.json",
-        "report.html",
-    )
-    return StageResult(outputs=names, counts=counts)
+    return published
 
 
 def warned(facts: ReportContext, lines: Sequence[str]) -> ReportContext:
@@ -184,14 +189,13 @@ def leave_rejects(store: Store, stage: StageDir, facts: ReportContext) -> str:
 
 
 def splits_of(recipe: Recipe) -> set[str]:
-    """The splits that the sources feed."""
+    """The splits that the sources feed; generated questions feed all."""
     from bimode.storage.dataset import SPLITS
 
-    sources, generated = (
-        recipe.curate.sources,
-        any(source.family for source in recipe.curate.sources),
-    )
-    return {source.split for source in sources if source.path} | set(SPLITS if generated else ())
+    sources = recipe.curate.sources
+    if any(source.family for source in sources):
+        return set(SPLITS)
+    return {source.split for source in sources}
 
 
 def shards_of(recipe: Recipe, inputs: dict[str, Path]) -> list[Shard]:
@@ -219,123 +223,13 @@ def indexes(runs: Sequence[str]) -> list[Path]:
     return [Path(run) / "curate" / "index.parquet" for run in runs]
 
 
-def tag(recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path) -> None:
-    """Own traces are checked, then rows are tagged: by attempts in both modes where a verifier can
-    mark them, by a judge else.
-    """
-    import pyarrow as pa
-
-    from data_curation.sampling.attempts import MODES, sample_rollouts
-    from data_curation.tagging import cross_fit
-    from data_curation.tagging.tagging import (
-        Sampled,
-        choose_rows,
-        objective_rows,
-        reject_traceless,
-        tag_rows,
-        warn_about_attempts,
-    )
-    from data_curation.traces.filter import refuse_traces
-    from pipelines import curate_models
-    from pipelines.progress import counted, log_line, track, until_loaded
-
-    curate, taggers = recipe.curate, curate_models.taggers(recipe, inputs)
-    store.add_overlay(
-        refuse_traces(store, curate.traces, curate.filter, scratch / "own-traces.parquet")
-    )
-    seen = [cross_fit.questions(files) for files in curate_models.tagger_lessons(recipe)]
-    dealt, known = cross_fit.assign_to_models(objective_rows(store), seen)
-    chosen = choose_rows(pa.concat_tables(dealt), curate.tag_rows)
-    if warning := warn_about_attempts(chosen, curate):
-        log_line(warning)
-    total = chosen.num_rows * len(MODES) * curate.rollouts.n
-    sampled, engines = [], counted(curate.rollouts.concurrency, "engine")
-    with track("curate: rollouts", total=total, unit="rollout") as bar:
-        for tagger, rows in zip(taggers, cross_fit.assign_to_models(chosen, seen)[0], strict=True):
-            wanted = rows.num_rows * len(MODES) * curate.rollouts.n
-            advance = until_loaded(bar, wanted, f"curate: loading {tagger.name} into {engines}")
-            sampled.append(
-                Sampled(
-                    tagger, rows, sample_rollouts(store, rows, tagger, cache / "rollouts", advance)
-                )
-            )
-    store.add_overlay(tag_rows(store, sampled, known, curate, scratch / "tags.parquet"))
-    ask_judge(recipe, store, inputs, cache, scratch, scratch.parent / "tags")
-    if "teacher" in inputs:
-        write_traces(recipe, store, inputs, cache, scratch)
-    store.add_overlay(reject_traceless(store, scratch / "traceless.parquet"))
-
-
-def ask_judge(
-    recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path, tags: Path
-) -> None:
-    """Open questions are tagged by the judge, which is compared with pass counts; where none is
-    named they are set aside.
-
-    The votes are published in the folder `tags`.
-    """
-    from data_curation.tagging import judge
-    from pipelines import curate_models
-    from pipelines.progress import counted, kept_first, log_line, track, until_loaded
-
-    store.add_overlay(judge.set_aside(store, "judge" in inputs, scratch / "set-aside.parquet"))
-    if "judge" not in inputs:
-        return
-    who, replies = curate_models.judge(recipe, inputs["judge"]), cache / "judge"
-    chosen, known = (
-        judge.choose_open(store),
-        judge.choose_tagged(store, who.config.calibration_rows),
-    )
-    with track("curate: judge", total=chosen.num_rows + known.num_rows, unit="question") as bar:
-        engines = counted(who.config.concurrency, "engine")
-        advance = until_loaded(bar, chosen.num_rows, f"curate: loading {who.name} into {engines}")
-        verdicts = list(judge.sample_verdicts(store.files, chosen, who, replies, advance))
-        store.add_overlay(judge.tag_open(verdicts, who, scratch / "verdicts.parquet"))
-        judge.publish_verdicts(verdicts, tags)
-        if warning := judge.unparsed_warning(verdicts):
-            log_line(warning)
-        log_line(
-            judge.compared(
-                store, judge.sample_verdicts(store.files, known, who, replies, kept_first(bar))
-            )
-        )
-
-
-def write_traces(
-    recipe: Recipe, store: Store, inputs: dict[str, Path], cache: Path, scratch: Path
-) -> None:
-    """A teacher, or the tagging model itself, writes the traces that are missing."""
-    from data_curation.traces import generate
-    from pipelines import curate_models
-    from pipelines.progress import counted, log_line, track, until_loaded
-
-    teacher = curate_models.teacher(recipe, inputs["teacher"], inputs["base"])
-    outcomes = generate.Outcomes()
-    chosen = generate.choose_rows(store, recipe.curate, teacher.config)
-    with track("curate: traces", total=chosen.num_rows, unit="row") as bar:
-        engines = counted(teacher.config.concurrency, "engine")
-        advance = until_loaded(
-            bar, chosen.num_rows, f"curate: loading {teacher.name} into {engines}"
-        )
-        written = generate.sample_traces(store.files, chosen, teacher, cache / "traces", advance)
-        store.add_overlay(
-            generate.write_traces(
-                outcomes.counted(written), teacher.name, scratch / "traces.parquet"
-            )
-        )
-    log_line(f"curate: {outcomes}")
-
-
-def mix_rows(recipe: Recipe, store: Store, scratch: Path) -> None:
-    """Leaves out the train questions that `curate.mix` does not take, and says what it lacks."""
+def mix_rows(recipe: Recipe, store: Store) -> None:
+    """Rejects the train questions that `curate.mix` does not take, and logs shortages."""
     from data_curation.mix import leave_out
     from pipelines.progress import log_line
 
-    found, lines = leave_out(
-        store, recipe.curate.mix, recipe.seed, recipe.curate.paired_share, scratch / "mix.parquet"
-    )
-    store.add_overlay(found)
-    for line in lines:
+    curate = recipe.curate
+    for line in leave_out(store, curate.mix, recipe.seed, curate.paired_share):
         log_line(line)
 
 

@@ -1,5 +1,5 @@
-"""The models that curation samples: who tags by attempts, who judges open questions, who writes
-traces. Each is a directory of the recipe, sampled by BPO's rollout workers.
+"""The models that curation prompts, and what it does with their replies: tags by attempts, verdicts
+on open questions, traces. Each model is a directory of the recipe, served by BPO's rollout workers.
 """
 
 from __future__ import annotations
@@ -9,15 +9,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from bimode.config.recipe import Recipe
 from bimode.config.traces import SELF
 from bimode.storage.run_dir import digest_path, provenance_of
+from data_curation.sampling.attempts import MODES, Tagger
+from data_curation.sampling.prompt_job import run_job
+from data_curation.store import Store
+from data_curation.tagging import judge as judging
+from data_curation.tagging import tagging
+from data_curation.tagging.cross_fit import assign_to_models, questions, training_files
+from data_curation.tagging.judge import Judge
+from data_curation.traces import generate
+from data_curation.traces.filter import refuse_traces
+from data_curation.traces.generate import Teacher
+from pipelines.progress import counted, kept_first, log_line, track, until_loaded
 
 if TYPE_CHECKING:
     from actors.rollout.worker import RolloutWorker
-    from data_curation.sampling.attempts import Tagger
-    from data_curation.tagging.judge import Judge
-    from data_curation.traces.generate import Teacher
 
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
@@ -47,9 +57,9 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 def taggers(recipe: Recipe, inputs: Mapping[str, Path]) -> list[Tagger]:
     """The tagging models: those that the recipe names, else the run's own base."""
     named = [inputs[f"tagger-{at}"] for at in range(len(recipe.curate.rollouts.models))]
-    return [tagger(recipe, path, _name(path)) for path in named] or [
-        tagger(recipe, inputs["base"], _name(Path(recipe.model.base)))
-    ]
+    if not named:
+        return [tagger(recipe, inputs["base"], _name(Path(recipe.model.base)))]
+    return [tagger(recipe, path, _name(path)) for path in named]
 
 
 def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
@@ -58,7 +68,6 @@ def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
     """
     from bimode.errors import config_errors
     from bimode.models.prepare_model import NEW_TINY_LLAVA
-    from data_curation.tagging.cross_fit import training_files
     from pipelines.harness import base_directory
 
     models, base = recipe.curate.rollouts.models, recipe.model.base
@@ -83,37 +92,21 @@ def _name(model: Path) -> str:
 def tagger(recipe: Recipe, path: Path, name: str) -> Tagger:
     """The model in `path` as one that tags."""
     from actors.rollout.worker import RolloutWorker
-    from data_curation.sampling.attempts import Tagger
 
-    model, sampling = recipe.model, recipe.curate.rollouts
-    opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
     return Tagger(
-        opener,
-        name,
-        digest_path(path),
-        model.dtype,
-        model.max_model_len,
-        sampling,
-        recipe.seed,
-        _options(recipe),
+        **_prompted(recipe, path, RolloutWorker, recipe.model.max_model_len),
+        name=name,
+        config=recipe.curate.rollouts,
     )
 
 
 def judge(recipe: Recipe, path: Path) -> Judge:
-    """The model that says of open questions whether they need reasoning."""
+    """The model that judges whether open questions need reasoning."""
     from actors.rollout.chat_worker import ChatWorker
-    from data_curation.tagging.judge import Judge
 
     config = recipe.curate.judge
-    opener = _opener(ChatWorker, recipe, path, config.max_model_len)
     return Judge(
-        opener,
-        path.name,
-        digest_path(path),
-        recipe.model.dtype,
-        config,
-        recipe.seed,
-        _options(recipe),
+        **_prompted(recipe, path, ChatWorker, config.max_model_len), name=path.name, config=config
     )
 
 
@@ -121,29 +114,25 @@ def teacher(recipe: Recipe, path: Path, base: Path) -> Teacher:
     """The model that writes traces, for the one in `base` to learn from."""
     from actors.rollout.worker import RolloutWorker
     from bimode.renderer import Renderer
-    from data_curation.traces.generate import Teacher
 
     model, config = recipe.model, recipe.curate.traces
-    name = Path(model.base).name if config.model == SELF else path.name
-    opener = _opener(RolloutWorker, recipe, path, model.max_model_len)
     return Teacher(
-        open_worker=opener,
-        name=name,
-        digest=digest_path(path),
-        dtype=model.dtype,
-        max_model_len=model.max_model_len,
+        **_prompted(recipe, path, RolloutWorker, model.max_model_len),
+        name=Path(model.base).name if config.model == SELF else path.name,
         config=config,
-        seed=recipe.seed,
-        options=_options(recipe),
         controls=Renderer(base).control_tokens,
     )
 
 
-def _opener(
-    kind: type[RolloutWorker], recipe: Recipe, path: Path, max_model_len: int
-) -> Callable[[], Any]:
-    return partial(
-        kind,
+def _prompted(
+    recipe: Recipe, path: Path, worker: type[RolloutWorker], max_model_len: int
+) -> dict[str, Any]:
+    """What every prompt job has, for the model in `path`."""
+    from cluster.placement import plan
+
+    [role] = plan("curate", recipe)
+    opener = partial(
+        worker,
         "curator",
         path.absolute(),
         max_model_len=max_model_len,
@@ -151,10 +140,86 @@ def _opener(
         seed=recipe.seed,
         sync="object_store",
     )
+    return {
+        "open_worker": opener,
+        "digest": digest_path(path),
+        "dtype": recipe.model.dtype,
+        "max_model_len": max_model_len,
+        "seed": recipe.seed,
+        "options": role.options(),
+    }
 
 
-def _options(recipe: Recipe) -> dict[str, Any]:
-    from cluster.placement import plan
+def tag(recipe: Recipe, store: Store, inputs: Mapping[str, Path], cache: Path, tags: Path) -> None:
+    """Checks sources' own traces, then tags rows: by attempts in both modes if a verifier can mark
+    them, else by a judge, whose votes are published in the folder `tags`.
+    """
+    refuse_traces(store, recipe.curate.traces, recipe.curate.filter)
+    tag_by_attempts(recipe, store, inputs, cache / "rollouts")
+    ask_judge(recipe, store, inputs, cache / "judge", tags)
+    if "teacher" in inputs:
+        write_traces(recipe, store, inputs, cache / "traces")
+    tagging.reject_traceless(store)
 
-    [role] = plan("curate", recipe)
-    return role.options()
+
+def tag_by_attempts(recipe: Recipe, store: Store, inputs: Mapping[str, Path], cache: Path) -> None:
+    """Samples each question with a model that was not trained on it, and tags it by its
+    attempts.
+    """
+    curate, models = recipe.curate, taggers(recipe, inputs)
+    seen = [questions(files) for files in tagger_lessons(recipe)]
+    assigned, known = assign_to_models(tagging.objective_rows(store), seen)
+    chosen = tagging.choose_rows(pa.concat_tables(assigned), curate.tag_rows)
+    if warning := tagging.warn_about_attempts(chosen, curate):
+        log_line(warning)
+    engines, n = counted(curate.rollouts.concurrency, "engine"), curate.rollouts.n
+    sampled = []
+    with track("curate: rollouts", chosen.num_rows * len(MODES) * n, "rollout") as bar:
+        for model, rows in zip(models, assign_to_models(chosen, seen)[0], strict=True):
+            loading = f"curate: loading {model.name} into {engines}"
+            advance = until_loaded(bar, rows.num_rows * len(MODES) * n, loading)
+            folder = run_job(store.files, rows, model, cache, times(n, advance))
+            sampled.append(tagging.Sampled(model, rows, folder))
+    tagging.tag_rows(store, sampled, known, curate)
+
+
+def times(n: int, advance: Callable[[int], None]) -> Callable[[int], None]:
+    """`advance` by `n` for each row."""
+    return lambda rows: advance(rows * n)
+
+
+def ask_judge(
+    recipe: Recipe, store: Store, inputs: Mapping[str, Path], cache: Path, tags: Path
+) -> None:
+    """Tags open questions by the judge, and compares it with pass counts; without a judge they are
+    rejected.
+    """
+    judging.set_aside(store, "judge" in inputs)
+    if "judge" not in inputs:
+        return
+    job = judge(recipe, inputs["judge"])
+    chosen = judging.choose_open(store)
+    known = judging.choose_tagged(store, job.config.calibration_rows)
+    loading = f"curate: loading {job.name} into {counted(job.config.concurrency, 'engine')}"
+    with track("curate: judge", chosen.num_rows + known.num_rows, "question") as bar:
+        advance = until_loaded(bar, chosen.num_rows, loading)
+        verdicts = list(judging.sample_verdicts(store.files, chosen, job, cache, advance))
+        judging.tag_open(store, verdicts, job)
+        judging.publish_verdicts(verdicts, tags)
+        if warning := judging.unparsed_warning(verdicts):
+            log_line(warning)
+        tried = judging.sample_verdicts(store.files, known, job, cache, kept_first(bar))
+        log_line(judging.compared(store, tried))
+
+
+def write_traces(recipe: Recipe, store: Store, inputs: Mapping[str, Path], cache: Path) -> None:
+    """A teacher, or the tagging model itself, writes the traces that are missing."""
+    job = teacher(recipe, inputs["teacher"], inputs["base"])
+    outcomes = generate.Outcomes()
+    chosen = generate.choose_rows(store, recipe.curate, job.config)
+    loading = f"curate: loading {job.name} into {counted(job.config.concurrency, 'engine')}"
+    with track("curate: traces", chosen.num_rows, "row") as bar:
+        advance = until_loaded(bar, chosen.num_rows, loading)
+        traces = generate.sample_traces(store.files, chosen, job, cache, advance)
+        generate.write_traces(store, outcomes.counted(traces), job.name)
+    log_line(f"curate: {outcomes}")

@@ -1,5 +1,5 @@
-"""What a sound row may still be refused for: length, empty or looping reasoning, a language that
-nobody asked for.
+"""Why a sound row may still be rejected: length, empty or looping reasoning, a language that the
+recipe does not list.
 
 All of it is about one row's texts and needs no model but py3langid's, which is loaded once a
 process and only where languages are asked for. A limit of 0 and an empty list switch a filter off.
@@ -33,92 +33,16 @@ WORD = re.compile(rf"[{UNSPACED}]|[^\W\d_{UNSPACED}]+")
 NO_LANGUAGE = re.compile(r"\$[^$]*\$|\\[A-Za-z]+|https?://\S+")  # mathematics and links
 
 STOCK = frozenset(
-    (
-        "a",
-        "about",
-        "an",
-        "and",
-        "answer",
-        "answers",
-        "at",
-        "be",
-        "by",
-        "calculate",
-        "carefully",
-        "consider",
-        "do",
-        "final",
-        "find",
-        "first",
-        "follows",
-        "for",
-        "given",
-        "have",
-        "here",
-        "hmm",
-        "i",
-        "image",
-        "in",
-        "is",
-        "it",
-        "its",
-        "let",
-        "lets",
-        "look",
-        "looking",
-        "me",
-        "my",
-        "n",
-        "na",
-        "need",
-        "next",
-        "no",
-        "none",
-        "now",
-        "null",
-        "of",
-        "ok",
-        "okay",
-        "out",
-        "picture",
-        "problem",
-        "question",
-        "reason",
-        "reasoning",
-        "result",
-        "see",
-        "should",
-        "so",
-        "solution",
-        "solve",
-        "start",
-        "step",
-        "steps",
-        "sure",
-        "task",
-        "that",
-        "thats",
-        "the",
-        "then",
-        "therefore",
-        "think",
-        "thinking",
-        "this",
-        "thought",
-        "thoughts",
-        "through",
-        "thus",
-        "to",
-        "todo",
-        "understand",
-        "us",
-        "wait",
-        "we",
-        "well",
-        "what",
-        "will",
-        "with",
-        "work",
+    re.findall(
+        r"\w+",
+        """
+    a about an and answer answers at be by calculate carefully consider do final find first
+    follows for given have here hmm i image in is it its let lets look looking me my n na need
+    next no none now null of ok okay out picture problem question reason reasoning result see
+    should so solution solve start step steps sure task that thats the then therefore think
+    thinking this thought thoughts through thus to todo understand us wait we well what will
+    with work
+    """,
     )
 )
 
@@ -137,10 +61,8 @@ def filter_row(question: str, answer: str, trace: str, config: FilterConfig) -> 
         return "repetition", f"{share:.2f} of the question"
     if trace and any(found := filter_trace(question, answer, trace, config)):
         return found
-    if (
-        config.languages
-        and len(WORD.findall(prose := NO_LANGUAGE.sub(" ", question))) >= config.language_words
-    ):
+    prose = NO_LANGUAGE.sub(" ", question)
+    if config.languages and len(WORD.findall(prose)) >= config.language_words:
         language, share = identify(prose[:LANGUAGE_CHARACTERS], config.languages)
         if share < PLAUSIBLE:
             return "wrong_language", language
@@ -172,14 +94,11 @@ def says_nothing(trace: str, question: str, answer: str) -> bool:
 
 
 def content_words(text: str) -> list[str]:
-    """The words and numbers of `text` that are not stock; characters where a script has no
+    """The words and numbers of `text` that are not stock; single characters in a script without
     blanks.
     """
-    return [
-        word
-        for word in CONTENT.findall(text.casefold().replace("'", "").replace("\u2019", ""))
-        if word not in STOCK
-    ]
+    found = CONTENT.findall(text.casefold().replace("'", "").replace("\u2019", ""))
+    return [word for word in found if word not in STOCK]
 
 
 def repetition(text: str) -> float:
@@ -191,16 +110,15 @@ def repetition(text: str) -> float:
     a phrase that fills the rest comes near 1.
     """
     tokens = TOKEN.findall(text.casefold())
-    return (
-        max(_repeated(tokens), _repeated(tokens[-TAIL_TOKENS:]))
-        if len(tokens) >= MIN_TOKENS
-        else 0.0
-    )
+    if len(tokens) < MIN_TOKENS:
+        return 0.0
+    return max(_repeated(tokens), _repeated(tokens[-TAIL_TOKENS:]))
 
 
 def _repeated(tokens: Sequence[str]) -> float:
-    grams = len(tokens) - GRAM + 1
-    return 1 - len(set(zip(*(tokens[k:] for k in range(GRAM)), strict=False))) / grams
+    count = len(tokens) - GRAM + 1
+    grams = {tuple(tokens[at : at + GRAM]) for at in range(count)}
+    return 1 - len(grams) / count
 
 
 @lru_cache(maxsize=1 << 14)  # templates ask the same question of many images

@@ -125,9 +125,8 @@ class Checked:
 
     reason: str
     detail: str
-    image_sha256: str = (
-        ""  # `bimode.storage.dataset.image_digest`; known too where only the answer is refused
-    )
+    # `bimode.storage.dataset.image_digest`; known too if only the answer is refused
+    image_sha256: str = ""
     phash: str = ""  # `fingerprints.perceptual_hash`
     thumbnails: bytes = b""  # `fingerprints.thumbnails`
 
@@ -143,9 +142,7 @@ def check_rows(
     """
     found = []
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow's, of images that are refused or sound all the same
+        warnings.simplefilter("ignore")  # Pillow's, about images that are refused or sound anyway
         for row in rows:
             name = row.get("id")
             with RowNote(short(name) if isinstance(name, str) else "without an id"):

@@ -9,9 +9,9 @@ memory        DuckDB's limit, beyond which it spills into the scratch folder, an
               that `rules` compares
 interrupted   nothing is written: the file of decisions is whole or absent
 
-Priority: eval, check, rows of earlier runs, train, rl; then the order of files, then of rows. Of
-rows that are the same the first stays. An evaluation item is never out for the sake of a train row,
-of whatever run.
+Priority: eval, decontaminate, rows of earlier runs, train, rl; then the order of files, then of
+rows. Of rows that are the same the first stays. An evaluation item is never rejected for a train
+row of any run.
 """
 
 from __future__ import annotations
@@ -42,14 +42,10 @@ DECISION_SCHEMA = pa.schema(
         ("file", pa.int32()),  # which of the files of candidates
         ("row", pa.int64()),  # its place there
         ("split", pa.string()),
-        (
-            "reason",
-            pa.string(),
-        ),  # duplicate_id | duplicate | near_duplicate | contaminated; "" while it is in
-        (
-            "detail",
-            pa.string(),
-        ),  # id of the row that it repeats; where the ids are the same, that row's source and split
+        # duplicate_id | duplicate | other_answer | near_duplicate | contaminated; "" if it stays
+        ("reason", pa.string()),
+        # id of the row that it repeats; of a duplicate id, that row's source and split
+        ("detail", pa.string()),
         ("dup_group", pa.string()),  # id of the row that stands for all that are the same
         (
             "contamination",
@@ -77,7 +73,7 @@ class Decisions:
     """Counts of rows. `alive` came in and `kept` stay; `items` are evaluation items that stay, and
     the shares are of them.
 
-    `by_ngram` have an n-gram that identifies them, `by_image` a picture; None where there is no
+    `by_ngram` have an n-gram that identifies them, `by_image` a picture; None if there is no
     item.
     """
 
@@ -117,11 +113,9 @@ def decide(
             rules.reworded(db, config.image_radius)
         if config.text_similarity:
             rules.similar_texts(db, config.text_similarity, config.text_words)
-        checkable = (
-            rules.same_ngrams(db, config.ngram, config.image_radius)
-            if config.ngram
-            else frozenset()
-        )
+        checkable: frozenset[str] = frozenset()
+        if config.ngram:
+            checkable = rules.same_ngrams(db, config.ngram, config.image_radius)
         _judge(db)
         query = f"SELECT {', '.join(DECISION_SCHEMA.names)} FROM judged ORDER BY file, row"
         _write(db, query, DECISION_SCHEMA, out)

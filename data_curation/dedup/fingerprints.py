@@ -1,5 +1,5 @@
-"""By what rows are compared: canonical texts, and two small pictures of each picture. Made once a
-row, while it is decoded.
+"""What rows are compared by: canonical texts, and two small pictures of each picture. Computed once
+a row, while it is decoded.
 
 A picture keeps its perceptual hash and its thumbnail through another file format, another size,
 more light. The hash finds candidates; the thumbnail tells whether two of them differ by more than
@@ -30,7 +30,7 @@ UNSEEN = re.compile(
 
 
 def canonical(text: str) -> str:
-    """`text` in Unicode's NFKC, case folded, white space collapsed, without what nobody sees."""
+    """`text` in NFKC, case folded, white space collapsed, without invisible characters."""
     return " ".join(UNSEEN.sub("", unicodedata.normalize("NFKC", text).casefold()).split())
 
 
@@ -60,27 +60,26 @@ def perceptual_hash(images: Sequence[Picture]) -> str:
     """
     import imagehash
 
-    hashes = (imagehash.phash(_grey(image), hash_size=HASH_SIZE).hash for image in images)
-    return "-".join(
-        np.packbits(bits).tobytes().hex() for bits in hashes
-    )  # as ImageHash's own `str`, in a hundredth of its time
+    hashes = (imagehash.phash(_gray(image), hash_size=HASH_SIZE).hash for image in images)
+    # as ImageHash's own `str`, in a hundredth of its time
+    return "-".join(np.packbits(bits).tobytes().hex() for bits in hashes)
 
 
 def thumbnails(images: Sequence[Picture]) -> bytes:
-    """Each image as 20 x 20 grey values, THUMB_BYTES an image, one after another; b"" for none.
+    """Each image as 20 x 20 gray values, THUMB_BYTES an image, one after another; b"" for none.
 
     Raises PictureError as above.
     """
     size = (THUMB_SIDE, THUMB_SIDE)
     return b"".join(
-        _grey(image).resize(size, Image.Resampling.BILINEAR).tobytes() for image in images
+        _gray(image).resize(size, Image.Resampling.BILINEAR).tobytes() for image in images
     )
 
 
-def _grey(image: Picture) -> Image.Image:
+def _gray(image: Picture) -> Image.Image:
     """`image` in 8 bits of gray, made of the pixels that a model sees.
 
-    A picture that is open in RGB is taken for one of `open_picture`.
+    A picture in RGB counts as one that `open_picture` has opened.
     """
     if isinstance(image, bytes):
         return open_picture(image).convert("L")

@@ -1,7 +1,7 @@
 """Free texts that are the same but for small edits: MinHash finds candidates, exact Jaccard
 similarity decides.
 
-Wrong for templated questions, where opposites share most shingles; so it is asked only of longer
+Wrong for templated questions, where opposites share most shingles; so it applies only to longer
 texts that have the same answer, the same numbers and the same picture or none (`decide`).
 """
 
@@ -16,7 +16,7 @@ SLACK = 0.15  # an estimate this far below the threshold is out: its standard er
 
 
 def shingles(text: str) -> set[int]:
-    """Digests of every 3 words in a row; of the whole text where there are fewer."""
+    """Digests of every 3 words in a row; of the whole text if there are fewer."""
     return runs(text, min(SHINGLE, max(1, len(words(text)))))
 
 
@@ -32,8 +32,12 @@ def num_bands(similarity: float) -> int:
     A pair is a candidate where all rows of some band agree: ``1 - (1 - s^rows)^bands`` (Leskovec et
     al., "Mining of Massive Datasets", section 3.4.2).
     """
-    rows = [2**k for k in range(8) if (1 - similarity ** (2**k)) ** (NUM_PERM // 2**k) <= MISSED]
-    return NUM_PERM // max(rows, default=1)
+    best = NUM_PERM
+    for rows in (1, 2, 4, 8, 16, 32, 64, 128):
+        bands = NUM_PERM // rows
+        if (1 - similarity**rows) ** bands <= MISSED:
+            best = bands
+    return best
 
 
 class KeptTexts:

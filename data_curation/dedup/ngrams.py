@@ -24,64 +24,13 @@ SHARED = 0.5
 WORD = re.compile(r"\w+")
 NUMBER = re.compile(rf"\d+(?:,\d{{3}}(?!\d))*(?:\.\d+)?|{SPELLED.pattern}")
 STOP = frozenset(
-    (
-        "a",
-        "an",
-        "and",
-        "answer",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "can",
-        "do",
-        "does",
-        "for",
-        "from",
-        "give",
-        "has",
-        "have",
-        "how",
-        "if",
-        "image",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "or",
-        "picture",
-        "please",
-        "question",
-        "shown",
-        "so",
-        "tell",
-        "that",
-        "the",
-        "their",
-        "then",
-        "there",
-        "these",
-        "this",
-        "those",
-        "to",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "whose",
-        "why",
-        "will",
-        "with",
-        "you",
-        "your",
+    re.findall(
+        r"\w+",
+        """
+    a an and answer are as at be by can do does for from give has have how if image in into is
+    it its of on or picture please question shown so tell that the their then there these this
+    those to was we were what when where which who whose why will with you your
+    """,
     )
 )
 
@@ -97,12 +46,13 @@ def numbers(text: str) -> tuple[str, ...]:
 
     "one" alone is mostly no number ("which one"), so it counts within another only.
     """
-    found = (match[0] for match in NUMBER.finditer(canonical(text)))
-    return tuple(
-        sorted(
-            n.replace(",", "") if n[0].isdigit() else str(value_of(n)) for n in found if n != "one"
-        )
-    )
+    found = []
+    for match in NUMBER.finditer(canonical(text)):
+        if match[0][0].isdigit():
+            found.append(match[0].replace(",", ""))
+        elif match[0] != "one":
+            found.append(str(value_of(match[0])))
+    return tuple(sorted(found))
 
 
 def runs(text: str, n: int) -> set[int]:
@@ -118,11 +68,13 @@ def share_subject(one: str, two: str) -> bool:
     """Whether two wordings have half of their content words in common, or half of their numbers;
     half of the longer list.
     """
-    contents = (
-        {word for word in words(text) if word not in STOP and not word.isdigit()}
-        for text in (one, two)
-    )
-    return _half(*contents) or _half(set(numbers(one)), set(numbers(two)))
+    if _half(_content_words(one), _content_words(two)):
+        return True
+    return _half(set(numbers(one)), set(numbers(two)))
+
+
+def _content_words(text: str) -> set[str]:
+    return {word for word in words(text) if word not in STOP and not word.isdigit()}
 
 
 def _half(one: set[str], two: set[str]) -> bool:
@@ -131,7 +83,7 @@ def _half(one: set[str], two: set[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question for all the `rows` that ask it."""
+    """A question, and the number of rows that have it."""
 
     key: str
     text: str

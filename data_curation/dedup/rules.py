@@ -1,20 +1,23 @@
 """The rules by which a row repeats another, one after another, over the narrow columns of all
 candidates in DuckDB.
 
-consumes      view `alive`: the rows that no rule has taken out so far (`decide`); `rank` orders
-              them by priority
+consumes      view `alive`: the rows that no rule has rejected so far (`decide`); `rank` orders them
+              by priority
 produces      table `repeats`: rank, rank of the kept row of higher priority that it repeats, method
-memory        DuckDB's limit, and the fingerprints of the largest group of rows that ask and answer
-the same A row that is out removes no other row, so nothing depends on chains of similar rows. Rows
-of earlier runs are never out. An item of split `decontaminate` is not out for one that it is only
-similar to: it is asked elsewhere, and its own copies have to be found.
+memory        DuckDB's limit, and the fingerprints of the largest group of rows with one question or
+              one answer
+
+A rejected row rejects no other, so nothing depends on chains of similar rows. Rows of earlier runs
+are never rejected. An item of split `decontaminate` is not rejected for being similar to another:
+it is evaluated elsewhere, and its own copies have to be found.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -36,10 +39,8 @@ SAME_ID, EXACT, NEAR_IMAGE, REWORDED, SIMILAR_TEXT = (
     "similar text",
 )
 READ_ROWS = 8192
-COMMON_SHARE, COMMON_ITEMS = (
-    0.05,
-    3,
-)  # an answer of more evaluation items than both says little of the question
+# an answer of more evaluation items than both says little about the question
+COMMON_SHARE, COMMON_ITEMS = 0.05, 3
 SAYS_LITTLE = re.compile(r"yes|no|true|false|none|\(?\w\)?")
 
 Database = duckdb.DuckDBPyConnection
@@ -47,8 +48,8 @@ Pairs = list[tuple[int, int]]  # ranks of a row and of the row that it repeats
 
 
 def same_ids(db: Database) -> None:
-    """Of this run's rows with one id the first stays; items of split `decontaminate` are published
-    nowhere and may be called anything.
+    """Keeps the first of this run's rows with one id. Items of split `decontaminate` are never
+    published and may have any id.
     """
     db.execute(
         f"INSERT INTO repeats SELECT rank, min(rank) OVER (PARTITION BY id) AS hit, '{SAME_ID}'"
@@ -57,7 +58,7 @@ def same_ids(db: Database) -> None:
 
 
 def exact(db: Database) -> None:
-    """Of the rows with the same question and pixels the first stays."""
+    """Keeps the first of the rows with the same question and pixels."""
     db.execute(
         "INSERT INTO repeats SELECT rank, min(rank) OVER (PARTITION BY content_key) AS hit,"
         f" '{EXACT}' FROM alive QUALIFY hit <> rank AND class <> {EARLIER}"
@@ -65,7 +66,7 @@ def exact(db: Database) -> None:
 
 
 def near_images(db: Database, radius: int) -> None:
-    """Of the rows with the same question, the same answer and near pictures the first stays."""
+    """Keeps the first of the rows with the same question, the same answer and near pictures."""
     for n in _image_counts(db):
         found: Pairs = []
         group, kept = -1, KeptPictures(radius)
@@ -81,18 +82,15 @@ def near_images(db: Database, radius: int) -> None:
 
 
 def reworded(db: Database, radius: int) -> None:
-    """A train or rl row with the picture and the answer of an evaluation item asks the same in
-    other words.
+    """Rejects train and rl rows with the picture and the answer of an evaluation item: they ask
+    the same in other words.
 
-    Not so where the answer says little (`_says_little`): another question about the picture may
-    well have it too, so there the two must share their subject (`ngrams.share_subject`) as well.
+    If the answer says little (`_says_little`), another question about the picture may well have it
+    too; then the two must also share their subject (`ngrams.share_subject`).
     """
-    _insert(
-        db,
-        [pair for n in _image_counts(db) for pair in _same_picture_and_answer(db, n, radius)],
-        REWORDED,
-        "pairs",
-    )
+    db.execute("CREATE TABLE pairs (rank BIGINT, hit BIGINT)")
+    for n in _image_counts(db):
+        _append(db, "pairs", list(_same_picture_and_answer(db, n, radius)), pa.int64())
     common, found = _common_answers(db), dict[int, int]()
     rows = db.execute(
         "SELECT rank, hit, r.answer_key, r.question, i.question FROM pairs JOIN rows r USING (rank)"
@@ -100,10 +98,8 @@ def reworded(db: Database, radius: int) -> None:
     )
     while piece := rows.fetchmany(READ_ROWS):
         for rank, hit, answer, question, asked in piece:
-            if rank not in found and (
-                not _says_little(answer, common) or share_subject(question, asked)
-            ):
-                found[rank] = hit
+            if not _says_little(answer, common) or share_subject(question, asked):
+                found.setdefault(rank, hit)
     _insert(db, found.items(), REWORDED)
 
 
@@ -140,22 +136,14 @@ def _says_little(answer: str, common: frozenset[str]) -> bool:
 
 
 def similar_texts(db: Database, similarity: float, least_words: int) -> None:
-    """Of the free texts that are alike, with the same answer, numbers and pixels, the first
-    stays.
+    """Keeps the first of the free texts that are alike and have the same answer, numbers and
+    pixels.
     """
     db.execute("CREATE OR REPLACE TABLE texts (question_key VARCHAR, numbers VARCHAR)")
     for questions in _questions(db, "true"):
-        free = [
-            (q.key, " ".join(numbers(q.text)))
-            for q in questions
-            if len(words(q.text)) >= least_words
-        ]
-        _append(
-            db,
-            "texts",
-            {"question_key": [key for key, _ in free], "numbers": [value for _, value in free]},
-            pa.string(),
-        )
+        free = [q for q in questions if len(words(q.text)) >= least_words]
+        pairs = [(q.key, " ".join(numbers(q.text))) for q in free]
+        _append(db, "texts", pairs, pa.string())
     group, kept, ranks = -1, KeptTexts(similarity), list[int]()
     found: Pairs = []
     source = "alive JOIN texts USING (question_key)"
@@ -163,9 +151,8 @@ def similar_texts(db: Database, similarity: float, least_words: int) -> None:
         if at != group:
             group, kept, ranks = at, KeptTexts(similarity), []
         stays = _stays(piece["rank"].to_numpy()).tolist()
-        for rank, text, always in zip(
-            piece["rank"].to_pylist(), piece["question"].to_pylist(), stays, strict=True
-        ):
+        texts = piece["question"].to_pylist()
+        for rank, text, always in zip(piece["rank"].to_pylist(), texts, stays, strict=True):
             hit = kept.find_or_add(text, always)
             if hit < 0:
                 ranks.append(rank)
@@ -175,31 +162,21 @@ def similar_texts(db: Database, similarity: float, least_words: int) -> None:
 
 
 def same_ngrams(db: Database, n: int, radius: int) -> frozenset[str]:
-    """A train or rl row that shares an n-gram and all numbers with an evaluation item, and shows
-    the same, repeats it.
+    """Rejects train and rl rows that share an n-gram and all numbers with an evaluation item, and
+    show the same.
 
     Returns the keys of the evaluation questions that can be found this way.
     """
     items = EvaluationRuns((q for questions in _questions(db, "item") for q in questions), n)
-    db.execute("CREATE OR REPLACE TABLE matches (asks VARCHAR, asked VARCHAR)")
+    db.execute("CREATE OR REPLACE TABLE matches (question VARCHAR, item VARCHAR)")
     for questions in _questions(db, f"class >= {TRAIN}"):
-        same = list(items.matches(questions))
-        _append(
-            db,
-            "matches",
-            {"asks": [key for key, _ in same], "asked": [key for _, key in same]},
-            pa.string(),
-        )
+        _append(db, "matches", list(items.matches(questions)), pa.string())
     matched = (
-        f"FROM matches JOIN alive r ON r.question_key = asks AND r.class >= {TRAIN} "
-        "JOIN alive i ON i.question_key = asked AND i.item"
+        f"FROM matches JOIN alive r ON r.question_key = matches.question AND r.class >= {TRAIN} "
+        "JOIN alive i ON i.question_key = matches.item AND i.item"
     )
-    found: dict[int, int] = dict(
-        db.execute(
-            f"SELECT r.rank, min(i.rank) {matched} WHERE r.image_sha256 = i.image_sha256 GROUP BY"
-            " r.rank"
-        ).fetchall()
-    )
+    equal = f"SELECT r.rank, min(i.rank) {matched} WHERE r.image_sha256 = i.image_sha256"
+    found: dict[int, int] = dict(db.execute(f"{equal} GROUP BY r.rank").fetchall())
     for count in _image_counts(db) if radius else ():
         reader = cursor(db).sql(
             "SELECT r.rank, i.rank AS hit, r.hashes, r.thumbs, i.hashes AS hashes_i, i.thumbs AS"
@@ -207,12 +184,9 @@ def same_ngrams(db: Database, n: int, radius: int) -> frozenset[str]:
             " BY ALL"
         )
         for batch in reader.to_arrow_reader(READ_ROWS):
-            close = np.flatnonzero(
-                near_each(_pictures(batch, count), _pictures(batch, count, "_i"), radius)
-            )
-            for rank, hit in zip(
-                *(batch[name].to_numpy()[close].tolist() for name in ("rank", "hit")), strict=True
-            ):
+            near = near_each(_pictures(batch, count), _pictures(batch, count, "_i"), radius)
+            close = batch.filter(pa.array(near))
+            for rank, hit in zip(close["rank"].to_pylist(), close["hit"].to_pylist(), strict=True):
                 found[rank] = min(hit, found.get(rank, hit))
     _insert(db, sorted(found.items()), f"{n}-gram")
     return items.checkable
@@ -232,15 +206,13 @@ def _groups(
     for batch in reader.to_arrow_reader(READ_ROWS):
         group = batch["grp"].to_numpy()
         cuts = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(group)]
-        yield from (
-            (int(group[start]), batch.slice(start, stop - start))
-            for start, stop in pairwise(cuts)
-            if stop > start
-        )
+        for start, stop in pairwise(cuts):
+            if stop > start:
+                yield int(group[start]), batch.slice(start, stop - start)
 
 
 def _questions(db: Database, where: str) -> Iterator[list[Question]]:
-    """What the rows that fulfil a condition ask, each question once."""
+    """The questions of the rows that fulfil a condition, each once."""
     query = (
         f"SELECT question_key, arg_min(question, rank), count(*) FROM alive WHERE {where} GROUP BY"
         " question_key ORDER BY ALL"
@@ -258,33 +230,26 @@ def _image_counts(db: Database) -> list[int]:
 
 
 def _stays(ranks: np.ndarray) -> np.ndarray:
-    """Whether similarity to another takes none of these out."""
+    """Whether similarity to another row rejects none of these."""
     return np.isin(ranks >> CLASS_BITS, (CHECK, EARLIER))
 
 
 def _pictures(batch: pa.RecordBatch, n: int, suffix: str = "") -> Pictures:
-    return Pictures.of(
-        batch[f"hashes{suffix}"].to_pylist(), batch[f"thumbs{suffix}"].to_pylist(), n
-    )
+    hashes, thumbs = batch[f"hashes{suffix}"], batch[f"thumbs{suffix}"]
+    return Pictures.of(hashes.to_pylist(), thumbs.to_pylist(), n)
 
 
-def _insert(
-    db: Database, pairs: Iterable[tuple[int, int]], method: str, table: str = "repeats"
-) -> None:
-    rows = list(pairs)
-    db.execute(f"CREATE TABLE IF NOT EXISTS {table} (rank BIGINT, hit BIGINT, method VARCHAR)")
-    columns = {"rank": [rank for rank, _ in rows], "hit": [hit for _, hit in rows]}
-    _append(db, table, columns, pa.int64(), f"'{method}'")
+def _insert(db: Database, pairs: Iterable[tuple[int, int]], method: str) -> None:
+    """Adds pairs of ranks to `repeats`."""
+    _append(db, "repeats", list(pairs), pa.int64(), f"'{method}'")
 
 
 def _append(
-    db: Database,
-    table: str,
-    columns: dict[str, list[int]] | dict[str, list[str]],
-    kind: pa.DataType,
-    *more: str,
+    db: Database, table: str, pairs: Sequence[tuple[Any, Any]], kind: pa.DataType, *more: str
 ) -> None:
-    """Appends equally typed `columns`, and constants behind them, to `table`."""
-    db.register("new", pa.table({name: pa.array(values, kind) for name, values in columns.items()}))
-    db.execute(f"INSERT INTO {table} SELECT {', '.join([*columns, *more])} FROM new")
+    """Adds `pairs` of one type to `table`, with constants behind them."""
+    first = pa.array([one for one, _ in pairs], kind)
+    second = pa.array([two for _, two in pairs], kind)
+    db.register("new", pa.table({"one": first, "two": second}))
+    db.execute(f"INSERT INTO {table} SELECT {', '.join(['one', 'two', *more])} FROM new")
     db.unregister("new")

@@ -25,10 +25,8 @@ def arithmetic_trace(digits: list[int], operators: list[str]) -> tuple[str, int]
         value = OPERATIONS[name](value, digit) % canvas.MODULUS
         steps.append(f"{name} {digit} > {value}")
         shown.append(f"{name} {digit}")
-    return (
-        f"look : {len(digits)} terms : {' '.join(shown)} ; then {' '.join(steps)} ; so {value}",
-        value,
-    )
+    read = f"look : {len(digits)} terms : {' '.join(shown)}"
+    return f"{read} ; then {' '.join(steps)} ; so {value}", value
 
 
 @cache
@@ -46,9 +44,8 @@ def expression(index: int, split: str, seed: int, weights: tuple[float, float, f
     """
     rng = canvas.rng_of("arithmetic", split, seed, index)
     level, count = canvas.draw_operands(rng, weights)
-    digits = [
-        int(d) for d in rng.integers(1, 10, count)
-    ]  # no zeros: a product with one needs no reading
+    # no zeros: a product with one needs no reading
+    digits = [int(d) for d in rng.integers(1, 10, count)]
     operators = [str(o) for o in rng.choice(list(OPERATIONS), count - 1)]
     image, refs = canvas.blank(), []
     for k, digit in enumerate(digits):
@@ -58,24 +55,22 @@ def expression(index: int, split: str, seed: int, weights: tuple[float, float, f
         if k < count - 1:
             canvas.put(image, 2 * k + 1, canvas.operator_glyph(operators[k]))
     trace, value = arithmetic_trace(digits, operators)
-    shown = " ".join(
-        [str(digits[0]), *(f"{o} {d}" for o, d in zip(operators, digits[1:], strict=True))]
-    )
-    return Sample(
-        id=f"arithmetic-{split}-{seed}-{index}",
+    following = zip(operators, digits[1:], strict=True)
+    shown = " ".join([str(digits[0]), *(f"{name} {digit}" for name, digit in following)])
+    return canvas.make_sample(
+        "arithmetic",
+        index,
+        split,
+        seed,
         question=str(rng.choice(QUESTIONS)),
         images=(canvas.to_png(image, rng),),
         answer=str(value),
         trace=trace,
         transcription=f"{count} terms : {shown}",
-        verifier="exact",
-        verifier_args="{}",
         guess_rate=guess_rate(level),
-        task="arithmetic",
         domain="expression",
         level=level,
         difficulty=json.dumps({"operands": count}),
-        split=split,
         source="scikit-learn/load_digits",
         source_license="CC-BY-4.0",
         source_refs=tuple(refs),

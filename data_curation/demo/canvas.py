@@ -1,4 +1,4 @@
-"""One canvas for every family: 40 x 40 grey pixels, a 5 x 5 grid of cells aligned to the model's
+"""One canvas for every family: 40 x 40 gray pixels, a 5 x 5 grid of cells aligned to the model's
 patches.
 
 One size for all, so that neither the width of an image nor the wording of a question gives the
@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from bimode.records import Sample
 
 SIDE = 40
 CELL = 8
@@ -68,9 +71,16 @@ def rng_of(*key: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
+def draw_level(
+    rng: np.random.Generator, levels: Collection[str], weights: tuple[float, float, float]
+) -> str:
+    """Draws a level by `weights` (easy, mid, hard)."""
+    return str(rng.choice(list(levels), p=np.asarray(weights) / sum(weights)))
+
+
 def draw_operands(rng: np.random.Generator, weights: tuple[float, float, float]) -> tuple[str, int]:
     """Draws a level by `weights` (easy, mid, hard) and the number of operands inside it."""
-    level = str(rng.choice(list(LEVELS), p=np.asarray(weights) / sum(weights)))
+    level = draw_level(rng, LEVELS, weights)
     return level, int(rng.choice(LEVELS[level]))
 
 
@@ -120,9 +130,29 @@ def put(canvas: np.ndarray, cell: int, ink: np.ndarray) -> None:
 
 
 def to_png(canvas: np.ndarray, rng: np.random.Generator, noise: float = 0.03) -> bytes:
-    """Brightness jitter and sensor noise, then a lossless grey PNG."""
+    """Brightness jitter and sensor noise, then a lossless gray PNG."""
     ink = canvas * rng.uniform(0.75, 1.0) + rng.normal(0.0, noise, canvas.shape)
     pixels = np.clip(np.rint(ink * 255), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels, mode="L").save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def make_sample(family: str, index: int, split: str, seed: int, **fields: Any) -> Sample:
+    """Makes a sample of a family. What most families share may be left out of `fields`: a generated
+    text without an image, its answer compared exactly.
+    """
+    shared = {
+        "id": f"{family}-{split}-{seed}-{index}",
+        "images": (),
+        "transcription": "",
+        "verifier": "exact",
+        "verifier_args": "{}",
+        "task": family,
+        "domain": "text",
+        "split": split,
+        "source": "generated",
+        "source_license": "Apache-2.0",
+        "source_refs": (),
+    }
+    return Sample(**(shared | fields))

@@ -66,13 +66,8 @@ def chart_trace(ticks: list[int]) -> tuple[str, int]:
     for operator, tick in zip(cycle("x+"), ticks[1:]):
         value = (value * tick if operator == "x" else value + tick) % canvas.MODULUS
         steps.append(f"{operator} {tick} > {value}")
-    return (
-        (
-            f"look : {len(ticks)} bars : {' '.join(map(str, ticks))} ; then {' '.join(steps)} ; so"
-            f" {value}"
-        ),
-        value,
-    )
+    read = f"look : {len(ticks)} bars : {' '.join(map(str, ticks))}"
+    return f"{read} ; then {' '.join(steps)} ; so {value}", value
 
 
 @cache
@@ -98,21 +93,20 @@ def bar_chart(index: int, split: str, seed: int, weights: tuple[float, float, fl
         image[canvas.SIDE - 4 - tick * TICK_PIXELS : canvas.SIDE - 4, left + 1 : left + 7] = 0.9
     trace, value = chart_trace(ticks)
     knobs = {"operands": count, "values": [round(float(values[row]), 6) for row in rows]}
-    return Sample(
-        id=f"charts-{split}-{seed}-{index}",
+    return canvas.make_sample(
+        "charts",
+        index,
+        split,
+        seed,
         question=str(rng.choice(QUESTIONS)),
         images=(canvas.to_png(image, rng),),
         answer=str(value),
         trace=trace,
         transcription=f"{count} bars : {' '.join(map(str, ticks))}",
-        verifier="exact",
-        verifier_args="{}",
         guess_rate=guess_rate(level),
-        task="charts",
         domain="chart",
         level=level,
         difficulty=json.dumps(knobs),
-        split=split,
         source="vega-datasets",
         source_license="MIT",
         source_refs=tuple(f"{ref}/{int(r)}" for r in rows),

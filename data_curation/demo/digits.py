@@ -100,21 +100,20 @@ def digit_strip(index: int, split: str, seed: int, weights: tuple[float, float, 
         canvas.put(image, cell, ink)
         refs.append(ref)
     trace, value = strip_trace(digits)
-    return Sample(
-        id=f"digits-{split}-{seed}-{index}",
+    return canvas.make_sample(
+        "digits",
+        index,
+        split,
+        seed,
         question=str(rng.choice(QUESTIONS)),
         images=(canvas.to_png(image, rng),),
         answer=str(value),
         trace=trace,
         transcription=f"{count} digits : {' '.join(map(str, digits))}",
-        verifier="exact",
-        verifier_args="{}",
         guess_rate=guess_rate(level),
-        task="digits",
         domain="strip",
         level=level,
         difficulty=json.dumps({"operands": count}),
-        split=split,
         source="scikit-learn/load_digits",
         source_license="CC-BY-4.0",
         source_refs=tuple(refs),

@@ -1,5 +1,5 @@
 """T2, text only in the tiny model's own words: a sum modulo 23, worked out from left to right,
-behind numbers nobody asks about.
+behind numbers that do not matter.
 
 One step is meant for the head, three and four have to be written down. Difficulty is in plain sight
 here, as it is in most text: a router that reads the question knows it too. What is held out is the
@@ -40,9 +40,8 @@ def split_of(question: str) -> str:
     the numbers in front of it.
     """
     aside, _, rest = question.partition(" ; ")
-    expression = (
-        rest[: rest.index(" from left to right")].removeprefix("work out ").removeprefix("compute ")
-    )
+    asked = rest[: rest.index(" from left to right")]
+    expression = asked.removeprefix("work out ").removeprefix("compute ")
     key = expression if len(expression.split()) > ONE_STEP else aside
     digest = hashlib.blake2b(key.encode(), digest_size=4).digest()
     return SPLITS[int.from_bytes(digest, "little") % len(SPLITS)]
@@ -51,7 +50,7 @@ def split_of(question: str) -> str:
 def written_sum(index: int, split: str, seed: int, weights: tuple[float, float, float]) -> Sample:
     """Sample `index` of the family in `split`."""
     rng = canvas.rng_of("sums", split, seed, index)
-    level = str(rng.choice(list(LEVELS), p=np.asarray(weights) / sum(weights)))
+    level = canvas.draw_level(rng, LEVELS, weights)
     while True:
         operands, operators, expression = _draw(rng, level)
         aside = f"{rng.choice(ASIDES)} {' '.join(map(str, rng.integers(0, 10, 5)))} ;"
@@ -59,23 +58,17 @@ def written_sum(index: int, split: str, seed: int, weights: tuple[float, float, 
         if split_of(question) == split:
             break
     trace, value = arithmetic_trace(operands, operators)
-    return Sample(
-        id=f"sums-{split}-{seed}-{index}",
+    return canvas.make_sample(
+        "sums",
+        index,
+        split,
+        seed,
         question=question,
-        images=(),
         answer=str(value),
         trace=trace,
-        transcription="",
-        verifier="exact",
-        verifier_args="{}",
         guess_rate=guess_rate(level),
-        task="sums",
-        domain="text",
         level=level,
         difficulty=json.dumps({"operations": len(operators)}),
-        split=split,
-        source="generated",
-        source_license="Apache-2.0",
         source_refs=(f"sums/{expression}",),
     )
 

@@ -32,22 +32,16 @@ def worked_sum(index: int, split: str, seed: int, weights: tuple[float, float, f
         asked.append(f"{name} {digit}")
         worked.append(f"{name} {digit} > {value}")
     answer = " ".join(worked)
-    return Sample(
-        id=f"tables-{split}-{seed}-{index}",
+    return canvas.make_sample(
+        "tables",
+        index,
+        split,
+        seed,
         question=f"work out {' '.join(asked)}",
-        images=(),
         answer=answer,
         trace="",
         transcription=answer,
-        verifier="exact",
-        verifier_args="{}",
         guess_rate=0.0,
-        task="tables",
-        domain="text",
         level="easy",
         difficulty=json.dumps({"operands": count}),
-        split=split,
-        source="generated",
-        source_license="Apache-2.0",
-        source_refs=(),
     )

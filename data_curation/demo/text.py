@@ -14,11 +14,9 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-import numpy as np
-
 from bimode.errors import ConfigError
 from bimode.records import Sample
-from data_curation.demo.canvas import rng_of, sampled_blind
+from data_curation.demo.canvas import draw_level, make_sample, rng_of, sampled_blind
 
 GUESS_PROBE = 500  # items from which the most common answer's share is measured
 
@@ -76,7 +74,7 @@ TASKS: dict[str, PuzzleTask] = {
 
 
 def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
-    """`tasks`, or chain_sum where none is named. Raises ConfigError for one that has no trace, or
+    """`tasks`, or chain_sum if none is named. Raises ConfigError for one that has no trace, or
     without reasoning-gym.
     """
     for name in tasks:
@@ -85,9 +83,7 @@ def check_tasks(tasks: tuple[str, ...]) -> tuple[str, ...]:
                 "tasks", name, f"no honest trace can be made for it; use {', '.join(TASKS)}"
             )
     try:
-        import_module(
-            "reasoning_gym"
-        )  # it, or what it needs, may have been left out at installation
+        import_module("reasoning_gym")  # may be left out at installation, or what it needs
     except ImportError:
         fix = "needs a C compiler at installation; install one and run make env again"
         raise ConfigError("family", "reasoning_gym", fix) from None
@@ -128,25 +124,22 @@ def puzzle(
     task = tasks[index % len(tasks)]
     rng = rng_of("reasoning_gym", task, split, seed, index)
     levels = TASKS[task].levels
-    level = str(rng.choice(list(levels), p=np.asarray(weights) / sum(weights)))
+    level = draw_level(rng, levels, weights)
     value, item_seed = int(rng.choice(levels[level])), int(rng.integers(2**62))
     entry = entry_of(task, value, item_seed)
-    return Sample(
-        id=f"{task}-{split}-{seed}-{index}",
+    return make_sample(
+        task,
+        index,
+        split,
+        seed,
         question=entry["question"].strip(),
-        images=(),
         answer=entry["answer"],
         trace=TASKS[task].trace(entry["metadata"]),
-        transcription="",
         verifier="reasoning_gym",
         verifier_args=json.dumps({"entry": entry}),
         guess_rate=guess_rate(task, level),
-        task=task,
-        domain="text",
         level=level,
         difficulty=json.dumps({TASKS[task].knob: value}),
-        split=split,
         source="reasoning-gym",
-        source_license="Apache-2.0",
         source_refs=(f"reasoning_gym/{task}/{item_seed}",),
     )

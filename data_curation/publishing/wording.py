@@ -54,9 +54,9 @@ COLUMNS = {  # of a published row
     ),
 }
 RULES = {
-    "direct_good": "direct answers are surely good enough",
+    "non_thinking_good": "direct answers are surely good enough",
     "non_thinking_poor": "direct answers are surely poor",
-    "direct_unclear": "the counts do not say, so both formats are taught",
+    "non_thinking_unclear": "the counts do not say, so both formats are taught",
     "thinking_no_better": (
         "direct answers are poor, and thinking does no better, so both formats are taught"
     ),

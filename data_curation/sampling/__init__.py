@@ -1,1 +1,1 @@
-"""Asking models: pools of engines, caches in parts, replies in rounds, attempts."""
+"""Prompt models about rows, each thing once: jobs, and the cache of their replies."""

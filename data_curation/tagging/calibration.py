@@ -1,4 +1,4 @@
-"""How far a judge's verdicts agree with tags from pass counts, beside what needs no judge at all.
+"""How far a judge's verdicts agree with tags from pass counts, compared with two baselines.
 
 Baselines: the most common tag, and a threshold on the question's length. The threshold is chosen on
 one half of the rows and tested on the other, and the other way round, so that every row is tested
@@ -42,13 +42,13 @@ class Rate:
 
     @property
     def accuracy(self) -> float:
-        """NaN where there is nothing to be right about."""
+        """NaN without any row."""
         return self.right / self.n if self.n else float("nan")
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The judge and the baselines on the same rows. `kappa` (Cohen 1960) is None where chance alone
+    """The judge and the baselines on the same rows. `kappa` (Cohen 1960) is None if chance alone
     would always agree.
     """
 
@@ -56,9 +56,8 @@ class Calibration:
     kappa: float | None
     majority: Rate
     length: Rate
-    counts: tuple[
-        tuple[int, int], tuple[int, int]
-    ]  # rows: tag thinking, non_thinking; columns: the verdict
+    # rows: tag thinking, non_thinking; columns: the verdict
+    counts: tuple[tuple[int, int], tuple[int, int]]
     left_out: int  # rows whose tag or verdict is neither of the two words
 
 
@@ -73,9 +72,10 @@ def calibrate(rows: Sequence[Judged], confidence: float = 0.95) -> Calibration:
     def rate(hits: int) -> Rate:
         return Rate(hits, n, *wilson(hits, n, confidence))
 
+    expected = sum(tags[word] * sum(pairs[tag, word] for tag in WORDS) for word in WORDS)
     return Calibration(
         judge=rate(right),
-        kappa=_kappa(np.array(counts, dtype=np.float64)),
+        kappa=None if expected == n * n else (n * right - expected) / (n * n - expected),
         majority=rate(max(tags.values(), default=0)),
         length=rate(_length_hits(sound)),
         counts=counts,  # type: ignore[arg-type]  # two by two
@@ -91,15 +91,6 @@ def describe(found: Calibration) -> str:
         rate: Rate = getattr(found, name)
         lines.append(f"curate:   {name:<9} {rate.accuracy:.2f} [{rate.low:.2f}, {rate.high:.2f}]")
     return "\n".join(lines)
-
-
-def _kappa(table: NDArray[np.float64]) -> float | None:
-    n = table.sum()
-    if n == 0:
-        return None
-    observed = np.trace(table) / n
-    expected = float(table.sum(0) @ table.sum(1)) / n**2
-    return None if expected == 1.0 else float((observed - expected) / (1 - expected))
 
 
 def _length_hits(sound: Sequence[Judged]) -> int:
@@ -121,23 +112,13 @@ def choose_threshold(
 ) -> tuple[float, bool]:
     """The best rule `thinking if (length > threshold) is long_thinks`: (threshold, long_thinks).
 
-    Every threshold between two lengths is tried, and none (-inf); of equally good ones the lowest,
-    longer = thinking first.
+    Every length is tried as a threshold, and -inf; of equally good ones the lowest, longer =
+    thinking first.
     """
-    order = np.argsort(lengths_N, kind="stable")
-    lengths, thinks = lengths_N[order], thinks_N[order]
-    cuts = (
-        np.flatnonzero(np.append(np.diff(lengths) > 0, True)) + 1
-        if len(lengths)
-        else np.array([], dtype=np.int64)
-    )
-    below = np.concatenate([[0], cuts])  # how many rows lie at or under each threshold
-    values = np.concatenate([[-np.inf], lengths[cuts - 1]])
-    thinks_below = np.concatenate([[0], np.cumsum(thinks)])[below]
-    hits = (below - thinks_below) + (
-        thinks.sum() - thinks_below
-    )  # short ones that do not think, long ones that do
-    best, worst = int(np.argmax(hits)), int(np.argmin(hits))
-    if len(lengths) - hits[worst] > hits[best]:
-        return float(values[worst]), False
-    return float(values[best]), True
+    best, rule = -1, (-np.inf, True)
+    for long_thinks in (True, False):
+        for threshold in (-np.inf, *np.unique(lengths_N).tolist()):
+            hits = int((((lengths_N > threshold) == long_thinks) == thinks_N).sum())
+            if hits > best:
+                best, rule = hits, (threshold, long_thinks)
+    return rule

@@ -26,7 +26,7 @@ from bimode.errors import ConfigError
 from bimode.storage.dataset import question_of
 from bimode.storage.run_dir import Provenance, provenance_of, read_json
 from data_curation.dedup.fingerprints import content_key
-from data_curation.store import Store, write_overlay
+from data_curation.store import Store
 from data_curation.tagging.tagging import ALIVE_TRAIN
 
 KEY = "curate.rollouts.models"
@@ -34,26 +34,18 @@ NO_PROVENANCE = (
     "nobody knows what it may tag: copy it to elsewhere if that is all, and keep more with"
     " curate.keep_versions"
 )
-REASON = [("reason", pa.string()), ("detail", pa.string())]
 
 
-def leave_out_folds(store: Store, fold: tuple[int, int], out: Path) -> Path:
-    """Writes which train questions are in another fold than `fold` (which, of how many), for
-    `Store.apply`.
-    """
+def leave_out_folds(store: Store, fold: tuple[int, int]) -> None:
+    """Rejects the train questions of other folds than `fold` (which, of how many)."""
     mine, n = fold
     rows = store.table(["file", "row", "content_key"], ALIVE_TRAIN, "file, row").to_pylist()
-    found = (
-        {
-            "file": row["file"],
-            "row": row["row"],
-            "reason": "other_fold",
-            "detail": f"{other} of {n}",
-        }
-        for row in rows
-        if (other := fold_of(row["content_key"], n)) != mine
-    )
-    return write_overlay(REASON, found, out)
+    rejected = []
+    for row in rows:
+        other = fold_of(row["content_key"], n)
+        if other != mine:
+            rejected.append(row | {"reason": "other_fold", "detail": f"{other} of {n}"})
+    store.update(["reason", "detail"], rejected)
 
 
 def fold_of(key: str, n: int) -> int:
@@ -64,41 +56,39 @@ def fold_of(key: str, n: int) -> int:
 
 
 def training_files(model: Path) -> tuple[Path, ...]:
-    """The files of rows that a model in a run directory was trained on, and its base before; none
-    for a model in no run.
+    """The files of rows that a model in a run directory and its base were trained on; none for a
+    model in no run.
 
-    Raises ConfigError where the data that it was trained on is no longer there.
+    Raises ConfigError if the data that it was trained on is no longer there.
     """
     made = provenance_of(model)
     if made is None:
         return ()
     if made.stage == "anneal":
         return (*_of_base(made), *_read(made, "train"))
-    before = _annealing(made)
-    return (
-        *((*_of_base(before), *_read(before, "train")) if before else _of_base(made)),
-        *_read(made, "rl"),
-    )
+    annealing = _annealing(made)
+    before = _of_base(made)
+    if annealing:
+        before = (*_of_base(annealing), *_read(annealing, "train"))
+    return (*before, *_read(made, "rl"))
 
 
 def _of_base(made: Provenance) -> tuple[Path, ...]:
-    """The lessons of the model that a run's first stage began with, as long as that is in its place
-    and the same.
+    """The training files of the model that a run's first stage began with, if that is still the
+    same model in the same place.
     """
     base = (read_json(made.run / "manifest.json") or {}).get("base", {}).get("path")
-    before = (
-        provenance_of(made.run / base) if base else None
-    )  # a base of the run's own is named relative to it
-    known = (
-        before is not None
-        and before.manifest["outputs"]["model"] == made.manifest["inputs"]["model"]
-    )
-    return training_files(made.run / base) if known else ()
+    if not base:
+        return ()
+    before = provenance_of(made.run / base)  # a base of the run's own is named relative to it
+    if before and before.manifest["outputs"]["model"] == made.manifest["inputs"]["model"]:
+        return training_files(made.run / base)
+    return ()
 
 
 def _annealing(bpo: Provenance) -> Provenance | None:
-    """The annealing that BPO started from; None where it started from the run's base. Raises
-    ConfigError where it is gone.
+    """The annealing that BPO started from; None if it started from the run's base. Raises
+    ConfigError if it is gone.
     """
     folders = [bpo.run / "anneal", *sorted((bpo.run / "replaced").glob("anneal-*"))]
     found = [made for folder in folders if (made := provenance_of(folder / "model"))]
@@ -116,12 +106,11 @@ def _annealing(bpo: Provenance) -> Provenance | None:
 
 def questions(files: Iterable[Path]) -> frozenset[str]:
     """`content_key` of every question in files of published rows."""
-    tables = (pq.read_table(file, columns=["prompt", "image_sha256"]) for file in files)
-    return frozenset(
-        content_key(question_of(row), row["image_sha256"])
-        for table in tables
-        for row in table.to_pylist()
-    )
+    keys = set()
+    for file in files:
+        for row in pq.read_table(file, columns=["prompt", "image_sha256"]).to_pylist():
+            keys.add(content_key(question_of(row), row["image_sha256"]))
+    return frozenset(keys)
 
 
 def _read(made: Provenance, split: str) -> tuple[Path, ...]:
@@ -147,10 +136,10 @@ def assign_to_models(
     A question goes to the first model that was not trained on it, so that a model more at the end
     changes no tag.
     """
-    keys, nobody = chosen["content_key"].to_pylist(), len(known)
-    whose = pa.array(
-        [next((at for at, seen in enumerate(known) if key not in seen), nobody) for key in keys],
-        pa.int64(),
-    )
-    *dealt, rest = (chosen.filter(pc.equal(whose, at)) for at in range(nobody + 1))
-    return dealt, rest
+    left, assigned = chosen, []
+    for seen in known:
+        keys = left["content_key"].to_pylist()
+        unseen = pa.array([key not in seen for key in keys], pa.bool_())
+        assigned.append(left.filter(unseen))
+        left = left.filter(pc.invert(unseen))
+    return assigned, left

@@ -7,29 +7,28 @@
     waits for     the judge's engine
     interrupted   see `data_curation.sampling.prompt_job`
 
-A reply counts only if it is one of two words and nothing else, after whatever reasoning the model
-closes. Without a judge such rows are set aside with a reason, never guessed.
+A reply counts only if it is one of two words and nothing else, after any reasoning that the model
+closes. Without a judge such rows are rejected with a reason, never guessed.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bimode.config.traces import JudgeConfig
 from bimode.grading.verify import OPEN
 from bimode.modes import THINK_CLOSE, Mode
 from bimode.records import Completion, GenerationRequest, Prompt
 from bimode.storage.dataset import Row, question_of
-from bimode.storage.run_dir import digest_json
-from data_curation.sampling.prompt_job import Reply, ask, missing_rows, read_replies
-from data_curation.store import Store, write_overlay
+from data_curation.sampling.cache import Reply, read_replies
+from data_curation.sampling.prompt_job import PromptJob, run_job
+from data_curation.store import Store
 from data_curation.tagging.calibration import Judged, calibrate, describe
 from data_curation.tagging.tagging import ALIVE_TRAIN, OVERLAY, UNTAGGED
 
@@ -37,58 +36,40 @@ WORDS = (Mode.THINKING.value, Mode.NON_THINKING.value)
 UNPARSED = "unparsed"
 NEEDS_JUDGE, JUDGE_FAILED, JUDGE_UNCLEAR = "needs_judge", "judge_failed", "judge_unclear"
 JUDGE_REASONS = (NEEDS_JUDGE, JUDGE_FAILED, JUDGE_UNCLEAR)
+NO_JUDGE = "its verifier is `open`, and curate.judge.model names no judge"
+NO_ANSWER = "its verifier is `open`: no answer could be marked"
+CLEARLY_TAGGED = "mode_reason = 'pass_rate' AND mode <> 'either'"
 CHOSEN = ("file", "row", "id", "content")  # what `sample_verdicts` needs of a row
 
 
-@dataclass(frozen=True, slots=True)
-class Judge:
-    """The model that is asked, and how. `digest` is that of its directory; an `PromptJob`."""
+class Judge(PromptJob):
+    """The model that judges open questions; `config` is `curate.judge`."""
 
-    open_worker: Callable[[], Any]
-    name: str
-    digest: str
-    dtype: str
-    config: JudgeConfig
-    seed: int
-    options: Mapping[str, Any]
+    __slots__ = ()
+    modes: ClassVar[tuple[Mode, ...]] = (Mode.AUTO,)
 
     @property
-    def concurrency(self) -> int:
-        return self.config.concurrency
+    def decides(self) -> Sequence[Any]:
+        return [self.config.template, self.config.images, self.config.constrained]
 
-    @property
-    def rounds(self) -> int:
-        return 1 + self.config.retries
+    def missing(self, row: Row) -> int:
+        if row["round"] > self.config.retries:
+            return 0
+        return max(0, int(self.config.votes - row["sound"]))
 
-    @property
-    def columns(self) -> Sequence[str]:
-        return "prompt", "images", "answer", "task", "level"
-
-    @property
-    def params_hash(self) -> str:
-        c = self.config
-        asked = [c.template, c.images, c.temperature, c.max_tokens, c.max_model_len, c.constrained]
-        return digest_json([self.digest, asked, self.dtype, self.seed])
-
-    def missing(self, sound: int) -> int:
-        return max(0, self.config.votes - sound)
-
-    def request(self, row: Row, n: int, renderer: Any) -> GenerationRequest:
+    def request(self, row: Row, renderer: Any) -> GenerationRequest:
         question = self.config.template.format(question=question_of(row), answer=row["answer"])
         images = tuple(image["bytes"] for image in row["images"]) if self.config.images else ()
-        prompt = Prompt(
-            row["id"], question, images, row["answer"], OPEN, "{}", row["task"], row["level"]
-        )
-        seed = int(digest_json([self.seed, row["id"], row["round"]])[:7], 16)
-        words = WORDS if self.config.constrained else ()
         return GenerationRequest(
-            prompt,
+            Prompt(
+                row["id"], question, images, row["answer"], OPEN, "{}", row["task"], row["level"]
+            ),
             Mode.AUTO,
-            n,
+            row["missing"],
             self.config.temperature,
             self.config.max_tokens,
-            seed,
-            choices=words,
+            self.draw_seed(row["id"], row["round"]),
+            choices=WORDS if self.config.constrained else (),
         )
 
     def verdict(self, row: Row, completion: Completion) -> str:
@@ -103,7 +84,7 @@ class Verdict:
     """The votes on a row of file `file`, e.g. ``Verdict(0, 17, "open-7", "thinking", thinking=4,
     non_thinking=1, unparsed=2)``.
 
-    `mode` is `either` where both words have equally many votes, and empty where there is none.
+    `mode` is `either` if both words have equally many votes, and empty without any vote.
     """
 
     file: int
@@ -130,17 +111,23 @@ def parse_verdict(text: str) -> str:
     return answer if answer in WORDS else UNPARSED
 
 
-def count_votes(row: Row, replies: Iterable[Reply], votes: int) -> Verdict:
-    """The verdict of the first `votes` replies that have one."""
-    replies = list(replies)
+def count_votes(row: Row, replies: Sequence[Reply], votes: int) -> Verdict:
+    """The verdict of the first `votes` replies that are one."""
     completed = [reply for reply in replies if not reply.error]
-    sound = [reply.verdict for reply in completed if reply.verdict in WORDS][:votes]
-    counts, place = Counter(sound), (row["file"], row["row"], row["id"])
-    thinking, direct = (counts[word] for word in WORDS)
-    mode = "" if not sound else "either" if thinking == direct else WORDS[thinking < direct]
-    error = next((reply.error for reply in replies if reply.error), "") if not completed else ""
+    counts = Counter([reply.verdict for reply in completed if reply.verdict in WORDS][:votes])
+    mode = ""
+    if counts:
+        tied = counts[WORDS[0]] == counts[WORDS[1]]
+        mode = "either" if tied else max(WORDS, key=counts.__getitem__)
     return Verdict(
-        *place, mode, thinking, direct, sum(reply.verdict == UNPARSED for reply in completed), error
+        row["file"],
+        row["row"],
+        row["id"],
+        mode,
+        counts[WORDS[0]],
+        counts[WORDS[1]],
+        sum(reply.verdict == UNPARSED for reply in completed),
+        "" if completed or not replies else replies[0].error,
     )
 
 
@@ -153,12 +140,7 @@ def choose_tagged(store: Store, most: int) -> pa.Table:
     """At most `most` rows with a clear tag by pass counts, on which the judge is tried: the first
     by hash of the id.
     """
-    found = store.table(
-        CHOSEN,
-        f"{ALIVE_TRAIN} AND mode_reason = 'pass_rate' AND mode <> 'either'",
-        "md5(id), id",
-        most,
-    )
+    found = store.table(CHOSEN, f"{ALIVE_TRAIN} AND {CLEARLY_TAGGED}", "md5(id), id", most)
     return found.slice(0, most)  # 0 is none here
 
 
@@ -174,44 +156,30 @@ def sample_verdicts(
 
     Needs a connected Ray if any is missing.
     """
-    folder = cache / judge.params_hash
-    batches = missing_rows(chosen, judge, folder)
-    on_done(chosen.num_rows - sum(map(len, batches)))
-    ask(files, batches, judge, folder, on_done)
-    yield from (
-        count_votes(row, replies, judge.config.votes)
-        for row, replies in read_replies(folder, chosen)
-    )
+    folder = run_job(files, chosen, judge, cache, on_done)
+    for row, replies in read_replies(folder, chosen):
+        yield count_votes(row, replies, judge.config.votes)
 
 
-def tag_open(verdicts: Iterable[Verdict], judge: Judge, out: Path) -> Path:
-    """Writes the tags that `verdicts` give, and the reason where there is none, for
-    `Store.apply`.
-    """
+def tag_open(store: Store, verdicts: Iterable[Verdict], judge: Judge) -> None:
+    """Tags rows by `verdicts`, and rejects those without a tag."""
     places = ({"file": v.file, "row": v.row} | UNTAGGED | _judged_tag(v, judge) for v in verdicts)
-    return write_overlay(OVERLAY, places, out)
+    store.update(OVERLAY, places)
 
 
-def set_aside(store: Store, has_judge: bool, out: Path) -> Path:
-    """Rejects open rows of rl and eval, and where no judge is named those of train too, for
-    `Store.apply`.
-    """
-    open_row = f"reason = '' AND verifier = '{OPEN}'"
+def set_aside(store: Store, has_judge: bool) -> None:
+    """Rejects open rows of rl and eval, and those of train too if the recipe names no judge."""
     rows = store.table(
-        ["file", "row", "split"],
-        f"{open_row} AND split <> 'train'" if has_judge else open_row,
-        "file, row",
-    )
-    why = {"train": "its verifier is `open`, and curate.judge.model names no judge"}
-    details = (
-        (row, why.get(row.pop("split"), "its verifier is `open`: no answer could be marked"))
-        for row in rows.to_pylist()
-    )
-    return write_overlay(
-        OVERLAY[-2:],
-        (row | {"reason": NEEDS_JUDGE, "detail": detail} for row, detail in details),
-        out,
-    )
+        ["file", "row", "split"], f"reason = '' AND verifier = '{OPEN}'", "file, row"
+    ).to_pylist()
+    rejected = []
+    for row in rows:
+        row |= {"reason": NEEDS_JUDGE, "detail": NO_ANSWER}
+        if row["split"] == "train":
+            row["detail"] = NO_JUDGE
+        if row["split"] != "train" or not has_judge:
+            rejected.append(row)
+    store.update(["reason", "detail"], rejected)
 
 
 def unparsed_warning(verdicts: Sequence[Verdict]) -> str:
@@ -231,20 +199,14 @@ def compared(store: Store, verdicts: Iterable[Verdict]) -> str:
     """How far the judge agrees with tags by pass counts, beside what needs no judge; a line a
     comparison.
     """
-    judged = {verdict.id: verdict.mode for verdict in verdicts if verdict.mode in WORDS}
-    rows = store.table(
-        ["id", "mode", "question"], "mode_reason = 'pass_rate' AND mode <> 'either'"
-    ).to_pylist()
-    both = [
-        Judged(row["id"], row["mode"], judged[row["id"]], len(row["question"]))
-        for row in rows
-        if row["id"] in judged
-    ]
-    return (
-        describe(calibrate(both))
-        if both
-        else "curate: the judge and the pass counts have no row in common"
-    )
+    modes = {verdict.id: verdict.mode for verdict in verdicts if verdict.mode in WORDS}
+    both = []
+    for row in store.table(["id", "mode", "question"], CLEARLY_TAGGED).to_pylist():
+        if verdict := modes.get(row["id"]):
+            both.append(Judged(row["id"], row["mode"], verdict, len(row["question"])))
+    if not both:
+        return "curate: the judge and the pass counts have no row in common"
+    return describe(calibrate(both))
 
 
 def _judged_tag(verdict: Verdict, judge: Judge) -> Row:
@@ -279,11 +241,7 @@ VERDICT_SCHEMA = pa.schema(
 
 
 def publish_verdicts(verdicts: Iterable[Verdict], folder: Path) -> None:
-    """Writes `verdict_table` as verdicts.parquet."""
+    """Writes the votes as verdicts.parquet, a narrow table that is published beside the tags."""
     folder.mkdir(exist_ok=True)
-    pq.write_table(verdict_table(verdicts), folder / "verdicts.parquet", compression="zstd")
-
-
-def verdict_table(verdicts: Iterable[Verdict]) -> pa.Table:
-    """The votes as a narrow table, to be published beside the tags."""
-    return pa.Table.from_pylist([asdict(verdict) for verdict in verdicts], schema=VERDICT_SCHEMA)
+    table = pa.Table.from_pylist([asdict(verdict) for verdict in verdicts], schema=VERDICT_SCHEMA)
+    pq.write_table(table, folder / "verdicts.parquet", compression="zstd")

@@ -1,4 +1,4 @@
-"""Rollouts -> tags: a narrow table keyed by row, which re-tagging rewrites without touching an
+"""Attempts -> tags: a narrow table keyed by row, which re-tagging rewrites without touching an
 image.
 """
 
@@ -9,19 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
 import pyarrow as pa
 
 from bimode.config.curate import CurateConfig
 from bimode.grading.verify import OPEN
 from bimode.modes import Mode
 from bimode.storage.dataset import Row
-from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, share_of
-from data_curation.parquet_sql import parquet
 from data_curation.sampling.attempts import Tagger
-from data_curation.sampling.parts import parts_of
-from data_curation.store import MEMORY, Store, write_overlay
+from data_curation.sampling.cache import read_replies
+from data_curation.sampling.prompt_job import RIGHT
+from data_curation.store import Store
 from data_curation.tagging.tags import assign_tag, can_think, enough_attempts
 
 TAG_COLUMNS = (
@@ -39,7 +37,7 @@ TAG_COLUMNS = (
     "rollout_model",
     "rollout_params_hash",
 )
-OVERLAY = [(name, CANDIDATE_SCHEMA.field(name).type) for name in (*TAG_COLUMNS, "reason", "detail")]
+OVERLAY = (*TAG_COLUMNS, "reason", "detail")
 UNTAGGED: Row = dict.fromkeys(TAG_COLUMNS) | {
     "mode": "either",
     "mode_reason": "untagged",
@@ -55,23 +53,12 @@ ALIVE_TRAIN = "split = 'train' AND reason = ''"
 OBJECTIVE = (  # a verifier can say whether an attempt is right
     f"{ALIVE_TRAIN} AND verifier <> '{OPEN}'"
 )
-PASSES = """
-    SELECT id, count(*) FILTER (passed AND mode = $2), count(*) FILTER (passed AND mode = $3),
-        count(*) FILTER (error = ''), max(error)
-    FROM (
-        SELECT DISTINCT ON (id, mode, attempt) r.* FROM {parts} r JOIN chosen USING (id, content)
-        WHERE attempt < $1
-        ORDER BY id, mode, attempt, error <> '', text
-    ) GROUP BY id
-"""
 NARROW = ("file", "row", "id", "content", "content_key", "guess_rate")
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """The rows (`NARROW` columns) that a model was asked about, and the folder with its attempts at
-    them.
-    """
+    """The rows (`NARROW` columns) that a model was prompted with, and its folder of attempts."""
 
     tagger: Tagger
     chosen: pa.Table
@@ -80,20 +67,18 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """Counts of one row's attempts: right ones in either mode, and all that were made. `error` is
-    of one that was not.
+    """Counts of one row's attempts: right ones in either mode, and all that have a verdict. `error`
+    is of one that has none.
     """
 
-    direct: int = 0
-    think: int = 0
+    non_thinking: int = 0
+    thinking: int = 0
     tried: int = 0
     error: str = ""
 
 
 def objective_rows(store: Store) -> pa.Table:
-    """The train rows that attempts can tag (`NARROW` columns): those still in, ordered by file and
-    row.
-    """
+    """The train rows that attempts can tag (`NARROW` columns), ordered by file and row."""
     return store.table(NARROW, OBJECTIVE, "file, row")
 
 
@@ -124,39 +109,35 @@ def warn_about_attempts(chosen: pa.Table, config: CurateConfig) -> str:
     )
 
 
-def count_passes(cache: Path, chosen: pa.Table, n: int) -> dict[str, Passes]:
-    """Of each row of `chosen`, by id: its right attempts among the first `n` of each mode. An error
-    counts where no retry did.
-
-    Of one attempt that was made twice (an engine died between writing and saying so) the first by
-    text counts, as in `compact`.
+def count_passes(folder: Path, chosen: pa.Table, n: int) -> dict[str, Passes]:
+    """Counts the right attempts at each row of `chosen`, by id, among the first `n` of each
+    mode.
     """
-    found = dict.fromkeys(chosen["id"].to_pylist(), Passes())
-    if parts := parts_of(cache):
-        with duckdb.connect(config={"memory_limit": MEMORY}) as db:
-            db.register("chosen", chosen)
-            rows = db.execute(
-                PASSES.format(parts=parquet(parts)),
-                [n, Mode.NON_THINKING.value, Mode.THINKING.value],
-            ).fetchall()
-        found |= {name: Passes(*counts) for name, *counts in rows}
-    return found
+    passes = {}
+    for row, replies in read_replies(folder, chosen):
+        replies = [reply for reply in replies if reply.number < n]
+        right = Counter(reply.mode for reply in replies if reply.verdict == RIGHT)
+        errors = [reply.error for reply in replies if reply.error]
+        passes[row["id"]] = Passes(
+            right[Mode.NON_THINKING],
+            right[Mode.THINKING],
+            len(replies) - len(errors),
+            max(errors, default=""),
+        )
+    return passes
 
 
 def tag_rows(
-    store: Store, sampled: Sequence[Sampled], known: pa.Table, config: CurateConfig, out: Path
-) -> Path:
-    """Writes tag, counts and model of the rows that were sampled, and rejects what has none, for
-    `Store.apply`.
-
-    A train row without rollouts is rejected, unless it is exported in both formats whatever its
-    tag: as `trained_on` if it is in `known`, the rows that all models were trained on, else as
-    `untagged`.
+    store: Store, sampled: Sequence[Sampled], known: pa.Table, config: CurateConfig
+) -> None:
+    """Tags the rows that were sampled, and rejects train rows without a tag, unless they are
+    exported in both formats whatever their tag: as `trained_on` if they are in `known`, the rows
+    that all models were trained on, else as `untagged`.
     """
-    return write_overlay(OVERLAY, _found(store, sampled, known, config), out)
+    store.update(OVERLAY, _tagged_rows(store, sampled, known, config))
 
 
-def _found(
+def _tagged_rows(
     store: Store, sampled: Sequence[Sampled], known: pa.Table, config: CurateConfig
 ) -> Iterator[Row]:
     for each in sampled:
@@ -166,28 +147,26 @@ def _found(
     for row in objective_rows(store).to_pylist():
         if row["id"] not in done and not is_paired(row["id"], config):
             reason = "trained_on" if row["id"] in trained_on else "untagged"
-            yield (
-                {"file": row["file"], "row": row["row"]}
-                | UNTAGGED
-                | {"reason": reason, "detail": ""}
-            )
+            yield row | UNTAGGED | {"reason": reason, "detail": ""}
 
 
 def _tags(sampled: Sampled, config: CurateConfig) -> Iterator[Row]:
     tagger, rows = sampled.tagger, sampled.chosen.to_pylist()
-    n, passes = tagger.sampling.n, count_passes(sampled.folder, sampled.chosen, tagger.sampling.n)
+    n = tagger.config.n
+    passes = count_passes(sampled.folder, sampled.chosen, n)
     tried = [row for row in rows if passes[row["id"]].tried == 2 * n]
     guess = sum(row["guess_rate"] for row in tried) / max(len(tried), 1)
-    thinks = can_think(
-        sum(passes[row["id"]].think for row in tried), n * len(tried), guess, config.tag.confidence
-    )
+    right = sum(passes[row["id"]].thinking for row in tried)
+    thinks = can_think(right, n * len(tried), guess, config.tag.confidence)
     for row in rows:
-        place, of_row = {"file": row["file"], "row": row["row"]}, passes[row["id"]]
+        of_row = passes[row["id"]]
         if of_row.tried < 2 * n:
-            yield place | UNTAGGED | {"reason": "rollout_failed", "detail": of_row.error}
+            yield row | UNTAGGED | {"reason": "rollout_failed", "detail": of_row.error}
             continue
-        tag = assign_tag(of_row.direct, of_row.think, n, row["guess_rate"], thinks, config.tag)
-        yield place | {
+        tag = assign_tag(
+            of_row.non_thinking, of_row.thinking, n, row["guess_rate"], thinks, config.tag
+        )
+        yield row | {
             "mode": tag.mode,
             "mode_reason": "pass_rate",
             "mode_conf": tag.confidence,
@@ -195,10 +174,10 @@ def _tags(sampled: Sampled, config: CurateConfig) -> Iterator[Row]:
             "tag_rule": tag.reason,
             "tag_low": tag.interval[0],
             "tag_high": tag.interval[1],
-            "n_pass_non_thinking": of_row.direct,
-            "n_pass_thinking": of_row.think,
-            "pass_rate_non_thinking": of_row.direct / n,
-            "pass_rate_thinking": of_row.think / n,
+            "n_pass_non_thinking": of_row.non_thinking,
+            "n_pass_thinking": of_row.thinking,
+            "pass_rate_non_thinking": of_row.non_thinking / n,
+            "pass_rate_thinking": of_row.thinking / n,
             "rollout_model": tagger.name,
             "rollout_params_hash": tagger.params_hash,
             "reason": "",
@@ -206,12 +185,10 @@ def _tags(sampled: Sampled, config: CurateConfig) -> Iterator[Row]:
         }
 
 
-def reject_traceless(store: Store, out: Path) -> Path:
-    """Rejects train rows that ask for reasoning and have none to show."""
+def reject_traceless(store: Store) -> None:
+    """Rejects train rows that are tagged thinking and have no trace. Their `detail` says why their
+    own trace was refused, and stays.
+    """
     where = f"{ALIVE_TRAIN} AND mode = 'thinking' AND trim(trace) = ''"
-    rows = store.table(
-        ["file", "row"], where, "file, row"
-    ).to_pylist()  # a detail says why its own trace was refused, and stays
-    return write_overlay(
-        [("reason", pa.string())], (row | {"reason": "no_trace"} for row in rows), out
-    )
+    rows = store.table(["file", "row"], where, "file, row").to_pylist()
+    store.update(["reason"], (row | {"reason": "no_trace"} for row in rows))

@@ -1,20 +1,20 @@
 """Pass counts -> the tag of a row: which mode it should be taught in.
 
-`corrected` (ours). With k of n direct attempts right, guess rate g and p = k / n, the
-guess-corrected direct rate is c(p) = (p - g) / (1 - g); its interval is c() of Wilson's interval at
-`TagConfig.confidence`, which c() keeps in order.
+`corrected` (ours). With k of n non-thinking attempts right, guess rate g and p = k / n, the
+guess-corrected non-thinking rate is c(p) = (p - g) / (1 - g); its interval is c() of Wilson's
+interval at `TagConfig.confidence`, which c() keeps in order.
 
     non_thinking   c(p) >= non_thinking_ok and the interval lies above non_thinking_poor
     thinking       c(p) < non_thinking_poor and the interval lies below non_thinking_ok
     either         the evidence does not say
 
-A row that came out as `thinking` falls back to `either` when its thinking counts are no better than
-its direct ones, provided that the model can think at all (`can_think`): a base that was only ever
-taught to answer directly fails every forced trace, and then the direct counts alone decide, as they
-do in R-4B.
+A row that came out as `thinking` falls back to `either` if its thinking counts are no better than
+its non-thinking ones, provided that the model can think at all (`can_think`): a base that was only
+ever taught to answer directly fails every forced trace. Then the non-thinking counts alone decide,
+as they do in R-4B.
 
 With the defaults (n = 8, confidence 0.9, non_thinking_ok 0.75, non_thinking_poor 0.5) and g = 1/23
-(guess rate of the built-in image families' hard questions), by k of 8 direct attempts right,
+(guess rate of the built-in image families' hard questions), by k of 8 non-thinking attempts right,
 thinking counts left out:
 
     k                 0     1     2     3     4     5     6     7     8
@@ -26,7 +26,8 @@ thinking counts left out:
 A row with g = 1/2 is never `non_thinking` at n = 8: even 8 of 8 leaves room for luck, and then both
 formats are taught.
 
-`r4b` (arXiv 2508.21113, section 2): all n direct attempts fail -> thinking, else non_thinking.
+`r4b` (arXiv 2508.21113, section 2): all n non-thinking attempts fail -> thinking, else
+non_thinking.
 """
 
 from __future__ import annotations
@@ -52,13 +53,12 @@ class Tag:
     """
 
     mode: TagMode
-    # direct_good | non_thinking_poor | direct_unclear | thinking_no_better | r4b_all_failed |
-    # r4b_some_passed
+    # non_thinking_good | non_thinking_poor | non_thinking_unclear | thinking_no_better
+    # | r4b_all_failed | r4b_some_passed
     reason: str
-    confidence: (
-        float  # one-sided score test behind the tag; `either`: 1 minus that of the nearer side
-    )
-    interval: tuple[float, float]  # of the guess-corrected direct rate
+    # of the one-sided score test behind the tag; `either`: 1 minus that of the nearer side
+    confidence: float
+    interval: tuple[float, float]  # of the guess-corrected non-thinking rate
 
 
 def correct_for_guessing(rate: float, guess_rate: float) -> float:
@@ -96,17 +96,17 @@ def assign_tag(
             return Tag("thinking", "r4b_all_failed", not_good, (low, high))
         return Tag("non_thinking", "r4b_some_passed", not_poor, (low, high))
     if rate >= config.non_thinking_ok and low > config.non_thinking_poor:
-        return Tag("non_thinking", "direct_good", not_poor, (low, high))
+        return Tag("non_thinking", "non_thinking_good", not_poor, (low, high))
     if rate < config.non_thinking_poor and high < config.non_thinking_ok:
         if model_thinks and n_pass_thinking <= n_pass_non_thinking:
             return Tag("either", "thinking_no_better", 1 - not_good, (low, high))
         return Tag("thinking", "non_thinking_poor", not_good, (low, high))
-    return Tag("either", "direct_unclear", 1 - max(not_poor, not_good), (low, high))
+    return Tag("either", "non_thinking_unclear", 1 - max(not_poor, not_good), (low, high))
 
 
 def enough_attempts(guess_rate: float, config: TagConfig) -> int:
-    """The fewest attempts in a mode after which a row that is always right directly can be tagged
-    non_thinking (0.5: 9).
+    """The fewest attempts in a mode after which a row whose non-thinking attempts are all right can
+    be tagged non_thinking, e.g. 9 for a guess rate of 0.5.
     """
     return next(
         n for n in count(1) if assign_tag(n, 0, n, guess_rate, True, config).mode == "non_thinking"

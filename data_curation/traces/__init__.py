@@ -1,1 +1,1 @@
-"""Reasoning traces: what any is refused for, and how they are generated where a source has none."""
+"""Reasoning traces: why they are rejected, and how missing ones are generated."""

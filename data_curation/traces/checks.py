@@ -1,9 +1,9 @@
-"""What any reasoning trace is refused for, a source's own or a model's: R-4B's consistency, keyword
-and duplicate filters (arXiv 2508.21113, 2.1, which states neither words nor thresholds), loops, and
+"""Why a reasoning trace is rejected, a source's own or a model's: R-4B's consistency, keyword and
+duplicate filters (arXiv 2508.21113, 2.1, which states neither words nor thresholds), loops, and
 wrong steps of arithmetic.
 
-Each check gives a reason code and what it saw. One that cannot tell lets a trace pass: a letter
-that is never named, say.
+Each check returns a reason code and a detail. A check that cannot decide lets the trace pass, e.g.
+if an option is never named.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ RESULTS = re.compile(
 SENTENCE = re.compile(r"(?<=[.!?])\s+|[;\n]")
 ANNOTATION = re.compile(r"<<[^<>]*>>")
 CONCLUSION = re.compile(r"\W*(?:so|thus|hence|therefore)\b,? *(?:it is |it's )?(.+)", re.I | re.S)
+PASSED = ("", "")
 Check = Callable[[Row, str, TraceConfig], tuple[str, str]]
 
 
 def is_replaceable(verifier: str, config: TraceConfig) -> bool:
-    """Whether a teacher may write another trace for a row; open questions are not put to it."""
+    """Whether a teacher may write another trace for a row; it gets no open questions."""
     return bool(config.model) and verifier != OPEN
 
 
@@ -56,22 +57,22 @@ def check_trace(
         reason, detail = check(row, trace, config)
         if reason:
             return reason, detail[:300]
-    return "", ""
+    return PASSED
 
 
 def _empty(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
-    return ("", "") if any(c.isalnum() for c in trace) else (EMPTY, "")
+    return PASSED if any(map(str.isalnum, trace)) else (EMPTY, "")
 
 
 def _forbidden(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
     said = " ".join(trace.casefold().replace("\u2019", "'").split())
     found = next((phrase for phrase in config.forbidden if phrase in said), "")
-    return (FORBIDDEN, found) if found else ("", "")
+    return (FORBIDDEN, found) if found else PASSED
 
 
 def _loop(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
     share = repetition(trace)
-    return (LOOP, f"{share:.2f} repeated") if share > config.max_repetition else ("", "")
+    return (LOOP, f"{share:.2f} repeated") if share > config.max_repetition else PASSED
 
 
 def _inconsistent(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
@@ -80,19 +81,16 @@ def _inconsistent(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
         stated = stated_number(trace)
         if not stated:
             return INCONSISTENT, f"states no number, the answer is {answer}"
-        agrees = is_correct(
-            f"{THINK_CLOSE}{stated}", answer, "number", args if verifier == "number" else "{}"
-        )
+        kind, args = "number", args if verifier == "number" else "{}"
     elif verifier == "choice":
-        stated = stated_word(trace)
-        agrees = (
-            not stated
-            or is_correct(f"{THINK_CLOSE}{stated}", answer, "choice", args)
-            or not _comparable(stated, answer)
-        )
+        stated, kind = stated_word(trace), "choice"
     else:
-        return "", ""
-    return ("", "") if agrees else (INCONSISTENT, f"comes to {stated}, the answer is {answer}")
+        return PASSED
+    if not stated or is_correct(f"{THINK_CLOSE}{stated}", answer, kind, args):
+        return PASSED
+    if kind == "choice" and not _comparable(stated, answer):
+        return PASSED
+    return INCONSISTENT, f"comes to {stated}, the answer is {answer}"
 
 
 def _comparable(stated: str, answer: str) -> bool:
@@ -110,10 +108,10 @@ def stated_number(trace: str) -> str:
     below 1000 may be in words there. Empty if there is none.
     """
     text = plain_number(ANNOTATION.sub("", trace))
-    if (r"\boxed{" in text or LEAD_IN.search(text)) and (
-        found := NUMBERS.search(final_answer(text))
-    ):
-        return found[0]
+    if r"\boxed{" in text or LEAD_IN.search(text):
+        found = NUMBERS.search(final_answer(text))
+        if found:
+            return found[0]
     for sentence in reversed(SENTENCE.split(text)):
         if numbers := RESULTS.findall(sentence) or NUMBERS.findall(sentence):
             return str(numbers[-1])
@@ -139,7 +137,7 @@ def stated_word(trace: str) -> str:
 
 def _wrong_step(row: Row, trace: str, config: TraceConfig) -> tuple[str, str]:
     step = wrong_step(trace, row["question"]) if config.check_steps else ""
-    return (WRONG_STEP, step) if step else ("", "")
+    return (WRONG_STEP, step) if step else PASSED
 
 
 CHECKS: tuple[Check, ...] = (_empty, _forbidden, _loop, _inconsistent, _wrong_step)

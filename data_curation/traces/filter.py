@@ -1,12 +1,11 @@
-"""A source's own traces put through the checks that generated ones pass, over all rows of the
-store; and what no row shows alone: one and the same trace under different answers.
+"""The checks of generated traces, applied to sources' own traces in all rows of the store; and one
+that needs all rows: one and the same trace under different answers.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from bimode.config.curate import FilterConfig
 from bimode.config.traces import TraceConfig
 from bimode.storage.dataset import Row
 from data_curation.checks.filters import filter_trace
-from data_curation.store import Store, write_overlay
+from data_curation.store import Store
 from data_curation.tagging.tagging import ALIVE_TRAIN
 from data_curation.traces.checks import TEMPLATE, check_trace, hash_of, is_replaceable, trace_key
 
@@ -31,26 +30,24 @@ COLUMNS = (
     "verifier_args",
     "trace",
 )
-OVERLAY_COLUMNS = [("trace", pa.string()), ("reason", pa.string()), ("detail", pa.string())]
 HAS_TRACE = f"{ALIVE_TRAIN} AND trim(trace) <> ''"
 Ints = NDArray[np.int64]
 
 
-def refuse_traces(store: Store, config: TraceConfig, limits: FilterConfig, out: Path) -> Path:
-    """Writes what the checks say of own traces, for `Store.apply`.
+def refuse_traces(store: Store, config: TraceConfig, limits: FilterConfig) -> None:
+    """Applies the checks to sources' own traces.
 
-    Where a teacher is named the trace goes and the row stays, to be given another one (open
-    questions are not put to it); else it is out with the check's reason: a trace that contradicts
-    its answer speaks against both. `limits` are those of the other filters, which look at no trace
-    that a teacher can replace.
+    If the recipe names a teacher, a refused trace is dropped and the row stays, to get another one
+    (the teacher gets no open questions). Else the row is rejected with the check's reason: a trace
+    that contradicts its answer speaks against both. `limits` are those of the other filters, which
+    check no trace that a teacher can replace.
     """
-    return write_overlay(OVERLAY_COLUMNS, _refused(store, config, limits), out)
+    store.update(["trace", "reason", "detail"], _refused(store, config, limits))
 
 
 def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterator[Row]:
-    sound = array(
-        "q"
-    )  # file, row, taught, trace, content, answer of each trace that passed: 48 bytes a row
+    # file, row, taught, trace, content, answer of each trace that passed: 48 bytes a row
+    sound = array("q")
     for batch in store.batches(COLUMNS, HAS_TRACE, "file, row"):
         for row in batch.to_pylist():
             reason, detail = check_trace(row, row["trace"], config)
@@ -73,34 +70,26 @@ def _refused(store: Store, config: TraceConfig, limits: FilterConfig) -> Iterato
 
 
 def _flaw(file: int, row: int, trace: str, reason: str, detail: str, taught: bool) -> Row:
-    """`taught`: a teacher may write another trace."""
-    place = {"file": file, "row": row}
+    """What becomes of a row; if it is `taught`, a teacher may write another trace."""
     if taught:
-        return place | {
-            "trace": "",
-            "reason": "",
-            "detail": f"its own trace is refused: {reason} {detail}".strip(),
-        }
-    return place | {"trace": trace, "reason": reason, "detail": detail}
+        trace, detail = "", f"its own trace is refused: {reason} {detail}".strip()
+        reason = ""
+    return {"file": file, "row": row, "trace": trace, "reason": reason, "detail": detail}
 
 
 def template_traces(
     traces_N: Ints, contents_N: Ints, answers_N: Ints, rows: int
 ) -> dict[int, tuple[int, int]]:
-    """Traces that stand in `rows` different rows or more under two answers or more, with both
-    counts; all three as hashes.
+    """Finds traces of at least `rows` different rows with at least two answers, and returns both
+    counts of each; all three arrays are hashes.
 
-    One trace for many answers is the reasoning of none of them; rows of one question and answer may
+    One trace for many answers is the reasoning of none of them. Rows of one question and answer may
     well share theirs.
     """
-    keys, shared = _distinct(traces_N, contents_N)
-    _, meant = _distinct(traces_N, answers_N)
+    rows_N = pa.table({"trace": traces_N, "content": contents_N, "answer": answers_N})
+    counts = rows_N.group_by("trace").aggregate(
+        [("content", "count_distinct"), ("answer", "count_distinct")]
+    )
+    keys, shared, meant = (counts[name].to_numpy() for name in counts.column_names)
     found = np.flatnonzero((shared >= rows) & (meant > 1))
     return {int(keys[at]): (int(shared[at]), int(meant[at])) for at in found}
-
-
-def _distinct(keys_N: Ints, values_N: Ints) -> tuple[Ints, Ints]:
-    """Each key, in order, and how many different values it has."""
-    pairs = np.unique(np.stack([keys_N, values_N]), axis=1)
-    keys, counts = np.unique(pairs[0], return_counts=True)
-    return keys, counts

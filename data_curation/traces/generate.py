@@ -16,8 +16,9 @@ row without a right one stays without.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,22 @@ import pyarrow as pa
 
 from bimode.config.curate import CurateConfig
 from bimode.config.traces import TraceConfig
-from bimode.errors import UnjudgedError
-from bimode.grading.verify import OPEN, code_digest, is_right
+from bimode.grading.verify import OPEN, code_digest
 from bimode.inputs.control_tokens import OURS, ControlTokens
 from bimode.modes import Mode, parse_response
-from bimode.records import Completion, GenerationRequest
-from bimode.storage.dataset import PROMPT_COLUMNS, Row, row_prompt
+from bimode.records import GenerationRequest
+from bimode.storage.dataset import Row
 from bimode.storage.run_dir import digest_json
 from data_curation.formats import is_paired
-from data_curation.sampling.prompt_job import Reply, ask, missing_rows, read_replies
-from data_curation.store import Store, write_overlay
+from data_curation.sampling.cache import REFUSED, Reply, read_replies
+from data_curation.sampling.prompt_job import RIGHT, PromptJob, run_job
+from data_curation.store import Store
 from data_curation.tagging.tagging import ALIVE_TRAIN
 from data_curation.traces.checks import check_trace
-from data_curation.traces.penalty import penalties_of, score_rows
+from data_curation.traces.quality import penalties_of, score_rows
 
-RIGHT, WRONG, CUT_OFF, UNJUDGED = "right", "wrong", "cut_off", "unjudged"  # verdicts on a reply
 NO_TRACE = "no_trace"
+# what the checks need of a row
 CHOSEN = (
     "file",
     "row",
@@ -51,69 +52,37 @@ CHOSEN = (
     "verifier",
     "verifier_args",
     "mode",
-)  # what checks need
-OVERLAY_COLUMNS = [(name, pa.string()) for name in ("trace", "trace_source", "reason", "detail")]
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Teacher:
-    """The model that writes traces, and how. `digest` is that of its directory; an `PromptJob`."""
+class Teacher(PromptJob):
+    """The model that writes traces; `config` is `curate.traces`."""
 
-    open_worker: Callable[[], Any]
-    name: str
-    digest: str
-    dtype: str
-    max_model_len: int
-    config: TraceConfig
-    seed: int
-    options: Mapping[str, Any]
     controls: ControlTokens = OURS  # of the model that will learn from the traces
 
     @property
-    def concurrency(self) -> int:
-        return self.config.concurrency
-
-    @property
-    def rounds(self) -> int:
-        return 1 + self.config.retries
-
-    @property
-    def columns(self) -> Sequence[str]:
-        return PROMPT_COLUMNS
-
-    @property
-    def params_hash(self) -> str:
-        """The weights of the penalty count; a row's own penalty, which moves with the other rows,
-        does not: replies tell it.
+    def decides(self) -> Sequence[Any]:
+        """The weights of the penalty count. A row's own penalty moves with the other rows and does
+        not: replies record it.
         """
         c = self.config
-        sampling = [
-            c.temperature,
-            c.max_tokens,
-            *((c.alpha, c.beta, c.gamma) if c.penalised else ()),
-        ]
-        return digest_json(
-            [self.digest, sampling, self.dtype, self.max_model_len, self.seed, code_digest()]
-        )
+        weights = (c.alpha, c.beta, c.gamma) if c.penalised else ()
+        return [*weights, code_digest()]
 
-    def missing(self, sound: int) -> int:
-        return 0 if sound else self.config.samples
+    def prepare(self, files: Sequence[Path], chosen: pa.Table, batches: list[list[Row]]) -> None:
+        if self.config.penalised:
+            penalties = penalties_of(score_rows(files, chosen), self.config)
+            for row in chain.from_iterable(batches):
+                row["penalty"] = penalties[row["id"]]
 
-    def request(self, row: Row, n: int, renderer: Any) -> GenerationRequest:
-        max_tokens = self.config.max_tokens + len(renderer.tokens.trigger(Mode.THINKING)) - 1
-        seed = int(digest_json([self.seed, row["id"], row["round"]])[:7], 16)
-        penalty = row.get("penalty", 1.0)
-        return GenerationRequest(
-            row_prompt(row), Mode.THINKING, n, self.config.temperature, max_tokens, seed, penalty
-        )
+    def missing(self, row: Row) -> int:
+        enough = row["sound"] or row["round"] > self.config.retries
+        return 0 if enough else int(self.config.samples)
 
-    def verdict(self, row: Row, completion: Completion) -> str:
-        if not completion.finished:
-            return CUT_OFF
-        try:
-            return RIGHT if is_right(completion, row_prompt(row)) else WRONG
-        except UnjudgedError:
-            return UNJUDGED
+    def request(self, row: Row, renderer: Any) -> GenerationRequest:
+        request = PromptJob.request(self, row, renderer)
+        return replace(request, repetition_penalty=row.get("penalty", 1.0))
 
     def sound(self, row: Row, reply: Reply) -> bool:
         return self.outcome(row, reply) == RIGHT
@@ -128,18 +97,18 @@ class Teacher:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a row came to, e.g. ``Trace(0, 3, "digits-7", "thinking", "look : ...", 31, 1.2,
-    (("right", 1), ("wrong", 3)))``.
+    """What a row came to, e.g. ``Trace(0, 3, "digits-7", "thinking", (("right", 1), ("wrong", 3)),
+    "look : ...", 31, 1.2)``.
     """
 
     file: int
     row: int
     id: str
     mode: str  # the row's tag
-    text: str  # "" where none is kept
-    num_tokens: int  # of the whole response
-    penalty: float
     outcomes: tuple[tuple[str, int], ...]  # of all chains that were drawn
+    text: str = ""  # "" if none is kept
+    num_tokens: int = 0  # of the whole response
+    penalty: float = 1.0
     error: str = ""
 
 
@@ -166,50 +135,34 @@ def sample_traces(
     teacher: Teacher,
     cache: Path,
     on_done: Callable[[int], None],
-    necessity: Mapping[str, float] | None = None,
 ) -> Iterator[Trace]:
-    """The traces of `chosen`, ordered by id; `on_done` hears of rows, those in the cache at once.
-
-    `necessity` by id, where it is known: direct accuracy with the image less that without. Needs a
-    connected Ray if any is missing.
+    """The traces of `chosen`, ordered by id; `on_done` gets numbers of rows, those in the cache at
+    once. Needs a connected Ray if any is missing.
     """
-    folder = cache / teacher.params_hash
-    batches = missing_rows(chosen, teacher, folder)
-    on_done(chosen.num_rows - sum(map(len, batches)))
-    if batches and teacher.config.penalised:
-        penalties = penalties_of(score_rows(files, chosen), teacher.config, necessity or {})
-        batches = [[row | {"penalty": penalties[row["id"]]} for row in batch] for batch in batches]
-    ask(files, batches, teacher, folder, on_done)
-    yield from (
-        choose_trace(row, replies, teacher) for row, replies in read_replies(folder, chosen)
-    )
+    folder = run_job(files, chosen, teacher, cache, on_done)
+    for row, replies in read_replies(folder, chosen):
+        yield choose_trace(row, replies, teacher)
 
 
 def choose_trace(row: Row, replies: Sequence[Reply], teacher: Teacher) -> Trace:
     """The shortest chain among those that can be kept, or one by a hash of seed, row and text
     (`traces.choice`).
     """
-    completed = [reply for reply in replies if not reply.error]
-    outcomes = [teacher.outcome(row, reply) for reply in completed]
-    kept = [reply for reply, outcome in zip(completed, outcomes, strict=True) if outcome == RIGHT]
 
     def order(reply: Reply) -> tuple[int, str]:
-        seeded = teacher.config.choice == "seeded"
-        return (
-            (0, digest_json([teacher.seed, reply.id, reply.text]))
-            if seeded
-            else (reply.num_tokens, reply.text)
-        )
+        if teacher.config.choice == "seeded":
+            return 0, digest_json([teacher.seed, reply.id, reply.text])
+        return reply.num_tokens, reply.text
 
-    best = min(kept, key=order, default=None)
-    text, num_tokens, penalty = (
-        (parse_response(best.text).trace, best.num_tokens, best.penalty) if best else ("", 0, 1.0)
-    )
-    error = next((reply.error for reply in replies), "") if not completed else ""
-    counts = tuple(sorted(Counter(outcomes).items()))
-    return Trace(
-        row["file"], row["row"], row["id"], row["mode"], text, num_tokens, penalty, counts, error
-    )
+    drawn = [reply for reply in replies if reply.number != REFUSED]
+    outcomes = Counter(teacher.outcome(row, reply) for reply in drawn)
+    kept = [reply for reply in drawn if teacher.outcome(row, reply) == RIGHT]
+    trace = Trace(row["file"], row["row"], row["id"], row["mode"], tuple(sorted(outcomes.items())))
+    if kept:
+        best = min(kept, key=order)
+        text = parse_response(best.text).trace
+        return replace(trace, text=text, num_tokens=best.num_tokens, penalty=best.penalty)
+    return replace(trace, error="" if drawn or not replies else replies[0].error)
 
 
 @dataclass(slots=True)
@@ -239,23 +192,25 @@ class Outcomes:
         )
 
 
-def write_traces(traces: Iterable[Trace], name: str, out: Path) -> Path:
-    """Writes the traces with `name` as their source, for `Store.apply`; a row tagged thinking
-    without one is out (`no_trace`).
+def write_traces(store: Store, traces: Iterable[Trace], name: str) -> None:
+    """Gives rows their traces, with `name` as the source; rejects a row tagged thinking that has
+    none (`no_trace`).
     """
-    return write_overlay(OVERLAY_COLUMNS, (_found(trace, name) for trace in traces), out)
+    store.update(
+        ("trace", "trace_source", "reason", "detail"), (_found(trace, name) for trace in traces)
+    )
 
 
 def _found(trace: Trace, name: str) -> Row:
-    place = {
+    row = {
         "file": trace.file,
         "row": trace.row,
         "trace": trace.text,
         "trace_source": name if trace.text else "",
+        "reason": "",
+        "detail": "",
     }
-    if trace.text or trace.mode != Mode.THINKING:
-        return place | {"reason": "", "detail": ""}
-    return place | {
-        "reason": NO_TRACE,
-        "detail": trace.error or ", ".join(f"{n} {outcome}" for outcome, n in trace.outcomes),
-    }
+    if trace.mode == Mode.THINKING and not trace.text:
+        row["reason"] = NO_TRACE
+        row["detail"] = trace.error or ", ".join(f"{n} {name}" for name, n in trace.outcomes)
+    return row

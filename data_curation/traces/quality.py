@@ -3,14 +3,14 @@ section 3).
 
     P = min(2, exp(alpha * (1 - (S_v + beta * S_t + gamma * S_I) / (1 + beta + gamma))))
 
-with every score min-max normalised to [0, 1] over the rows of a run. An easy question (low scores)
+with every score min-max normalized to [0, 1] over the rows of a run. An easy question (low scores)
 is answered under P up to 2, which makes its trace short; a demanding one under P near 1. In the
 paper GPT-4o gives all scores but image clarity and how sub-scores combine is not said; these here
 are proxies of ours that need no other model:
 
     S_v  vision       (clarity + necessity) / 2. Clarity: mean of log(1 + variance of the Laplacian)
-                      and log(pixels), each normalised. Necessity: direct accuracy with the image
-                      less that without it, 1 where not known.
+                      and log(pixels), each normalized. Necessity: non-thinking accuracy with the
+                      image less that without it, 1 if unknown.
     S_t  text         log(1 + words) + log(1 + numbers) + log(1 + clauses) of the question
     S_I  integration  patterns that ask for image and text together, less patterns that ask to name
                       what is seen (VTIA)
@@ -23,14 +23,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from bimode.config.traces import TraceConfig
 from bimode.inputs.pictures import open_picture, picture_header
+from bimode.storage.dataset import Row
+from data_curation.store import with_candidates
+from data_curation.tasks import run_tasks
 
 Array = NDArray[np.float64]
 
+ROWS_PER_TASK = 256
+RAW_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        *((name, pa.float64()) for name in ("sharpness", "pixels", "text", "integration")),
+    ]
+)
 MAX_PENALTY = 2.0
 NUMBERS = re.compile(r"\d+(?:\.\d+)?")
 CLAUSES = re.compile(
@@ -44,7 +57,8 @@ DEMANDING = re.compile(
     r" right\b|\bbetween\b|\bbehind\b|\babove\b|\bbelow\b"
     r"|\bnext to\b|\bfarther\b|\bcloser\b"
     r"|\b(?:angle|triangle|circle|axis|graph|slope|percent|average|median|area|volume|equation"
-    r"|probability|remainder|force|velocity|circuit|current|molecule|reaction|cell|gene|enzyme|orbit)s?\b",
+    r"|probability|remainder|force|velocity|circuit|current|molecule|reaction|cell|gene|enzyme"
+    r"|orbit)s?\b",
     re.I,
 )
 PLAIN = re.compile(
@@ -56,16 +70,16 @@ PLAIN = re.compile(
 
 
 def sharpness(images: Sequence[bytes]) -> float:
-    """Mean over `images` of the variance of the Laplacian (4 neighbours) of their grey levels
+    """Mean over `images` of the variance of the Laplacian (4 neighbors) of their gray levels
     0-255: low is blurred.
 
     Raises PictureError for bytes that are no picture.
     """
     variances = []
     for data in images:
-        grey = np.asarray(open_picture(data).convert("L"), dtype=np.float64)
-        inner = grey[1:-1, 1:-1]
-        around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+        gray = np.asarray(open_picture(data).convert("L"), dtype=np.float64)
+        inner = gray[1:-1, 1:-1]
+        around = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:]
         variances.append(float((around - 4 * inner).var()))
     return float(np.mean(variances)) if variances else 0.0
 
@@ -126,3 +140,41 @@ def repetition_penalty(
     quality = np.divide(total, weight, out=np.ones_like(total), where=weight > 0)
     penalty: Array = np.minimum(MAX_PENALTY, np.exp(alpha * (1.0 - quality)))
     return penalty
+
+
+def raw_scores(files: Sequence[Path], rows: Sequence[Row]) -> pa.Table:
+    """Raw quality scores of `rows` (file, row) as RAW_SCHEMA: what can be said of a row without the
+    others.
+    """
+    scored = []
+    for row, _ in with_candidates(files, rows, ["id", "images", "question"]):
+        images, question = [image["bytes"] for image in row["images"]], row["question"]
+        scored.append(
+            {
+                "id": row["id"],
+                "sharpness": sharpness(images),
+                "pixels": pixels(images),
+                "text": text_score(question),
+                "integration": integration_score(question),
+            }
+        )
+    return pa.Table.from_pylist(scored, schema=RAW_SCHEMA)
+
+
+def score_rows(files: Sequence[Path], chosen: pa.Table) -> pa.Table:
+    """`raw_scores` of all of `chosen`, in one Ray Data job."""
+    places = chosen.select(["file", "row"]).sort_by([("file", "ascending"), ("row", "ascending")])
+    blocks = [places.slice(at, ROWS_PER_TASK) for at in range(0, places.num_rows, ROWS_PER_TASK)]
+    scored = run_tasks(blocks, lambda batch: raw_scores(files, batch.to_pylist()))
+    return pa.concat_tables(part.cast(RAW_SCHEMA) for part in scored)
+
+
+def penalties_of(raw: pa.Table, config: TraceConfig) -> dict[str, float]:
+    """P of each row by id: scores are normalized over the rows of `raw`. How far a question needs
+    its image is not known.
+    """
+    needed = np.full(raw.num_rows, np.nan)
+    vision = vision_scores(raw["sharpness"].to_numpy(), raw["pixels"].to_numpy(), needed)
+    text, integration = min_max(raw["text"].to_numpy()), min_max(raw["integration"].to_numpy())
+    found = repetition_penalty(vision, text, integration, config.alpha, config.beta, config.gamma)
+    return dict(zip(raw["id"].to_pylist(), found.round(4).tolist(), strict=True))

@@ -53,7 +53,9 @@ def _wrong_in_ours(trace: str, stated: int, modulus: int) -> str:
         result = int(step[4])
         if first is not None:
             off = GIVES[step[2]](first, int(step[3])) - result
-            if off % modulus if modulus else off:
+            if modulus:
+                off %= modulus
+            if off:
                 return step[0] if step[1] else f"{first} {step[0]}"
         last = result
     return f"> {last} ; so {stated}" if stated != last else ""

@@ -1,8 +1,8 @@
-"""Equations in prose, each worked out again: ``12 * (3 + 4) = 84``, chains ``a = b = c``, ``9 pears
-- 2 pears = 7 pears``.
+"""Recompute equations in prose: ``12 * (3 + 4) = 84``, chains ``a = b = c``, equations with units
+``9 pears - 2 pears = 7 pears``.
 
-Only what is surely a whole step in one unit is looked at: a side that touches a letter, a variable,
-an exponent or a word like "of" is passed over, and a rounded result is right.
+Only a whole step in one unit is checked: a side that touches a letter, a variable, an exponent or a
+word like "of" is skipped, and a rounded result counts as right.
 """
 
 from __future__ import annotations
@@ -25,84 +25,41 @@ SPELLINGS = str.maketrans(
 TIMES = re.compile(r"(?<=[\d)]) ?[xX\u00b7] ?(?=[\d(])")
 TOKEN = re.compile(
     r"(?P<commas>(?<![\d.])\d[\d.]*+(?:,\d[\d.]*+)+%?)"  # 1,5 is two numbers, or one and a half
-    r"|(?P<num>\d{1,18}(?:\.\d{1,9})?%?|\.\d{1,9}%?)|(?P<op>[-+*/])|(?P<par>[()])|(?P<eq>(?<![=!<>])=(?!=))|(?P<word>\w+|\S)"
+    r"|(?P<num>\d{1,18}(?:\.\d{1,9})?%?|\.\d{1,9}%?)|(?P<op>[-+*/])|(?P<par>[()])"
+    r"|(?P<eq>(?<![=!<>])=(?!=))|(?P<word>\w+|\S)"
 )
 SIDE = ("num", "op", "par")
 PARENTHESES = {"(": 1, ")": -1}
 MOST_TOKENS = 40  # of a side
+# words that make what follows part of something else
 BEFORE = frozenset(
-    {  # words that make what follows part of something else
-        "half",
-        "third",
-        "quarter",
-        "twice",
-        "double",
-        "triple",
-        "times",
-        "plus",
-        "minus",
-        "over",
-        "per",
-        "by",
-        "mod",
-        "modulo",
-        "power",
-        "than",
-        "about",
-        "approximately",
-        "around",
-        "root",
-        "square",
-        "cube",
-        "sin",
-        "cos",
-        "tan",
-        "log",
-        "ln",
-        "exp",
-        "sqrt",
-        "max",
-        "min",
-    }
+    re.findall(
+        r"\w+",
+        """
+    half third quarter twice double triple times plus minus over per by mod modulo power than
+    about approximately around root square cube sin cos tan log ln exp sqrt max min
+    """,
+    )
 )
+# before "of"
 PARTS = frozenset(
-    {  # before "of"
-        "half",
-        "third",
-        "quarter",
-        "fourth",
-        "fifth",
-        "percent",
-        "fraction",
-        "rest",
-        "square",
-        "cube",
-        "root",
-        "power",
-        "multiple",
-    }
+    re.findall(
+        r"\w+",
+        """
+    half third quarter fourth fifth percent fraction rest square cube root power multiple
+    """,
+    )
 )
+PERCENT = re.compile(r"(.+)%")
 UNIT = re.compile(r"[a-z]{3,}")
 AFTER = frozenset(
-    {
-        "of",
-        "times",
-        "plus",
-        "minus",
-        "over",
-        "mod",
-        "modulo",
-        "r",
-        "remainder",
-        "percent",
-        "squared",
-        "cubed",
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "dozen",
-    }
+    re.findall(
+        r"\w+",
+        """
+    of times plus minus over mod modulo r remainder percent squared cubed hundred thousand
+    million billion dozen
+    """,
+    )
 )
 BINDING = BEFORE | AFTER
 OPERATORS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
@@ -135,13 +92,13 @@ def wrong_written_step(line: str) -> str:
         line = line.replace(old, new)
     line = BY_FRACTION.sub(r"/(\1)", line).translate(SPELLINGS)
     line = TIMES.sub(" * ", THOUSANDS.sub("", line))
-    tokens = _with_units(
-        [Token(str(m.lastgroup), m[0], m.start(), m.end()) for m in TOKEN.finditer(line)]
-    )
+    found = [Token(str(m.lastgroup), m[0], m.start(), m.end()) for m in TOKEN.finditer(line)]
+    tokens = _with_units(found)
     for at, token in enumerate(tokens):
         if token.kind == "eq":
             left, right = _left_side(line, tokens, at), _right(tokens, at)
-            if left and right and max(len(left), len(right)) > 1 and _differ(left, right):
+            is_step = left and right and len(left) + len(right) > 2
+            if is_step and _differ(left, right):
                 return line[left[0].start : right[-1].end]
     return ""
 
@@ -213,9 +170,8 @@ def _right(tokens: Sequence[Token], at: int) -> Sequence[Token]:
     if stop == len(tokens) or tokens[stop].kind == "eq":
         return side
     after = tokens[stop]
-    if (
-        after.start == side[-1].end and after.text not in ".,;!?()]\"'"
-    ) or after.text.casefold() in AFTER:
+    is_glued = after.start == side[-1].end and after.text not in ".,;!?()]\"'"
+    if is_glued or after.text.casefold() in AFTER:
         return ()
     unit = after.text.rstrip("s") if UNIT.fullmatch(after.text) and side[-1].kind == "num" else ""
     return [*side[:-1], side[-1]._replace(unit=side[-1].unit or unit)]
@@ -225,10 +181,13 @@ def _differ(left: Sequence[Token], right: Sequence[Token]) -> bool:
     """Whether both sides have a value, in one unit, and it is not the same; ``3 + 8 = 11 + 1 = 12``
     is meant well.
     """
-    one, other, units = _value(left), _value(right), {token.unit for token in left if token.unit}
-    if one is None or other is None or (units and len(units | {right[-1].unit or min(units)}) > 1):
+    one, other = _value(left), _value(right)
+    if one is None or other is None:
         return False
-    return one != other and not _is_rounded(one, _first_number(right))
+    units = {token.unit for token in left if token.unit}
+    if units and right[-1].unit:
+        units.add(right[-1].unit)
+    return len(units) < 2 and one != other and not _is_rounded(one, _first_number(right))
 
 
 def _first_number(side: Sequence[Token]) -> str:
@@ -259,13 +218,12 @@ def _value(side: Sequence[Token]) -> Fraction | None:
     """The value of a side, exactly; None if it has none, and where `100 - 20%` may mean 20 % of the
     100.
     """
-    if any(
-        one.text in ("+", "-") and two.text.endswith("%") for one, two in pairwise(side)
-    ) and not all(token.text.endswith("%") for token in side if token.kind == "num"):
-        return None
-    spelled = (
-        f"({token.text[:-1]}/100)" if token.text.endswith("%") else token.text for token in side
-    )
+    shares = {token.text.endswith("%") for token in side if token.kind == "num"}
+    if len(shares) == 2:
+        for one, two in pairwise(side):
+            if one.text in ("+", "-") and two.text.endswith("%"):
+                return None
+    spelled = [PERCENT.sub(r"(\1/100)", token.text) for token in side]
     try:
         return _evaluate(ast.parse(" ".join(spelled), mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError):

@@ -14,7 +14,7 @@ from bimode.rl.rollout_summary import ModeMeans
 from bimode.rl.token_metrics import DENOMINATORS
 from bimode.storage.dataset import SCHEMA
 from data_curation.checks.validate import REASONS
-from data_curation.sampling.attempts import ROLLOUT_SCHEMA
+from data_curation.sampling.cache import REPLY_SCHEMA
 from data_curation.tagging.tagging import TAG_COLUMNS
 
 REPO = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ ROUTING = (
         SCHEMA.names,
         TAG_COLUMNS,
         REASONS,
-        ROLLOUT_SCHEMA.names,
+        REPLY_SCHEMA.names,
         ROUTING,
         ModeMeans.__dataclass_fields__,
         Alarm.__dataclass_fields__,

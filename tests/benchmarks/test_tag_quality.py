@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,7 @@ from benchmarks.peers.tag_scores import (
 )
 from benchmarks.tag_quality import TRUTH, draw, figure, mark_all
 from bimode.config.curate import TagConfig
-from data_curation.sampling.attempts import ROLLOUT_SCHEMA, Rollout
-from data_curation.sampling.parts import write_part
+from data_curation.sampling.cache import Reply, write_replies
 
 CONFIG = TagConfig()
 N = TAGGED + TRUTH
@@ -263,15 +263,15 @@ def test_the_attempts_of_the_cache_become_items(tmp_path: Path) -> None:
     modes, wrong = ("non_thinking", "thinking"), str((int(sample.answer) + 2) % 23)
     said = [sample.answer if k in (0, 70) else wrong for k in range(N)]
     made = [
-        Rollout(sample.id, "c", mode, k, False, 1, f"</think>{said[k]}", "")
+        Reply(sample.id, "c", mode, k, 0, "wrong", 1.0, 1, f"</think>{said[k]}", "")
         for mode in modes
         for k in reversed(range(N))
     ]
     others = [
-        Rollout(sample.id, "old", "thinking", 1, True, 1, f"</think>{sample.answer}", ""),
-        Rollout(sample.id, "c", "thinking", N, True, 1, f"</think>{sample.answer}", ""),
+        replace(made[-1], content="old", number=1, text=f"</think>{sample.answer}"),
+        replace(made[-1], number=N, text=f"</think>{sample.answer}"),
     ]
-    write_part(tmp_path, made + others, ROLLOUT_SCHEMA)
+    write_replies(tmp_path, made + others)
     chosen = pa.table({"id": [sample.id], "content": ["c"]})
     items = mark_all([(sample, knob)], tmp_path, chosen)
     assert [each.knob for [each] in items.values()] == [knob] * 3

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from bimode.config.curate import CurateConfig, SourceConfig
 from bimode.storage.dataset import Row
+from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.sampling import prompt_job as module
-from data_curation.sampling.prompt_job import PromptJob, PromptWorker
+from data_curation.sources.ingest import write_candidates
+from data_curation.sources.shards import DrawnShard
 
 
 def here(
-    files: Sequence[Path], batches: Sequence[list[Row]], job: PromptJob, folder: Path
+    actor: type, arguments: tuple[Any, ...], batches: Sequence[list[Row]], *_: object
 ) -> Iterator[int]:
     """In place of Ray Data: the same actor, in this process."""
-    replier = PromptWorker(files, job, folder)
+    worker = actor(*arguments)
     for batch in batches:
-        yield replier(pa.Table.from_pylist(batch))["settled"][0].as_py()
+        yield from worker(pa.Table.from_pylist(batch)).column(0).to_pylist()
+
+
+SHARD = DrawnShard(SourceConfig(family="digits"), "train", "train", 0, 6, 0, (0.0, 0.0, 1.0))
 
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_run_engine", here)
+    monkeypatch.setattr(module, "run_pool", here)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> pa.Table:
+    write_candidates(SHARD, tmp_path / "made.parquet", CurateConfig())
+    return pq.read_table(tmp_path / "made.parquet").cast(CANDIDATE_SCHEMA)

@@ -5,7 +5,7 @@ numbers that are known by hand.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.demo import family_of
 from data_curation.publishing.publish import publish
 from data_curation.publishing.published import Published
-from data_curation.sampling.attempts import ROLLOUT_SCHEMA, Rollout
-from data_curation.sampling.parts import write_part
+from data_curation.sampling.cache import write_replies
 from data_curation.sources.ingest import candidates
 from data_curation.sources.refusal import Refusal
-from data_curation.store import Store, write_overlay
+from data_curation.store import Store
 from data_curation.tagging.tags import assign_tag
+from tests.data_curation.flow import attempt
 
 N = 8
 CONFIG = CurateConfig(paired_share=0.0, rollouts=RolloutSampling(n=N))
@@ -83,8 +83,8 @@ def curate(run: Path) -> Curated:
         files[-1].parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(candidates(batch, split, CONFIG), files[-1])
     store = Store(files, run / "scratch")
-    store.add_overlay(_overlay(run / "decisions.parquet", decisions(store)))
-    store.add_overlay(_overlay(run / "tags.parquet", tags(store, run / "cache" / "rollouts")))
+    _update(store, decisions(store))
+    _update(store, tags(store, run / "cache" / "rollouts"))
     version = run / "curate" / "versions" / "0001"
     version.mkdir(parents=True)
     published = publish(store, CONFIG, ("train", "rl", "eval"), version, "demo")
@@ -155,7 +155,7 @@ def tags(store: Store, cache: Path) -> list[Row]:
         k = DIRECT.get(int(row["id"].rsplit("-", 1)[1]), N)
         for mode, right in (("non_thinking", k), ("thinking", N)):
             rollouts += [
-                Rollout(row["id"], row["content"], mode, j, j < right, 5, f"say {at}", "")
+                replace(attempt(row, mode, j, j < right, f"say {at}"), num_tokens=5)
                 for j in range(N)
             ]
         tag = assign_tag(k, N, N, row["guess_rate"], True, CONFIG.tag)
@@ -180,10 +180,8 @@ def tags(store: Store, cache: Path) -> list[Row]:
                 "detail": "",
             }
         )
-    write_part(cache / HASH, rollouts, ROLLOUT_SCHEMA)
-    write_part(
-        cache / OTHER_HASH, [replace(rollouts[0], passed=False, error="no room")], ROLLOUT_SCHEMA
-    )
+    write_replies(cache / HASH, rollouts)
+    write_replies(cache / OTHER_HASH, [replace(rollouts[0], verdict="", error="no room")])
     return found
 
 
@@ -231,19 +229,9 @@ def reject(run: Path, question: str, **changes: Any) -> None:
     pq.write_table(kept.filter(pc.field("id") != question), tagged)
 
 
-def _overlay(file: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def _update(store: Store, rows: Sequence[Row]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row if name not in ("file", "row")))
-    empty = {
-        name: "" if pa.types.is_string(CANDIDATE_SCHEMA.field(name).type) else None
-        for name in names
-    }
-    empty |= {
-        name: 0
-        for name in ("n_rollouts", "n_pass_non_thinking", "n_pass_thinking")
-        if name in names
-    }
-    return write_overlay(
-        [(name, CANDIDATE_SCHEMA.field(name).type) for name in names],
-        [empty | row for row in rows],
-        file,
-    )
+    kinds = {name: CANDIDATE_SCHEMA.field(name).type for name in names}
+    empty: Row = {name: "" if pa.types.is_string(kind) else None for name, kind in kinds.items()}
+    empty |= {name: 0 for name in names if name.startswith("n_")}
+    store.update(names, [empty | row for row in rows])

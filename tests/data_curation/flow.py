@@ -6,13 +6,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bimode.config.curate import CurateConfig, RolloutSampling, SourceConfig
 from bimode.modes import Mode
+from bimode.records import Completion, GenerationRequest
 from bimode.storage.dataset import Row
 from data_curation.dedup.decide import decide
-from data_curation.sampling.attempts import MODES, ROLLOUT_SCHEMA, Rollout, Tagger
-from data_curation.sampling.parts import write_part
+from data_curation.sampling.attempts import MODES, Tagger
+from data_curation.sampling.cache import Reply, write_replies
 from data_curation.sources.ingest import write_candidates
 from data_curation.sources.shards import plan_draws, shard_key
 from data_curation.store import Store
@@ -59,43 +64,62 @@ def tagged(
     scratch: Path,
     passes: Mapping[str, int] = RIGHT_WHEN_EASY,
     config: CurateConfig = CONFIG,
-    change: Callable[[Rollout], Rollout | None] = lambda rollout: rollout,
+    change: Callable[[Reply], Reply | None] = lambda reply: reply,
 ) -> Store:
-    """`store` tagged by `passes` right direct attempts of 4 by level and no right thinking one;
-    `change` alters or drops some.
+    """`store` tagged by `passes` right non-thinking attempts of 4 by level and no right thinking
+    one; `change` alters or drops some.
     """
     chosen = choose_rows(objective_rows(store), config.tag_rows)
     levels = {row["id"]: row["level"] for row in store.table(["id", "level"]).to_pylist()}
     made = [
-        Rollout(
-            row["id"],
-            row["content"],
-            mode.value,
-            k,
-            mode is Mode.NON_THINKING and k < passes[levels[row["id"]]],
-            3,
-            "",
-            "",
-        )
+        attempt(row, mode, k, mode is Mode.NON_THINKING and k < passes[levels[row["id"]]])
         for row in chosen.to_pylist()
         for mode in MODES
         for k in range(config.rollouts.n)
     ]
     cache = scratch / "rollouts"
-    write_part(cache, [new for old in made if (new := change(old)) is not None], ROLLOUT_SCHEMA)
-    store.add_overlay(
-        tag_rows(
-            store,
-            [Sampled(tagger(config), chosen, cache)],
-            chosen.slice(0, 0),
-            config,
-            scratch / "tags.parquet",
-        )
-    )
-    store.add_overlay(reject_traceless(store, scratch / "traceless.parquet"))
+    write_replies(cache, [new for old in made if (new := change(old)) is not None])
+    tag_rows(store, [Sampled(tagger(config), chosen, cache)], chosen.slice(0, 0), config)
+    reject_traceless(store)
     return store
+
+
+def attempt(row: Row, mode: str, number: int, right: bool, text: str = "") -> Reply:
+    """One attempt at `row`."""
+    verdict = "right" if right else "wrong"
+    return Reply(row["id"], row["content"], str(mode), number, 0, verdict, 1.0, 3, text, "")
 
 
 def rows_of(store: Store, where: str = "true") -> list[Row]:
     """Everything that the store says of its rows."""
     return [row for batch in store.batches(store.schema.names, where) for row in batch.to_pylist()]
+
+
+NAMES = [f"digits-train-0-{k}" for k in range(6)]
+
+
+def write(table: pa.Table, path: Path, **columns: list[Any]) -> Store:
+    """A store of `table` with some columns replaced."""
+    for name, values in columns.items():
+        at = table.schema.get_field_index(name)
+        table = table.set_column(
+            at, table.schema.field(at), pa.array(values, type=table.schema.field(at).type)
+        )
+    pq.write_table(table, path)
+    return Store([path], path.parent / "scratch")
+
+
+def completion(request: GenerationRequest, text: str, finished: bool = True) -> Completion:
+    """A completion of as many tokens as `text` has words."""
+    return Completion(
+        prompt_id=request.prompt.id,
+        mode=request.mode,
+        prompt_ids=(),
+        token_ids_T=(7,) * len(text.split()),
+        num_forced=0,
+        logprobs_T=(),
+        versions_T=(),
+        text=text,
+        finished=finished,
+        worker="scripted",
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from bimode.config.curate import CurateConfig, SourceConfig
@@ -22,7 +21,7 @@ from data_curation.publishing.alerts import (
 from data_curation.publishing.published import Published
 from data_curation.sources.ingest import write_candidates
 from data_curation.sources.listing import file_shards, list_sources
-from data_curation.store import Store, write_overlay
+from data_curation.store import Store
 from pipelines.curate import files_of
 from tests.data_curation.flow import CONFIG, candidate_files, decided
 
@@ -45,7 +44,7 @@ def rejected(
     rows = store.table(["file", "row"], where, "file, row").to_pylist()
     reasons = reasons + reasons[-1:] * (len(rows) - len(reasons))
     found = (row | {"reason": reason} for row, reason in zip(rows, reasons, strict=True))
-    store.add_overlay(write_overlay([("reason", pa.string())], found, scratch / "out.parquet"))
+    store.update(["reason"], found)
     return store
 
 
@@ -72,9 +71,8 @@ def test_where_no_train_question_is_left_no_share_of_the_mix_is_to_blame(
 ) -> None:
     """Also in a recipe whose sources feed rl or eval only."""
     store = rejected(files, tmp_path, ["no_trace"])
-    found, lines = leave_out(store, MixConfig(), 0, 0.0, tmp_path / "mix.parquet")
-    store.add_overlay(found)
-    assert lines == () and store.counts(["reason"], "split = 'train'") == {"no_trace": 12}
+    assert leave_out(store, MixConfig(), 0, 0.0) == ()
+    assert store.counts(["reason"], "split = 'train'") == {"no_trace": 12}
 
 
 @pytest.mark.parametrize(("thinking", "loud"), [(1, True), (2, False), (6, False), (7, True)])

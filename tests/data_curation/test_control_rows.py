@@ -16,7 +16,7 @@ from bimode.inputs.control_tokens import ControlTokens
 from bimode.inputs.prompt_limits import PromptModel
 from bimode.records import Sample
 from bimode.renderer import Renderer
-from data_curation.sampling.prompt_job import Reply
+from data_curation.sampling.cache import Reply
 from data_curation.sources.ingest import candidates
 from data_curation.sources.layouts import read_record
 from data_curation.traces.checks import check_trace
@@ -119,5 +119,5 @@ def test_a_trace_that_a_model_wrote_is_held_to_the_same_list() -> None:
     assert check_trace(row, "3 + 5 = 8 so 8", TraceConfig(), CONTROLS) == ("", "")
     teacher = Teacher(object, "wise", "0", "float32", 256, TraceConfig(), 0, {}, CONTROLS)
     for trace, outcome in ((written, "forbidden_phrase"), ("3 + 5 = 8 so 8", "right")):
-        reply = Reply("a-1", "", 0, 0, "right", 1.0, 9, f"\n{trace}\n</think>\n\n8", "")
+        reply = Reply("a-1", "", "thinking", 0, 0, "right", 1.0, 9, f"\n{trace}\n</think>\n\n8", "")
         assert teacher.outcome(row, reply) == outcome

@@ -12,8 +12,8 @@ import pytest
 from bimode.config.curate import RolloutSampling
 from bimode.errors import ConfigError
 from data_curation.publishing.publish import publish
-from data_curation.sampling.attempts import MODES, ROLLOUT_SCHEMA, Rollout
-from data_curation.sampling.parts import write_part
+from data_curation.sampling.attempts import MODES
+from data_curation.sampling.cache import write_replies
 from data_curation.tagging.cross_fit import (
     assign_to_models,
     fold_of,
@@ -22,7 +22,15 @@ from data_curation.tagging.cross_fit import (
     training_files,
 )
 from data_curation.tagging.tagging import Sampled, choose_rows, objective_rows, tag_rows
-from tests.data_curation.flow import CONFIG, candidate_files, decided, rows_of, tagged, tagger
+from tests.data_curation.flow import (
+    CONFIG,
+    attempt,
+    candidate_files,
+    decided,
+    rows_of,
+    tagged,
+    tagger,
+)
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +169,7 @@ def test_folds_share_no_question_and_lack_none(files: list[Path], tmp_path: Path
     kept: list[set[str]] = []
     for at in range(3):
         store = decided(files, tmp_path / f"scratch-{at}")
-        store.add_overlay(
-            leave_out_folds(store, (at, 3), tmp_path / f"scratch-{at}" / "folds.parquet")
-        )
+        leave_out_folds(store, (at, 3))
         kept.append(set(store.table(["id"], "split = 'train' AND reason = ''")["id"].to_pylist()))
         assert {row["reason"] for row in rows_of(store, "split = 'train'")} <= {"", "other_fold"}
         assert not store.table(["id"], "split <> 'train' AND reason = 'other_fold'").num_rows, (
@@ -205,14 +211,14 @@ def test_each_question_has_the_tag_of_its_own_model_and_what_all_have_seen_is_re
     for at, rows in enumerate(dealt):
         folder = tmp_path / str(at)
         made = [
-            Rollout(row["id"], row["content"], mode.value, k, at == 0, 3, "", "")
+            attempt(row, mode, k, at == 0)
             for row in rows.to_pylist()
             for mode in MODES
             for k in range(4)
         ]
-        write_part(folder, made, ROLLOUT_SCHEMA)
+        write_replies(folder, made)
         sampled.append(Sampled(replace(tagger(config), name=f"half-{at}"), rows, folder))
-    store.add_overlay(tag_rows(store, sampled, known, config, tmp_path / "tags.parquet"))
+    tag_rows(store, sampled, known, config)
     found = {row["content_key"]: row for row in rows_of(store, "split = 'train'")}
     assert [found[key]["rollout_model"] for key in keys[:4]] == ["half-0", "", "", "half-1"]
     assert [found[key]["n_pass_non_thinking"] for key in keys[:4]] == [4, 0, 0, 0]

@@ -18,12 +18,11 @@ from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.formats import is_paired, training_rows
 from data_curation.publishing.alerts import warn_about_items, warn_about_share
 from data_curation.publishing.publish import GROUP_ROWS, lineage, publish, write_shards
-from data_curation.sampling.attempts import ROLLOUT_SCHEMA, Rollout
-from data_curation.sampling.parts import write_part
+from data_curation.sampling.cache import Reply, write_replies
 from data_curation.sources.ingest import candidates, write_candidates
 from data_curation.sources.listing import file_shards, list_sources
 from data_curation.sources.shards import plan_draws
-from data_curation.store import Store, write_overlay
+from data_curation.store import Store
 from data_curation.tagging.tagging import Passes, choose_rows, count_passes, objective_rows
 from tests.data_curation.flow import CONFIG, SOURCES, candidate_files, decided, rows_of, tagged
 
@@ -107,10 +106,10 @@ def test_an_attempt_that_failed_rejects_its_row_with_the_engines_words(tmp_path:
     store = decided(candidate_files(tmp_path / "c"), tmp_path / "s")
     [first, second, *_] = store.table(["id"], "split = 'train'")["id"].to_pylist()
 
-    def fails(rollout):
-        if rollout.id == first and rollout.attempt == 0:
-            return replace(rollout, error="too long")
-        return None if rollout.id == second and rollout.attempt == 1 else rollout
+    def fails(reply: Reply) -> Reply | None:
+        if reply.id == first and reply.number == 0:
+            return replace(reply, error="too long")
+        return None if reply.id == second and reply.number == 1 else reply
 
     found = {
         row["id"]: row
@@ -130,10 +129,10 @@ def test_rows_that_the_engine_refused_do_not_say_that_the_model_cannot_think(
     store = decided(candidate_files(tmp_path / "c"), tmp_path / "s")
     first, second, *refused = objective_rows(store)["id"].to_pylist()
 
-    def change(rollout: Rollout) -> Rollout:
-        failed = "no room" if rollout.id in refused else ""
-        thought = rollout.id == first and rollout.mode == Mode.THINKING and rollout.attempt < 2
-        return replace(rollout, passed=thought, error=failed)
+    def change(reply: Reply) -> Reply:
+        failed = "no room" if reply.id in refused else ""
+        thought = reply.id == first and reply.mode == Mode.THINKING and reply.number < 2
+        return replace(reply, verdict="right" if thought else "wrong", error=failed)
 
     tagged(store, tmp_path / "s", change=change)
     found = {row["id"]: row for row in rows_of(store, "split = 'train'")}
@@ -150,24 +149,22 @@ def test_an_attempt_that_was_made_twice_counts_once_whichever_part_is_read_first
     tmp_path: Path,
 ) -> None:
     chosen = pa.table({"id": ["a", "b"], "content": ["c", "c"]})
-    right, wrong = (
-        Rollout("a", "c", "thinking", 0, True, 5, "x", ""),
-        Rollout("a", "c", "thinking", 0, False, 5, "y", ""),
-    )
+    right = Reply("a", "c", "thinking", 0, 0, "right", 1.0, 5, "x", "")
+    wrong = replace(right, verdict="wrong", text="y")
     others = [
         replace(right, content="old"),
-        replace(right, attempt=2),
-        replace(wrong, attempt=1, error="no room"),
+        replace(right, number=2),
+        replace(wrong, number=1, error="no room"),
     ]
     for parts in ([right], [wrong, *others]), ([wrong], [right, *others]):
         folder = tmp_path / parts[0][0].text
         for at, rollouts in enumerate(parts):
-            write_part(tmp_path / "new", rollouts, ROLLOUT_SCHEMA)
+            write_replies(tmp_path / "new", rollouts)
             [made] = (tmp_path / "new").iterdir()
             folder.mkdir(exist_ok=True)
             made.rename(folder / f"part-{at}.parquet")
         assert count_passes(folder, chosen, 2) == {
-            "a": Passes(think=1, tried=1, error="no room"),
+            "a": Passes(thinking=1, tried=1, error="no room"),
             "b": Passes(),
         }
 
@@ -227,13 +224,7 @@ def test_lineage_changes_with_whatever_decides_a_row_and_with_nothing_else() -> 
 def test_a_row_without_a_trace_is_not_taught_as_reasoning(tmp_path: Path) -> None:
     store = decided(candidate_files(tmp_path / "c"), tmp_path / "s")
     rows = store.table(["file", "row"], "split = 'train'", "file, row").to_pylist()
-    store.add_overlay(
-        write_overlay(
-            [("trace", pa.string())],
-            (row | {"trace": " "} for row in rows),
-            tmp_path / "s" / "bare.parquet",
-        )
-    )
+    store.update(["trace"], (row | {"trace": " "} for row in rows))
     store = tagged(store, tmp_path / "s")
     easy = store.counts(["level"], "split = 'train'")["easy"]
     assert store.counts(["reason"], "split = 'train'") == {"": easy, "no_trace": 12 - easy}
@@ -247,12 +238,7 @@ def test_a_row_without_a_trace_is_not_taught_as_reasoning(tmp_path: Path) -> Non
 def test_a_split_that_would_be_empty_ends_the_run(tmp_path: Path) -> None:
     store = decided(candidate_files(tmp_path / "c"), tmp_path / "s")
     rows = store.table(["file", "row"], "split = 'rl'", "file, row").to_pylist()
-    out = [("reason", pa.string())]
-    store.add_overlay(
-        write_overlay(
-            out, (row | {"reason": "image_broken"} for row in rows), tmp_path / "s" / "bad.parquet"
-        )
-    )
+    store.update(["reason"], (row | {"reason": "image_broken"} for row in rows))
     with pytest.raises(
         StarvedError, match=r"no rl question is left: 6 image_broken, e\.g\. .+: image_broken$"
     ):
@@ -366,8 +352,6 @@ def test_items_whose_answers_are_withheld_are_compared_and_what_cannot_be_read_i
     assert [(row["reason"], row["contamination"]["method"]) for row in found] == [
         ("contaminated", "exact question + pixels")
     ] * 2
-    assert warn_about_items(store).endswith(
-        "1 evaluation items of split `decontaminate` are compared with nothing: 1 bad_record, e.g."
-        " decontaminate.jsonl#2: bad_record: Expecting property name enclosed in double quotes at"
-        " character 1"
-    )
+    warning = warn_about_items(store)
+    assert warning.startswith("WARNING: 1 evaluation items")
+    assert "decontaminate.jsonl#2: bad_record: Expecting property name" in warning

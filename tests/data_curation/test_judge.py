@@ -16,11 +16,12 @@ import pytest
 from bimode.config.curate import CurateConfig
 from bimode.config.traces import JudgeConfig
 from bimode.modes import Mode
-from bimode.records import Completion, GenerationRequest, GenerationResult, Sample
+from bimode.records import GenerationRequest, GenerationResult, Sample
 from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.demo.canvas import blank, rng_of, to_png
 from data_curation.sampling import prompt_job as module
-from data_curation.sampling.prompt_job import PromptWorker, Reply, read_replies
+from data_curation.sampling.cache import Reply, read_replies
+from data_curation.sampling.prompt_job import PromptWorker
 from data_curation.sources.ingest import candidates
 from data_curation.store import Store
 from data_curation.tagging.calibration import Judged, calibrate
@@ -32,12 +33,13 @@ from data_curation.tagging.judge import (
     choose_tagged,
     count_votes,
     parse_verdict,
+    publish_verdicts,
     sample_verdicts,
     set_aside,
     tag_open,
     unparsed_warning,
-    verdict_table,
 )
+from tests.data_curation.flow import completion
 
 T, N = "thinking", "non_thinking"
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -98,28 +100,22 @@ class Scripted:
     def _result(self, r: GenerationRequest) -> GenerationResult:
         if r.prompt.id not in self.script:
             return GenerationResult((), "too long")
+        texts = [self.script[r.prompt.id].pop(0) for _ in range(r.n)]
         return GenerationResult(
-            tuple(
-                Completion(
-                    prompt_id=r.prompt.id,
-                    mode=r.mode,
-                    prompt_ids=(),
-                    token_ids_T=(7,),
-                    num_forced=0,
-                    logprobs_T=(-1.0,),
-                    versions_T=(0,),
-                    text=text.rstrip("~"),
-                    finished=not text.endswith("~"),
-                    worker="scripted",
-                )
-                for text in [self.script[r.prompt.id].pop(0) for _ in range(r.n)]
-            )
+            tuple(completion(r, text.rstrip("~"), not text.endswith("~")) for text in texts)
         )
 
 
 def judge_of(worker: Scripted, **config: Any) -> Judge:
     return Judge(
-        lambda: worker, "jury", "digest", "float32", JudgeConfig(**({"votes": 3} | config)), 0, {}
+        lambda: worker,
+        "jury",
+        "digest",
+        "float32",
+        512,
+        JudgeConfig(**({"votes": 3} | config)),
+        0,
+        {},
     )
 
 
@@ -148,7 +144,7 @@ def test_a_verdict_is_one_word_and_nothing_else(text: str, verdict: str) -> None
 
 
 def reply(verdict: str, round: int = 0, number: int = 0, error: str = "") -> Reply:
-    return Reply("a", "c", round, number, verdict, 1.0, 3, verdict, error)
+    return Reply("a", "c", "auto", number, round, verdict, 1.0, 3, verdict, error)
 
 
 def test_votes_are_counted_by_hand() -> None:
@@ -174,15 +170,12 @@ def test_votes_are_counted_by_hand() -> None:
 def test_what_is_unparsed_or_cut_off_is_drawn_again_with_another_seed(
     file: Path, tmp_path: Path
 ) -> None:
-    script = {
-        "open-0": [T, "hmm", "non_thinking~", N, "hmm", T],
-        "open-1": [N, N, N],
-        "open-2": ["hmm"] * 9,
-    }
-    worker = Scripted(script)
+    said = [T, "hmm", "non_thinking~", N, "hmm", T]
+    worker = Scripted({"open-0": said, "open-1": [N, N, N], "open-2": ["hmm"] * 9})
     rows = pq.read_table(file).slice(0, 4).to_pylist()
     replier = PromptWorker([file], judge_of(worker), tmp_path / "cache")
-    found = replier.ask([row | {"round": 0, "sound": 0} for row in rows])
+    first = {"request_mode": "auto", "round": 0, "first": 0, "sound": 0, "missing": 3}
+    found = replier.run_batch([row | first for row in rows])
     asked = {(r.prompt.id, r.n, r.seed) for r in worker.asked}
     assert [(name, n) for name, n, _ in sorted(asked)] == [
         ("open-0", 1),
@@ -202,9 +195,9 @@ def test_what_is_unparsed_or_cut_off_is_drawn_again_with_another_seed(
         (0, 0, T),
         (0, 1, "unparsed"),
         (0, 2, "unparsed"),
-        (1, 0, N),
-        (1, 1, "unparsed"),
-        (2, 0, T),
+        (1, 3, N),
+        (1, 4, "unparsed"),
+        (2, 5, T),
     ]
     assert len(of["open-2"]) == 9, "given up after two retries"
     [refused] = [r for r in found if r.id == "open-3"]
@@ -212,17 +205,19 @@ def test_what_is_unparsed_or_cut_off_is_drawn_again_with_another_seed(
 
 
 def test_the_judge_sees_question_answer_and_images_as_the_recipe_says(file: Path) -> None:
-    row = pq.read_table(file).to_pylist()[1] | {"round": 0}
+    row = pq.read_table(file).to_pylist()[1] | {"round": 0, "missing": 3}
     judge = judge_of(Scripted({}), prompt="Q {question} A {answer}")
-    request = judge.request(row, 3, None)
+    request = judge.request(row, None)
     assert request.prompt.question == "Q which colour suits the 1 sisters ? A a calm blue"
     assert len(request.prompt.images) == 1 and request.mode is Mode.AUTO and request.n == 3
     blind = judge_of(Scripted({}), images=False)
-    assert blind.request(row, 3, None).prompt.images == ()
+    assert blind.request(row, None).prompt.images == ()
+    assert blind.request(row, None).choices == ()
+    assert judge_of(Scripted({}), constrained=True).request(row, None).choices == (T, N)
     assert (
         request.seed
-        != judge.request(row | {"round": 1}, 3, None).seed
-        == judge.request(row | {"round": 1}, 1, None).seed
+        != judge.request(row | {"round": 1}, None).seed
+        == judge.request(row | {"round": 1, "missing": 1}, None).seed
     )
 
 
@@ -238,7 +233,7 @@ def test_what_decides_the_words_decides_the_cache_and_nothing_else() -> None:
         other(images=False),
         other(temperature=1.0),
         other(max_tokens=5),
-        other(max_model_len=9),
+        replace(base, max_model_len=9).params_hash,
         other(constrained=True),
     }
     hashes |= {
@@ -278,7 +273,7 @@ def test_nothing_is_asked_twice_and_more_votes_ask_for_the_difference(
     def no_engine(*_: object) -> Any:
         raise AssertionError("the engine was started for verdicts that are in the cache")
 
-    monkeypatch.setattr(module, "_run_engine", no_engine)
+    monkeypatch.setattr(module, "run_pool", no_engine)
     again = list(
         sample_verdicts(
             store.files, chosen.slice(0, 3), judge_of(worker), tmp_path / "cache", received.append
@@ -302,8 +297,9 @@ def test_batches_stay_the_same_whatever_is_there(
     monkeypatch.setattr(module, "ROWS_PER_BATCH", 2)
     worker, store = Scripted({"open-0": [T] * 3}), Store([file], tmp_path / "scratch")
     chosen, judge = choose_open(store), judge_of(worker)
+    first = {"request_mode": "auto", "round": 0, "first": 0, "sound": 0, "missing": 3}
     PromptWorker([file], judge, tmp_path / "c")(
-        pa.Table.from_pylist([chosen.to_pylist()[0] | {"round": 0, "sound": 0}])
+        pa.Table.from_pylist([chosen.to_pylist()[0] | first])
     )
     batches = module.missing_rows(chosen, judge, tmp_path / "c")
     assert [[row["id"] for row in batch] for batch in batches] == [["open-1"], ["open-2", "open-3"]]
@@ -319,56 +315,43 @@ def test_tags_of_the_judge_are_its_own_and_failures_have_a_reason(
         Verdict(0, 2, "open-2", "", 0, 0, 9),
         Verdict(0, 3, "open-3", "", 0, 0, 0, "too long"),
     ]
-    store.add_overlay(tag_open(verdicts, judge, tmp_path / "found.parquet"))
-    names = [
-        "id",
-        "mode",
-        "mode_reason",
-        "mode_conf",
-        "rollout_model",
-        "n_rollouts",
-        "tag_rule",
-        "reason",
-        "detail",
-    ]
-    rows = {row["id"]: row for row in store.table(names).to_pylist()}
-    assert rows["open-0"] == dict(
-        zip(
-            names,
-            ["open-0", T, "judge", pytest.approx(2 / 3), "jury", 0, "judge_majority", "", ""],
-            strict=True,
-        )
-    )
+    tag_open(store, verdicts, judge)
+    expected = {
+        "id": "open-0",
+        "mode": T,
+        "mode_reason": "judge",
+        "mode_conf": pytest.approx(2 / 3),
+        "rollout_model": "jury",
+        "n_rollouts": 0,
+        "tag_rule": "judge_majority",
+        "reason": "",
+        "detail": "",
+    }
+    rows = {row["id"]: row for row in store.table(list(expected)).to_pylist()}
+    assert rows["open-0"] == expected
     assert (rows["open-1"]["mode"], rows["open-1"]["tag_rule"]) == ("either", "judge_tied")
-    assert (rows["open-2"]["reason"], rows["open-2"]["detail"]) == (
-        "judge_unclear",
-        "9 replies without a verdict",
-    )
+    unclear = ("judge_unclear", "9 replies without a verdict")
+    assert (rows["open-2"]["reason"], rows["open-2"]["detail"]) == unclear
     assert (rows["open-3"]["reason"], rows["open-3"]["detail"]) == ("judge_failed", "too long")
     assert rows["exact-0"]["mode_reason"] == "untagged" and not rows["exact-0"]["reason"]
-    assert verdict_table(verdicts).column("non_thinking").to_pylist() == [1, 1, 0, 0]
+
+    publish_verdicts(verdicts, tmp_path / "tags")
+    votes = pq.read_table(tmp_path / "tags" / "verdicts.parquet")
+    assert votes["non_thinking"].to_pylist() == [1, 1, 0, 0]
 
 
 def test_a_judge_that_keeps_to_no_word_is_told_of() -> None:
     sound, silent = Verdict(0, 0, "a", T, 3, 0, 2), Verdict(0, 1, "b", "", 0, 0, 9)
     assert unparsed_warning([sound]) == unparsed_warning([]) == ""
-    assert unparsed_warning([sound, silent]).startswith(
-        "WARNING: 11 of the judge's 14 replies are neither thinking nor non_thinking: change"
-        " curate.judge.prompt"
-    )
-
-
-def test_a_constrained_judge_is_asked_for_one_of_the_words(file: Path) -> None:
-    row = pq.read_table(file).to_pylist()[0] | {"round": 0}
-    assert judge_of(Scripted({})).request(row, 3, None).choices == ()
-    assert judge_of(Scripted({}), constrained=True).request(row, 3, None).choices == (T, N)
+    warning = unparsed_warning([sound, silent])
+    assert "11 of the judge's 14 replies" in warning and "curate.judge.prompt" in warning
 
 
 def test_without_a_judge_open_rows_are_set_aside_and_never_guessed(
     file: Path, tmp_path: Path
 ) -> None:
     store = Store([file], tmp_path / "scratch")
-    store.add_overlay(set_aside(store, False, tmp_path / "found.parquet"))
+    set_aside(store, False)
     found = store.counts(["verifier", "reason"])
     assert found == {("exact", ""): 1, ("open", "needs_judge"): 4}
     assert choose_open(store).num_rows == 0

@@ -13,8 +13,7 @@ import pytest
 from data_curation.parquet_sql import on_disk, parquet
 from data_curation.publishing.report import ReportContext, read_costs, render
 from data_curation.publishing.row_history import load_history
-from data_curation.sampling.attempts import ROLLOUT_SCHEMA
-from data_curation.sampling.parts import MOST_PARTS, compact, parts_of, write_table
+from data_curation.sampling.cache import MOST_PARTS, Reply, compact, parts_of, write_replies
 from data_curation.tagging.tagging import Passes, count_passes
 from tests.data_curation.curated_run import DIGITS, HASH, OTHER_HASH, curate
 from tests.data_curation.deciding import Case, reasons, run
@@ -57,20 +56,11 @@ def test_decisions_and_stories_are_those_of_any_directory(tmp_path: Path, name: 
 
 @pytest.mark.parametrize("name", ["mode=x", "a?b"])
 def test_attempts_are_counted_in_any_directory(tmp_path: Path, name: str) -> None:
-    row = {
-        "id": "7",
-        "content": "c",
-        "mode": "thinking",
-        "passed": True,
-        "num_tokens": 3,
-        "text": "a",
-        "error": "",
-    }
-    for attempt in range(MOST_PARTS + 1):
-        table = pa.Table.from_pylist([row | {"attempt": attempt}], schema=ROLLOUT_SCHEMA)
-        write_table(tmp_path / name, table)
+    for number in range(MOST_PARTS + 1):
+        reply = Reply("7", "c", "thinking", number, 0, "right", 1.0, 3, "a", "")
+        write_replies(tmp_path / name, [reply])
     chosen = pa.table({"id": ["7"], "content": ["c"]})
-    assert count_passes(tmp_path / name, chosen, 2) == {"7": Passes(direct=0, think=2, tried=2)}
-    compact(tmp_path / name, ("id", "content", "mode", "attempt"))
+    assert count_passes(tmp_path / name, chosen, 2) == {"7": Passes(thinking=2, tried=2)}
+    compact(tmp_path / name)
     assert len(parts_of(tmp_path / name)) == 1
-    assert count_passes(tmp_path / name, chosen, 99).popitem()[1].think == MOST_PARTS + 1
+    assert count_passes(tmp_path / name, chosen, 99).popitem()[1].thinking == MOST_PARTS + 1

@@ -10,26 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.peers.simulated import PlainCodec
-from bimode.config.curate import CurateConfig, FilterConfig, SourceConfig
+from bimode.config.curate import CurateConfig
 from bimode.config.traces import JudgeConfig, TraceConfig
 from bimode.grading.verify import is_correct
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest, GenerationResult
 from bimode.storage.run_dir import digest_path
-from data_curation.candidates import CANDIDATE_SCHEMA
 from data_curation.sampling import prompt_job as module
-from data_curation.sources.ingest import write_candidates
-from data_curation.sources.shards import DrawnShard
 from data_curation.store import Store
 from data_curation.tagging.judge import Judge, sample_verdicts
 from data_curation.traces import generate as traces_module
-from data_curation.traces.filter import refuse_traces, template_traces
 from data_curation.traces.generate import (
     CHOSEN,
     Outcomes,
@@ -39,10 +34,9 @@ from data_curation.traces.generate import (
     sample_traces,
     write_traces,
 )
-from data_curation.traces.penalty import penalties_of, raw_scores
+from data_curation.traces.quality import penalties_of, raw_scores
+from tests.data_curation.flow import NAMES, completion, write
 
-SHARD = DrawnShard(SourceConfig(family="digits"), "train", "train", 0, 6, 0, (0.0, 0.0, 1.0))
-NAMES = [f"digits-train-0-{k}" for k in range(6)]
 GOOD, LONG, BAD, ODD = (
     "so {0}",
     "we look , so {0}",
@@ -50,23 +44,6 @@ GOOD, LONG, BAD, ODD = (
     "so {1} is {1}",
 )  # {0} the answer, {1} another number
 COPY = CurateConfig(paired_share=0.0)
-
-
-def write(table: pa.Table, path: Path, **columns: list[Any]) -> Store:
-    """A store of `table` with some columns replaced."""
-    for name, values in columns.items():
-        at = table.schema.get_field_index(name)
-        table = table.set_column(
-            at, table.schema.field(at), pa.array(values, type=table.schema.field(at).type)
-        )
-    pq.write_table(table, path)
-    return Store([path], path.parent / "scratch")
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> pa.Table:
-    write_candidates(SHARD, tmp_path / "made.parquet", CurateConfig())
-    return pq.read_table(tmp_path / "made.parquet").cast(CANDIDATE_SCHEMA)
 
 
 @pytest.fixture
@@ -108,18 +85,7 @@ class Scripted:
             + chain.removesuffix("!").format(answer, answer + 1)
             + ("" if chain == "~" else f"\n</think>\n\n{said}")
         )
-        return Completion(
-            prompt_id=request.prompt.id,
-            mode=request.mode,
-            prompt_ids=(),
-            token_ids_T=(7,) * len(text.split()),
-            num_forced=0,
-            logprobs_T=(),
-            versions_T=(),
-            text=text,
-            finished=chain != "~",
-            worker="scripted",
-        )
+        return completion(request, text, chain != "~")
 
 
 def teacher_of(worker: Scripted, **config: Any) -> Teacher:
@@ -220,12 +186,12 @@ def test_chains_are_kept_drawn_again_or_dropped_and_all_are_counted(
 
 def test_what_is_kept_and_what_is_not_shows_in_the_rows(store: Store, tmp_path: Path) -> None:
     found = [
-        Trace(0, 0, NAMES[0], "thinking", "so 7", 4, 1.0, (("right", 1),)),
-        Trace(0, 1, NAMES[1], "thinking", "", 0, 1.0, (("cut_off", 1), ("wrong", 3))),
-        Trace(0, 2, NAMES[2], "thinking", "", 0, 1.0, (), "too long"),
-        Trace(0, 3, NAMES[3], "either", "", 0, 1.0, (("wrong", 4),)),
+        Trace(0, 0, NAMES[0], "thinking", (("right", 1),), "so 7", 4),
+        Trace(0, 1, NAMES[1], "thinking", (("cut_off", 1), ("wrong", 3))),
+        Trace(0, 2, NAMES[2], "thinking", (), error="too long"),
+        Trace(0, 3, NAMES[3], "either", (("wrong", 4),)),
     ]
-    store.add_overlay(write_traces(found, "wise", tmp_path / "found.parquet"))
+    write_traces(store, found, "wise")
     rows = [
         tuple(row.values())
         for row in store.table(["trace", "trace_source", "reason", "detail"]).to_pylist()
@@ -258,7 +224,7 @@ def test_nothing_is_drawn_twice_and_a_stricter_check_draws_again(
     def no_engine(*_: object) -> Any:
         raise AssertionError("the engine was started for traces that are in the cache")
 
-    monkeypatch.setattr(module, "_run_engine", no_engine)
+    monkeypatch.setattr(module, "run_pool", no_engine)
     [again] = sample_traces(
         store.files, chosen, teacher_of(worker, forbidden=("we look",), retries=9), cache, print
     )
@@ -325,94 +291,9 @@ def test_each_row_is_drawn_under_its_own_penalty_and_says_so(
     found = list(sample_traces(store.files, chosen, teacher, tmp_path / "cache", print))
     asked = {r.prompt.id: r.repetition_penalty for r in worker.asked}
     raw = raw_scores(store.files, chosen.to_pylist())
-    assert asked == penalties_of(raw, teacher.config, {})
+    assert asked == penalties_of(raw, teacher.config)
     assert len(set(asked.values())) > 1 and all(1.0 <= p <= 2.0 for p in asked.values())
     assert [t.penalty for t in found] == [pytest.approx(asked[t.id], rel=1e-6) for t in found]
-    needless = penalties_of(raw, teacher.config, {NAMES[0]: 0.0})
-    assert needless[NAMES[0]] > asked[NAMES[0]], (
-        "an image that is not needed makes the trace shorter"
-    )
-
-
-def test_own_traces_are_refused_with_a_reason_or_given_to_the_teacher(
-    table: pa.Table, tmp_path: Path
-) -> None:
-    chains = table["trace"].to_pylist()
-    chains[1], chains[2] = "we look . so 99", "I'm sorry , " + chains[2]
-    chains[0] = (  # of which a filter thinks nothing, where no teacher would write another
-        f"So the answer is {table['answer'][0]}"
-    )
-    for model, expected in (
-        ("", [(chains[1], "inconsistent_trace"), (chains[2], "forbidden_phrase")]),
-        ("base", [("", ""), ("", "")]),
-    ):
-        folder = tmp_path / f"own-{model}"
-        folder.mkdir()
-        store = write(table, folder / "c.parquet", trace=chains)
-        store.add_overlay(
-            refuse_traces(store, TraceConfig(model=model), FilterConfig(), folder / "found.parquet")
-        )
-        rows = store.table(["trace", "reason", "detail"]).to_pylist()
-        assert [(row["trace"], row["reason"]) for row in rows[1:3]] == expected
-        assert (rows[0]["trace"], rows[0]["reason"]) == ("" if model else chains[0], "")
-        assert all(row["detail"] for row in rows[1:3])
-        assert [(row["trace"], row["reason"]) for row in rows[3:]] == [
-            (chain, "") for chain in chains[3:]
-        ]
-        wanted = choose_rows(store, CurateConfig(paired_share=1.0), TraceConfig(model=model))[
-            "id"
-        ].to_pylist()
-        assert wanted == (NAMES[:3] if model else [])
-
-
-def test_one_trace_for_many_answers_is_a_template(table: pa.Table, tmp_path: Path) -> None:
-    words = [f"w{k}" for k in range(6)]
-    changed = {
-        "trace": ["look at it closely and think"] * 6,
-        "verifier": ["exact"] * 6,
-        "answer": words,
-        "answer_key": words,
-    }
-    store = write(table, tmp_path / "t.parquet", **changed)
-    store.add_overlay(
-        refuse_traces(
-            store, TraceConfig(template_rows=6), FilterConfig(), tmp_path / "found.parquet"
-        )
-    )
-    assert set(store.table(["reason"])["reason"].to_pylist()) == {"template_trace"}
-    assert store.table(["detail"])["detail"][0].as_py() == "the same in 6 rows with 6 answers"
-    (tmp_path / "taught").mkdir()
-    told = {"trace": ["look at 1 part of it"] * 6, "verifier": ["open", *["exact"] * 5]}
-    taught = write(table, tmp_path / "taught" / "t.parquet", **(changed | told))
-    limits = TraceConfig(model="base", template_rows=6)
-    taught.add_overlay(
-        refuse_traces(taught, limits, FilterConfig(), tmp_path / "taught" / "found.parquet")
-    )
-    assert taught.table(["reason"])["reason"].to_pylist() == [
-        "template_trace",
-        *[""] * 5,
-    ], "an open question has no teacher"
-    (tmp_path / "few").mkdir()
-    few = write(table, tmp_path / "few" / "t.parquet", **changed)
-    few.add_overlay(
-        refuse_traces(
-            few, TraceConfig(template_rows=7), FilterConfig(), tmp_path / "few" / "found.parquet"
-        )
-    )
-    assert set(few.table(["reason"])["reason"].to_pylist()) == {""}
-
-
-def test_templates_by_hand() -> None:
-    traces, contents, answers = (
-        [1] * 3 + [2] * 3 + [3] * 3,
-        [1, 2, 3, 4, 5, 6, 7, 7, 7],
-        [1, 1, 2, 5, 5, 5, 1, 2, 3],
-    )
-    args = [np.array(column, dtype=np.int64) for column in (traces, contents, answers)]
-    # 1: three rows, two answers; 2: one answer; 3: one row that stands there three times
-    assert template_traces(*args, 3) == {1: (3, 2)}
-    assert template_traces(*args, 4) == {} and template_traces(*args, 1) == {1: (3, 2), 3: (1, 3)}
-    assert template_traces(*(np.array([], dtype=np.int64),) * 3, 1) == {}
 
 
 @pytest.mark.ray
@@ -435,7 +316,7 @@ def test_a_judge_and_a_teacher_answer_through_ray_data(
     common: dict[str, Any] = {"dtype": "float32", "seed": 0, "sync": "object_store"}
     opened = partial(ChatWorker, "judge", tiny_llava, max_model_len=512, **common)
     config = JudgeConfig(votes=2, retries=1, max_tokens=8, max_model_len=512)
-    judge = Judge(opened, "tiny", digest, "float32", config, 0, {"num_cpus": 1.0})
+    judge = Judge(opened, "tiny", digest, "float32", 512, config, 0, {"num_cpus": 1.0})
     verdicts = list(
         sample_verdicts(store.files, chosen, judge, tmp_path / "judged", received.append)
     )
@@ -469,7 +350,7 @@ def test_a_judge_and_a_teacher_answer_through_ray_data(
     def no_engine(*_: object) -> Any:
         raise AssertionError("the engine was started for what is in the cache")
 
-    monkeypatch.setattr(module, "_run_engine", no_engine)
+    monkeypatch.setattr(module, "run_pool", no_engine)
     assert (
         list(sample_verdicts(store.files, chosen, judge, tmp_path / "judged", received.append))
         == verdicts

@@ -20,8 +20,6 @@ from bimode.storage.versions import VersionedDir
 from data_curation.demo import family_of
 from data_curation.publishing.report import ReportContext
 from data_curation.publishing.row_history import load_history
-from data_curation.sampling.attempts import read_cache
-from data_curation.store import write_overlay
 from pipelines import curate
 from tests.data_curation.flow import candidate_files, decided
 
@@ -103,16 +101,13 @@ def run(recipe: Recipe, folder: Path) -> dict[str, Any]:
 
 
 def attempts(folder: Path) -> list[tuple[str, str, int]]:
-    caches = sorted((folder / "cache" / "rollouts").iterdir())
-    return [(r.id, r.mode, r.attempt) for cache in caches for r in read_cache(cache)]
+    return replies(folder, "rollouts")
 
 
-def replies(folder: Path) -> list[tuple[str, int, int]]:
-    parts = sorted((folder / "cache" / "judge").rglob("*.parquet"))
+def replies(folder: Path, kind: str = "judge") -> list[tuple[str, str, int]]:
+    parts = sorted((folder / "cache" / kind).rglob("*.parquet"))
     return [
-        (r["id"], r["round"], r["number"])
-        for part in parts
-        for r in pq.read_table(part).to_pylist()
+        (r["id"], r["mode"], r["number"]) for part in parts for r in pq.read_table(part).to_pylist()
     ]
 
 
@@ -127,9 +122,7 @@ def test_what_a_run_without_anything_to_publish_has_rejected_can_be_looked_into(
     store = decided(candidate_files(tmp_path / "candidates"), stage.work / ".scratch")
     rows = store.table(["file", "row", "id"], "true", "file, row").to_pylist()
     none = (row | {"reason": "no_trace"} for row in rows)
-    store.add_overlay(
-        write_overlay([("reason", pa.string())], none, stage.work / ".scratch" / "none.parquet")
-    )
+    store.update(["reason"], none)
     told = curate.leave_rejects(store, stage, ReportContext())
     assert str(stage.path / "unpublished") in told and not stage.work.exists()
     story = load_history(tmp_path, rows[0]["id"])

@@ -28,8 +28,7 @@ from bimode.errors import (
     StarvedError,
     WorkerLostError,
 )
-from data_curation.sampling.pool import run_pool
-from data_curation.tasks import run_tasks
+from data_curation.tasks import run_pool, run_tasks
 from pipelines.failure import GO_ON, StageFailed, as_user_error
 from pipelines.reasons import Reason, read_reason
 
