@@ -154,7 +154,7 @@ def run(folder: Path, data: Path, recipe: Path, tally: Tally, seed: int) -> int:
 
 def judge(folder: Path, whole: bytes, tally: Tally) -> None:
     """Audits a run, counts what it lost, compares its weights."""
-    with command(["pipelines.cli", "audit", str(folder)], folder / "audit.txt") as process:
+    with command(["pipelines", "audit", str(folder)], folder / "audit.txt") as process:
         tally.audits_failed += process.wait() != 0
     counts = json.loads((folder / "bpo" / "manifest.json").read_text())["counts"]
     tally.lost += (

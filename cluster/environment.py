@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
 from pathlib import Path
 
 from bimode.inputs.pictures import MAX_PIXELS
@@ -85,3 +86,10 @@ def code_version() -> str:
 def files_version() -> str:
     """Equal code gives equal words, whatever is known of its history."""
     return f"files-{digest_code(*PACKAGES)}"
+
+
+def version_line() -> str:
+    """The project's version, the git commit, and the digest of the code."""
+    project = Path(__file__).resolve().parent.parent / "pyproject.toml"
+    version = tomllib.loads(project.read_text())["project"]["version"]
+    return f"bimode {version} ({code_version()}, {files_version()})"

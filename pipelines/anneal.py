@@ -107,6 +107,6 @@ def followed(metrics: Path, steps: int, start: int = 0) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("anneal")

@@ -81,6 +81,6 @@ def _is(data: Path, digest: str | None) -> bool:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("audit")

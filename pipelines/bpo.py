@@ -154,6 +154,6 @@ def train(
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("bpo")

@@ -22,9 +22,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from bimode.config.recipe import ClusterConfig
+from bimode.config.recipe import Chaos, ClusterConfig
+from bimode.errors import one_of
 from bimode.storage.weights import WeightBucket
 from pipelines.progress import log_line
 
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from actors.rl_workers import RLWorkers
 
 ONCE = ("kill-learner", "kill-driver")
+
+
+def chaos_override(kind: str) -> str:
+    """The override that `--chaos KIND` stands for. Raises ConfigError for an unknown kind."""
+    known = [name for name in get_args(Chaos) if name]
+    return f"cluster.chaos={one_of('--chaos', kind, known)}"
 
 
 class FaultInjector:

@@ -234,6 +234,6 @@ def mix_rows(recipe: Recipe, store: Store) -> None:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("curate")

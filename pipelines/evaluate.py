@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bimode.config.recipe import EvaluateConfig, Recipe
-from bimode.errors import ConfigError, RowNote, StarvedError, config_errors
+from bimode.errors import ConfigError, RowNote, StarvedError, config_errors, one_of
 from bimode.evaluation.routing import ItemResult, Outcome
 from bimode.modes import Mode, parse_response
 from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt
@@ -80,6 +80,55 @@ def check(recipe: Recipe, inputs: dict[str, Path], flagged: bool = False) -> Non
             _ = Renderer(
                 path
             ).processor  # refuses another kind of model, and one without its tokenizer
+
+
+def modes_override(text: str) -> str:
+    """The override that `--modes A,B` stands for. Raises ConfigError for an unknown mode."""
+    named = [one_of("--modes", mode.strip(), list(Mode)) for mode in text.split(",")]
+    return f"evaluate.modes={json.dumps(named)}"
+
+
+def evaluate_model(
+    recipe: Path | None,
+    model: Path,
+    data: Path,
+    out: str,
+    overrides: Sequence[str],
+    seed: int | None,
+) -> Path:
+    """Evaluate `model` on `data`. Returns the folder of the report.
+
+    Everything else is as in `recipe`, or at its defaults, which are those of the tiny model.
+    """
+    from bimode.config.load import build_recipe
+    from cluster.session import output_directory, prepare_process
+    from pipelines.harness import run_stages
+    from pipelines.progress import if_slow, log_line
+    from pipelines.saved_recipe import load
+
+    for key, path in (("--model", model), ("--data", data)):
+        if not path.is_dir():
+            raise ConfigError(key, path, "no such directory")
+    model, data = model.absolute(), data.absolute()
+    if (data / "curate" / "data").is_dir():  # a run's directory
+        data = data / "curate" / "data"
+    name = name_of(model)
+    changes = (*overrides, 'stages=["evaluate"]', f"model.base={model}")
+    loaded = load(recipe, changes, seed) if recipe else build_recipe({"name": name}, changes, seed)
+    prepare_process(
+        loaded.cluster
+    )  # before the import of transformers, which reads the environment
+    with if_slow("evaluate: looking at the model and the data"):
+        check(loaded, {"data": data, "model": model}, flagged=True)
+    if recipe is None:
+        limits = (
+            f"evaluate.max_tokens = {loaded.evaluate.max_tokens},"
+            f" model.max_model_len = {loaded.model.max_model_len}"
+        )
+        log_line(f"evaluate: without a recipe: {limits}; name a RECIPE too, or --set them")
+    folder = output_directory(out)
+    run_stages(("evaluate",), loaded, folder, {"data": data, name: model})
+    return folder / "evaluate"
 
 
 def models_of(inputs: dict[str, Path]) -> dict[str, Path]:
@@ -340,45 +389,7 @@ def write_report(
     return [f"{name}.png" for name in figures]
 
 
-def evaluate_model(
-    recipe: Path | None, model: Path, data: Path, out: str, overrides: list[str], seed: int | None
-) -> None:
-    """`model` on `data`, with everything else as in `recipe`, or at its defaults, which are the
-    tiny model's.
-    """
-    from bimode.config.load import build_recipe
-    from cluster.session import output_directory, prepare_process
-    from pipelines.harness import run_stages
-    from pipelines.progress import if_slow, log_line
-    from pipelines.saved_recipe import load
-
-    for key, path in (("--model", model), ("--data", data)):
-        if not path.is_dir():
-            raise ConfigError(key, path, "no such directory")
-    if (data / "curate" / "data").is_dir():
-        data = data / "curate" / "data"  # of a run's directory
-    told = (*overrides, 'stages=["evaluate"]', f"model.base={model.absolute()}")
-    loaded = (
-        load(recipe, told, seed) if recipe else build_recipe({"name": name_of(model)}, told, seed)
-    )
-    prepare_process(loaded.cluster)  # before transformers is imported: it reads the environment
-    with if_slow("evaluate: looking at the model and the data"):
-        check(loaded, {"data": data.absolute(), "model": model.absolute()}, flagged=True)
-    if recipe is None:
-        most = (
-            f"evaluate.max_tokens = {loaded.evaluate.max_tokens}, model.max_model_len ="
-            f" {loaded.model.max_model_len}"
-        )
-        log_line(f"evaluate: without a recipe: {most}; name a RECIPE too, or --set them")
-    run_stages(
-        ("evaluate",),
-        loaded,
-        output_directory(out),
-        {"data": data.absolute(), name_of(model): model.absolute()},
-    )
-
-
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("evaluate")

@@ -251,6 +251,6 @@ def describe(neighbour: Neighbour) -> str:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("explain")

@@ -15,6 +15,8 @@ from bimode.errors import NOT_PERMITTED, BimodeError, BusyError, ConfigError
 from bimode.storage.run_dir import remove_half_written, write_atomic
 from pipelines.reasons import Reason, reason_of
 
+INTERRUPTED = 130  # exit code after Ctrl-C
+FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 GO_ON = "the same command continues"
 AGAIN = "it would come again: mend its cause first, then run the same command"
 PASSING = (OSError, MemoryError, EOFError)
@@ -144,7 +146,7 @@ def is_full_disk(error: BaseException) -> bool:
     writing broke off.
     """
     text = str(error).lower()
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+    return getattr(error, "errno", None) in FULL_DISK_ERRORS or any(
         words in text for words in FULL_DISK
     )
 

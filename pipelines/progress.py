@@ -35,6 +35,14 @@ def if_slow(text: str, after: float = SLOW_S) -> Iterator[None]:
         timer.cancel()
 
 
+@contextmanager
+def timed() -> Iterator[None]:
+    """Log the seconds of the block: stages do not count imports, nor the start and end of Ray."""
+    started = time.monotonic()
+    yield
+    log_line(f"bimode: {time.monotonic() - started:.0f} s in all, with start-up")
+
+
 def counted(n: int, unit: str) -> str:
     """E.g. `1 engine`, `2 engines`."""
     return f"{n} {unit}" if n == 1 else f"{n} {unit}s"

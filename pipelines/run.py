@@ -6,6 +6,6 @@ python -m pipelines.run pipelines/recipes/smoke.toml --out /abs/dir
 from __future__ import annotations
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("run")

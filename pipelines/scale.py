@@ -153,6 +153,6 @@ def scale_run(run: Path, rollouts: int) -> None:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("scale")

@@ -206,6 +206,6 @@ def _port_is_free(host: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("serve")

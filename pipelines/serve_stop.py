@@ -7,7 +7,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from pipelines.cli import INTERRUPTED
+from pipelines.failure import INTERRUPTED
 from pipelines.progress import log_line
 
 TERMINATED = 143  # as a shell reports SIGTERM: requests were cut

@@ -69,6 +69,6 @@ def paths_of(recipe: Recipe, stages: tuple[str, ...]) -> Iterator[tuple[str, str
 
 
 if __name__ == "__main__":
-    from pipelines.cli import main
+    from pipelines import main
 
     main("submit")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bimode.evaluation import routers, routing
-from bimode.evaluation.routing import ItemResult, Means
+from bimode.evaluation.routing import ItemResult, Means, Outcome
 from bimode.evaluation.statistics import bootstrap_means, percentile_interval, wilson
 from bimode.modes import Mode
 
@@ -31,30 +31,39 @@ def model_numbers(
     benchmarks = {}
     for task in sorted({item.task for item in items}):
         own = [item for item in items if item.task == task]
-        levels = {level: [i for i in own if i.level == level] for level in LEVELS}
-        benchmarks[task] = {
-            "n": len(own),
-            "modes": by_mode(own),
-            "by_difficulty": {level: by_mode(found) for level, found in levels.items() if found},
-        }
-    chosen = routing_numbers(items, rounds, seed, cost_range)
-    return {"benchmarks": benchmarks, "overall": by_mode(items), "routing": chosen}
+        by_difficulty = {}
+        for level in LEVELS:
+            at_level = [item for item in own if item.level == level]
+            if at_level:
+                by_difficulty[level] = by_mode(at_level)
+        benchmarks[task] = {"n": len(own), "modes": by_mode(own), "by_difficulty": by_difficulty}
+    return {
+        "benchmarks": benchmarks,
+        "overall": by_mode(items),
+        "routing": routing_numbers(items, rounds, seed, cost_range),
+    }
 
 
 def by_mode(items: Sequence[ItemResult]) -> dict[str, dict[str, Any]]:
     """Accuracy with Wilson's interval, tokens and think rate of each mode that was run."""
     found = {}
-    for mode in [m for m in (Mode.NON_THINKING, Mode.AUTO, Mode.THINKING) if m in items[0].greedy]:
-        outcomes = [item.greedy[mode] for item in items]
-        right, tokens = sum(o.correct for o in outcomes), np.array([o.tokens for o in outcomes])
-        found[mode.value] = {
-            "accuracy": _number(right / len(outcomes)),
-            "accuracy_ci95": [_number(x) for x in wilson(right, len(outcomes))],
-            "tokens_mean": _number(tokens.mean()),
-            "tokens_p95": _number(np.percentile(tokens, 95)),
-            "think_rate": _number(np.mean([o.thought for o in outcomes])),
-        }
+    for mode in (Mode.NON_THINKING, Mode.AUTO, Mode.THINKING):
+        if mode in items[0].greedy:
+            found[mode.value] = _mode_numbers([item.greedy[mode] for item in items])
     return found
+
+
+def _mode_numbers(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    num_correct = sum(outcome.correct for outcome in outcomes)
+    tokens = np.array([outcome.tokens for outcome in outcomes])
+    interval = wilson(num_correct, len(outcomes))
+    return {
+        "accuracy": _number(num_correct / len(outcomes)),
+        "accuracy_ci95": [_number(bound) for bound in interval],
+        "tokens_mean": _number(tokens.mean()),
+        "tokens_p95": _number(np.percentile(tokens, 95)),
+        "think_rate": _number(np.mean([outcome.thought for outcome in outcomes])),
+    }
 
 
 def routing_numbers(
@@ -63,21 +72,23 @@ def routing_numbers(
     """How auto chooses; None where one of the three modes was not run."""
     if set(items[0].greedy) != set(Mode):
         return None
-    columns = routing.table(items)
+    table = routing.table(items)
     auto = routers.measure_policy(
-        columns, columns.correct_auto_I, columns.tokens_auto_I, columns.thought_auto_I, cost_range
+        table, table.correct_auto_I, table.tokens_auto_I, table.thought_auto_I, cost_range
     )
-    means_R = Means(*bootstrap_means(columns.columns(), rounds, seed))
+    means_R = Means(*bootstrap_means(table.columns(), rounds, seed))
+    questions = [item.question for item in items]
+    ids = [item.id for item in items]
     policies = {
-        "random_same_rate": routers.random_same_rate(columns),
-        "question_only": routers.question_only(
-            columns, [i.question for i in items], [i.id for i in items]
-        ),
-        "oracle": columns.oracle_thinks_I,
+        "random_same_rate": routers.random_same_rate(table),
+        "question_only": routers.question_only(table, questions, ids),
+        "oracle": table.oracle_thinks_I,
     }
-    detail = {
-        name: routers.measure(columns, thinks_I, cost_range) for name, thinks_I in policies.items()
-    }
+    baselines, detail = {}, {}
+    for name, thinks_I in policies.items():
+        measured = asdict(routers.measure(table, thinks_I, cost_range))
+        detail[name] = {key: _number(value) for key, value in measured.items()}
+        baselines[name] = detail[name]["accuracy"]
     return {
         "gap_recovery": _number(auto.gap_recovery),
         "gap_recovery_ci95": _interval(means_R.gap_recovery, auto.gap_recovery),
@@ -85,15 +96,12 @@ def routing_numbers(
         "saving_recovery_ci95": _interval(means_R.saving_recovery, auto.saving_recovery),
         "h_acc": _number(routing.h_acc(items)),
         "h_acc_n": sum(bool(item.sampled) for item in items),
-        "tokens_vs_thinking": _number(auto.tokens_mean / columns.tokens_thinking_I.mean()),
+        "tokens_vs_thinking": _number(auto.tokens_mean / table.tokens_thinking_I.mean()),
         "nauc": _number(auto.nauc),
         "qnc": _number(auto.qnc),
         "cost_range": list(cost_range),
-        "baselines": {name: _number(result.accuracy) for name, result in detail.items()},
-        "baselines_detail": {
-            name: {key: _number(value) for key, value in asdict(result).items()}
-            for name, result in detail.items()
-        },
+        "baselines": baselines,
+        "baselines_detail": detail,
     }
 
 
@@ -103,12 +111,12 @@ def gain(
     """`new` minus `old` as [difference, low, high], paired by item; None where a side is
     undefined.
     """
-    if [i.id for i in new] != [i.id for i in old]:
+    if [item.id for item in new] != [item.id for item in old]:
         raise ValueError("a paired interval needs the same items in the same order")
     columns = np.concatenate([routing.table(new).columns(), routing.table(old).columns()])
     half = len(columns) // 2
     point = columns.mean(axis=1)
-    rounds_R = bootstrap_means(columns, rounds, seed)
+    rounds_R = bootstrap_means(columns, rounds, seed)  # one draw for both keeps the items paired
     new_point, old_point = Means(*point[:half]), Means(*point[half:])
     new_R, old_R = Means(*rounds_R[:half]), Means(*rounds_R[half:])
     found: dict[str, Any] = {}

@@ -156,7 +156,7 @@ def headline(report: Mapping[str, Any], results: Results) -> Headline:
     if not routed:
         name = list(results)[-1]
         parts = [
-            f"{percent(at['accuracy'])} right in {_words(mode)} mode at"
+            f"{percent(at['accuracy'])} right in {mode_name(mode)} mode at"
             f" {number(at['tokens_mean'], 1)} tokens"
             for mode, at in report["models"][name]["overall"].items()
         ]
@@ -248,7 +248,8 @@ def _before_words(before: str, results: Results, report: Mapping[str, Any]) -> s
     return f"{words} and kept {kept} of the gain at {spent} of the tokens."
 
 
-def _words(mode: str) -> str:
+def mode_name(mode: str) -> str:
+    """The name of a mode as a reader sees it, e.g. `non-thinking`."""
     return mode.replace("_", "-")
 
 

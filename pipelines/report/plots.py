@@ -20,11 +20,8 @@ from bimode.rl.rollout_summary import ALL_LEVELS
 from pipelines.report.numbers import LEVELS, Results
 
 WIDE = (8.6, 3.9)  # inches
-ABOVE: dict[str, Any] = {
-    "loc": "lower left",
-    "bbox_to_anchor": (0.0, 1.0),
-    "ncols": 3,
-}  # clear of every curve
+# A legend above the axes, clear of every curve.
+ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 3}
 FLAT = 0.02  # of rewards, which would fill the picture with noise, or with rewards below 0
 DOTTED = 4  # points of a curve below which each is shown: a line through one is none
 INK = "#123457"  # stands for the page's own text colour in the SVG
@@ -106,72 +103,57 @@ def short(name: str, most: int = 24) -> str:
 
 
 def _accuracy_tokens(axes: Any, results: Results, report: Mapping[str, Any]) -> None:
-    """Models that share a point stay apart: earlier ones are drawn larger, and forced modes
-    hollow.
+    """Draw every model in every mode, and the routers of the last model.
+
+    Models that share a point stay apart: earlier ones are larger, and forced modes are hollow.
     """
-    fills = {mode: None if mode is Mode.AUTO else "none" for mode in MODE_MARKERS}
     for index, name in enumerate(results):
-        overall, color = report["models"][name]["overall"], model_color(name, index)
-        ends = [overall[m.value] for m in (Mode.NON_THINKING, Mode.THINKING)]
-        axes.plot(
-            [e["tokens_mean"] for e in ends],
-            [e["accuracy"] for e in ends],
-            "--",
-            color=color,
-            lw=1,
-            alpha=0.6,
-        )
-        for mode, marker in MODE_MARKERS.items():
-            at = overall[mode.value]
-            low, high = at["accuracy_ci95"]
-            axes.errorbar(
-                at["tokens_mean"],
-                at["accuracy"],
-                [[at["accuracy"] - low], [high - at["accuracy"]]],
-                fmt=marker,
-                color=color,
-                mfc=fills[mode] or color,
-                mew=1.8 if fills[mode] else 0,
-                ms=7 + 4 * (len(results) - 1 - index),
-                elinewidth=1,
-                clip_on=False,
-            )
-        axes.plot([], [], "o", color=color, ms=7, label=short(name))
-    _accuracy_legend(axes, report["models"][list(results)[-1]], fills)
+        size = 7 + 4 * (len(results) - 1 - index)
+        overall = report["models"][name]["overall"]
+        _model_points(axes, overall, short(name), model_color(name, index), size)
+    for mode, marker in MODE_MARKERS.items():
+        _point(axes, [], [], marker, mode.value.replace("_", "-"), filled=mode is Mode.AUTO)
+    axes.plot([], [], "--", color=INK, lw=1, alpha=0.6, label="a coin between the modes")
+    last = report["models"][list(results)[-1]]["routing"]["baselines_detail"]
+    for router, marker, size in (("question_only", "x", 9), ("oracle", "*", 14)):
+        x, y = last[router]["tokens_mean"], last[router]["accuracy"]
+        _point(axes, x, y, marker, f"{router.replace('_', ' ')} router", size)
     axes.set(xlabel="tokens a response (mean)", ylabel="accuracy", ylim=(-0.02, 1.04))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _accuracy_legend(axes: Any, last: Mapping[str, Any], fills: Mapping[Mode, str | None]) -> None:
-    """What the marks mean, and the routers of the last model."""
+def _model_points(
+    axes: Any, overall: Mapping[str, Any], label: str, color: str, size: float
+) -> None:
+    """Draw one model: its modes with their intervals, and a line between its forced modes."""
+    ends = [overall[mode.value] for mode in (Mode.NON_THINKING, Mode.THINKING)]
+    tokens = [end["tokens_mean"] for end in ends]
+    axes.plot(tokens, [end["accuracy"] for end in ends], "--", color=color, lw=1, alpha=0.6)
     for mode, marker in MODE_MARKERS.items():
-        axes.plot(
-            [],
-            [],
-            marker,
-            color=INK,
-            mfc=fills[mode] or INK,
-            ms=7,
-            ls="none",
-            label=mode.value.replace("_", "-"),
-        )
-    axes.plot([], [], "--", color=INK, lw=1, alpha=0.6, label="a coin between the modes")
-    for router, marker, size in (("question_only", "x", 9), ("oracle", "*", 14)):
-        at, label = (
-            last["routing"]["baselines_detail"][router],
-            f"{router.replace('_', ' ')} router",
-        )
-        axes.plot(
-            at["tokens_mean"],
-            at["accuracy"],
-            marker,
-            color=INK,
-            mfc="none",
+        numbers = overall[mode.value]
+        accuracy = numbers["accuracy"]
+        low, high = numbers["accuracy_ci95"]
+        look = {"mfc": color, "mew": 0} if mode is Mode.AUTO else {"mfc": "none", "mew": 1.8}
+        axes.errorbar(
+            numbers["tokens_mean"],
+            accuracy,
+            [[accuracy - low], [high - accuracy]],
+            fmt=marker,
+            color=color,
             ms=size,
-            label=label,
-            ls="none",
-            zorder=4,
+            elinewidth=1,
+            clip_on=False,
+            **look,
         )
+    axes.plot([], [], "o", color=color, ms=7, label=label)
+
+
+def _point(
+    axes: Any, x: Any, y: Any, marker: str, label: str, size: float = 7, filled: bool = False
+) -> None:
+    """Draw one mark in ink with its line of the legend; no coordinates give the line alone."""
+    fill = INK if filled else "none"
+    axes.plot(x, y, marker, color=INK, mfc=fill, ms=size, label=label, ls="none", zorder=4)
 
 
 def _think_rate(axes: Any, results: Results) -> None:
@@ -221,27 +203,27 @@ def _by_level(
     axes: Any, items: Sequence[ItemResult], value: Callable[[ItemResult], bool], look: Look
 ) -> None:
     """A share by difficulty with Wilson's interval."""
-    levels = [level for level in LEVELS if any(i.level == level for i in items)]
-    for_level = [[value(i) for i in items if i.level == level] for level in levels]
-    shares = [sum(found) / len(found) for found in for_level]
-    bounds = [wilson(sum(found), len(found)) for found in for_level]
-    errors = [
-        [max(0.0, share - low) for share, (low, _) in zip(shares, bounds, strict=True)],
-        [max(0.0, high - share) for share, (_, high) in zip(shares, bounds, strict=True)],
-    ]
+    ticks, shares, below, above = [], [], [], []
+    for level in LEVELS:
+        outcomes = [value(item) for item in items if item.level == level]
+        if not outcomes:
+            continue
+        share = sum(outcomes) / len(outcomes)
+        low, high = wilson(sum(outcomes), len(outcomes))
+        ticks.append(f"{level}\nn = {len(outcomes)}")
+        shares.append(share)
+        below.append(max(0.0, share - low))
+        above.append(max(0.0, high - share))
     axes.errorbar(
-        [i + look.shift for i in range(len(levels))],
+        [i + look.shift for i in range(len(ticks))],
         shares,
-        errors,
+        [below, above],
         fmt=f"{look.marker}-",
         color=look.color,
         capsize=3,
         label=look.label,
     )
-    axes.set_xticks(
-        range(len(levels)),
-        [f"{level}\nn = {len(f)}" for level, f in zip(levels, for_level, strict=True)],
-    )
+    axes.set_xticks(range(len(ticks)), ticks)
 
 
 def _rewards(axes: Any, steps: Sequence[Mapping[str, Any]]) -> None:
@@ -268,14 +250,16 @@ def _curve(
     """The raw series, faint, under its running mean of five; steps that lack the value are left
     out, and few have dots.
     """
-    points = [(step["step"], value(step)) for step in steps]
-    kept = [(x, float(y)) for x, y in points if y is not None]
-    if not kept:
+    xs, ys = [], []
+    for step in steps:
+        y = value(step)
+        if y is not None:
+            xs.append(step["step"])
+            ys.append(float(y))
+    if not xs:
         return
-    xs, ys = zip(*kept, strict=True)
-    smooth = [
-        sum(ys[max(0, i - 4) : i + 1]) / len(ys[max(0, i - 4) : i + 1]) for i in range(len(ys))
-    ]
+    windows = [ys[max(0, i - 4) : i + 1] for i in range(len(ys))]
+    smooth = [sum(window) / len(window) for window in windows]
     axes.plot(xs, ys, color=look.color, alpha=0.25, lw=1)
     axes.plot(
         xs,

@@ -1,45 +1,40 @@
-"""What an evaluation came to in a few plain lines, which end a command: for whoever watched it, and
-for logs.
-"""
+"""The result of an evaluation in a few plain lines, which end a command."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from bimode.modes import Mode
 from bimode.storage.run_dir import read_json
-from pipelines.report.page import number, percent, think_rates
+from pipelines.report.page import mode_name, number, percent, think_rates
 from pipelines.report.results import read_results
 
-WORDS = {
-    Mode.NON_THINKING.value: "direct",
-    Mode.AUTO.value: "auto",
-    Mode.THINKING.value: "thinking",
-}
+
+def print_summary(stage: Path) -> None:
+    """Print the summary of the evaluation in the folder `stage` on stdout."""
+    for line in summary(stage):
+        print(line, flush=True)
 
 
 def summary(stage: Path) -> list[str]:
-    """Of the last model in the report of the folder `stage`: accuracy, tokens, where it thinks, the
-    page; none without one.
+    """Accuracy, tokens and think rates of the last model in the report, and where the page is.
+
+    Returns no line if the folder `stage` has no report.
     """
     report = read_json(stage / "report.json")
     if report is None:
         return []
     name, model = list(report["models"].items())[-1]
-    at = {WORDS[mode]: numbers for mode, numbers in model["overall"].items()}
-    right = ", ".join(f"{word} {percent(numbers['accuracy'])}" for word, numbers in at.items())
-    tokens = ", ".join(
-        f"{word} {number(numbers['tokens_mean'], 1)}" for word, numbers in at.items()
-    )
+    accuracy, tokens = [], []
+    for mode, numbers in model["overall"].items():
+        accuracy.append(f"{mode_name(mode)} {percent(numbers['accuracy'])}")
+        tokens.append(f"{mode_name(mode)} {number(numbers['tokens_mean'], 1)}")
     lines = [
-        f"{name}, right of {report['data']['n']} questions: {right}",
-        f"tokens a response: {tokens}",
+        f"{name}, accuracy on {report['data']['n']} questions: {', '.join(accuracy)}",
+        f"tokens a response: {', '.join(tokens)}",
     ]
-    if "auto" in at:
-        rates = think_rates(read_results(stage / "results" / f"{name}.jsonl")) or {
-            "all": at["auto"]["think_rate"]
-        }
-        lines.append(
-            "thinks on " + ", ".join(f"{level} {percent(rate)}" for level, rate in rates.items())
-        )
+    if "auto" in model["overall"]:
+        rates = think_rates(read_results(stage / "results" / f"{name}.jsonl"))
+        rates = rates or {"all": model["overall"]["auto"]["think_rate"]}
+        shares = [f"{level} {percent(rate)}" for level, rate in rates.items()]
+        lines.append(f"thinks on {', '.join(shares)}")
     return [*lines, f"page: {stage / 'report.html'}"]

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from typer.main import get_command
 
 from bimode.config.recipe import Recipe
-from pipelines.cli import app
+from pipelines.__main__ import app
 
 REPO = Path(__file__).parents[2]
 PACKAGES = ("bimode", "actors", "cluster", "data_curation", "pipelines")

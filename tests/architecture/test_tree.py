@@ -112,7 +112,7 @@ def test_tree_in_the_docs_is_the_tree_on_disk() -> None:
 
 def test_commands_in_the_readme_are_those_that_exist() -> None:
     """A command that does not exist is absent, and one that does is told of."""
-    from pipelines.cli import app
+    from pipelines.__main__ import app
 
     told = set(re.findall(r"^\| `bimode ([a-z]+)", (REPO / "README.md").read_text(), re.MULTILINE))
     assert told == {

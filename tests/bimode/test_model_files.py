@@ -22,7 +22,7 @@ from bimode.errors import ConfigError
 from bimode.models.model_files import INDEX, check_model_files
 from bimode.models.prepare_model import prepare_base
 from bimode.renderer import Renderer, load_model, model_kind, save_model
-from pipelines.cli import exit_code
+from pipelines.__main__ import exit_code
 from pipelines.serve import _length_fits, servable
 from tests.ports import free_ports
 

@@ -19,7 +19,7 @@ from bimode.storage.uri_secrets import without_secrets
 from cluster.checks import check_address
 from cluster.submit import dashboard
 from data_curation.sources.files import public
-from pipelines.cli import exit_code
+from pipelines.__main__ import exit_code
 from pipelines.saved_recipe import load
 
 HELD = "PLANTED"  # part of every secret below

@@ -21,7 +21,7 @@ from ray.job_submission import JobStatus
 from bimode.errors import ConfigError
 from cluster import submit
 from cluster.submit import JobFailed, Submission, submit_and_follow
-from pipelines.cli import exit_code
+from pipelines.__main__ import exit_code
 
 URL = "http://head:8265"
 RUN = Submission("run", Path("pipelines/recipes/smoke.toml"), "/shared/smoke")

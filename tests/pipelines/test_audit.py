@@ -15,8 +15,8 @@ import pytest
 from bimode.rl.ledger import Ledger, State
 from bimode.rl.prompt_order import item_of
 from bimode.storage.run_dir import FORMAT, StageDir, digest_path
+from pipelines.__main__ import exit_code
 from pipelines.audit import audit_run
-from pipelines.cli import exit_code
 
 OLD = ["q0", "q1", "q2", "q3"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from bimode.config.load import build_recipe
 from bimode.errors import ConfigError
-from pipelines.cli import exit_code
+from pipelines.__main__ import exit_code
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import REPO

@@ -22,7 +22,7 @@ from bimode.renderer import Renderer, model_kind
 from bimode.storage.dataset import SCHEMA
 from bimode.storage.run_dir import StageDir, write_atomic
 from pipelines import curate, evaluate, harness
-from pipelines.cli import exit_code
+from pipelines.__main__ import exit_code
 from pipelines.harness import base_directory
 from tests.pipelines.test_cli import SMOKE, said
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from pipelines.cli import exit_code
+from pipelines.__main__ import exit_code
 from pipelines.explain import grid, shown
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "data_curation"))

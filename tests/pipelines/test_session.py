@@ -25,7 +25,7 @@ from bimode.config.recipe import AnnealConfig, ClusterConfig, Recipe
 from bimode.errors import ConfigError
 from bimode.storage.run_dir import StageDir, StageResult
 from pipelines import anneal, harness
-from pipelines.cli import exit_code
+from pipelines.__main__ import exit_code
 from pipelines.harness import Session, _run_one
 from pipelines.progress import PlainBar, counted, if_slow, kept_first, rate, track, until_loaded
 

@@ -13,7 +13,7 @@ from bimode.config.load import build_recipe, load_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from pipelines import harness
-from pipelines.cli import exit_code
+from pipelines.__main__ import exit_code
 from pipelines.harness import base_directory
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -82,12 +82,12 @@ if __name__ == "__main__":
     module = ModuleType("pipelines.toy")
     module.inputs, module.config, module.execute = inputs, config, execute  # type: ignore[attr-defined]
     sys.modules["pipelines.toy"] = module
-    from pipelines import cli
-    from pipelines.cli import NOTHING, Out, RecipePath, Seed, Set
+    from pipelines import __main__ as cli
+    from pipelines.__main__ import NOTHING, Out, RecipePath, Seed, Set
 
     def toy(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
         """The stage above."""
-        cli._run(("toy",), recipe, out, set_, seed)
+        cli.run_recipe(("toy",), recipe, out, set_, seed)
 
     cli.app.command()(toy)
     del sys.argv[1]

@@ -1,28 +1,22 @@
-"""The command line: `bimode X` and `python -m pipelines.X` are the same thing. Imports nothing
-heavy until it must.
+"""The command line and its table of commands: `bimode X` is `python -m pipelines.X`.
+
+A command imports its module when it runs, so that `bimode --help` loads neither torch nor Ray.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
 from bimode.config.endpoint import DRAIN_S, MAX_REQUESTS, REQUEST_TIMEOUT_S, EndpointConfig
-from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError, one_of
+from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError
 from bimode.inputs.control_characters import printable
 from bimode.storage.uri_secrets import refuse_secrets
+from pipelines.failure import FULL_DISK_ERRORS, INTERRUPTED
 from pipelines.saved_recipe import recipe_and_run, refuse_bare_name
-
-INTERRUPTED = 130
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 app = typer.Typer(
     add_completion=False,
@@ -89,43 +83,38 @@ ORIGIN_HELP = (
 NOTHING: list[str] = []
 
 
-def main(command: str | None = None) -> None:
-    """Runs the command line and exits; stage modules call it with their own name."""
+def main(command: str = "") -> None:
+    """Run the command line and exit. `command` goes before the arguments of the process."""
     sys.exit(exit_code([*([command] if command else []), *sys.argv[1:]]))
 
 
 def exit_code(arguments: list[str]) -> int:
-    """0, or the code of what went wrong, which is said in one line on stderr."""
+    """Run a command. Returns 0, or the code of an error, which stderr gets as one line."""
     try:
-        _hold_no_secret(arguments)
+        _refuse_secrets(arguments)
         code = app(arguments, standalone_mode=False, prog_name="bimode") or 0
     except BimodeError as error:
         return _fail(str(error), error.exit_code)
     except PermissionError as error:
         return _fail(f"{error.filename or error}: {NOT_PERMITTED}", ConfigError.exit_code)
     except OSError as error:
-        if error.errno not in FULL_DISK:
+        if error.errno not in FULL_DISK_ERRORS:
             raise
         return _fail(f"{error}: free some room on that disk; the same command continues", 1)
     except typer.TyperException as error:
-        if not (message := error.format_message()):  # no arguments: typer has shown the help
+        message = error.format_message()
+        if not message:  # no arguments: typer has shown the help
             return error.exit_code
-        where = getattr(error, "ctx", None)
-        return _fail(
-            f"{message.rstrip('.')}: see {where.command_path if where else 'bimode'} --help",
-            error.exit_code,
-        )
-    if code == INTERRUPTED:  # how typer says that Ctrl-C was pressed
-        return _fail(
-            "interrupted: nothing is left running; the same command continues", INTERRUPTED
-        )
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "bimode"
+        return _fail(f"{message.rstrip('.')}: see {path} --help", error.exit_code)
+    if code == INTERRUPTED:  # typer returns it after Ctrl-C
+        return _fail("interrupted: nothing is left running; the same command continues", code)
     return int(code)
 
 
-def _hold_no_secret(arguments: list[str]) -> None:
-    """Raises ConfigError for a credential in an argument, which every user of the machine can
-    read.
-    """
+def _refuse_secrets(arguments: list[str]) -> None:
+    """Raise ConfigError for a credential, since every user of the machine can read arguments."""
     flag = "argument"
     for argument in arguments:
         refuse_secrets(flag, argument)
@@ -137,52 +126,31 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _run(
+def run_recipe(
     stages: tuple[str, ...], recipe: Path, out: str, overrides: list[str], seed: int | None
 ) -> None:
-    """Loads the recipe and runs `stages` of it; no stages means the recipe's own list."""
-    with _timed():
+    """Load the recipe and run `stages` of it. No stages means the recipe's own list."""
+    from pipelines.progress import timed
+
+    with timed():
         from cluster.session import output_directory
         from pipelines.harness import run_stages
         from pipelines.saved_recipe import load
 
         loaded = load(recipe, tuple(overrides), seed)
-        run_stages(stages or loaded.stages, loaded, output_directory(out))
+        folder = output_directory(out)
+        run_stages(stages or loaded.stages, loaded, folder)
     if "evaluate" in (stages or loaded.stages):
-        _show_result(out)
+        from pipelines.report.summary import print_summary
 
-
-def _show_result(out: str) -> None:
-    """The last lines of a command that evaluates, on stdout."""
-    from cluster.session import output_directory
-    from pipelines.report.summary import summary
-
-    for line in summary(output_directory(out) / "evaluate"):
-        print(line, flush=True)
-
-
-@contextmanager
-def _timed() -> Iterator[None]:
-    """Says at the end what all of it took: the times of the stages leave out imports, and the start
-    and the end of Ray.
-    """
-    started = time.monotonic()
-    yield
-    from pipelines.progress import log_line
-
-    log_line(f"bimode: {time.monotonic() - started:.0f} s in all, with start-up")
+        print_summary(folder / "evaluate")
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        import tomllib
+        from cluster.environment import version_line
 
-        from cluster.environment import code_version, files_version
-
-        project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())[
-            "project"
-        ]
-        print(f"bimode {project['version']} ({code_version()}, {files_version()})")
+        print(version_line())
         raise typer.Exit
 
 
@@ -198,25 +166,25 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """What stands before a command."""
+    """Options that precede a command."""
 
 
 @app.command()
 def run(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
     """All stages of the recipe, skipping those whose inputs and config are unchanged."""
-    _run((), recipe, out, set_, seed)
+    run_recipe((), recipe, out, set_, seed)
 
 
 @app.command()
 def curate(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
     """Questions in, tagged bi-mode Parquet out."""
-    _run(("curate",), recipe, out, set_, seed)
+    run_recipe(("curate",), recipe, out, set_, seed)
 
 
 @app.command()
 def anneal(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
     """Supervised training in both modes."""
-    _run(("anneal",), recipe, out, set_, seed)
+    run_recipe(("anneal",), recipe, out, set_, seed)
 
 
 @app.command()
@@ -228,13 +196,11 @@ def bpo(
     seed: Seed = None,
 ) -> None:
     """Bi-mode policy optimization: learns when to think."""
-    _run(("bpo",), recipe, out, [*set_, *([_chaos(chaos)] if chaos else [])], seed)
+    if chaos:
+        from pipelines.chaos import chaos_override
 
-
-def _chaos(kind: str) -> str:
-    from bimode.config.recipe import Chaos
-
-    return f"cluster.chaos={one_of('--chaos', kind, [known for known in get_args(Chaos) if known])}"
+        set_ = [*set_, chaos_override(chaos)]
+    run_recipe(("bpo",), recipe, out, set_, seed)
 
 
 @app.command()
@@ -258,31 +224,28 @@ def evaluate(
     seed: Seed = None,
 ) -> None:
     """Three modes on held-out sources: accuracy, tokens, routing; before and after BPO."""
-    overrides = [*set_, *([_modes(modes)] if modes else [])]
+    if modes:
+        from pipelines.evaluate import modes_override
+
+        set_ = [*set_, modes_override(modes)]
     if model is None and data is None:
         own, run = recipe_and_run(recipe, out)
-        _run(("evaluate",), own, run, overrides, seed)
-    elif model is None or data is None:
-        raise ConfigError(
-            "--data" if data is None else "--model",
-            "(missing)",
-            "--model and --data belong together",
-        )
-    elif out is None:
+        run_recipe(("evaluate",), own, run, set_, seed)
+        return
+    if model is None or data is None:
+        flag = "--data" if data is None else "--model"
+        raise ConfigError(flag, "(missing)", "--model and --data belong together")
+    if out is None:
         raise ConfigError("--out", "(missing)", "name a run directory")
-    else:
-        with _timed():
-            from pipelines.evaluate import evaluate_model
+    from pipelines.progress import timed
 
-            evaluate_model(recipe, model, data, out, overrides, seed)
-        _show_result(out)
+    with timed():
+        from pipelines.evaluate import evaluate_model
 
+        folder = evaluate_model(recipe, model, data, out, set_, seed)
+    from pipelines.report.summary import print_summary
 
-def _modes(text: str) -> str:
-    from bimode.modes import Mode
-
-    named = [one_of("--modes", mode.strip(), list(Mode)) for mode in text.split(",")]
-    return f"evaluate.modes={json.dumps(named)}"
+    print_summary(folder)
 
 
 @app.command()
