@@ -50,7 +50,6 @@ PARTS = frozenset(
     """,
     )
 )
-PERCENT = re.compile(r"(.+)%")
 UNIT = re.compile(r"[a-z]{3,}")
 AFTER = frozenset(
     re.findall(
@@ -214,6 +213,10 @@ def _is_rounded(value: Fraction, shown: str) -> bool:
     return -(unit if not decimals else unit / 2) <= off < unit
 
 
+def _spelled(text: str) -> str:
+    return f"({text[:-1]}/100)" if text.endswith("%") else text
+
+
 def _value(side: Sequence[Token]) -> Fraction | None:
     """The value of a side, exactly; None if it has none, and where `100 - 20%` may mean 20 % of the
     100.
@@ -223,7 +226,7 @@ def _value(side: Sequence[Token]) -> Fraction | None:
         for one, two in pairwise(side):
             if one.text in ("+", "-") and two.text.endswith("%"):
                 return None
-    spelled = [PERCENT.sub(r"(\1/100)", token.text) for token in side]
+    spelled = [_spelled(token.text) for token in side]
     try:
         return _evaluate(ast.parse(" ".join(spelled), mode="eval").body)
     except (SyntaxError, ValueError, ZeroDivisionError):

@@ -140,7 +140,7 @@ def test_a_command_that_evaluates_ends_with_the_result(
         assert exit_code([*words, str(recipe), "--out", str(tmp_path / "run")]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert (
-            lines[0].startswith("bpo, right of 4 questions: thinking 50 %")
+            lines[0].startswith("bpo, accuracy on 4 questions: thinking 50 %")
             and lines[-1] == f"page: {stage}/report.html"
         )
     assert exit_code(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0
