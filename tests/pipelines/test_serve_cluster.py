@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 from processes import REPO, Running
 
 from tests.cluster.hand_started import HandStarted
