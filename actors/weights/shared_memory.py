@@ -35,7 +35,7 @@ class SharedMemoryPush(BucketPush):
         deadline_s: float,
     ) -> None:
         super().__init__(learner, outlet, version, workers, deadline_s)
-        self.window, self.patience_s = self.num_buckets, PATIENCE_S
+        self.window, self.slice_wait_s = self.num_buckets, PATIENCE_S
         self._checks = defaultdict[WorkerHandle, list[Any]](list)
 
     @property

@@ -29,7 +29,7 @@ class WeightPush(ABC):
 
     # seconds that the learner waits for a slice, before a worker leaves the push; None: it does
     # not wait, and a slice that is too long counts against the worker
-    patience_s: float | None = None
+    slice_wait_s: float | None = None
 
     def __init__(self, version: int, workers: Iterable[WorkerHandle]) -> None:
         self.version, self.workers = version, set(workers)

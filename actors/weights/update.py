@@ -222,12 +222,12 @@ class WeightUpdates:
         """Sets the deadline of the slices that the push waits for; or lets their workers leave."""
         await push.prepared.wait()
         self.changed.give()
-        if push.patience_s is None:
+        if push.slice_wait_s is None:
             name = f"phase {Phase.PAUSE} of version {push.version}"
             for worker in push.workers:
                 worker.must_end(name, self.deadline_s)
             return
-        await asyncio.sleep(push.patience_s)
+        await asyncio.sleep(push.slice_wait_s)
         for worker in [w for w in push.workers if not w.is_updating]:
             self._stragglers.add(worker)
             self._leave(worker)

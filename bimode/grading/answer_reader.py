@@ -111,7 +111,7 @@ SECOND_THOUGHT = re.compile(  # anywhere behind a letter: another one by itself,
     r"(?:^|[.;!?\n])[ >-]*+(?i:(?:or |and )?(?:option |choice )?)\(?([A-Za-z])\b\)?"
     r"(?=\s*(?:[.;\n]|$)|\sis (?:the )?(?:correct|right|best)\b)"
     r"|\b(?i:wait|actually|no|maybe|perhaps|possibly|sorry|alternatively|could|might|also)\b"
-    r"\W{1,9}(?:[\w']{1,20}\W{1,9}){0,3}?(?:([B-HJ-Z])\b|(A)\b(?! (?!is )[a-z]))"
+    r"\W{1,9}(?:\w[\w']{0,19}+\W{1,9}){0,3}?(?:([B-HJ-Z])\b|(A)\b(?! (?!is )[a-z]))"
 )
 
 

@@ -144,3 +144,12 @@ def test_the_digest_of_kept_verdicts_covers_all_code_that_judges(
     code_digest.__wrapped__()
     judge = (verify, verifier_args, answer_reader, math_worker, modes)
     assert set(read) == {module.__file__ for module in judge}
+
+
+@pytest.mark.parametrize("piece", ["no'''", "no a''' b'' c'' ", "wait " + "'" * 9 + "x"])
+def test_a_second_thought_in_quotes_takes_linear_time(piece: str) -> None:
+    """16 kB of ``no'''`` took 3.5 s: a quote counted as part of a word and as what divides two."""
+    text = piece * (16_000 // len(piece))
+    began = time.perf_counter()
+    found = list(answer_reader.SECOND_THOUGHT.finditer(text))
+    assert not found and time.perf_counter() - began < 1.0

@@ -1,4 +1,4 @@
-"""WebDataset: tar archives whose members with the same name up to the first dot are one record.
+"""WebDataset: tar archives whose entries with the same name up to the first dot are one record.
 
 The archive is read as a stream. Python's `tarfile` takes a broken header for the end, reads
 extended headers whole and seeks as far as a header says; `Header` bounds and names all three.
@@ -20,7 +20,7 @@ from data_curation.sources.readers.parts import (
     refuse,
 )
 
-MAX_RECORD = 64 << 20  # bytes of a record's members
+MAX_RECORD = 64 << 20  # bytes of a record's entries
 MAX_MEMBER = 1 << 30  # bytes of any member, read or not
 MAX_EXTENDED = 1 << 20  # bytes of a header's extension
 IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm")
@@ -61,7 +61,7 @@ class Header(tarfile.TarInfo):
 
 @dataclass(slots=True)
 class Group:
-    """The members of one record by ending, e.g. ``Group("train/0001", {"jpg": b"...", "json":
+    """The entries of one record by ending, e.g. ``Group("train/0001", {"jpg": b"...", "json":
     b"..."})``.
     """
 
@@ -98,7 +98,7 @@ def read_webdataset(part: FilePart) -> Read:
 def _groups(archive: tarfile.TarFile) -> Iterator[Group]:
     group = Group("")
     while (member := archive.next()) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # else every header stays in memory
+        vars(archive)["members"].clear()  # else every header stays in memory
         folder, base = posixpath.split(member.name)
         stem, _, ending = base.partition(".")
         if not member.isreg() or not stem:  # folders, links and hidden files
@@ -116,9 +116,9 @@ def _groups(archive: tarfile.TarFile) -> Iterator[Group]:
 def _add(archive: tarfile.TarFile, member: tarfile.TarInfo, group: Group, ending: str) -> None:
     group.size += member.size
     if ending in group.entries:
-        group.problem = f"two members .{ending}"
+        group.problem = f"two entries .{ending}"
     elif group.size > MAX_RECORD or member.issparse():
-        group.problem = f"members of more than {MAX_RECORD >> 20} MB"
+        group.problem = f"entries of more than {MAX_RECORD >> 20} MB"
     elif (content := archive.extractfile(member)) is not None:
         group.entries[ending] = content.read()
 
