@@ -132,7 +132,7 @@ def count_votes(row: Row, replies: Sequence[Reply], votes: int) -> Verdict:
 
 
 def choose_open(store: Store) -> pa.Table:
-    """The train rows still in that only a judge can tag."""
+    """The train rows, not rejected so far, that only a judge can tag."""
     return store.table(CHOSEN, f"{ALIVE_TRAIN} AND verifier = '{OPEN}'", "id, file, row")
 
 
@@ -151,8 +151,8 @@ def sample_verdicts(
     cache: Path,
     on_done: Callable[[int], None],
 ) -> Iterator[Verdict]:
-    """The verdicts on `chosen` (columns `CHOSEN`), ordered by id; `on_done` hears of rows, those in
-    the cache at once.
+    """The verdicts on `chosen` (columns `CHOSEN`), ordered by id; `on_done` gets numbers of rows,
+    those in the cache at once.
 
     Needs a connected Ray if any is missing.
     """

@@ -154,15 +154,15 @@ def choose_trace(row: Row, replies: Sequence[Reply], teacher: Teacher) -> Trace:
             return 0, digest_json([teacher.seed, reply.id, reply.text])
         return reply.num_tokens, reply.text
 
-    sampled = [reply for reply in replies if reply.number != REFUSED]
-    outcomes = Counter(teacher.outcome(row, reply) for reply in sampled)
-    kept = [reply for reply in sampled if teacher.outcome(row, reply) == RIGHT]
+    chains = [reply for reply in replies if reply.number != REFUSED]
+    outcomes = Counter(teacher.outcome(row, reply) for reply in chains)
+    kept = [reply for reply in chains if teacher.outcome(row, reply) == RIGHT]
     trace = Trace(row["file"], row["row"], row["id"], row["mode"], tuple(sorted(outcomes.items())))
     if kept:
         best = min(kept, key=order)
         text = parse_response(best.text).trace
         return replace(trace, text=text, num_tokens=best.num_tokens, penalty=best.penalty)
-    return replace(trace, error="" if sampled or not replies else replies[0].error)
+    return replace(trace, error="" if chains or not replies else replies[0].error)
 
 
 @dataclass(slots=True)
