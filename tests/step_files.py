@@ -23,7 +23,7 @@ REPO = Path(__file__).resolve().parents[1]
 PAGE = REPO / "docs" / "architecture.md"
 BEGIN, END = "<!-- step: begin -->\n", "<!-- step: end -->\n"
 RECIPE = "pipelines/recipes/smoke.toml"
-PROFILER = '''
+PROFILER = """
 import os, sys, threading, time
 ROOT, OUT = {root!r}, {out!r}
 seen = set()
@@ -44,7 +44,7 @@ def note(frame, event, arg):
 
 sys.setprofile(note)
 threading.setprofile(note)
-'''
+"""
 # where a reader begins, and where each process enters
 ORDER = ("pipelines/bpo.py", "pipelines/", "actors/rl_workers.py", "actors/event_loop.py")
 ORDER += ("actors/rollout/loop.py", "actors/rollout/", "bimode/rl/scheduler.py", "bimode/rl/ledger")
