@@ -4,7 +4,8 @@
     python -m tests.step_files --write    and into docs/architecture.md
 
 The smoke recipe is run (synchronous, default algorithm), and every function of ours that is called
-between two pushes of weights is noted, in the driver, the rollout workers and the learner's rank. A profiler
+between two pushes of weights is noted, in the driver, the rollout workers and the learner's rank. A
+profiler
 in each process appends the file of each call, with the time, to a file of its own; the driver's
 calls of `WeightUpdates.push` say when the step began and ended.
 """
