@@ -14,7 +14,7 @@ import pytest
 
 from bimode.rl.ledger import Ledger, State
 from bimode.rl.prompt_order import item_of
-from bimode.storage.run_dir import StageDir, digest_path
+from bimode.storage.run_dir import FORMAT, StageDir, digest_path
 from pipelines.__main__ import exit_code
 from pipelines.audit import audit_run
 
@@ -39,7 +39,7 @@ def drawn_from(run: Path, started: list[str]) -> Path:
     """
     (run / "bpo").mkdir()
     (run / "manifest.json").write_text(
-        json.dumps({"recipe": {"bpo": {"prompts_per_step": 1}, "seed": 0}})
+        json.dumps({"format": FORMAT, "recipe": {"bpo": {"prompts_per_step": 1}, "seed": 0}})
     )
     claim = {"config": "", "inputs": {"data": digest_path(run / "curate" / "data"), "model": ""}}
     (run / "bpo" / "claim.json").write_text(json.dumps(claim))
@@ -140,7 +140,7 @@ def test_a_ledger_cut_to_two_thirds_under_a_finished_run_does_not_close(
     """It said that all was accounted for; and with no ledger at all, that BPO had not begun."""
     run = finished(tmp_path, 110)
     assert exit_code(["audit", str(run)]) == 0
-    assert "the audit passes" in capsys.readouterr().out
+    assert "audit passed" in capsys.readouterr().out
     path = run / "bpo" / "ledger" / "moves.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[: len(lines) * 2 // 3]))

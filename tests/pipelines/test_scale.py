@@ -14,7 +14,7 @@ from bimode.config.load import build_recipe
 from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
 from bimode.rl.waits import Waits
-from bimode.storage.run_dir import StageDir, StageResult
+from bimode.storage.run_dir import FORMAT, StageDir, StageResult
 from bimode.storage.versions import exclusive
 from pipelines import bpo, bpo_steps
 from pipelines.scale import FILE, STEPS, WorkerTarget, ask, scale_run
@@ -107,7 +107,7 @@ def test_what_the_run_could_not_follow_is_refused(
     tmp_path: Path, keys: dict[str, object], says: str
 ) -> None:
     (tmp_path / "bpo" / "ledger").mkdir(parents=True)
-    (tmp_path / "manifest.json").write_text(json.dumps({"recipe": {"bpo": keys}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": FORMAT, "recipe": {"bpo": keys}}))
     with exclusive(tmp_path), pytest.raises(ConfigError, match=says):
         scale_run(tmp_path, 5)
     assert not (tmp_path / "bpo" / "rollout_workers.json").exists()
