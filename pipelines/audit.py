@@ -1,6 +1,4 @@
-"""`bimode audit DIR`: where every question of a BPO run has gone, and whether the audit passes
-(`bimode.rl.audit`).
-"""
+"""`bimode audit DIR`: whether every prompt of a BPO run is accounted for (`bimode.rl.audit`)."""
 
 from __future__ import annotations
 
@@ -16,28 +14,30 @@ from bimode.inputs.control_characters import printable
 from bimode.storage.run_dir import digest_path, read_json
 from pipelines.saved_recipe import saved_recipe
 
+PASSED = "audit passed: every prompt is accounted for"
+FAILED = "audit failed: see the problems above"
+
 
 def audit_run(run: Path) -> int:
-    """Prints the counts, notes and problems of DIR/bpo; 1 if there are problems. Raises
-    ConfigError, LedgerError.
+    """Print the counts, notes and problems of DIR/bpo. Returns 1 if there are problems.
+
+    Raises ConfigError where BPO has not begun, and LedgerError for a damaged ledger.
     """
     from bimode.rl.audit import audit
 
+    stage = run / "bpo"
     recipe = saved_recipe(run)
-    begun = any(
-        (run / "bpo" / name).exists() for name in ("ledger", "checkpoints", "manifest.json")
-    )
-    if recipe is None or not begun:
-        raise ConfigError(
-            "DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named"
-        )
-    sealed, claim = (
-        read_json(run / "bpo" / name) or {} for name in ("manifest.json", "claim.json")
-    )
-    own = (
-        sealed.get("config") or claim.get("settings") or recipe
-    )  # the run's may by now be another stage's
-    found = audit(run / "bpo", own["bpo"]["prompts_per_step"], _data_order(run, own["seed"]))
+    has_begun = any((stage / name).exists() for name in ("ledger", "checkpoints", "manifest.json"))
+    if recipe is None or not has_begun:
+        fix = "has no bpo/ledger: its BPO has not begun, or this is not what --out named"
+        raise ConfigError("DIR", run, fix)
+    manifest = read_json(stage / "manifest.json") or {}
+    claim = read_json(stage / "claim.json") or {}
+    # The recipe of the run may by now be that of another stage.
+    settings = manifest.get("config") or claim.get("settings") or recipe
+    data = (claim.get("inputs") or {}).get("data")
+    order = _data_order(run, data, settings["seed"])
+    found = audit(stage, settings["bpo"]["prompts_per_step"], order)
     title = f"{run}: {found.started} groups started, {found.sealed_steps} updates sealed"
     table = Table(*found.counts, title=title, box=SIMPLE_HEAD)  # 80 columns hold all states
     table.add_row(*map(str, found.counts.values()))
@@ -46,38 +46,33 @@ def audit_run(run: Path) -> int:
     for note in found.notes:
         console.print(printable(f"note: {note}"), soft_wrap=True, markup=False)
     for problem in found.problems:
-        console.print(
-            printable(f"PROBLEM: {problem}"), style="bold red", soft_wrap=True, markup=False
-        )
-    console.print("the books do not close" if found.problems else "the audit passes")
+        line = printable(f"PROBLEM: {problem}")
+        console.print(line, style="bold red", soft_wrap=True, markup=False)
+    console.print(FAILED if found.problems else PASSED)
     return 1 if found.problems else 0
 
 
-def _data_order(run: Path, seed: int) -> Callable[[int], str] | None:
-    """Id of the n-th question, where the data that the run draws from is still there: curation may
-    have published since.
+def _data_order(run: Path, digest: str | None, seed: int) -> Callable[[int], str] | None:
+    """Returns the function from a group to its prompt's id.
+
+    `digest` is that of the data that the run draws from. Curation may have published a newer
+    version since; None where the run's own is gone.
     """
     from bimode.inputs.prompts import prompt_ids
     from bimode.rl.prompt_order import item_of
 
-    digest = (read_json(run / "bpo" / "claim.json") or {}).get("inputs", {}).get("data")
-    there = dict.fromkeys(
-        folder.resolve()
-        for folder in (run / "curate" / "data", *sorted(run.glob("curate/versions/*/data")))
-    )
-    data = next((folder for folder in there if folder.is_dir() and _is(folder, digest)), None)
-    if data is None:
-        return None
-    ids = prompt_ids(data, "rl")
-    return lambda group_id: ids[item_of(group_id, len(ids), seed)]
+    folders = [run / "curate" / "data", *sorted(run.glob("curate/versions/*/data"))]
+    for folder in dict.fromkeys(folder.resolve() for folder in folders):
+        if folder.is_dir() and _has_digest(folder, digest):
+            ids = prompt_ids(folder, "rl")
+            return lambda group_id: ids[item_of(group_id, len(ids), seed)]
+    return None
 
 
-def _is(data: Path, digest: str | None) -> bool:
-    """Other versions are told by their manifests; that the one which claims to be it is so still,
-    only by its files.
-    """
-    sealed = (read_json(data.parent / "manifest.json") or {}).get("outputs", {})
-    return bool(sealed.get("data", digest) == digest == digest_path(data))
+def _has_digest(data: Path, digest: str | None) -> bool:
+    """Whether the files in `data` have this digest. They are read only if the manifest agrees."""
+    outputs = (read_json(data.parent / "manifest.json") or {}).get("outputs", {})
+    return outputs.get("data", digest) == digest and digest_path(data) == digest
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From whatever went wrong to one line: what failed, what is kept, how to go on."""
+"""Turn any error of a stage into one line: what failed, what is kept, how to continue."""
 
 from __future__ import annotations
 
@@ -24,54 +24,48 @@ LASTING = (FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryE
 CONFIG_ERROR = re.compile(
     r"(?P<key>(?:(?:row|prompt) \S+\.)?[\w.-]+) = (?P<value>.*?): (?P<fix>.*)"
 )
-FULL_DISK = (
-    "no space left on device",
-    "disk quota exceeded",
-    "] . unexpected pos",
-)  # the last is all that torch.save says
+# The last is the whole message of torch.save.
+FULL_DISK = ("no space left on device", "disk quota exceeded", "] . unexpected pos")
 
 
 class StageFailed(BimodeError):
-    """A stage that died of something no other BimodeError describes."""
+    """A stage ended with an error that no other BimodeError describes."""
 
 
 @contextmanager
 def reported(stage: str, run: Path) -> Iterator[None]:
-    """Turns every error of `stage` into a BimodeError; the traceback of an unforeseen one goes to
-    DIR/error.log.
+    """Turn every error of `stage` into a BimodeError.
+
+    The traceback of an unforeseen error goes to DIR/error.log.
     """
     try:
         yield
-    except (
-        Exception
-    ) as error:  # the boundary of a run: one line for the user, everything else in the log
+    except Exception as error:  # the boundary of a run
         raise as_user_error(stage, run, error) from error
 
 
 def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
-    """The one line for `error`. ConfigErrors stay as they are; others gain the stage and what is
-    kept.
+    """The one-line error for `error`. ConfigErrors keep their text; others gain the stage and what
+    is kept.
     """
     outermost_first = list(causes(error))
-    chain = outermost_first[
-        ::-1
-    ]  # a Ray task error is also an instance of its cause: the cause itself first
+    # The cause itself goes first: a task error of Ray is an instance of its cause's class too.
+    chain = outermost_first[::-1]
     for cause in chain:
         if isinstance(cause, BimodeError):
-            return _told(stage, run, cause)
+            return _with_stage(stage, run, cause)
     kept = _kept(run)
-    if any(is_full_disk(cause) for cause in chain):
+    if any(map(is_full_disk, chain)):
         remove_half_written(run / stage)
-        return StageFailed(
-            f"{stage}: no space left on the disk of {run}: free some ({kept}; {GO_ON})"
-        )
-    if denied := next((cause for cause in chain if isinstance(cause, PermissionError)), None):
-        return StageFailed(
-            f"{stage}: {denied.filename or denied}: {NOT_PERMITTED} ({kept}; {GO_ON})"
-        )
+        full = f"{stage}: no space left on the disk of {run}: free some"
+        return StageFailed(f"{full} ({kept}; {GO_ON})")
+    for cause in chain:
+        if isinstance(cause, PermissionError):
+            denied = f"{cause.filename or cause}: {NOT_PERMITTED}"
+            return StageFailed(f"{stage}: {denied} ({kept}; {GO_ON})")
     reason = reason_of(outermost_first)
     if ours := _restored(reason):
-        return _told(stage, run, ours)
+        return _with_stage(stage, run, ours)
     log, where = run / "error.log", ""
     with suppress(OSError):
         if run.is_dir():
@@ -81,25 +75,21 @@ def as_user_error(stage: str, run: Path, error: Exception) -> BimodeError:
     return StageFailed(f"{stage}: {reason} ({kept}; {where}{go_on})")
 
 
-def _told(stage: str, run: Path, cause: BimodeError) -> BimodeError:
-    """An error that has its words already."""
-    if isinstance(cause, ConfigError):  # a learner does not know whose it is
-        return (
-            ConfigError(f"{stage}.{cause.key}", cause.value, cause.fix)
-            if cause.key.startswith("learner.")
-            else cause
-        )
-    if isinstance(cause, BusyError):  # nothing has failed
-        return cause
-    go_on = "" if cause.comes_again else f"; {GO_ON}"
-    where = "".join(f" {note}" for note in getattr(cause, "__notes__", ()))
-    return type(cause)(f"{stage}: {cause}{where} ({_kept(run)}{go_on})")
+def _with_stage(stage: str, run: Path, error: BimodeError) -> BimodeError:
+    """`error` with its stage and what is kept."""
+    if isinstance(error, ConfigError):
+        if error.key.startswith("learner."):  # a learner does not know its stage
+            return ConfigError(f"{stage}.{error.key}", error.value, error.fix)
+        return error
+    if isinstance(error, BusyError):  # nothing has failed
+        return error
+    go_on = "" if error.comes_again else f"; {GO_ON}"
+    where = "".join(f" {note}" for note in getattr(error, "__notes__", ()))
+    return type(error)(f"{stage}: {error}{where} ({_kept(run)}{go_on})")
 
 
 def _restored(reason: Reason) -> BimodeError | None:
-    """The BimodeError of which Ray has kept only the text, as of one that an actor's constructor
-    raised.
-    """
+    """The BimodeError of which Ray kept only the text, as of one from an actor's constructor."""
     module, _, name = reason.name.rpartition(".")
     kind = getattr(errors, name, None) if module == errors.__name__ else None
     if not isinstance(kind, type) or not issubclass(kind, BimodeError):
@@ -112,13 +102,9 @@ def _restored(reason: Reason) -> BimodeError | None:
 
 
 def _comes_again(reason: Reason) -> bool:
-    """Whether the same command would end in the same way: not what a machine, a disk or the network
-    does.
-    """
+    """Whether the same command would fail again. An error of a machine, disk or network may not."""
     module, _, name = reason.name.rpartition(".")
-    if module.startswith("ray.") or name.startswith(
-        "Dist"
-    ):  # of Ray itself, and of torch.distributed
+    if module.startswith("ray.") or name.startswith("Dist"):  # Ray itself, or torch.distributed
         return False
     kind = getattr(builtins, name, None)
     if not isinstance(kind, type):
@@ -127,34 +113,24 @@ def _comes_again(reason: Reason) -> bool:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, then what Ray and Ray Train wrapped: a task's `cause`, the first failure of a worker
-    group.
-    """
+    """`error` and the errors that Ray and Ray Train wrapped in it, outermost first."""
     at: BaseException | None = error
     while at is not None:
         yield at
-        failures = getattr(at, "worker_failures", None) or {}
         nested = [getattr(at, name, None) for name in ("cause", "controller_failure", "_base_exc")]
-        at = next(
-            (inner for inner in (*nested, *failures.values()) if isinstance(inner, BaseException)),
-            None,
-        )
+        nested += (getattr(at, "worker_failures", None) or {}).values()
+        at = next((inner for inner in nested if isinstance(inner, BaseException)), None)
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """ENOSPC or a quota's end, also where a library kept only its text, or no more than where its
-    writing broke off.
-    """
+    """Whether a disk or a quota is full, also where a library kept only the text of its error."""
     text = str(error).lower()
-    return getattr(error, "errno", None) in FULL_DISK_ERRORS or any(
-        words in text for words in FULL_DISK
-    )
+    code = getattr(error, "errno", None)
+    return code in FULL_DISK_ERRORS or any(words in text for words in FULL_DISK)
 
 
 def _kept(run: Path) -> str:
     sealed = sorted(path.parent.name for path in run.glob("*/manifest.json"))
-    return (
-        f"kept in {run}: {', '.join(sealed)} and unfinished work"
-        if sealed
-        else f"unfinished work is kept in {run}"
-    )
+    if not sealed:
+        return f"unfinished work is kept in {run}"
+    return f"kept in {run}: {', '.join(sealed)} and unfinished work"

@@ -1,9 +1,8 @@
-"""What every stage has in common: read manifest -> skip or do -> write manifest.
+"""Run stages: read the manifest, skip the stage or execute it, write the manifest.
 
-A stage module gives `inputs`, `config` and `execute`, and may give `check`, which refuses inputs
-before Ray starts; this file gives it a connected Ray, a folder that holds only its own unfinished
-work, and a sealed manifest. Nothing that is there is touched before all checks have passed. It
-decides nothing about models or data.
+A stage module defines `inputs`, `config` and `execute`, and may define `check`, which refuses
+inputs before Ray starts. The harness gives it a connected Ray, a folder that holds only its own
+unfinished work, and a sealed manifest. It changes nothing on disk before all checks have passed.
 """
 
 from __future__ import annotations
@@ -57,11 +56,11 @@ PACKAGES = (
 def run_stages(
     names: Sequence[str], recipe: Recipe, run: Path, inputs: Mapping[str, Path] | None = None
 ) -> None:
-    """The stages in order on one Ray session, skipping those that are current.
+    """Run the stages in order on one Ray session, skipping those that are current.
 
     `inputs` replaces what a stage would look for in `run` (`bimode evaluate --model M --data D`).
-    Raises BimodeError with one line for the user; every other error is told in DIR/error.log and
-    becomes a StageFailed.
+    Raises BimodeError with one line for the user; any other error becomes a StageFailed, and its
+    traceback is written to DIR/error.log.
     """
     prepare_process(recipe.cluster)
     trains = not set(TRAINING).isdisjoint(names)
@@ -79,15 +78,13 @@ def run_stages(
                     _run_one(module, stage_dir(run, name, recipe), recipe, found, session, trains)
         except ConfigError:
             if is_new and holds_no_work(run):
-                shutil.rmtree(run, ignore_errors=True)  # what is refused leaves nothing behind
+                shutil.rmtree(run, ignore_errors=True)  # a refused run leaves nothing behind
             raise
 
 
 def holds_no_work(run: Path) -> bool:
-    """Whether `run` holds nothing but what is written before a stage begins: the base as it was
-    prepared among it.
-    """
-    files = {path.relative_to(run) for path in run.rglob("*") if path.is_file()}
+    """Whether `run` holds only files that are written before a stage begins."""
+    files = [path.relative_to(run) for path in run.rglob("*") if path.is_file()]
     return all(str(path) in BEFORE_WORK or path.parts[0] == "base" for path in files)
 
 
@@ -106,54 +103,53 @@ class Session:
         self.stack.close()
 
     def ensure(self, stage: str) -> None:
-        """Connects on the first call, for `stage`; the user is told, since it takes seconds."""
-        if not self.connected:
-            log_line(f"{stage}: {'joining the Ray cluster' if joins_cluster() else 'starting Ray'}")
-            warning = "" if joins_cluster() else check_shared_memory(self.config.object_store_mb)
-            if warning:
+        """Connect on the first call, and log it for `stage`, since it takes seconds."""
+        if self.connected:
+            return
+        if joins_cluster():
+            log_line(f"{stage}: joining the Ray cluster")
+        else:
+            log_line(f"{stage}: starting Ray")
+            if warning := check_shared_memory(self.config.object_store_mb):
                 log_line(f"{stage}: {warning}")
-            self.stack.enter_context(connect(self.config))
-            self.connected = True
+        self.stack.enter_context(connect(self.config))
+        self.connected = True
 
 
 def open_run(run: Path) -> bool:
-    """Makes DIR; whether it was not there. Raises ConfigError where that is not possible, or
-    nothing can be written there.
+    """Make the run directory. Returns whether it is new.
+
+    Raises ConfigError where it cannot be made or written, or has an old format.
     """
+    another = "name another directory"
     try:
         is_new = not run.exists()
         run.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError("--out", run, "a file is in the way; name a directory") from None
     except OSError as error:
-        raise ConfigError(
-            "--out", run, f"cannot be made ({error.strerror}); name another directory"
-        ) from None
+        fix = f"cannot be made ({error.strerror}); {another}"
+        raise ConfigError("--out", run, fix) from None
     if not os.access(run, os.W_OK | os.X_OK):
-        raise ConfigError("--out", run, "no permission to write there; name another directory")
+        raise ConfigError("--out", run, f"no permission to write there; {another}")
     with config_errors("--out"):
         check_format(run)
     return is_new
 
 
 def stage_dir(run: Path, name: str, recipe: Recipe) -> StageDir:
-    """Where a stage works: curation publishes versions, since it is repeated while others read what
-    is there.
-    """
-    return (
-        VersionedDir(run, name, recipe.curate.keep_versions)
-        if name == "curate"
-        else StageDir(run, name)
-    )
+    """The folder of a stage. Curation publishes versions: a reader keeps the one it opened."""
+    if name == "curate":
+        return VersionedDir(run, name, recipe.curate.keep_versions)
+    return StageDir(run, name)
 
 
 def describe_run(recipe: Recipe, run: Path) -> None:
-    """Writes down what is about to work here: run id, recipe, seed, code and package versions."""
+    """Write run id, recipe, seed, code and package versions to the run's manifest."""
 
     def change(manifest: dict[str, Any]) -> None:
-        manifest.setdefault(
-            "run", f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
-        )
+        started = time.strftime("%Y%m%d-%H%M%S")
+        manifest.setdefault("run", f"{recipe.name}-{started}-{uuid.uuid4().hex[:6]}")
         manifest["format"] = FORMAT
         manifest["recipe"] = recipe.model_dump(mode="json")
         manifest["seed"] = recipe.seed
@@ -164,7 +160,7 @@ def describe_run(recipe: Recipe, run: Path) -> None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide results; absent ones are left out."""
+    """Versions of Python and of the installed packages that decide results."""
     found = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
@@ -182,8 +178,9 @@ def _run_one(
     session: Session,
     trains: bool = False,
 ) -> None:
-    """One stage. `trains`: a stage of this command trains, so that a model that cannot be trained
-    is refused by the first.
+    """Run one stage.
+
+    `trains`: a stage of this command trains, so the first stage refuses an untrainable model.
     """
     name, config = stage.stage, module.config(recipe)
     with if_slow(f"{name}: reading its inputs"):
@@ -204,7 +201,7 @@ def _run_one(
     describe_run(recipe, stage.run)
     if found := stage.claim({"config": digest_json(config), "inputs": digests}, config):
         log_line(found)
-    if not stage.is_current(config, digests):  # it is where work that was put aside came back whole
+    if not stage.is_current(config, digests):  # `claim` may have restored earlier, finished work
         stage.begin()
         log_line(f"{name}: started")
         started = time.monotonic()
@@ -213,15 +210,13 @@ def _run_one(
         log_line(f"{name}: done in {time.monotonic() - started:.0f} s ({stage.path})")
     sealed = read_json(stage.manifest)
     assert sealed is not None
-    entry = {
-        "config": sealed["config_digest"],
-        **{key: sealed[key] for key in ("inputs", "counts", "seconds")},
-    }
+    entry = {key: sealed[key] for key in ("inputs", "counts", "seconds")}
+    entry["config"] = sealed["config_digest"]
     update_run_manifest(stage.run, lambda manifest: manifest["stages"].update({name: entry}))
 
 
 def check_gpus(stage: str, roles: Sequence[Role]) -> None:
-    """Raises ConfigError if actors of `roles` could not compute on the GPUs that they ask for."""
+    """Raise ConfigError if actors of `roles` could not compute on the GPUs that they ask for."""
     for role in roles:
         if role.gpus:
             from actors.devices import check_role
@@ -231,53 +226,52 @@ def check_gpus(stage: str, roles: Sequence[Role]) -> None:
 
 
 def base_directory(base: str, key: str = "model.base") -> Path:
-    """The model that `key` names, as an absolute path: seen from here or, so that recipes work from
-    anywhere, from the code's root. Raises ConfigError.
+    """The absolute path of the model that `key` names.
+
+    A relative path is looked for from here, then from the code's root, so that recipes work from
+    anywhere. Raises ConfigError.
     """
     from bimode.models.prepare_model import NEW_TINY_LLAVA
     from bimode.renderer import check_readable
 
-    looked = list(dict.fromkeys((Path(base).absolute(), ROOT / base)))
+    candidates = list(dict.fromkeys((Path(base).absolute(), ROOT / base)))
     with config_errors(key):
-        for path in looked:
+        for path in candidates:
             if path.is_dir():
                 check_readable(path)
                 return path
-    there = " or ".join(map(str, looked))
-    made = (
-        f" or {NEW_TINY_LLAVA}" if key == "model.base" else ""
-    )  # only a run can begin with random weights
-    raise ConfigError(key, base, f"no such directory: {there}; give a model directory{made}")
+    fix = f"no such directory: {' or '.join(map(str, candidates))}; give a model directory"
+    if key == "model.base":  # only a run can begin with random weights
+        fix += f" or {NEW_TINY_LLAVA}"
+    raise ConfigError(key, base, fix)
 
 
 def base_model(recipe: Recipe, run: Path) -> Path:
-    """The run's starting model: the recipe's directory, or DIR/base where it had to be made or
-    completed.
+    """The run's starting model: the recipe's directory, or DIR/base where a copy had to be made.
 
-    Inside a job it is copied to DIR/base too, since the job's unpacked code is gone afterwards.
-    Done once per run.
+    A model that lacks tokens is completed in the copy. A job copies it too, since its unpacked code
+    is gone afterwards. Done once per run.
     """
     from bimode.models.prepare_model import NEW_TINY_LLAVA, prepare_base
 
-    base = recipe.model.base
+    base, copy = recipe.model.base, run / "base"
     directory = None if base == NEW_TINY_LLAVA else base_directory(base)
     key = digest_json([base, digest_path(directory) if directory else "", recipe.seed])
     known = (read_json(run / "manifest.json") or {}).get("base", {})
     if known.get("key") == key and (run / known["path"]).is_dir():
         return (run / known["path"]).absolute()
     with config_errors("model.base"):
-        path, added = prepare_base(str(directory or base), run / "base", recipe.seed)
-    if path.resolve() != (run / "base").resolve():
-        shutil.rmtree(run / "base", ignore_errors=True)  # made for another base
-        path = Path(shutil.copytree(path, run / "base")) if in_job() else path
+        path, added = prepare_base(str(directory or base), copy, recipe.seed)
+    if path.resolve() != copy.resolve():
+        shutil.rmtree(copy, ignore_errors=True)  # it was made for another base
+        if in_job():
+            path = Path(shutil.copytree(path, copy))
     if added:
-        log_line(
-            f"base: {base} lacked {', '.join(map(repr, added))}; added, embeddings resized,"
-            f" template replaced: {path}"
-        )
-    place = (
-        path.name if path == run / "base" else path.absolute()
-    )  # a run that is copied or moved has its own, not that one's
+        lacked = ", ".join(map(repr, added))
+        done = "added, embeddings resized, template replaced"
+        log_line(f"base: {base} lacked {lacked}; {done}: {path}")
+    # A relative path, since a run that is copied or moved has its own base.
+    place = path.name if path == copy else path.absolute()
     entry = {"key": key, "path": str(place), "added": list(added)}
     update_run_manifest(run, lambda manifest: manifest.update(base=entry))
     return path.absolute()

@@ -1,6 +1,4 @@
-"""What a stage tells the person watching: a bar with a rate on a terminal, a plain line every few
-seconds elsewhere.
-"""
+"""Log lines and progress bars of a stage, all on stderr."""
 
 from __future__ import annotations
 
@@ -9,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from bimode.inputs.control_characters import printable
 
@@ -92,122 +89,93 @@ def rate(units: float, seconds: float, unit: str) -> str:
     )
 
 
-class Bar(Protocol):
-    """What `track` gives: call `advance` once for each unit of work that is done."""
+class Bar:
+    """The progress of a stage: rich's bar on a terminal, a plain line every few seconds elsewhere.
+
+    Call `advance` once for each unit of work that is done.
+    """
+
+    def __init__(
+        self, name: str, total: int, unit: str, show: Callable[[int, str, str], None] | None = None
+    ) -> None:
+        self.name, self.total, self.unit, self._show = name, total, unit, show
+        self.done = self.num_kept = 0
+        self.note = ""
+        self._first: tuple[float, int] | None = None  # time of the first unit, units done by then
+        self._shown: tuple[int, str] | None = None
+        self._started = self._shown_at = time.monotonic()
 
     def advance(self, units: int = 1, note: str = "") -> None:
-        """Counts `units` more; `note` replaces the text at the end of the line."""
+        """Count `units` more; `note` replaces the text at the end of the line."""
+        self.done += units
+        self.note = note or self.note
+        new = self.done - self.num_kept
+        if units and new and self._first is None:  # before it, models were loaded
+            self._first = (time.monotonic(), new)
+        if self._show:
+            self._show(self.done, self.speed(), note or new_and_kept(new, self.num_kept))
+        elif time.monotonic() - self._shown_at >= PLAIN_EVERY_S:
+            self._print()
 
     def kept(self, units: int) -> None:
-        """Counts `units` that were there before: part of the total, but not of the rate."""
+        """Count `units` of earlier work: part of the total, but not of the rate."""
+        self.num_kept += units
+        self.advance(units)
+
+    def finish(self) -> None:
+        """Print the last line, unless it is there already or nothing was to do."""
+        if self.total and not self._show and self._shown != (self.done, self.note):
+            self._print()
+
+    def speed(self) -> str:
+        """The rate since the first unit."""
+        new = self.done - self.num_kept
+        now = time.monotonic()
+        since, already = self._first or (now, new)
+        return rate(new - already, now - since, self.unit)
+
+    def _print(self) -> None:
+        self._shown_at, self._shown = time.monotonic(), (self.done, self.note)
+        seconds = f"{self._shown_at - self._started:.0f} s"
+        kept = new_and_kept(self.done - self.num_kept, self.num_kept)
+        parts = [seconds, self.speed(), kept, self.note]
+        shown = "  ".join(part for part in parts if part)
+        log_line(f"{self.name}: {self.done}/{self.total} {self.unit}  {shown}")
 
 
 @contextmanager
 def track(name: str, total: int, unit: str) -> Iterator[Bar]:
-    """Shows the progress of `total` units.
+    """Show the progress of `total` units.
 
     Example:
         with track("bpo", total=40, unit="step") as bar:
             bar.advance(1, "reward 0.71")
     """
-    if sys.stderr.isatty():
-        with _rich_bar(name, total, unit) as bar:
-            yield bar
-    else:
-        plain = PlainBar(name, total, unit)
-        yield plain
-        plain.finish()
-
-
-class PlainBar:
-    """A line every `PLAIN_EVERY_S` seconds and one at the end: for logs and jobs."""
-
-    def __init__(self, name: str, total: int, unit: str) -> None:
-        self.name, self.total, self.unit = name, total, unit
-        self.done, self.were_there, self.note = 0, 0, ""
-        self.first: tuple[float, int] | None = (
-            None  # when the first unit was there, for which models were loaded; how many then
-        )
-        self.said: tuple[int, str] | None = None
-        self.started = self.shown = time.monotonic()
-
-    def advance(self, units: int = 1, note: str = "") -> None:
-        """Counts, and prints if the last line is old."""
-        self.done, self.note = self.done + units, note or self.note
-        if units and self.first is None and self.done > self.were_there:
-            self.first = (time.monotonic(), self.done - self.were_there)
-        if time.monotonic() - self.shown >= PLAIN_EVERY_S:
-            self._show()
-
-    def kept(self, units: int) -> None:
-        """Counts what was there before."""
-        self.were_there += units
-        self.advance(units)
-
-    def finish(self) -> None:
-        """The last line, with the rate since the first unit; none where it is there already, or
-        where there was nothing to do.
-        """
-        if self.total and self.said != (self.done, self.note):
-            self._show()
-
-    def _show(self) -> None:
-        self.shown, self.said = time.monotonic(), (self.done, self.note)
-        new = self.done - self.were_there
-        since, already = self.first or (self.shown, new)
-        speed = rate(new - already, self.shown - since, self.unit)
-        notes = "".join(
-            f"  {note}" for note in (speed, new_and_kept(new, self.were_there), self.note) if note
-        )
-        log_line(
-            f"{self.name}: {self.done}/{self.total} {self.unit}  {self.shown - self.started:.0f}"
-            f" s{notes}"
-        )
-
-
-@contextmanager
-def _rich_bar(name: str, total: int, unit: str) -> Iterator[Bar]:
+    if not sys.stderr.isatty():
+        bar = Bar(name, total, unit)
+        yield bar
+        bar.finish()
+        return
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        Task,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Rate(TextColumn):
-        """Units a second, smoothed by rich."""
-
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else rate(speed, 1.0, unit))
-
-    class RichBar:
-        done = were_there = 0
-
-        def advance(self, units: int = 1, note: str = "") -> None:
-            self.done += units
-            if told := note or new_and_kept(self.done - self.were_there, self.were_there):
-                progress.update(task, note=printable(told))
-            progress.advance(task, units)
-
-        def kept(self, units: int) -> None:
-            self.were_there += units
-            self.advance(units)
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Rate(""),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TextColumn("{task.fields[speed]}"),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=total, note="")
-        yield RichBar()
+    with rich_progress.Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=total, speed="", note="")
+
+        def show(done: int, speed: str, note: str) -> None:
+            progress.update(task, completed=done)
+            fields = progress.tasks[0].fields
+            fields["speed"] = speed
+            if note:
+                fields["note"] = printable(note)
+
+        yield Bar(name, total, unit, show)

@@ -1,10 +1,8 @@
-"""`bimode scale DIR --rollouts N`: more or fewer rollout workers for a live run; or as many as its
-waits call for.
+"""`bimode scale DIR --rollouts N`: more or fewer rollout workers for a live run.
 
-The wish is a file in the run's folder, which every node sees; the run looks at it every second.
-Only a live run is asked. The wish outlives its process, since whoever starts a killed
-run again, a person or a scheduler, should not find it smaller than it was; the run says so. It ends
-with the run.
+With `bpo.rollout_workers_max` a run also sets the number itself, from the waits of its steps. The
+number is a file in the run's folder, which every node sees; the run reads it every second. A run
+that is killed and started again keeps it; it is deleted when the run ends.
 """
 
 from __future__ import annotations
@@ -29,52 +27,45 @@ if TYPE_CHECKING:
 
 POLL_S = 1.0
 FILE = "rollout_workers.json"
-STEPS = 4  # whose waits are looked at before the number changes
+STEPS = 4  # steps whose waits are added up before the number changes
 
 
 class WorkerTarget:
-    """How many rollout workers a run should have: as last asked for; with `bpo.rollout_workers_max`
-    the run asks by itself.
-    """
+    """How many rollout workers a run should have now."""
 
     def __init__(self, stage: Path, bpo: BpoConfig, room: Callable[[], int]) -> None:
-        """`room` says how many the nodes can hold now; it is asked when the wish is new, and before
-        a run grows.
-        """
-        self.file, self.default, self.most, self._room = (
+        """`room` returns how many workers the nodes can hold now."""
+        self.file, self.default, self.most = (
             stage / FILE,
             bpo.rollout_workers,
             bpo.rollout_workers_max,
-            room,
         )
+        self._room = room
         self._max_staleness = bpo.max_staleness
         self._waits: list[Waits] = []
-        self._heard, self._held = 0, self.default
-        if (now := self.wanted()) != self.default:
-            log_line(
-                f"bpo: rollout workers: {now}, as last asked for, instead of bpo.rollout_workers ="
-                f" {self.default}"
-            )
+        self._read_at, self._target = 0, self.default
+        now = self.wanted()
+        if now != self.default:
+            instead = f"instead of bpo.rollout_workers = {self.default}"
+            log_line(f"bpo: rollout workers: {now}, as last asked for, {instead}")
 
     def wanted(self) -> int:
-        """What was last asked for, as far as there is room, else `bpo.rollout_workers`."""
+        """The number last asked for, as far as there is room, else `bpo.rollout_workers`."""
         written = self.file.stat().st_mtime_ns if self.file.exists() else 0
-        if written != self._heard:
-            asked = int((read_json(self.file) or {}).get("rollouts", self.default))
-            self._heard, self._held = (
-                written,
-                asked if asked <= self.default else min(asked, self._room()),
-            )
-            if self._held < asked:
-                log_line(
-                    f"bpo: {asked} rollout workers were asked for, the nodes have room for"
-                    f" {self._held} now"
-                )
-        return self._held
+        if written == self._read_at:
+            return self._target
+        asked = int((read_json(self.file) or {}).get("rollouts", self.default))
+        self._read_at, self._target = written, asked
+        if asked > self.default:
+            self._target = min(asked, self._room())
+        if self._target < asked:
+            room = f"the nodes have room for {self._target} now"
+            log_line(f"bpo: {asked} rollout workers were asked for, {room}")
+        return self._target
 
     @contextmanager
     def follow(self, rollouts: Rollouts) -> Iterator[None]:
-        """Keeps the workers of `rollouts` at the target while the block runs."""
+        """Keep the workers of `rollouts` at the target while the block runs."""
         over = Event()
 
         def watch() -> None:
@@ -91,7 +82,7 @@ class WorkerTarget:
             thread.join()
 
     def record_step(self, waits: Waits) -> None:
-        """Takes the waits of a step into account."""
+        """Add the waits of a step; change the number if those of `STEPS` steps call for it."""
         if not self.most:
             return
         self._waits.append(waits)
@@ -100,56 +91,48 @@ class WorkerTarget:
         change = sum(self._waits, Waits()).change(self._max_staleness)
         self._waits.clear()
         now = self.wanted()
-        if (then := min(max(now + change, 1), self.most, max(self._room(), now))) != now:
-            log_line(
-                f"bpo: rollout workers: {then} instead of {now}, since"
-                f" {'the learner waits' if change > 0 else 'they wait'}"
-            )
-            ask(self.file, then)
+        new = min(max(now + change, 1), self.most, max(self._room(), now))
+        if new != now:
+            why = "the learner waits" if change > 0 else "they wait"
+            log_line(f"bpo: rollout workers: {new} instead of {now}, since {why}")
+            ask(self.file, new)
 
 
 def ask(file: Path, rollouts: int) -> None:
-    """Leaves the wish where the run will find it."""
+    """Write the number where the run reads it."""
     write_atomic(file, f'{{"rollouts": {rollouts}}}\n')
 
 
 def forget(stage: Path) -> None:
-    """The run has ended, and with it what was asked of it."""
+    """Delete the number: the run has ended."""
     (stage / FILE).unlink(missing_ok=True)
 
 
 def scale_run(run: Path, rollouts: int) -> None:
-    """Asks for `rollouts` workers. Raises ConfigError where no run of BPO is under way."""
+    """Ask a live run for `rollouts` workers. Raises ConfigError where no BPO is running."""
     stage = run / "bpo"
+    fix = ""
     if not (stage / "ledger").is_dir():
-        raise ConfigError(
-            "DIR", run, "has no bpo/ledger: its BPO has not begun, or this is not what --out named"
-        )
-    if (stage / "manifest.json").is_file():
-        raise ConfigError("DIR", run, "its BPO has ended; scale a run while it lives")
-    if not is_at_work(run):
-        raise ConfigError(
-            "DIR",
-            run,
-            "no run is at work there; start it again with its own command, then scale it",
-        )
+        fix = "has no bpo/ledger: its BPO has not begun, or this is not what --out named"
+    elif (stage / "manifest.json").is_file():
+        fix = "its BPO has ended; scale a run while it lives"
+    elif not is_at_work(run):
+        fix = "no run is at work there; start it again with its own command, then scale it"
+    if fix:
+        raise ConfigError("DIR", run, fix)
     bpo = (saved_recipe(run) or {}).get("bpo", {})
-    if not can_join(sync := bpo.get("sync", "auto")):
-        raise ConfigError(
-            "bpo.sync",
-            sync,
-            "fixes who is there when the run starts; only object_store lets workers come and go",
-        )
-    if (most := bpo.get("rollout_workers_max")) and rollouts > most:
-        raise ConfigError(
-            "--rollouts", rollouts, f"is more than the run's bpo.rollout_workers_max = {most}"
-        )
+    sync = bpo.get("sync", "auto")
+    if not can_join(sync):
+        fix = "fixes the workers when the run starts; only object_store lets them join and leave"
+        raise ConfigError("bpo.sync", sync, fix)
+    most = bpo.get("rollout_workers_max")
+    if most and rollouts > most:
+        fix = f"is more than the run's bpo.rollout_workers_max = {most}"
+        raise ConfigError("--rollouts", rollouts, fix)
     before = (read_json(stage / FILE) or {}).get("rollouts", bpo.get("rollout_workers"))
     ask(stage / FILE, rollouts)
-    log_line(
-        f"scale: rollout workers: {rollouts} asked for, {before} before; the run says when they"
-        " join or leave, or lack room"
-    )
+    asked = f"scale: rollout workers: {rollouts} asked for, {before} before"
+    log_line(f"{asked}; the run says when they join or leave, or lack room")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,7 @@
-"""The same run as a Ray job; see `cluster.submit`.
-
-python -m pipelines.submit pipelines/recipes/smoke.toml --out /shared/runs/smoke --address
-http://127.0.0.1:8265
-"""
+"""`bimode submit`: the same run as a Ray job (`cluster.submit`)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -23,49 +18,43 @@ STAGES = ("run", *get_args(Stage))
 def submit_run(
     recipe: Path, out: str, address: str, stage: str, overrides: tuple[str, ...], seed: int | None
 ) -> None:
-    """Checks the recipe here, where a mistake costs nothing, then submits and follows. Raises
-    JobFailed.
+    """Check the recipe before anything is submitted, then submit the run and follow it.
+
+    Raises ConfigError for a mistake, JobFailed unless the job succeeded.
     """
     one_of("--stage", stage, STAGES)
     check_paths(load_recipe(recipe, overrides, seed), stage)
     flags = [word for override in overrides for word in ("--set", override)]
-    flags += ["--seed", str(seed)] if seed is not None else []
+    if seed is not None:
+        flags += ["--seed", str(seed)]
     submit_and_follow(Submission(stage, recipe, out, tuple(flags)), address)
 
 
 def check_paths(recipe: Recipe, stage: str) -> None:
-    """A relative path means the uploaded code to a job. Raises ConfigError for one that is not in
-    it.
-    """
-    for key, path in paths_of(recipe, recipe.stages if stage == "run" else (stage,)):
+    """Raise ConfigError for a relative path outside of the uploaded code, which no node sees."""
+    stages = recipe.stages if stage == "run" else (stage,)
+    for key, path in _input_paths(recipe, stages).items():
         if not (path.startswith("/") or "://" in path or is_uploaded(path)):
-            fix = (
-                "is relative, and not in the code that a job is given; write an absolute path that"
-                " every node sees"
-            )
-            raise ConfigError(key, path, fix)
+            where = "is relative, and not in the code that a job is given"
+            raise ConfigError(key, path, f"{where}; write an absolute path that every node sees")
 
 
-def paths_of(recipe: Recipe, stages: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """What `stages` read from outside of the run, by the key that names it."""
+def _input_paths(recipe: Recipe, stages: tuple[str, ...]) -> dict[str, str]:
+    """The paths outside of the run that `stages` read, by the key that names each."""
     curate = recipe.curate
-    if recipe.model.base != NEW_TINY_LLAVA:
-        yield "model.base", recipe.model.base
-    if "curate" not in stages:
-        return
-    yield from (
-        (f"curate.sources.{at}.path", source.path)
-        for at, source in enumerate(curate.sources)
-        if source.path
-    )
-    yield from (
-        (f"curate.rollouts.models.{at}", model) for at, model in enumerate(curate.rollouts.models)
-    )
-    yield from ((f"curate.dedup.against.{at}", run) for at, run in enumerate(curate.dedup.against))
-    named = {"judge": curate.judge.model, "traces": curate.traces.model}
-    yield from (
-        (f"curate.{key}.model", model) for key, model in named.items() if model not in ("", SELF)
-    )
+    paths = {"model.base": recipe.model.base}
+    if "curate" in stages:
+        lists = {
+            "curate.rollouts.models": curate.rollouts.models,
+            "curate.dedup.against": curate.dedup.against,
+        }
+        for at, source in enumerate(curate.sources):
+            paths[f"curate.sources.{at}.path"] = source.path
+        for key, values in lists.items():
+            paths |= {f"{key}.{at}": value for at, value in enumerate(values)}
+        paths["curate.judge.model"] = curate.judge.model
+        paths["curate.traces.model"] = curate.traces.model
+    return {key: path for key, path in paths.items() if path not in ("", SELF, NEW_TINY_LLAVA)}
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from bimode.evaluation.percent import percent
+from bimode.report import render_page
 from bimode.storage.run_dir import read_json
 from data_curation.checks.validate import REASONS
 from data_curation.parquet_sql import parquet
@@ -103,23 +102,11 @@ def read_versions(stage: Path) -> tuple[Version, ...]:
 
 def render(store: Store, published: Published, facts: ReportContext = ReportContext()) -> str:
     """The page as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "short": short,
-        "clip": clip,
-        "code": code,
-        "number": "{:,}".format,
-        "percent": percent,
-    }
     train = f"{IN} AND split = 'train'"
     models = store.counts(["rollout_params_hash", "rollout_model"], TAGGED)
-    return environment.get_template("report.jinja").render(
+    return render_page(
+        Path(__file__).with_name("report.jinja"),
+        {"short": short, "clip": clip, "code": code, "number": "{:,}".format},
         facts=facts,
         published=published,
         steps=funnel(store.counts(["reason"])),

@@ -4,7 +4,6 @@ responses behind them.
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -12,19 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bimode.evaluation.percent import percent as whole
 from bimode.evaluation.routing import ItemResult, Outcome
 from bimode.modes import Mode
 from bimode.records import Prompt
+from bimode.report import number, percent, png_url, render_page
 from bimode.storage.run_dir import digest_bytes
 from pipelines.report.numbers import LEVELS, Results
 
 MAX_VIEWED = 400  # items in the viewer; a page of more is slow to open
 MAX_REFUSED = 50  # refused questions of a model that the page lists; report.json has them all
-DASH = "\N{EN DASH}"
 MAX_SIDE = 512  # pixels; larger pictures are shown reduced
 CAPTIONS = {
     "accuracy_tokens": (
@@ -86,15 +83,8 @@ def render(
     run: Run,
 ) -> str:
     """The page as HTML. `figures` is SVG by name."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "num": number}
-    return environment.get_template("page.html.jinja").render(
+    return render_page(
+        Path(__file__).with_name("page.html.jinja"),
         report=report,
         run=run,
         levels=LEVELS,
@@ -129,16 +119,6 @@ def tags_words(tags: Mapping[str, int]) -> str:
         return ""
     [(kind, n)] = tags.items()
     return f"All {n} tags are {kind}: {ONE_KIND[kind]}."
-
-
-def percent(value: float | None) -> str:
-    """A share as whole percent; a dash for null."""
-    return DASH if value is None else whole(value)
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A number with `digits` decimals; a dash for null."""
-    return DASH if value is None else f"{value:.{digits}f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,4 +324,4 @@ def _data_url(image: bytes) -> str:
         return "data:,"
     shown.thumbnail((MAX_SIDE, MAX_SIDE))
     shown.save(buffer, format="PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return png_url(buffer.getvalue())

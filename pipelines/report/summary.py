@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bimode.report import number, percent
 from bimode.storage.run_dir import read_json
-from pipelines.report.page import mode_name, number, percent, think_rates
+from pipelines.report.page import mode_name, think_rates
 from pipelines.report.results import read_results
 
 

@@ -4,21 +4,34 @@ started.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from bimode.config.load import build_recipe
 from bimode.errors import ConfigError
-from pipelines.__main__ import exit_code
+from bimode.storage.run_dir import write_atomic
+from pipelines import harness
+from pipelines.__main__ import app, exit_code
 
 sys.path.insert(0, str(Path(__file__).parent))
-from processes import REPO
+from processes import REPO, command
 
 PATIENCE = r"\w+: (looking for|reading) its inputs|evaluate: looking at the model and the data"
 SMOKE = 'name = "t"\nstages = ["anneal"]\n'
+
+
+@pytest.fixture()
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "t.toml"
+    path.write_text(SMOKE)
+    return path
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -275,3 +288,132 @@ def test_an_entry_of_a_list_can_be_set() -> None:
     overrides = ("curate.sources.1.weight=2", "curate.sources.0.family=tables")
     made = build_recipe({"name": "t", "curate": {"sources": sources}}, overrides)
     assert [(s.family, s.weight) for s in made.curate.sources] == [("tables", 1.0), ("charts", 2.0)]
+
+
+def test_a_command_that_evaluates_ends_with_the_result(
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On stdout, behind the times, also where the stage was skipped; a run without that stage has
+    none.
+    """
+    monkeypatch.setattr(harness, "run_stages", lambda *_: None)
+    stage = tmp_path / "run" / "evaluate"
+    mode = {"accuracy": 0.5, "tokens_mean": 5.0}
+    write_atomic(
+        stage / "report.json",
+        json.dumps({"models": {"bpo": {"overall": {"thinking": mode}}}, "data": {"n": 4}}),
+    )
+    for words in (["run", "--set", 'stages=["evaluate"]'], ["evaluate"]):
+        assert exit_code([*words, str(recipe), "--out", str(tmp_path / "run")]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert (
+            lines[0].startswith("bpo, accuracy on 4 questions: thinking 50 %")
+            and lines[-1] == f"page: {stage}/report.html"
+        )
+    assert exit_code(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_a_command_says_what_all_of_it_took(
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a stage says of itself leaves out the start of Ray, and here that is most of it."""
+    monkeypatch.setattr(harness, "run_stages", lambda *_: time.sleep(1.1))
+    code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"))
+    seconds = re.fullmatch(r"bimode: (\d+) s in all, with start-up", line)
+    assert code == 0 and seconds and int(seconds.group(1)) >= 1
+
+
+def test_a_file_in_the_way_of_out(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("")
+    code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"))
+    assert code == 2 and "a file is in the way" in line
+
+
+def test_relative_out_is_refused_inside_a_job(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    code, line = said(capsys, "run", str(recipe), "--out", "runs/x")
+    assert code == 2 and line.startswith("error: --out = runs/x: inside a job it must be absolute")
+
+
+def test_the_address_that_was_given_is_the_one_that_is_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's client would ask the one of the environment."""
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    asked: list[str] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(403)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        code, line = said(
+            capsys,
+            "submit",
+            str(REPO / "pipelines/recipes/tiny.toml"),
+            "--out",
+            "/x",
+            "--address",
+            url,
+        )
+        server.shutdown()
+    assert (
+        asked
+        and code == 2
+        and line.startswith(f"error: --address = {url}: takes no job from this shell")
+    )
+
+
+def test_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["--version"]) == 0
+    assert re.fullmatch(
+        r"bimode \d+\.\d+\.\d+ \(([0-9a-f]{40}(-dirty)?|files-\w+), files-[0-9a-f]{32}\)\n",
+        capsys.readouterr().out,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "evaluate",
+            (
+                "evaluate [OPTIONS] [RECIPE]",
+                "all three without a recipe",
+                "'evaluate.modes=[\"auto\"]'",
+            ),
+        ),
+        ("submit", ("http://127.0.0.1:8265", "curate, anneal, bpo or evaluate")),
+        ("serve", ("default: 8000", "default: 127.0.0.1")),
+    ],
+)
+def test_help_tells_the_defaults(
+    name: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever reads the help alone knows what happens when an option is left out."""
+    assert exit_code([name, "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert [word for word in words if word not in shown] == []
+
+
+@pytest.mark.parametrize("name", [command.callback.__name__ for command in app.registered_commands])
+def test_module_and_command_are_the_same(name: str) -> None:
+    """A module without its last lines would exit 0 and do nothing."""
+    assert f"Usage: bimode {name}" in command("-m", f"pipelines.{name}", "--help").stdout

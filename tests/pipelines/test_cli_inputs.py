@@ -1,4 +1,4 @@
-"""Models, data and folders that a command is given, looked into before anything starts."""
+"""A model, data or file that a command cannot use is refused in one line before anything starts."""
 
 from __future__ import annotations
 
@@ -7,27 +7,44 @@ import json
 import re
 import shutil
 import sys
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-from processes import REPO, command
 
 from bimode.config.load import build_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from bimode.renderer import Renderer, model_kind
 from bimode.storage.dataset import SCHEMA
-from bimode.storage.run_dir import StageDir, write_atomic
+from bimode.storage.run_dir import StageDir
 from pipelines import curate, evaluate, harness
 from pipelines.__main__ import exit_code
 from pipelines.harness import base_directory
-from tests.pipelines.test_cli import SMOKE, said
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+PATIENCE = r"\w+: (looking for|reading) its inputs|evaluate: looking at the model and the data"
+SMOKE = 'name = "t"\nstages = ["anneal"]\n'
+
+
+@pytest.fixture()
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "t.toml"
+    path.write_text(SMOKE)
+    return path
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Exit code, and the one line on stderr, beside one that asks for patience on a slow
+    machine.
+    """
+    code = exit_code(list(words))
+    lines = [
+        line for line in capsys.readouterr().err.splitlines() if not re.fullmatch(PATIENCE, line)
+    ]
+    assert len(lines) == 1, lines
+    return code, lines[0]
 
 
 def test_model_and_data_are_looked_into_before_anything_starts(
@@ -121,46 +138,6 @@ def test_two_models_of_one_folder_name_are_told_apart(tmp_path: Path) -> None:
         (stage.path / "model").mkdir(parents=True)
         stage.seal({}, {}, ("model",), {}, 0.0)
         assert evaluate.name_of(stage.path / "model") == f"{run}/bpo"
-
-
-def test_a_command_that_evaluates_ends_with_the_result(
-    recipe: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """On stdout, behind the times, also where the stage was skipped; a run without that stage has
-    none.
-    """
-    monkeypatch.setattr(harness, "run_stages", lambda *_: None)
-    stage = tmp_path / "run" / "evaluate"
-    mode = {"accuracy": 0.5, "tokens_mean": 5.0}
-    write_atomic(
-        stage / "report.json",
-        json.dumps({"models": {"bpo": {"overall": {"thinking": mode}}}, "data": {"n": 4}}),
-    )
-    for words in (["run", "--set", 'stages=["evaluate"]'], ["evaluate"]):
-        assert exit_code([*words, str(recipe), "--out", str(tmp_path / "run")]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        assert (
-            lines[0].startswith("bpo, accuracy on 4 questions: thinking 50 %")
-            and lines[-1] == f"page: {stage}/report.html"
-        )
-    assert exit_code(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0
-    assert capsys.readouterr().out == ""
-
-
-def test_a_command_says_what_all_of_it_took(
-    recipe: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What a stage says of itself leaves out the start of Ray, and here that is most of it."""
-    monkeypatch.setattr(harness, "run_stages", lambda *_: time.sleep(1.1))
-    code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"))
-    seconds = re.fullmatch(r"bimode: (\d+) s in all, with start-up", line)
-    assert code == 0 and seconds and int(seconds.group(1)) >= 1
 
 
 def test_a_tokenizer_made_of_nothing_is_none(tmp_path: Path) -> None:
@@ -274,91 +251,3 @@ def test_missing_input_names_the_stage_to_run(
     assert "recipe" not in json.loads((run / "manifest.json").read_text()), (
         "nothing has worked here by this recipe"
     )
-
-
-def test_a_file_in_the_way_of_out(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "run").write_text("")
-    code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"))
-    assert code == 2 and "a file is in the way" in line
-
-
-def test_relative_out_is_refused_inside_a_job(
-    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    code, line = said(capsys, "run", str(recipe), "--out", "runs/x")
-    assert code == 2 and line.startswith("error: --out = runs/x: inside a job it must be absolute")
-
-
-def test_the_address_that_was_given_is_the_one_that_is_asked(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ray's client would ask the one of the environment."""
-    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
-    asked: list[str] = []
-
-    class Refusing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            self.send_error(403)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        code, line = said(
-            capsys,
-            "submit",
-            str(REPO / "pipelines/recipes/tiny.toml"),
-            "--out",
-            "/x",
-            "--address",
-            url,
-        )
-        server.shutdown()
-    assert (
-        asked
-        and code == 2
-        and line.startswith(f"error: --address = {url}: takes no job from this shell")
-    )
-
-
-def test_version_is_that_of_the_project(capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_code(["--version"]) == 0
-    assert re.fullmatch(
-        r"bimode \d+\.\d+\.\d+ \(([0-9a-f]{40}(-dirty)?|files-\w+), files-[0-9a-f]{32}\)\n",
-        capsys.readouterr().out,
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        (
-            "evaluate",
-            (
-                "evaluate [OPTIONS] [RECIPE]",
-                "all three without a recipe",
-                "'evaluate.modes=[\"auto\"]'",
-            ),
-        ),
-        ("submit", ("http://127.0.0.1:8265", "curate, anneal, bpo or evaluate")),
-        ("serve", ("default: 8000", "default: 127.0.0.1")),
-    ],
-)
-def test_help_tells_the_defaults(
-    name: str, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whoever reads the help alone knows what happens when an option is left out."""
-    assert exit_code([name, "--help"]) == 0
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert [word for word in words if word not in shown] == []
-
-
-def test_module_and_command_are_the_same() -> None:
-    for stage in ("run", "submit", "serve", "audit", "scale", "explain"):
-        assert f"bimode {stage}" in command("-m", f"pipelines.{stage}", "--help").stdout

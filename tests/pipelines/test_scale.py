@@ -101,7 +101,7 @@ def test_a_run_that_goes_on_says_what_size_it_was_asked_for(
 
 @pytest.mark.parametrize(
     ("keys", "says"),
-    [({"sync": "nccl"}, "bpo.sync = nccl: fixes who"), ({"rollout_workers_max": 4}, "max = 4")],
+    [({"sync": "nccl"}, "nccl: fixes the workers"), ({"rollout_workers_max": 4}, "max = 4")],
 )
 def test_what_the_run_could_not_follow_is_refused(
     tmp_path: Path, keys: dict[str, object], says: str

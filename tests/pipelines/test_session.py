@@ -27,7 +27,7 @@ from bimode.storage.run_dir import StageDir, StageResult
 from pipelines import anneal, harness
 from pipelines.__main__ import exit_code
 from pipelines.harness import Session, _run_one
-from pipelines.progress import PlainBar, counted, if_slow, kept_first, rate, track, until_loaded
+from pipelines.progress import Bar, counted, if_slow, kept_first, rate, track, until_loaded
 
 sys.path.insert(0, str(Path(__file__).parent))
 from processes import Running, command
@@ -163,13 +163,13 @@ def test_a_wait_is_said_once_before_it_begins(
     with Session(ClusterConfig()) as session:
         session.ensure("bpo")
     assert capsys.readouterr().err == "bpo: joining the Ray cluster\n"
-    bar = PlainBar("curate", 20, "row")
+    bar = Bar("curate", 20, "row")
     for kept in (3, 10):  # of 10: an engine is loaded only where something is missing
         advance = until_loaded(bar, 10, f"loading {counted(2, 'engine')}")
         advance(kept)
         advance(0)
     assert capsys.readouterr().err == "loading 2 engines\n" and counted(1, "engine") == "1 engine"
-    assert (bar.done, bar.were_there) == (13, 13)
+    assert (bar.done, bar.num_kept) == (13, 13)
 
 
 def test_what_was_there_before_is_told_from_what_is_new(
