@@ -149,13 +149,8 @@ def test_chains_are_kept_drawn_again_or_dropped_and_all_are_counted(
     )
     answer = dict(zip(NAMES, store.table(["id", "answer"])["answer"].to_pylist(), strict=True))
     assert [t.id for t in found] == NAMES[:5] and received == [0, 5]
-    assert [t.text for t in found] == [
-        f"so {answer[NAMES[0]]}",
-        f"so {answer[NAMES[1]]}",
-        "",
-        "",
-        "",
-    ]
+    texts = [f"so {answer[name]}" for name in NAMES[:2]]
+    assert [t.text for t in found] == [*texts, "", "", ""]
     outcomes = [dict(t.outcomes) for t in found]
     assert outcomes[0] == {"right": 2} and outcomes[1] == {
         "cut_off": 1,
@@ -351,11 +346,7 @@ def test_a_judge_and_a_teacher_answer_through_ray_data(
         raise AssertionError("the engine was started for what is in the cache")
 
     monkeypatch.setattr(module, "run_pool", no_engine)
-    assert (
-        list(sample_verdicts(store.files, chosen, judge, tmp_path / "judged", received.append))
-        == verdicts
-    )
-    assert (
-        list(sample_traces(store.files, chosen, teacher, tmp_path / "traced", received.append))
-        == traces
-    )
+    again = sample_verdicts(store.files, chosen, judge, tmp_path / "judged", received.append)
+    assert list(again) == verdicts
+    same = sample_traces(store.files, chosen, teacher, tmp_path / "traced", received.append)
+    assert list(same) == traces

@@ -4,11 +4,9 @@ started.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,8 +14,6 @@ import pytest
 
 from bimode.config.load import build_recipe
 from bimode.errors import ConfigError
-from bimode.storage.run_dir import write_atomic
-from pipelines import harness
 from pipelines.__main__ import app, exit_code
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,13 +21,6 @@ from processes import REPO, command
 
 PATIENCE = r"\w+: (looking for|reading) its inputs|evaluate: looking at the model and the data"
 SMOKE = 'name = "t"\nstages = ["anneal"]\n'
-
-
-@pytest.fixture()
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "t.toml"
-    path.write_text(SMOKE)
-    return path
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -288,46 +277,6 @@ def test_an_entry_of_a_list_can_be_set() -> None:
     overrides = ("curate.sources.1.weight=2", "curate.sources.0.family=tables")
     made = build_recipe({"name": "t", "curate": {"sources": sources}}, overrides)
     assert [(s.family, s.weight) for s in made.curate.sources] == [("tables", 1.0), ("charts", 2.0)]
-
-
-def test_a_command_that_evaluates_ends_with_the_result(
-    recipe: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """On stdout, behind the times, also where the stage was skipped; a run without that stage has
-    none.
-    """
-    monkeypatch.setattr(harness, "run_stages", lambda *_: None)
-    stage = tmp_path / "run" / "evaluate"
-    mode = {"accuracy": 0.5, "tokens_mean": 5.0}
-    write_atomic(
-        stage / "report.json",
-        json.dumps({"models": {"bpo": {"overall": {"thinking": mode}}}, "data": {"n": 4}}),
-    )
-    for words in (["run", "--set", 'stages=["evaluate"]'], ["evaluate"]):
-        assert exit_code([*words, str(recipe), "--out", str(tmp_path / "run")]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        assert (
-            lines[0].startswith("bpo, accuracy on 4 questions: thinking 50 %")
-            and lines[-1] == f"page: {stage}/report.html"
-        )
-    assert exit_code(["run", str(recipe), "--out", str(tmp_path / "run")]) == 0
-    assert capsys.readouterr().out == ""
-
-
-def test_a_command_says_what_all_of_it_took(
-    recipe: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """What a stage says of itself leaves out the start of Ray, and here that is most of it."""
-    monkeypatch.setattr(harness, "run_stages", lambda *_: time.sleep(1.1))
-    code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"))
-    seconds = re.fullmatch(r"bimode: (\d+) s in all, with start-up", line)
-    assert code == 0 and seconds and int(seconds.group(1)) >= 1
 
 
 def test_a_file_in_the_way_of_out(

@@ -147,10 +147,10 @@ def test_the_last_words_are_accuracy_tokens_thinking_and_the_page(tmp_path: Path
     (tmp_path / "report.json").write_text(json.dumps(made_report(results)))
     easy = sum(s.level == "easy" for s in made) / 60
     assert summary(tmp_path) == [
-        f"runs/bpo, right of 60 questions: direct {easy:.0%}, auto 100%, thinking 100%".replace(
-            "%", " %"
-        ),
-        f"tokens a response: direct 5.0, auto {5 * easy + 20 * (1 - easy):.1f}, thinking 20.0",
+        f"runs/bpo, accuracy on 60 questions: non-thinking {100 * easy:.0f} %, auto 100 %,"
+        " thinking 100 %",
+        f"tokens a response: non-thinking 5.0, auto {5 * easy + 20 * (1 - easy):.1f},"
+        " thinking 20.0",
         "thinks on easy 0 %, mid 100 %, hard 100 %",
         f"page: {tmp_path}/report.html",
     ]
