@@ -251,3 +251,19 @@ def test_missing_input_names_the_stage_to_run(
     assert "recipe" not in json.loads((run / "manifest.json").read_text()), (
         "nothing has worked here by this recipe"
     )
+
+
+def test_a_file_in_the_way_of_out(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").write_text("")
+    code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"))
+    assert code == 2 and "a file is in the way" in line
+
+
+def test_relative_out_is_refused_inside_a_job(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    code, line = said(capsys, "run", str(recipe), "--out", "runs/x")
+    assert code == 2 and line.startswith("error: --out = runs/x: inside a job it must be absolute")
