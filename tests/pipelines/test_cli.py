@@ -279,22 +279,6 @@ def test_an_entry_of_a_list_can_be_set() -> None:
     assert [(s.family, s.weight) for s in made.curate.sources] == [("tables", 1.0), ("charts", 2.0)]
 
 
-def test_a_file_in_the_way_of_out(
-    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "run").write_text("")
-    code, line = said(capsys, "run", str(recipe), "--out", str(tmp_path / "run"))
-    assert code == 2 and "a file is in the way" in line
-
-
-def test_relative_out_is_refused_inside_a_job(
-    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    code, line = said(capsys, "run", str(recipe), "--out", "runs/x")
-    assert code == 2 and line.startswith("error: --out = runs/x: inside a job it must be absolute")
-
-
 def test_the_address_that_was_given_is_the_one_that_is_asked(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
