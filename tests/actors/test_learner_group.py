@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_weights_that_are_sent_to_a_worker_that_says_nothing_are_late(ranks: lis
     with pytest.raises(
         LearnerLostError, match="the weights of version 3 are not with every worker after 1 s"
     ):
-        group.send(3, 1.0)
+        asyncio.run(group.send(3, 1.0))
 
 
 def test_what_a_rank_raises_surfaces_as_it_is_where_all_live(ranks: list[Any]) -> None:
