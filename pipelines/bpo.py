@@ -136,12 +136,12 @@ def train(
             for step in range(start, bpo.steps):
                 if bpo.rollout_tokens and log.tokens >= bpo.rollout_tokens:
                     break
+                workers.weights.push(step)
                 scored = rollouts.batch(step)
                 credited = credit([d.group for d in scored], bpo.at(step), recipe.seed + step)
                 learnt = update(workers, credited, loss, limit if compared < 2 else math.inf)
                 compared += "mismatch" in learnt
                 stats = rollouts.mark_trained(scored, step)
-                workers.weights.push(step + 1)
                 bar.advance(1, log.step(step, scored, learnt | asdict(stats)))
                 target.record_step(stats.waits)
                 if (step + 1) % bpo.checkpoint_every == 0:

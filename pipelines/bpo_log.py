@@ -61,8 +61,8 @@ class RunLog:
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
     def resume(self, workers: RLWorkers, ledger: Ledger) -> int:
-        """Restores the last sealed checkpoint, drops what was logged after it, publishes its
-        weights; returns its step.
+        """Restores the last sealed checkpoint, drops what was logged after it;
+        returns its step.
 
         A checkpoint whose seal was not written is taken back: the run was killed between the two.
         Raises LedgerError, also where a seal was written and is gone: nothing is taken back for
@@ -104,7 +104,6 @@ class RunLog:
         self.done = self.sealed = step
         if last:
             workers.learner.restore(last)
-            workers.weights.push(step)
         return step
 
     def checkpoint(self, workers: RLWorkers, ledger: Ledger) -> None:
@@ -114,7 +113,6 @@ class RunLog:
         if self.sealed == self.done:
             return
         path = checkpoint_path(self.path / "checkpoints", self.done)
-        workers.weights.wait_sent()
         rollouts = map(self._rollouts, range(self.sealed, self.done))
         to_disk(ledger.path, *rollouts, self.path / "rollouts", self.metrics, self.path)
         workers.learner.save(path)  # where this is on disk, so is all that led to it

@@ -109,7 +109,6 @@ class Rollouts:
         self._loop.run(self._resize(target))
 
     def __enter__(self) -> Rollouts:
-        self._loop.run(self._start_all())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -119,6 +118,8 @@ class Rollouts:
 
     async def _batch(self, version: int) -> list[ScoredGroup]:
         asked = time.monotonic()
+        for worker in self.fleet.workers:
+            self._start(worker)
         self._book_idle()
         self._learner_waits = self.weights.learner_is_idle = True
         while True:
@@ -154,10 +155,6 @@ class Rollouts:
         self.weights.changed.give()  # the next step may be admitted
         return stats
 
-    async def _start_all(self) -> None:
-        for worker in self.fleet.workers:
-            self._start(worker)
-
     async def _stop_all(self) -> None:
         tasks = list(self._tasks.values())
         for task in tasks:
@@ -166,8 +163,9 @@ class Rollouts:
         await self.weights.cancel()
 
     def _start(self, worker: WorkerHandle) -> None:
-        task = asyncio.get_running_loop().create_task(self._live(worker))
-        self._tasks[worker] = task
+        if worker not in self._tasks:
+            task = asyncio.get_running_loop().create_task(self._live(worker))
+            self._tasks[worker] = task
 
     async def _live(self, worker: WorkerHandle) -> None:
         """Drives a worker until it leaves or fails; a worker that failed is replaced."""
@@ -273,10 +271,12 @@ class Rollouts:
         while len(self.fleet.workers) < target:
             worker = self.fleet.add_worker()
             self.on_event(f"{worker.name} joins; rollout workers: {len(self.fleet.workers)}")
-            self._start(worker)
+            if self._tasks:  # else the first batch starts it
+                self._start(worker)
         for worker in self.fleet.workers[target:]:
             if not worker.is_ready:  # its engine still loads: nothing to wait for
-                self._tasks[worker].cancel()
+                if worker in self._tasks:
+                    self._tasks[worker].cancel()
                 self.fleet.remove_worker(worker)
                 self.on_event(f"{worker.name} leaves; rollout workers: {len(self.fleet.workers)}")
         self.weights.changed.give()

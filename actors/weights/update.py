@@ -78,13 +78,9 @@ class WeightUpdates:
     def push(self, version: int) -> None:
         """Starts to send the learner's weights, which are policy `version`, to every worker.
 
-        Returns at once; the learner has to keep them until `wait_sent` returns.
+        Returns at once. The learner keeps them as they are until `Rollouts.batch` returns.
         """
         self._loop.run(self._push(version))
-
-    def wait_sent(self) -> None:
-        """Waits until the learner has nothing more to send, and may do something else."""
-        self._loop.run(self._wait_sent())
 
     def catch_up(self) -> None:
         """Waits until every worker holds the live version, while no rollout loop drives the fleet.
@@ -98,12 +94,6 @@ class WeightUpdates:
         self.learner_is_idle = True
         self.send_to_stragglers()
         self.changed.give()
-
-    async def _wait_sent(self) -> None:
-        while not self.learner_is_free:
-            self.raise_failure()
-            await self.changed.wait()
-        self.learner_is_idle = False
 
     async def cancel(self) -> None:
         """Gives up every push: no rollout loop drives the workers any more."""

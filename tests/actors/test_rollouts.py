@@ -8,6 +8,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,10 +100,11 @@ def test_a_worker_that_dies_costs_no_prompt_and_no_bit(
         whole = rollouts.batch(0)
     said: list[str] = []
     victim = fleet.workers[0]
-    with loop("killed", said=said) as rollouts:
+    with loop("killed", said=said) as rollouts, ThreadPoolExecutor(1) as learner:
+        batch = learner.submit(rollouts.batch, 0)
         wait_for(lambda: all(worker.leases for worker in fleet.workers))
         ray_local.kill(victim.actor)
-        disturbed = rollouts.batch(0)
+        disturbed = batch.result()
     assert bits(disturbed) == bits(whole) and rollouts.lost == 1
     assert len(said) == 1 and said[0].startswith("rollout-0 died after ")
     assert said[0].endswith(": rollout-2 takes its place; its 2 questions go to another")
@@ -243,8 +245,8 @@ def test_workers_join_and_leave_a_live_loop(fleet: Any, loop: Any, tmp_path: Pat
     with loop(bpo=bpo, said=said) as rollouts:
         for version, workers in enumerate([2, 3, 1]):
             rollouts.resize(workers)
-            wait_for(lambda: all(worker.is_ready for worker in fleet.workers))
             batch = rollouts.batch(version)
+            wait_for(lambda: all(worker.is_ready for worker in fleet.workers))
             assert loops.versions(batch) == {version}
             stats = rollouts.mark_trained(batch, version)
             assert stats.lost == 0 and stats.waits.total > stats.waits.learner > 0

@@ -61,16 +61,10 @@ class Restored:
     """A graph that goes on from a checkpoint."""
 
     def __init__(self) -> None:
-        self.learner = self.weights = self
+        self.learner = self
 
     def restore(self, path: Path) -> None:
         self.restored = path.name
-
-    def push(self, version: int) -> None:
-        self.published = version
-
-    def wait_sent(self) -> None:
-        """Nothing is under way."""
 
 
 def test_an_alarm_is_written_and_said_once(
