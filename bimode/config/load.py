@@ -105,47 +105,18 @@ def _as_config_error(problem: Any) -> ConfigError:
 
 def _fix(problem: Any, path: list[str]) -> str:
     """What to write instead: pydantic's own words, or better ones."""
-    value = problem["input"]
-    section = ".".join(part for part in path if not part.isdecimal())
-    match problem["type"]:
+    kind, value = problem["type"], problem["input"]
+    if kind in PLAIN:
+        return PLAIN[kind]
+    if kind in BOUNDS:
+        return f"must be {BOUNDS[kind]}".format(**problem["ctx"])
+    match kind:
         case "extra_forbidden":
-            *outer, name = path
-            known = _known(outer)
-            deeper = [
-                ".".join([*outer, part, name]) for part in known if name in _known([*outer, part])
-            ]
-            near = [*_renamed(name, known), *difflib.get_close_matches(name, known, n=1), *deeper]
-            near = list(dict.fromkeys(near))
-            return (
-                f"unknown key; did you mean {' or '.join(near)}?"
-                if near
-                else f"unknown key; known here: {', '.join(known)}"
-            )
+            return _unknown_key(path)
         case "literal_error":
-            expected = problem["ctx"]["expected"]
-            words = re.findall(r"'([^']*)'", expected)
-            near = [*_renamed(value, words), *difflib.get_close_matches(str(value), words, n=1)]
-            return f"use {expected}" + (f"; did you mean {near[0]}?" if near else "")
-        case "model_type":
-            return (
-                f"is a section; write [[{section}]]"
-                if path[-1].isdecimal()
-                else f"is a section; write [{section}]"
-            )
-        case "tuple_type":
-            return (
-                f"is a list; write [[{section}]]"
-                if isinstance(value, dict)
-                else f"is a list; write {json.dumps([value])}"
-            )
-        case "too_short" | "string_too_short":
-            return "must not be empty"
-        case "int_type" | "int_parsing" | "int_from_float":
-            return "is a whole number"
-        case "float_type" | "float_parsing":
-            return "is a number"
-        case "bool_type" | "bool_parsing":
-            return "is true or false"
+            return _other_word(value, problem["ctx"]["expected"])
+        case "model_type" | "tuple_type":
+            return _other_shape(kind, value, path)
         case "string_type":
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             return f"is text; write {json.dumps(str(value))}" if is_number else "is text"
@@ -154,13 +125,47 @@ def _fix(problem: Any, path: list[str]) -> str:
         case "missing":
             where = f"in [{'.'.join(path[:-1])}]" if path[:-1] else "at the top of the recipe"
             return f'must be given; write {path[-1]} = "..." {where}'
-        case "too_long":
-            return "the list has too many entries"
-        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return f"must be {BOUNDS[problem['type']]}".format(**problem["ctx"])
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
+def _unknown_key(path: list[str]) -> str:
+    *outer, name = path
+    known = _known(outer)
+    deeper = [".".join([*outer, part, name]) for part in known if name in _known([*outer, part])]
+    near = [*_renamed(name, known), *difflib.get_close_matches(name, known, n=1), *deeper]
+    if near:
+        return f"unknown key; did you mean {' or '.join(dict.fromkeys(near))}?"
+    return f"unknown key; known here: {', '.join(known)}"
+
+
+def _other_word(value: Any, expected: str) -> str:
+    words = re.findall(r"'([^']*)'", expected)
+    near = [*_renamed(value, words), *difflib.get_close_matches(str(value), words, n=1)]
+    return f"use {expected}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _other_shape(kind: str, value: Any, path: list[str]) -> str:
+    """A section or a list that was written as something else."""
+    section = ".".join(part for part in path if not part.isdecimal())
+    if kind == "tuple_type":
+        shown = f"[[{section}]]" if isinstance(value, dict) else json.dumps([value])
+        return f"is a list; write {shown}"
+    shown = f"[[{section}]]" if path[-1].isdecimal() else f"[{section}]"
+    return f"is a section; write {shown}"
+
+
+PLAIN = {
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "too_long": "the list has too many entries",
+    "int_type": "is a whole number",
+    "int_parsing": "is a whole number",
+    "int_from_float": "is a whole number",
+    "float_type": "is a number",
+    "float_parsing": "is a number",
+    "bool_type": "is true or false",
+    "bool_parsing": "is true or false",
+}
 BOUNDS = {
     "greater_than": "more than {gt:g}",
     "greater_than_equal": "{ge:g} or more",
