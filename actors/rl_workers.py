@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from actors.event_loop import EventLoop
 from actors.learner.group import LearnerGroup
+from actors.learner.learner import LearnerSpec
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.generate import generate
 from actors.weights.update import WeightUpdates, open_transport
-from bimode.config.common import LearnerConfig, OptimConfig
 from bimode.config.recipe import ModelConfig
 from bimode.records import GenerationRequest, GenerationResult
 
@@ -57,10 +56,8 @@ class RLWorkers:
 
 
 def start_workers(
-    model_dir: Path,
     model: ModelConfig,
-    learner: LearnerConfig,
-    optim: OptimConfig,
+    learner: LearnerSpec,
     *,
     rollout_workers: int,
     rollout_options: Mapping[str, Any],
@@ -68,9 +65,6 @@ def start_workers(
     sync: str,
     worker_timeout_s: float,
     sync_timeout_s: float,
-    total_steps: int,
-    with_reference: bool,
-    seed: int,
 ) -> RLWorkers:
     """Starts both sides at once, since an engine takes seconds to load; both are at version 0.
 
@@ -78,26 +72,16 @@ def start_workers(
     """
     with ExitStack() as started:
         fleet = RolloutFleet(
-            model_dir,
+            learner.model_dir,
             model,
             workers=rollout_workers,
             options=rollout_options,
-            seed=seed,
+            seed=learner.seed,
             sync=sync,
             timeout_s=worker_timeout_s,
         )
         started.callback(fleet.close)
-        group = LearnerGroup(
-            dict(learner_options),
-            learner.workers,
-            model_dir=model_dir,
-            learner=learner,
-            optim=optim,
-            total_steps=total_steps,
-            dtype=model.dtype,
-            seed=seed,
-            with_reference=with_reference,
-        )
+        group = LearnerGroup(dict(learner_options), learner.config.workers, learner)
         started.callback(group.close)
         workers = RLWorkers(fleet, group, sync, sync_timeout_s)
         started.pop_all()

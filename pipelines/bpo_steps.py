@@ -50,26 +50,31 @@ def open_workers(recipe: Recipe, model_dir: Path, learner_options: dict[str, Any
     """Starts the rollout workers where the recipe's placement says, and the learner group in its
     room (`reserve_learner`).
     """
+    from actors.learner.learner import LearnerSpec
     from actors.rl_workers import start_workers
     from cluster.placement import plan
 
     bpo = recipe.bpo
     log_line(f"bpo: loading {counted(bpo.rollout_workers, 'rollout worker')} and the learner")
     rollout, _ = plan("bpo", recipe)
-    return start_workers(
+    learner = LearnerSpec(
         model_dir,
-        recipe.model,
         bpo.learner,
         bpo.optim,
+        total_steps=bpo.steps,
+        dtype=recipe.model.dtype,
+        seed=recipe.seed,
+        with_reference=bpo.kl > 0,
+    )
+    return start_workers(
+        recipe.model,
+        learner,
         rollout_workers=bpo.rollout_workers,
         rollout_options=rollout.options(),
         learner_options=learner_options,
         sync=recipe.transport,
         worker_timeout_s=bpo.worker_timeout_s,
         sync_timeout_s=bpo.sync_timeout_s,
-        total_steps=bpo.steps,
-        with_reference=bpo.kl > 0,
-        seed=recipe.seed,
     )
 
 

@@ -18,7 +18,7 @@ import torch
 
 from actors.devices import on_gpu
 from actors.learner.feed import PlannedFeed, Table
-from actors.learner.learner import Learner, StepInfo
+from actors.learner.learner import Learner, LearnerSpec, StepInfo
 from actors.learner.sequences import read_sequences, to_samples
 from bimode.config.recipe import AnnealConfig
 from bimode.learner.strategies import formats_of, phase_of_steps, plan_steps
@@ -120,13 +120,14 @@ def train_worker(config: dict[str, Any]) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())
     anneal = job.config
     learner = Learner(
-        job.model_dir,
-        anneal.learner,
-        anneal.optim,
-        total_steps=anneal.steps,
-        dtype=job.dtype,
-        seed=job.seed,
-        with_reference=False,
+        LearnerSpec(
+            job.model_dir,
+            anneal.learner,
+            anneal.optim,
+            total_steps=anneal.steps,
+            dtype=job.dtype,
+            seed=job.seed,
+        )
     )
     if (last := latest(job.checkpoints)) is not None:
         learner.restore(last)

@@ -18,9 +18,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayTaskError
 
-from actors.learner.learner import Learner, StepInfo
+from actors.learner.learner import Learner, LearnerSpec, StepInfo
 from actors.ray_errors import ACTOR_DIED, could_not_start
-from bimode.config.common import LearnerConfig, OptimConfig
 from bimode.errors import LearnerLostError
 from bimode.learner.packing import share_prompts, split_evenly, tree_tokens
 from bimode.records import TrainingSample
@@ -56,19 +55,7 @@ class LearnerRank:
         self.store = distributed.listen(host, world)
         return f"{host}:{self.store.port}"
 
-    def start(
-        self,
-        rank: int,
-        world: int,
-        address: str,
-        model_dir: Path,
-        learner: LearnerConfig,
-        optim: OptimConfig,
-        total_steps: int,
-        dtype: str,
-        seed: int,
-        with_reference: bool,
-    ) -> None:
+    def start(self, rank: int, world: int, address: str, spec: LearnerSpec) -> None:
         """Joins the group at `address`, where rank 0 listens, and loads the model.
 
         Blocks until every rank is there. Raises ConfigError as `actors.devices.on_gpu`.
@@ -80,15 +67,7 @@ class LearnerRank:
         distributed.join(
             rank, world, self.store if rank == 0 else distributed.connect(address, world)
         )
-        self.learner = Learner(
-            model_dir,
-            learner,
-            optim,
-            total_steps=total_steps,
-            dtype=dtype,
-            seed=seed,
-            with_reference=with_reference,
-        )
+        self.learner = Learner(spec)
         num_buckets = len(self.learner.buckets)
         can_lend = (
             rank == 0 and num_buckets > WINDOW and self.learner.share()
@@ -177,20 +156,8 @@ class LearnerGroup:
     The constructor returns while the ranks are still loading; the first verb waits for them.
     """
 
-    def __init__(
-        self,
-        actor_options: dict[str, Any],
-        num_workers: int,
-        *,
-        model_dir: Path,
-        learner: LearnerConfig,
-        optim: OptimConfig,
-        total_steps: int,
-        dtype: str,
-        seed: int,
-        with_reference: bool,
-    ) -> None:
-        self.micro_tokens = learner.micro_tokens
+    def __init__(self, actor_options: dict[str, Any], num_workers: int, spec: LearnerSpec) -> None:
+        self.micro_tokens = spec.config.micro_tokens
         remote = ray.remote(LearnerRank)
         self.ranks = [
             (remote.options(**actor_options) if actor_options else remote).remote()
@@ -198,18 +165,7 @@ class LearnerGroup:
         ]
         address = self.ranks[0].listen.remote(num_workers)
         self.started = [
-            actor.start.remote(
-                rank,
-                num_workers,
-                address,
-                model_dir,
-                learner,
-                optim,
-                total_steps,
-                dtype,
-                seed,
-                with_reference,
-            )
+            actor.start.remote(rank, num_workers, address, spec)
             for rank, actor in enumerate(self.ranks)
         ]
 

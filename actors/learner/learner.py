@@ -52,49 +52,57 @@ class StepInfo:
     grad_norm: float
 
 
+@dataclass(frozen=True, slots=True)
+class LearnerSpec:
+    """What a learner is made of: its model and its settings, the same on every rank.
+
+    `total_steps` is the length of the learning rate's schedule; `with_reference` keeps a frozen
+    copy of the model for the KL term.
+    """
+
+    model_dir: Path
+    config: LearnerConfig
+    optim: OptimConfig
+    total_steps: int
+    dtype: str
+    seed: int = 0
+    with_reference: bool = False
+
+
 class Learner:
     """One rank of a learner group. Verbs are collective: every rank calls each of them, in the same
     order.
     """
 
-    def __init__(
-        self,
-        model_dir: Path,
-        learner: LearnerConfig,
-        optim: OptimConfig,
-        *,
-        total_steps: int,
-        dtype: str,
-        seed: int,
-        with_reference: bool,
-    ) -> None:
+    def __init__(self, spec: LearnerSpec) -> None:
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()
-        torch.manual_seed(seed)
-        self.config, self.optim, self.total_steps, self.step = learner, optim, total_steps, 0
-        self.renderer = Renderer(model_dir)
+        torch.manual_seed(spec.seed)
+        config = spec.config
+        self.config, self.optim, self.total_steps = config, spec.optim, spec.total_steps
+        self.step = 0
+        self.renderer = Renderer(spec.model_dir)
         self.encode_images = lru_cache(maxsize=CACHED_IMAGES)(self.renderer.encode_images)
-        precision = getattr(torch, dtype)
-        self.model = load_model(
-            model_dir, torch.float32 if learner.engine == "torch" else precision
-        )
-        if learner.gradient_checkpointing:
+        precision = getattr(torch, spec.dtype)
+        held = torch.float32 if config.engine == "torch" else precision
+        self.model = load_model(spec.model_dir, held)
+        if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
         self.buckets = into_buckets(
             [(name, tensor.nbytes) for name, tensor in named_tensors(self.model)]
         )
-        policy = Policy(self.model, learner.head_chunk).train()
-        self.engine = build_engine(policy, learner, optim, precision)
+        policy = Policy(self.model, config.head_chunk).train()
+        self.engine = build_engine(policy, config, spec.optim, precision)
         self.reference: Reference | None = None
-        if with_reference:
+        if spec.with_reference:
             self.reference = Reference(
-                model_dir,
+                spec.model_dir,
                 precision,
-                head_chunk=learner.head_chunk,
-                offload=learner.reference_offload,
+                head_chunk=config.head_chunk,
+                offload=config.reference_offload,
             )
         self.filler = self._make_filler()
         self.loss_is_finite = True

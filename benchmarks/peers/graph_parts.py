@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from actors.learner.group import LearnerGroup
+from actors.learner.learner import LearnerSpec
 from actors.rl_workers import RLWorkers
 from actors.rollout.fleet import RolloutFleet
 from actors.rollout.loop import Rollouts
@@ -73,13 +74,9 @@ def open_graph(model_dir: Path, workers: int, worker: type | None = None) -> Ite
     learner = LearnerGroup(
         dict(NO_CPUS),
         1,
-        model_dir=model_dir,
-        learner=LearnerConfig(engine="torch"),
-        optim=OptimConfig(),
-        total_steps=1,
-        dtype="float32",
-        seed=0,
-        with_reference=False,
+        LearnerSpec(
+            model_dir, LearnerConfig(engine="torch"), OptimConfig(), total_steps=1, dtype="float32"
+        ),
     )
     fleet = RolloutFleet(
         model_dir,
@@ -119,8 +116,8 @@ class FixedTask:
         left = iter(results)
         for group_id in lease.group_ids:
             num_requests = len(self.requests_of(group_id))
-            drawn = tuple(c for _ in range(num_requests) for c in next(left).completions)
-            group = RolloutGroup(self.prompt(group_id), drawn, (0.0,) * len(drawn))
+            sampled = tuple(c for _ in range(num_requests) for c in next(left).completions)
+            group = RolloutGroup(self.prompt(group_id), sampled, (0.0,) * len(sampled))
             scored.append(ScoredGroup(group_id, group, ()))
         return scored
 

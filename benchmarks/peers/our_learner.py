@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from actors.learner.learner import Learner
+from actors.learner.learner import Learner, LearnerSpec
 from benchmarks.peers.talk import Answer, Line
 from benchmarks.peers.workload import MICRO_BATCH, Workload
 from bimode.config.common import LearnerConfig
@@ -82,15 +82,9 @@ def main(folder: Path) -> None:
     work = Workload.load(folder)
     batch = credited(work)
     loss = policy_loss(0.2, 0.2, 0.0)
-    learner = Learner(
-        folder / "model",
-        learner_config(work),
-        BpoOptimConfig(lr=1e-6),
-        total_steps=1000,
-        dtype="float32",
-        seed=0,
-        with_reference=False,
-    )
+    optim = BpoOptimConfig(lr=1e-6)
+    spec = LearnerSpec(folder / "model", learner_config(work), optim, 1000, "float32")
+    learner = Learner(spec)
     line.on_event(Answer())
     while verb := line.next():
         start = time.perf_counter()

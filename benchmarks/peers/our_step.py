@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from actors.learner.learner import LearnerSpec
 from actors.rl_workers import RLWorkers, start_workers
 from benchmarks.peers.our_learner import learner_config
 from benchmarks.peers.talk import Answer, Line
@@ -97,20 +98,16 @@ def main(folder: Path, threads: int) -> None:
     bpo = BpoConfig(algorithm="grpo", decision="trained", group_size=work.group // 2)
     options = {"num_cpus": 1}
     with connect(ClusterConfig(threads=threads)):
+        optim = BpoOptimConfig(lr=1e-6)
         graph = start_workers(
-            folder / "model",
             ModelConfig(max_model_len=512),
-            learner_config(work),
-            BpoOptimConfig(lr=1e-6),
+            LearnerSpec(folder / "model", learner_config(work), optim, 1000, "float32"),
             rollout_workers=1,
             rollout_options=options,
             learner_options=options,
             sync=bpo.sync,
             worker_timeout_s=bpo.worker_timeout_s,
             sync_timeout_s=bpo.sync_timeout_s,
-            total_steps=1000,
-            with_reference=False,
-            seed=0,
         )
         with graph:
             graph.learner.ready()

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayError
 
 from actors.learner.group import LearnerGroup
+from actors.learner.learner import LearnerSpec
 from actors.rollout.fleet import RolloutFleet
 from bimode.config.recipe import ClusterConfig, LearnerConfig, ModelConfig, OptimConfig
 from bimode.errors import BimodeError
@@ -52,13 +53,7 @@ def group(model_dir: Path) -> None:
         made = LearnerGroup(
             options,
             1,
-            model_dir=model_dir,
-            learner=LearnerConfig(),
-            optim=OptimConfig(),
-            total_steps=1,
-            dtype="float32",
-            seed=0,
-            with_reference=False,
+            LearnerSpec(model_dir, LearnerConfig(), OptimConfig(), total_steps=1, dtype="float32"),
         )
         try:
             made.ready()

@@ -46,17 +46,14 @@ class Task:
 
 def new_learner(model_dir: Path) -> Any:
     from actors.learner.group import LearnerGroup
+    from actors.learner.learner import LearnerSpec
 
     group = LearnerGroup(
         {"num_cpus": 0},
         1,
-        model_dir=model_dir,
-        learner=LearnerConfig(engine="torch"),
-        optim=OptimConfig(),
-        total_steps=9,
-        dtype="float32",
-        seed=0,
-        with_reference=False,
+        LearnerSpec(
+            model_dir, LearnerConfig(engine="torch"), OptimConfig(), total_steps=9, dtype="float32"
+        ),
     )
     group.ready()
     return group

@@ -17,7 +17,7 @@ from torch.distributed import FileStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from actors.learner import distributed
-from actors.learner.learner import Learner
+from actors.learner.learner import Learner, LearnerSpec
 from bimode.config.common import LearnerConfig, OptimConfig
 from bimode.errors import DivergedError
 from bimode.records import TrainingSample
@@ -145,9 +145,7 @@ def new_learner(case: Case, model_dir: Path) -> Learner:
         }
     )
     optim = OPTIM.model_copy(update={"lr": case.lr})
-    return Learner(
-        model_dir, learner, optim, total_steps=9, dtype=case.dtype, seed=0, with_reference=False
-    )
+    return Learner(LearnerSpec(model_dir, learner, optim, total_steps=9, dtype=case.dtype))
 
 
 def train(

@@ -267,21 +267,14 @@ def test_a_group_of_actors_learns_and_comes_back(
     ray_local: Any, tiny_llava: Path, tmp_path: Path
 ) -> None:
     from actors.learner.group import LearnerGroup
+    from actors.learner.learner import LearnerSpec
 
     optim = OptimConfig(lr=3e-3, warmup_steps=0, schedule="constant")
     samples = supervised(Renderer(tiny_llava), 12)
     tokens = loss_tokens(samples)
-    group = LearnerGroup(
-        {"num_cpus": 1},
-        2,
-        model_dir=tiny_llava,
-        optim=optim,
-        total_steps=4,
-        dtype="float32",
-        seed=0,
-        with_reference=True,
-        learner=LearnerConfig(workers=2, zero_stage=2, reference_offload=True),
-    )
+    config = LearnerConfig(workers=2, zero_stage=2, reference_offload=True)
+    spec = LearnerSpec(tiny_llava, config, optim, 4, "float32", with_reference=True)
+    group = LearnerGroup({"num_cpus": 1}, 2, spec)
     try:
         first = group.update(samples, sft_loss, tokens)
         assert first["tokens"] == sum(len(s.token_ids_T) for s in samples)
@@ -317,14 +310,12 @@ def test_a_group_of_actors_learns_and_comes_back(
 
 def test_a_text_model_is_trained_and_saved(text_model: Path, tmp_path: Path) -> None:
     from actors.learner import distributed
-    from actors.learner.learner import Learner
+    from actors.learner.learner import Learner, LearnerSpec
 
     samples = supervised(Renderer(text_model), 4, images=False)
     config = LearnerConfig(engine="torch", micro_tokens=800)
     optim = OptimConfig(lr=1e-2, warmup_steps=0)
-    learner = Learner(
-        text_model, config, optim, total_steps=3, dtype="float32", seed=0, with_reference=False
-    )
+    learner = Learner(LearnerSpec(text_model, config, optim, total_steps=3, dtype="float32"))
     try:
         losses = []
         for _ in range(3):
