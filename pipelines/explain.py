@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -225,14 +225,10 @@ def by_cache(attempts: Iterable[Attempt]) -> Iterator[tuple[str, list[Attempt]]]
 def attempt_table(attempts: Iterable[Attempt]) -> Table:
     """A line an attempt."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name, justify in (
-        ("mode", "left"),
-        ("no.", "right"),
-        ("verdict", "left"),
-        ("tokens", "right"),
-        ("text", "left"),
-    ):
-        table.add_column(name, justify=justify, overflow="fold", header_style="dim")  # type: ignore[arg-type]
+    numbers = ("no.", "tokens")
+    for name in ("mode", "no.", "verdict", "tokens", "text"):
+        justify: Literal["left", "right"] = "right" if name in numbers else "left"
+        table.add_column(name, justify=justify, overflow="fold", header_style="dim")
     for attempt in attempts:
         cells: tuple[Any, ...] = (
             attempt.mode,

@@ -261,13 +261,13 @@ def level_rows(results: Results) -> list[LevelRow]:
 
 
 def _cell(found: Sequence[Outcome]) -> tuple[int, float, float, float]:
+    if not found:
+        return 0, 0.0, 0.0, 0.0
     n = len(found)
-    sums = (
-        sum(o.correct for o in found),
-        sum(o.tokens for o in found),
-        sum(o.thought for o in found),
-    )
-    return (n, *(total / n for total in sums)) if n else (0, 0.0, 0.0, 0.0)  # type: ignore[return-value]
+    correct = sum(outcome.correct for outcome in found)
+    tokens = sum(outcome.tokens for outcome in found)
+    thought = sum(outcome.thought for outcome in found)
+    return n, correct / n, tokens / n, thought / n
 
 
 def funnel(counts: Mapping[str, Any]) -> list[tuple[str, int, float]]:
