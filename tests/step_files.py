@@ -76,10 +76,10 @@ def calls_of(out: Path) -> list[tuple[int, str, str]]:
 
 
 def files_of_step(calls: list[tuple[int, str, str]]) -> dict[str, list[str]]:
-    """Functions by file, from one push of weights to the next: what is loaded once is over."""
+    """Functions by file, from the second push of weights to the third: the engines have loaded."""
     push = ("actors/weights/update.py", "push")
     pushes = [tick for tick, name, function in calls if (name, function) == push]
-    begin, end = pushes[0], pushes[1]
+    begin, end = pushes[1], pushes[2]
     found = defaultdict[str, list[str]](list)
     for tick, name, function in calls:
         if begin <= tick < end and function != "<module>" and function not in found[name]:
