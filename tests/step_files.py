@@ -4,10 +4,10 @@
     python -m tests.step_files --write    and into docs/architecture.md
 
 The smoke recipe is run (synchronous, default algorithm), and every function of ours that is called
-between two pushes of weights is noted, in the driver, the rollout workers and the learner's rank. A
-profiler
-in each process appends the file of each call, with the time, to a file of its own; the driver's
-calls of `WeightUpdates.push` say when the step began and ended.
+between its last two pushes of weights is noted, in the driver, the rollout workers and the
+learner's rank: by then all of them have started. Each function is compiled with a first line that
+appends its name and the time to a file of its process. `sys.setprofile` would miss the threads that
+Ray starts for an actor's calls.
 """
 
 from __future__ import annotations
@@ -25,29 +25,35 @@ PAGE = REPO / "docs" / "architecture.md"
 BEGIN, END = "<!-- step: begin -->\n", "<!-- step: end -->\n"
 RECIPE = "pipelines/recipes/smoke.toml"
 PROFILER = """
-import os, sys, threading, time
+import ast, builtins, os, time
+from importlib.machinery import SourceFileLoader
 ROOT, OUT = {root!r}, {out!r}
-seen = set()
+seen, get_code = set(), SourceFileLoader.get_code
 
-def note(frame, event, arg):
-    if event != "call":
-        return
-    code = frame.f_code
-    name = code.co_filename
-    if not name.startswith(ROOT) or "/.venv" in name:
-        return
-    key = (int(time.time() * 1000), name, code.co_name)
-    if key in seen:
-        return
-    seen.add(key)
-    with open(os.path.join(OUT, str(os.getpid())), "a") as file:
-        file.write("%d %s %s\\n" % key)
+def note(name, function):
+    key = (int(time.time() * 1000), name, function)
+    if key not in seen:
+        seen.add(key)
+        with open(os.path.join(OUT, str(os.getpid())), "a") as file:
+            file.write("%d %s %s\\n" % key)
 
-sys.setprofile(note)
-threading.setprofile(note)
+def noted_code(self, module):
+    if not self.path.startswith(ROOT) or "/.venv" in self.path:
+        return get_code(self, module)
+    tree = ast.parse(self.get_data(self.path))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            at = 1 if ast.get_docstring(node) is not None else 0
+            call = "__note__(%r, %r)" % (self.path[len(ROOT):], node.name)
+            node.body[at:at] = ast.parse(call).body
+    return compile(ast.fix_missing_locations(tree), self.path, "exec", dont_inherit=True)
+
+builtins.__note__ = note
+SourceFileLoader.get_code = noted_code
 """
+LOOP = "pipelines/bpo.py"  # entered once, before the first step, and so never seen
 # where a reader begins, and where each process enters
-ORDER = ("pipelines/bpo.py", "pipelines/", "actors/rl_workers.py", "actors/event_loop.py")
+ORDER = (LOOP, "pipelines/", "actors/rl_workers.py", "actors/event_loop.py")
 ORDER += ("actors/rollout/loop.py", "actors/rollout/", "bimode/rl/scheduler.py", "bimode/rl/ledger")
 ORDER += ("actors/weights/", "actors/learner/", "bimode/learner/", "bimode/algorithms/")
 
@@ -55,7 +61,7 @@ ORDER += ("actors/weights/", "actors/learner/", "bimode/learner/", "bimode/algor
 def run_smoke(folder: Path, profiler: Path) -> None:
     """Runs the recipe; BPO, alone, with the profiler in each process."""
     base = [sys.executable, "-m"]
-    settings = ["--set", "bpo.steps=3", "--set", "bpo.checkpoint_every=9"]
+    settings = ["--set", "bpo.steps=4", "--set", "bpo.checkpoint_every=9"]
     plain = dict(os.environ, PYTHONPATH=str(REPO))
     for stage in ("curate", "anneal"):
         command = [*base, f"pipelines.{stage}", RECIPE, "--out", str(folder), *settings]
@@ -71,20 +77,20 @@ def calls_of(out: Path) -> list[tuple[int, str, str]]:
     calls = []
     for line in lines:
         tick, name, function = line.split(" ")
-        calls.append((int(tick), str(Path(name).relative_to(REPO)), function))
+        calls.append((int(tick), name, function))
     return sorted(calls)
 
 
 def files_of_step(calls: list[tuple[int, str, str]]) -> dict[str, list[str]]:
-    """Functions by file, from the second push of weights to the third: the engines have loaded."""
+    """Functions by file, from the last push but one to the last: what is loaded once is over."""
     push = ("actors/weights/update.py", "push")
     pushes = [tick for tick, name, function in calls if (name, function) == push]
-    begin, end = pushes[1], pushes[2]
-    found = defaultdict[str, list[str]](list)
+    begin, end = pushes[-2:]
+    found = defaultdict[str, list[str]](list, {LOOP: ["execute"]})
     for tick, name, function in calls:
-        if begin <= tick < end and function != "<module>" and function not in found[name]:
+        if begin <= tick < end and function not in found[name]:
             found[name].append(function)
-    return {name: functions for name, functions in found.items() if functions}
+    return found
 
 
 def reading_order(name: str) -> tuple[int, str]:
@@ -113,7 +119,7 @@ def main(arguments: list[str]) -> None:
     lines = [f"{at}. `{name}`: {purpose(name)}\n" for at, name in enumerate(names, 1)]
     print("".join(lines) + f"{len(names)} files")
     for name in names:
-        print(f"   {name}: {', '.join(found[name][:9])}", file=sys.stderr)
+        print(f"   {name}: {', '.join(found[name])}", file=sys.stderr)
     if "--write" in arguments:
         page = PAGE.read_text()
         before, after = page.split(BEGIN)[0], page.split(END)[1]
