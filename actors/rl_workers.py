@@ -23,8 +23,6 @@ from bimode.records import GenerationRequest, GenerationResult
 class RLWorkers:
     """The fleet and the learner group of one run, and the weight updates between them. `loop` is
     where the driver's side of them runs.
-
-    Raises, with nccl and ipc, what keeps the two sides from connecting.
     """
 
     def __init__(
@@ -34,8 +32,6 @@ class RLWorkers:
         self.loop = EventLoop("rollouts")
         transport = open_transport(sync, learner, sync_timeout_s)
         self.weights = WeightUpdates(fleet, transport, sync_timeout_s, self.loop)
-        if fleet.is_fixed:
-            self.weights.connect()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
         """Results drawn under the live version, while no rollout loop drives the fleet."""
@@ -84,5 +80,8 @@ def start_workers(
         group = LearnerGroup(dict(learner_options), learner.config.workers, learner)
         started.callback(group.close)
         workers = RLWorkers(fleet, group, sync, sync_timeout_s)
+        started.callback(workers.loop.close)
+        if fleet.is_fixed:
+            workers.weights.connect()
         started.pop_all()
     return workers

@@ -1,12 +1,13 @@
-"""`bimode explain DIR ID`: the whole story of one question, kept or rejected, as text (from
-`data_curation.publishing.row_history`).
+"""`bimode explain DIR ID`: prints the history of one question, kept or rejected
+(`data_curation.publishing.row_history`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.table import Table
@@ -17,53 +18,55 @@ from bimode.inputs.control_characters import printable
 from data_curation.publishing.wording import RULES, short
 
 if TYPE_CHECKING:
-    from data_curation.publishing.lookup import Neighbour
-    from data_curation.publishing.row_history import Attempt, RowHistory
+    from data_curation.publishing.row_history import Attempt, RowHistory, RowRef
 
-LONG, SHORT, LINE = (
-    1200,
-    240,
-    100,
-)  # characters of a text on the screen: the question, an answer, a neighbour
+LONG = 1200  # characters on the screen: of a question
+SHORT = 240  # of an answer
+LINE = 100  # of an attempt, and of another question
 Fields = Iterator[tuple[str, str]]
 
 
 def explain_run(run: Path, wanted: str) -> None:
-    """Prints the story of `wanted` in the run directory `run`. Raises ConfigError where there is
+    """Prints the history of `wanted` in the run directory `run`. Raises ConfigError where there is
     none.
     """
     from data_curation.publishing.row_history import load_history
 
-    story = load_history(run, wanted)
+    history = load_history(run, wanted)
     console = Console(highlight=False, markup=False, emoji=False)
-    console.print(headline(story))
-    out = "rejected" if story.rows[0].reason else "another row of this id is rejected"
-    for title, fields in (
-        ("found", found(story)),
-        ("question", question(story)),
-        ("source", source(story)),
-        (out, rejected(story)),
-        ("same as", same(story)),
-        ("contamination", contamination(story)),
-        ("tag", tag(story)),
-        ("written as", written(story)),
-        ("BPO", trained(story)),
-    ):
-        if lines := [line for line in fields if line[1]]:
+    console.print(headline(history))
+    for title, fields in sections(history).items():
+        if lines := [line for line in fields(history) if line[1]]:
             print_section(console, title, grid(lines))
-    for title, attempts in by_cache(story.attempts):
+    for title, attempts in groupby(history.attempts, attempt_title):
         print_section(console, title, attempt_table(attempts))
 
 
+def sections(history: RowHistory) -> dict[str, Callable[[RowHistory], Fields]]:
+    """The sections by title."""
+    is_rejected = bool(history.rows[0].reason)
+    return {
+        "found": found,
+        "question": question,
+        "source": source,
+        "rejected" if is_rejected else "another row of this id is rejected": rejected,
+        "same as": same,
+        "contamination": contamination,
+        "tag": tag,
+        "written as": written,
+        "BPO": trained,
+    }
+
+
 def print_section(console: Console, title: str, body: RenderableType) -> None:
-    """A title and what stands below it."""
+    """Prints a title and its section."""
     console.print()
     console.print(Text(title, style="bold"))
     console.print(body)
 
 
 def shown(text: str, style: str = "") -> Text:
-    """A text of a row or a model, without what a terminal would obey."""
+    """A text of a row or a model, with its control characters escaped."""
     return Text(printable(text), style=style)
 
 
@@ -77,173 +80,151 @@ def grid(lines: Iterable[tuple[str, str]]) -> Table:
     return table
 
 
-def headline(story: RowHistory) -> Text:
+def headline(history: RowHistory) -> Text:
     """The verdict in a line."""
-    reason, split = story.rows[0].reason, story.rows[0].row["split"]
-    return shown(f"{story.id}: ", style="bold").append(
-        f"rejected from {split}, {reason}" if reason else f"kept in {split}",
-        style="bold red" if reason else "bold green",
-    )
+    first = history.rows[0]
+    verdict, color = f"kept in {first.row['split']}", "green"
+    if first.reason:
+        verdict, color = f"rejected from {first.row['split']}, {first.reason}", "red"
+    return shown(f"{history.id}: ", style="bold").append(printable(verdict), style=f"bold {color}")
 
 
-def found(story: RowHistory) -> Fields:
-    """Where its rows lie."""
-    yield "version", story.version
-    for stored in story.rows:
-        yield (
-            stored.row["split"],
-            f"{stored.file}, row {stored.at}{stored.reason and f': {stored.reason}'}",
-        )
-    if len(story.history) > 1:
-        yield "in versions", ", ".join(f"{name} {state}" for name, state in story.history.items())
+def found(history: RowHistory) -> Fields:
+    """Where the rows lie."""
+    yield "version", history.version
+    for ref in history.rows:
+        place = f"{ref.file}, row {ref.at}"
+        yield ref.row["split"], f"{place}: {ref.reason}" if ref.reason else place
+    if len(history.history) > 1:
+        states = [f"{name} {state}" for name, state in history.history.items()]
+        yield "in versions", ", ".join(states)
 
 
-def question(story: RowHistory) -> Fields:
-    """What is asked, of which images, and what the answer is."""
-    from bimode.storage.dataset import question_of
-
-    row = story.rows[0].row
-    yield "text", short(question_of(row) if row["prompt"] else "", LONG)
+def question(history: RowHistory) -> Fields:
+    """The question, its answer and its images."""
+    first = history.rows[0]
+    row = first.row
+    yield "text", short(first.question, LONG)
     yield "answer", short(row["answer"], SHORT)
     yield "verifier", f"{row['verifier']} {row['verifier_args'] or ''}".strip()
-    yield (
-        "task",
-        ", ".join(filter(None, (row["task"], row["domain"], row["level"], row["difficulty"]))),
-    )
-    for at, image in enumerate(story.images):
+    task = (row["task"], row["domain"], row["level"], row["difficulty"])
+    yield "task", ", ".join(filter(None, task))
+    for at, image in enumerate(history.images):
         yield f"image {at}", f"{image.what}, {image.size:,} bytes"
-    if story.images:
+    if history.images:
         yield "pixels sha256", row["image_sha256"] or ""
         yield "phash", row["image_phash"] or ""
 
 
-def source(story: RowHistory) -> Fields:
-    """Where it comes from and what was done to it."""
-    row = story.rows[0].row
-    yield "from", row["source"] and f"{row['source']}, licence {row['source_license'] or 'unknown'}"
+def source(history: RowHistory) -> Fields:
+    """Where the row comes from and what was done to it."""
+    row = history.rows[0].row
+    if row["source"]:
+        yield "from", f"{row['source']}, license {row['source_license'] or 'unknown'}"
     yield "items", short(", ".join(row["source_refs"] or ()), LONG)
-    if row["parent_ids"]:
-        yield "parents", ", ".join(row["parent_ids"])
+    yield "parents", ", ".join(row["parent_ids"] or ())
     for op in row["ops"] or ():
         yield "done", f"{op['op']} v{op['version']}, settings {op['config_hash']}"
 
 
-def rejected(story: RowHistory) -> Fields:
-    """Why it, or another row of the same id, is not in the data."""
+def rejected(history: RowHistory) -> Fields:
+    """Why the row, or another row of the same id, is not in the data."""
     from data_curation.checks.validate import REASONS
 
-    for stored in story.rows:
-        if stored.reason:
-            yield stored.reason, REASONS.get(stored.reason, stored.reason).replace("`", "")
-            yield "detail", short(stored.row["detail"], SHORT)
-    if story.cause:
-        yield "that row", describe(story.cause)
+    for ref in history.rows:
+        if ref.reason:
+            yield ref.reason, REASONS.get(ref.reason, ref.reason).replace("`", "")
+            yield "detail", short(ref.row["detail"], SHORT)
+    if history.cause:
+        yield "that row", describe(history.cause)
 
 
-def same(story: RowHistory) -> Fields:
-    """The other members of its group of repeats."""
-    for member in story.group:
-        yield member.split, describe(member)
+def same(history: RowHistory) -> Fields:
+    """The other questions of its group of repeats."""
+    for ref in history.group:
+        yield ref.row["split"], describe(ref)
 
 
-def contamination(story: RowHistory) -> Fields:
-    """How it was compared with evaluation items."""
-    checked = story.rows[0].row["contamination"] or {}
-    by = f", by {checked['method']}" if checked.get("method") else ": it repeats no evaluation row"
-    yield "checked", f"yes{by}" if checked.get("checked") else "no"
+def contamination(history: RowHistory) -> Fields:
+    """How the row was compared with evaluation items."""
+    checked = history.rows[0].row["contamination"] or {}
+    if not checked.get("checked"):
+        yield "checked", "no"
+    elif checked.get("method"):
+        yield "checked", f"yes, by {checked['method']}"
+    else:
+        yield "checked", "yes: it repeats no evaluation row"
     if checked.get("hit"):
-        yield "hit", describe(story.hit) if story.hit else checked["hit"]
+        yield "hit", describe(history.hit) if history.hit else checked["hit"]
 
 
-def tag(story: RowHistory) -> Fields:
+def tag(history: RowHistory) -> Fields:
     """The tag and its evidence."""
-    if not (evidence := story.evidence):
-        yield "mode", f"{story.rows[0].row['mode'] or 'none'}: nothing was measured"
+    evidence = history.evidence
+    if not evidence:
+        yield "mode", f"{history.rows[0].row['mode'] or 'none'}: nothing was measured"
         return
     row = evidence.row
     yield "mode", f"{row['mode']}, by {row['mode_reason']}, confidence {row['mode_conf']:.3f}"
-    yield "rule", row["tag_rule"] and f"{row['tag_rule']}: {RULES.get(row['tag_rule'], '')}"
+    if row["tag_rule"]:
+        yield "rule", f"{row['tag_rule']}: {RULES.get(row['tag_rule'], '')}"
     if evidence.corrected is not None:
-        yield (
-            "right",
-            (
-                f"direct {row['n_pass_non_thinking']}/{row['n_rollouts']}, thinking"
-                f" {row['n_pass_thinking']}/{row['n_rollouts']}"
-            ),
-        )
-        low_high = ": {:.2f} to {:.2f}".format(*evidence.interval) if evidence.interval else ""
-        level = (
-            f" ({percent(evidence.confidence)} interval)"
-            if evidence.interval and evidence.confidence
-            else ""
-        )
-        yield (
-            "direct rate",
-            (
-                f"{evidence.corrected:.2f} corrected for guessing at"
-                f" {row['guess_rate']:.3f}{low_high}{level}"
-            ),
-        )
+        n = row["n_rollouts"]
+        counts = f"direct {row['n_pass_non_thinking']}/{n}, thinking {row['n_pass_thinking']}/{n}"
+        yield "right", counts
+        rate = f"{evidence.corrected:.2f} corrected for guessing at {row['guess_rate']:.3f}"
+        if evidence.interval:
+            rate += ": {:.2f} to {:.2f}".format(*evidence.interval)
+            if evidence.confidence:
+                rate += f" ({percent(evidence.confidence)} interval)"
+        yield "direct rate", rate
     yield "model", f"{row['rollout_model']}, settings {row['rollout_params_hash']}"
 
 
-def written(story: RowHistory) -> Fields:
-    """The training rows that it was written as."""
-    for stored in story.rows:
-        if stored.row["format"]:
-            by = (
-                f", reasoning by {stored.row['trace_source']}" if stored.row["trace_source"] else ""
-            )
-            yield stored.row["format"], f"{stored.row['id']}{by}"
-            yield "", short(stored.row["messages"][-1]["content"], SHORT)
+def written(history: RowHistory) -> Fields:
+    """The training rows that were written of it."""
+    for ref in history.rows:
+        if ref.row["format"]:
+            trace = ref.row["trace_source"]
+            by = f", reasoning by {trace}" if trace else ""
+            yield ref.row["format"], f"{ref.row['id']}{by}"
+            yield "", short(ref.row["messages"][-1]["content"], SHORT)
 
 
-def trained(story: RowHistory) -> Fields:
-    """How BPO fared with it."""
-    for of in story.trained:
-        yield (
-            of.mode,
-            (
-                f"drawn {of.num_groups} times, {of.rollouts} rollouts, mean reward {of.reward:.2f},"
-                f" {of.tokens:.1f} tokens"
-            ),
-        )
+def trained(history: RowHistory) -> Fields:
+    """BPO's rollouts of it."""
+    for mode in history.trained:
+        draws = f"drawn {mode.num_groups} times, {mode.rollouts} rollouts"
+        yield mode.mode, f"{draws}, mean reward {mode.reward:.2f}, {mode.tokens:.1f} tokens"
 
 
-def by_cache(attempts: Iterable[Attempt]) -> Iterator[tuple[str, list[Attempt]]]:
-    """The attempts of each model and sampling, with a title."""
-    groups: dict[tuple[bool, str, str], list[Attempt]] = {}
-    for attempt in attempts:
-        groups.setdefault((attempt.counted, attempt.kind, attempt.params_hash), []).append(attempt)
-    for (counted, kind, params_hash), of_group in groups.items():
-        yield (
-            f"{kind} of {params_hash}{', which the tag rests on' if counted else ', not counted'}",
-            of_group,
-        )
+def attempt_title(attempt: Attempt) -> str:
+    """The model and the sampling of an attempt."""
+    use = ", which the tag rests on" if attempt.counted else ", not counted"
+    return f"{attempt.kind} of {attempt.params_hash}{use}"
 
 
 def attempt_table(attempts: Iterable[Attempt]) -> Table:
     """A line an attempt."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    numbers = ("no.", "tokens")
     for name in ("mode", "no.", "verdict", "tokens", "text"):
-        justify: Literal["left", "right"] = "right" if name in numbers else "left"
-        table.add_column(name, justify=justify, overflow="fold", header_style="dim")
+        table.add_column(name, overflow="fold", header_style="dim")
+    table.columns[1].justify = table.columns[3].justify = "right"
     for attempt in attempts:
-        cells: tuple[Any, ...] = (
-            attempt.mode,
-            attempt.number,
-            short(attempt.verdict, LINE),
-            attempt.tokens,
+        table.add_row(
+            shown(attempt.mode),
+            str(attempt.number),
+            shown(short(attempt.verdict, LINE)),
+            str(attempt.tokens),
+            shown(short(attempt.text, LINE)),
         )
-        table.add_row(*(shown(str(cell)) for cell in cells), shown(short(attempt.text, LINE)))
     return table
 
 
-def describe(neighbour: Neighbour) -> str:
-    """Another row in a line."""
-    state = f"rejected, {neighbour.reason}" if neighbour.reason else "kept"
-    return f"{neighbour.id} ({neighbour.split}, {state}): {short(neighbour.question, LINE)}"
+def describe(ref: RowRef) -> str:
+    """Another question in a line."""
+    state = f"rejected, {ref.reason}" if ref.reason else "kept"
+    return f"{ref.question_id} ({ref.row['split']}, {state}): {short(ref.question, LINE)}"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ SURVIVED_BY_S = 5.0  # until Ray has heard of the death that a survivor's error 
 
 
 @dataclass(frozen=True, slots=True)
-class WeightExport:
+class ExportPlan:
     """How weights leave a learner: in how many parts, and where they can be read in place
     (`bimode.storage.shared_memory.machine`; empty: nowhere, since they are sharded, of another
     precision or on a GPU, or few enough to be copied).
@@ -72,7 +72,7 @@ class LearnerRank:
         can_lend = (
             rank == 0 and num_buckets > WINDOW and self.learner.share()
         )  # now: later it would need room for two copies
-        self._outlet = WeightExport(num_buckets, machine() if can_lend else "")
+        self._plan = ExportPlan(num_buckets, machine() if can_lend else "")
 
     def forward_backward(
         self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float
@@ -86,9 +86,9 @@ class LearnerRank:
         """`Learner.optim_step`."""
         return self.learner.optim_step()
 
-    def outlet(self) -> WeightExport:
+    def export_plan(self) -> ExportPlan:
         """How the weights leave."""
-        return self._outlet
+        return self._plan
 
     @ray.method(num_returns=2)
     def export_bucket(self, version: int, index: int, share: bool) -> tuple[int, WeightBucket]:
@@ -209,10 +209,10 @@ class LearnerGroup:
         """
         return _get([actor.optim_step.remote() for actor in self.ranks])[0]
 
-    async def export_plan(self) -> WeightExport:
+    async def export_plan(self) -> ExportPlan:
         """How the weights leave; waits until every rank has loaded."""
         await _answers(self.started)
-        [plan] = await _answers([self.ranks[0].outlet.remote()])
+        [plan] = await _answers([self.ranks[0].export_plan.remote()])
         return plan
 
     def export(self, version: int, index: int, share: bool = False) -> Export:

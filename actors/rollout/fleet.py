@@ -25,18 +25,19 @@ LOADING = 10  # times the usual timeout for a worker whose engine is still loadi
 
 
 class WorkerFailedError(WorkerLostError):
-    """One worker died, was late, or holds wrong weights. `why` goes on after its name; `is_damage`
-    says that weights arrived wrong.
+    """One worker died, was late, or holds wrong weights: `why` goes on after its name.
+    `is_damage` says that weights arrived wrong.
     """
 
     def __init__(self, worker: str, why: str, is_damage: bool = False) -> None:
         super().__init__(f"{worker} {why}")
-        self.why, self.is_damage = why, is_damage
+        self.is_damage = is_damage
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
-    """A phase of a weight update. Example: ``Phase("phase verify of version 3", 120.0)``."""
+class PhaseDeadline:
+    """How long each call in a phase of a weight update may take. Example:
+    ``PhaseDeadline("phase verify of version 3", 120.0)``."""
 
     name: str
     timeout_s: float  # of each call in it
@@ -59,8 +60,10 @@ class WorkerHandle:
     is_ready: bool = False  # its engine has loaded
     leases: dict[int, tuple[Lease, float]] = field(default_factory=dict)
     idle_since: float | None = None
-    _phase: Phase | None = None  # of the weight update that it is in
-    _awaited: Phase | None = None  # the phase that cannot begin before the call under way has ended
+    _phase: PhaseDeadline | None = None  # of the weight update that it is in
+    _awaited: PhaseDeadline | None = (
+        None  # the phase that cannot begin before the call under way has ended
+    )
     _deadline: asyncio.Timeout | None = None  # of the call under way
 
     async def ready(self) -> None:
@@ -143,7 +146,7 @@ class WorkerHandle:
     @contextmanager
     def phase(self, name: str, timeout_s: float) -> Iterator[None]:
         """A phase of a weight update: each call in it may take `timeout_s`."""
-        self._phase = Phase(name, timeout_s)
+        self._phase = PhaseDeadline(name, timeout_s)
         try:
             yield
         finally:
@@ -157,7 +160,7 @@ class WorkerHandle:
     def must_end(self, name: str, timeout_s: float) -> None:
         """Phase `name` waits for the call under way, which may take `timeout_s` from now on."""
         if self._deadline is not None:
-            self._awaited = Phase(name, timeout_s)
+            self._awaited = PhaseDeadline(name, timeout_s)
             self._deadline.reschedule(asyncio.get_running_loop().time() + timeout_s)
 
 

@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from actors.event_loop import EventLoop
 from actors.rollout.fleet import RolloutFleet, WorkerFailedError, WorkerHandle
@@ -230,8 +230,8 @@ class Rollouts:
         self, worker: WorkerHandle, group_id: int, results: list[GenerationResult]
     ) -> None:
         lease, began = worker.leases.pop(group_id)
-        facts: dict[str, Any] = {"group_ids": lease.group_ids}
-        self.trace.span(worker.name, "lease", began, time.monotonic(), **facts)
+        now = time.monotonic()
+        self.trace.span(worker.name, "lease", began, now, group_ids=lease.group_ids)
         scored = self.task.score(lease, results)
         for each in scored:
             if isinstance(each, RefusedPrompt):

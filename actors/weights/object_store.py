@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from actors.event_loop import Signal
-from actors.learner.group import Export, LearnerGroup, WeightExport
+from actors.learner.group import Export, ExportPlan, LearnerGroup
 from actors.rollout.fleet import WorkerHandle
 from actors.weights.transport import WeightPush
 from bimode.errors import LearnerLostError
@@ -22,7 +22,7 @@ AT_ONCE = 8  # buckets of one call
 
 
 class BucketPush(WeightPush):
-    """One version in `outlet.num_buckets` buckets. `window` is how many may be out of the learner
+    """One version in `plan.num_buckets` buckets. `window` is how many may be out of the learner
     and not yet with any worker.
     """
 
@@ -32,13 +32,13 @@ class BucketPush(WeightPush):
     def __init__(
         self,
         learner: LearnerGroup,
-        outlet: WeightExport,
+        plan: ExportPlan,
         version: int,
         workers: Iterable[WorkerHandle],
         deadline_s: float,
     ) -> None:
         super().__init__(version, workers)
-        self.learner, self.num_buckets, self.deadline_s = learner, outlet.num_buckets, deadline_s
+        self.learner, self.num_buckets, self.deadline_s = learner, plan.num_buckets, deadline_s
         self.buckets: list[Any] = []  # references; None once every worker has it
         self.checksums: list[int] = []
         self._loaded = dict.fromkeys(self.workers, 0)
@@ -116,16 +116,20 @@ class BucketPush(WeightPush):
 class ObjectStoreTransport:
     """Copies of the weights, through Ray's object store."""
 
-    name = "object_store"
-
     def __init__(self, learner: LearnerGroup, deadline_s: float) -> None:
         self.learner, self.deadline_s = learner, deadline_s
-        self.outlet: WeightExport | None = None
+        self.plan: ExportPlan | None = None
 
     async def connect(self, workers: Sequence[WorkerHandle]) -> None:
-        if self.outlet is None:
-            self.outlet = await self.learner.export_plan()
+        if self.plan is None:
+            self.plan = await self.learner.export_plan()
 
     def start(self, version: int, workers: Iterable[WorkerHandle]) -> WeightPush:
-        assert self.outlet is not None, "connect first"
-        return BucketPush(self.learner, self.outlet, version, workers, self.deadline_s)
+        assert self.plan is not None, "connect first"
+        workers = list(workers)
+        push = self.push_class(self.plan, workers)
+        return push(self.learner, self.plan, version, workers, self.deadline_s)
+
+    def push_class(self, plan: ExportPlan, workers: Sequence[WorkerHandle]) -> type[BucketPush]:
+        """How the buckets of one push travel."""
+        return BucketPush

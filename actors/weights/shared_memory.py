@@ -12,10 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from actors.learner.group import LearnerGroup, WeightExport
+from actors.learner.group import ExportPlan, LearnerGroup
 from actors.rollout.fleet import WorkerHandle
 from actors.weights.object_store import BucketPush, ObjectStoreTransport
-from actors.weights.transport import WeightPush
 from bimode.errors import ConfigError
 
 PATIENCE_S = 10.0
@@ -29,12 +28,12 @@ class SharedMemoryPush(BucketPush):
     def __init__(
         self,
         learner: LearnerGroup,
-        outlet: WeightExport,
+        plan: ExportPlan,
         version: int,
         workers: Iterable[WorkerHandle],
         deadline_s: float,
     ) -> None:
-        super().__init__(learner, outlet, version, workers, deadline_s)
+        super().__init__(learner, plan, version, workers, deadline_s)
         self.window, self.slice_wait_s = self.num_buckets, PATIENCE_S
         self._checks = defaultdict[WorkerHandle, list[Any]](list)
 
@@ -54,22 +53,19 @@ class SharedMemoryPush(BucketPush):
 class SharedMemoryTransport(ObjectStoreTransport):
     """Shared memory alone: refused where the learner's memory cannot be read."""
 
-    name = "shared_memory"
-
     async def connect(self, workers: Sequence[WorkerHandle]) -> None:
         await super().connect(workers)
-        assert self.outlet is not None
-        if not self.outlet.shared_on:
+        assert self.plan is not None
+        if not self.plan.shared_on:
             raise ConfigError(
                 "bpo.sync",
-                self.name,
+                "shared_memory",
                 "the learner's weights cannot be read in place (they are split, of another"
                 " precision, on a GPU, or /dev/shm is full); use auto or object_store",
             )
 
-    def start(self, version: int, workers: Iterable[WorkerHandle]) -> WeightPush:
-        assert self.outlet is not None, "connect first"
-        return SharedMemoryPush(self.learner, self.outlet, version, workers, self.deadline_s)
+    def push_class(self, plan: ExportPlan, workers: Sequence[WorkerHandle]) -> type[BucketPush]:
+        return SharedMemoryPush
 
 
 class CpuTransport(ObjectStoreTransport):
@@ -77,11 +73,7 @@ class CpuTransport(ObjectStoreTransport):
     learner's machine, the object store for every other.
     """
 
-    name = "auto"
-
-    def start(self, version: int, workers: Iterable[WorkerHandle]) -> WeightPush:
-        assert self.outlet is not None, "connect first"
+    def push_class(self, plan: ExportPlan, workers: Sequence[WorkerHandle]) -> type[BucketPush]:
         machines = {worker.machine for worker in workers}
-        is_shared = self.outlet.shared_on != "" and machines == {self.outlet.shared_on}
-        push = SharedMemoryPush if is_shared else BucketPush
-        return push(self.learner, self.outlet, version, workers, self.deadline_s)
+        is_shared = plan.shared_on != "" and machines == {plan.shared_on}
+        return SharedMemoryPush if is_shared else BucketPush

@@ -68,9 +68,7 @@ class WeightPush(ABC):
 
 
 class WeightTransport(Protocol):
-    """How weights travel. `name` is its name in `bimode.rl.transports`."""
-
-    name: str
+    """How weights travel: one of `bimode.rl.transports.LIMITS`."""
 
     async def connect(self, workers: Sequence[WorkerHandle]) -> None:
         """Asks the learner how weights leave it, or forms a group with the workers; does nothing

@@ -244,7 +244,7 @@ class Recipe(ConfigModel):
     @property
     def transport(self) -> str:
         """What `bpo.sync` means on this recipe's placement (`bimode.rl.transports.resolve`)."""
-        gpus = bool(self.cluster.rollout_gpus and self.cluster.learner_gpus)
+        gpus = self.cluster.rollout_gpus >= 1 and self.cluster.learner_gpus >= 1
         return resolve(self.bpo.sync, gpus=gpus, joins=bool(self.bpo.rollout_workers_max))
 
     @model_validator(mode="after")

@@ -215,9 +215,9 @@ class BpoConfig(ConfigModel):
     sync: Literal["auto", "object_store", "shared_memory", "nccl", "ipc"] = Field(
         "auto",
         description=(
-            "how new weights travel to the rollout workers: `auto` is `nccl` between GPUs (but"
-            " `object_store` with `rollout_workers_max`), else `shared_memory` where learner and"
-            " workers share a machine's memory, else `object_store`; `ipc` is for both on one GPU"
+            "how new weights travel to the rollout workers: `auto` is `nccl` between whole GPUs"
+            " (but `object_store` with `rollout_workers_max`), else `shared_memory` where learner"
+            " and workers share a machine's memory, else `object_store`; `ipc` is for both on one GPU"
         ),
     )
     checkpoint_every: Positive = Field(

@@ -35,8 +35,9 @@ LIMITS = {
 
 
 def resolve(sync: str, *, gpus: bool, joins: bool) -> str:
-    """The transport that `bpo.sync` means: `auto` is nccl between GPUs, unless workers are to come
-    and go; without GPUs it stays `auto`, which decides at each update whether memory is shared.
+    """The transport that `bpo.sync` means: `auto` is nccl between whole GPUs (`gpus`), unless
+    workers are to come and go; elsewhere it stays `auto`, which decides at each update whether
+    memory is shared. NCCL takes one rank a device, so GPUs that are shared do not count.
     """
     if sync != "auto" or not gpus:
         return sync

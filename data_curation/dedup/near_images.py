@@ -15,12 +15,12 @@ import numpy as np
 from data_curation.dedup.fingerprints import HASH_SIZE, THUMB_BYTES
 
 WORDS = HASH_SIZE * HASH_SIZE // 64
-# Grey levels (of 255), root mean square over the thumbnail. Set on the three families, 40 x 40 with
+# Gray levels (of 255), root mean square over the thumbnail. Set on the three families, 40 x 40 with
 # noise: of 20,100 pictures the closest two that have one answer and were drawn apart are at 1.86;
 # of 400 copies a family those by JPEG of quality 70, twice the size, both, or brighter by 8 reach
 # 1.65. Quality 50 reaches 2.2 and half the size 7.6: such copies of noisy pictures are missed.
 TOLERANCE = 1.8
-MORE_LIGHT = 48  # grey levels by which the mean may differ: night is another picture than day
+MORE_LIGHT = 48  # gray levels by which the mean may differ: night is another picture than day
 BLOCK = 512  # rows that are compared at once: the matrices stay in the cache
 
 
@@ -67,14 +67,16 @@ def near(one: Pictures, two: Pictures, radius: int) -> np.ndarray:
 
 def near_before(pictures: Pictures, radius: int) -> np.ndarray:
     """(rows, rows) bool: whether a row is near one before it."""
-    return _alike(pictures, pictures, np.tril(_hashes_near(pictures, pictures, radius), -1))
+    close = _hashes_near(pictures, pictures, radius)
+    return _alike(pictures, pictures, np.tril(close, -1))
 
 
 def near_each(one: Pictures, two: Pictures, radius: int) -> np.ndarray:
     """(rows,) bool: row by row, whether each picture of the one is near that of the other."""
-    products = np.einsum("rnp,rnp->rn", _centred(one.thumbs), _centred(two.thumbs))
-    same = _same_grey(products, one.mean, one.std, two.mean, two.std)
-    return np.asarray((same & (_bits_apart(one.hashes, two.hashes) <= radius)).all(1))
+    products = np.einsum("rnp,rnp->rn", _centered(one.thumbs), _centered(two.thumbs))
+    close = _bits_apart(one.hashes, two.hashes) <= radius
+    close &= _same_gray(products, one.mean, one.std, two.mean, two.std)
+    return np.asarray(close.all(1))
 
 
 def _hashes_near(one: Pictures, two: Pictures, radius: int) -> np.ndarray:
@@ -95,8 +97,8 @@ def _alike(one: Pictures, two: Pictures, close: np.ndarray) -> np.ndarray:
     if rows.size:
         a, b = one.take(rows), two.take(columns)
         for k in range(one.hashes.shape[1]):
-            products = _centred(a.thumbs[:, k]) @ _centred(b.thumbs[:, k]).T
-            same = _same_grey(
+            products = _centered(a.thumbs[:, k]) @ _centered(b.thumbs[:, k]).T
+            same = _same_gray(
                 products,
                 a.mean[:, k, None],
                 a.std[:, k, None],
@@ -117,11 +119,11 @@ def _bits_apart(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     return bits
 
 
-def _centred(thumbs: np.ndarray) -> np.ndarray:
+def _centered(thumbs: np.ndarray) -> np.ndarray:
     return thumbs.astype(np.float32) - 128
 
 
-def _same_grey(
+def _same_gray(
     products: np.ndarray,
     mean_a: np.ndarray,
     std_a: np.ndarray,
@@ -131,14 +133,17 @@ def _same_grey(
     """Whether thumbnails brought to one mean and contrast differ by TOLERANCE at most, at the
     larger contrast of the two.
 
-    ``max(s_a, s_b) * rms((a - m_a) / s_a - (b - m_b) / s_b)`` grey levels, where the contrast ``s``
+    ``max(s_a, s_b) * rms((a - m_a) / s_a - (b - m_b) / s_b)`` gray levels, where the contrast ``s``
     of a flat picture counts as 1; `products` are sums over the thumbnails less 128.
     """
     covariance = products / THUMB_BYTES - (mean_a - 128) * (mean_b - 128)
-    s_a, s_b = np.maximum(std_a, 1.0), np.maximum(std_b, 1.0)
-    square = (std_a / s_a) ** 2 + (std_b / s_b) ** 2 - 2 * covariance / (s_a * s_b)
+    s_a = np.maximum(std_a, 1.0)
+    s_b = np.maximum(std_b, 1.0)
+    own = (std_a / s_a) ** 2 + (std_b / s_b) ** 2
+    square = own - 2 * covariance / (s_a * s_b)
     apart = np.maximum(s_a, s_b) * np.sqrt(np.maximum(square, 0))
-    return np.asarray((apart <= TOLERANCE) & (np.abs(mean_a - mean_b) <= MORE_LIGHT))
+    same_light = np.abs(mean_a - mean_b) <= MORE_LIGHT
+    return np.asarray(same_light & (apart <= TOLERANCE))
 
 
 class KeptPictures:
@@ -169,13 +174,12 @@ class KeptPictures:
 
     def all_near(self, pictures: Pictures) -> tuple[np.ndarray, np.ndarray]:
         """Rows and the ranks of the kept rows that they are near, pair by pair."""
-        pairs = [
-            (np.nonzero(near(pictures, kept, self._radius)), ranks) for ranks, kept in self._parts
-        ]
-        rows = [at for (at, _), _ in pairs]
-        return np.concatenate([*rows, np.empty(0, np.int64)]), np.concatenate(
-            [*(ranks[column] for (_, column), ranks in pairs), np.empty(0, np.int64)]
-        )
+        rows, hits = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for ranks, kept in self._parts:
+            row, column = np.nonzero(near(pictures, kept, self._radius))
+            rows.append(row)
+            hits.append(ranks[column])
+        return np.concatenate(rows), np.concatenate(hits)
 
     def place(self, ranks: np.ndarray, pictures: Pictures, fixed: np.ndarray) -> np.ndarray:
         """Keeps the rows that are near no kept row and no row before them that is kept; `fixed`
@@ -183,25 +187,18 @@ class KeptPictures:
 
         Returns for each row the rank of the first kept row that it repeats, or -1.
         """
-        first = np.concatenate(
-            [
-                self._place(
-                    ranks[at : at + BLOCK],
-                    pictures.take(slice(at, at + BLOCK)),
-                    fixed[at : at + BLOCK],
-                )
-                for at in range(0, len(ranks), BLOCK)
-            ]
-        )
-        return first
+        first = []
+        for start in range(0, len(ranks), BLOCK):
+            block = slice(start, start + BLOCK)
+            first.append(self._place(ranks[block], pictures.take(block), fixed[block]))
+        return np.concatenate(first)
 
     def _place(self, ranks: np.ndarray, pictures: Pictures, fixed: np.ndarray) -> np.ndarray:
         first = np.where(fixed, -1, self.first_near(pictures))
         left = np.flatnonzero(first < 0)
         among = near_before(pictures.take(left), self._radius)
-        for i in np.flatnonzero(
-            among.any(1) & ~fixed[left]
-        ):  # in order of priority: what is out removes nobody
+        # In order of priority: a row that is rejected rejects no other.
+        for i in np.flatnonzero(among.any(1) & ~fixed[left]):
             kept = np.flatnonzero(among[i] & (first[left] < 0))
             if kept.size:
                 first[left[i]] = ranks[left[kept[0]]]

@@ -11,172 +11,104 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import mlcroissant as mlc
 import pyarrow as pa
 
 from bimode.storage.dataset import SCHEMA
 from data_curation.publishing.published import Published
 from data_curation.publishing.wording import COLUMNS
 
-TERMS = (
-    "citeAs",
-    "column",
-    "equivalentProperty",
-    "extract",
-    "field",
-    "fileObject",
-    "fileProperty",
-    "fileSet",
-    "format",
-    "includes",
-    "isLiveDataset",
-    "jsonPath",
-    "key",
-    "md5",
-    "parentField",
-    "path",
-    "recordSet",
-    "references",
-    "regex",
-    "repeated",
-    "replace",
-    "samplingRate",
-    "separator",
-    "source",
-    "subField",
-    "transform",
-)
-CONTEXT: dict[str, Any] = {
-    "@language": "en",
-    "@vocab": "https://schema.org/",
-    "cr": "http://mlcommons.org/croissant/",
-    "dct": "http://purl.org/dc/terms/",
-    "rai": "http://mlcommons.org/croissant/RAI/",
-    "sc": "https://schema.org/",
-    "conformsTo": "dct:conformsTo",
-    "data": {"@id": "cr:data", "@type": "@json"},
-    "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
-    "examples": {"@id": "cr:examples", "@type": "@json"},
-} | {term: f"cr:{term}" for term in TERMS}
 PARQUET = "application/x-parquet"
-KINDS = {"string": "sc:Text", "float": "sc:Float", "int16": "sc:Integer", "bool": "sc:Boolean"}
+KINDS = {
+    "string": mlc.DataType.TEXT,
+    "float": mlc.DataType.FLOAT,
+    "int16": mlc.DataType.INTEGER,
+    "bool": mlc.DataType.BOOL,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class DataFile:
-    """A shard, e.g. ``DataFile("data/train-00000-of-00001.parquet", size=512_000,
-    sha256="9f...")``.
-    """
-
-    path: str  # relative to the published folder, with slashes
-    size: int  # bytes
-    sha256: str
-
-
-def data_files(folder: Path) -> list[DataFile]:
-    """The shards below data/ of `folder`, by name."""
-    found = []
-    for file in sorted((folder / "data").glob("*.parquet")):
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        found.append(DataFile(f"data/{file.name}", file.stat().st_size, digest))
-    return found
-
-
-def croissant(
-    published: Published, files: Sequence[DataFile], licenses: Sequence[str], name: str
-) -> str:
-    """croissant.json of data called `name`, as text; equal data gives equal bytes."""
-    total = ", ".join(f"{n} {split}" for split, n in published.rows.items())
-    return json.dumps(
-        {
-            "@context": CONTEXT,
-            "@type": "sc:Dataset",
-            "conformsTo": "http://mlcommons.org/croissant/1.0",
-            "name": name,
-            "description": (
-                f"Questions with checkable answers, tagged by whether thinking pays: {total} rows."
-            ),
-            "license": list(licenses),
-            "distribution": [*map(_file_object, files), *map(_file_set, published.rows)],
-            "recordSet": [_record_set(split) for split in published.rows],
-        },
-        indent=1,
+def shard_object(file: Path) -> mlc.FileObject:
+    """The shard `file`, with its size and digest; it lies in data/ of the published folder."""
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    path = f"data/{file.name}"
+    return mlc.FileObject(
+        id=path,
+        name=file.name,
+        content_url=path,
+        content_size=f"{file.stat().st_size} B",
+        encoding_formats=[PARQUET],
+        sha256=digest,
     )
 
 
-def _file_object(file: DataFile) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileObject",
-        "@id": file.path,
-        "name": Path(file.path).name,
-        "contentUrl": file.path,
-        "contentSize": f"{file.size} B",
-        "encodingFormat": PARQUET,
-        "sha256": file.sha256,
-    }
+def croissant(published: Published, folder: Path, licenses: Sequence[str], name: str) -> str:
+    """croissant.json of the data in `folder`, called `name`, as text; equal data gives equal
+    bytes.
+    """
+    total = ", ".join(f"{n} {split}" for split, n in published.rows.items())
+    about = f"Questions with checkable answers, tagged by whether thinking pays: {total} rows."
+    shards = sorted((folder / "data").glob("*.parquet"))
+    metadata = mlc.Metadata(
+        name=name,
+        description=about,
+        license=list(licenses),
+        distribution=[*map(shard_object, shards), *map(_file_set, published.rows)],
+        record_sets=[_record_set(split) for split in published.rows],
+    )
+    return json.dumps(metadata.to_json(), indent=1)
 
 
-def _file_set(split: str) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileSet",
-        "@id": f"shards-{split}",
-        "name": f"shards-{split}",
-        "encodingFormat": PARQUET,
-        "includes": f"data/{split}-*.parquet",
-    }
+def _file_set(split: str) -> mlc.FileSet:
+    name = f"shards-{split}"
+    shards = f"data/{split}-*.parquet"
+    return mlc.FileSet(id=name, name=name, encoding_formats=[PARQUET], includes=[shards])
 
 
-def _record_set(split: str) -> dict[str, Any]:
-    return {
-        "@type": "cr:RecordSet",
-        "@id": split,
-        "name": split,
-        "description": f"The rows of {split}.",
-        "key": {"@id": f"{split}/id"},
-        "field": [_column(split, column) for column in SCHEMA],
-    }
+def _record_set(split: str) -> mlc.RecordSet:
+    return mlc.RecordSet(
+        id=split,
+        name=split,
+        description=f"The rows of {split}.",
+        key=f"{split}/id",
+        fields=[_field(split, column) for column in SCHEMA],
+    )
 
 
-def _column(split: str, column: pa.Field) -> dict[str, Any]:
+def _field(split: str, column: pa.Field) -> mlc.Field:
     """A column as a field; a struct, or a list of structs, as a field of fields."""
-    field: dict[str, Any] = {
-        "@type": "cr:Field",
-        "@id": f"{split}/{column.name}",
-        "name": column.name,
-        "description": COLUMNS[column.name],
-    }
-    repeated = {"repeated": True} if pa.types.is_list(column.type) else {}
-    kind = column.type.value_type if repeated else column.type
+    is_list = pa.types.is_list(column.type)
+    kind = column.type.value_type if is_list else column.type
+    field = mlc.Field(
+        id=f"{split}/{column.name}", name=column.name, description=COLUMNS[column.name]
+    )
+    if is_list:
+        field.repeated = True
     if column.name == "images":
-        return (
-            field
-            | repeated
-            | {
-                "dataType": "sc:ImageObject",
-                "source": _source(split, column.name, "bytes"),
-            }
-        )
-    if not pa.types.is_struct(kind):
-        return (
-            field | repeated | {"dataType": KINDS[str(kind)], "source": _source(split, column.name)}
-        )
-    inner = [
-        {
-            "@type": "cr:Field",
-            "@id": f"{split}/{column.name}/{part.name}",
-            "name": part.name,
-            "dataType": KINDS[str(part.type)],
-            "source": _source(split, column.name, part.name),
-        }
-        for part in kind
-    ]
-    return field | repeated | {"subField": inner}
+        field.data_types = [mlc.DataType.IMAGE_OBJECT]
+        field.source = _source(split, column.name, "bytes")
+    elif pa.types.is_struct(kind):
+        field.sub_fields = [_sub_field(split, column.name, part) for part in kind]
+    else:
+        field.data_types = [KINDS[str(kind)]]
+        field.source = _source(split, column.name)
+    return field
 
 
-def _source(split: str, column: str, part: str = "") -> dict[str, Any]:
-    source = {"fileSet": {"@id": f"shards-{split}"}, "extract": {"column": column}}
-    return source | ({"transform": {"jsonPath": part}} if part else {})
+def _sub_field(split: str, column: str, part: pa.Field) -> mlc.Field:
+    return mlc.Field(
+        id=f"{split}/{column}/{part.name}",
+        name=part.name,
+        data_types=[KINDS[str(part.type)]],
+        source=_source(split, column, part.name),
+    )
+
+
+def _source(split: str, column: str, part: str = "") -> mlc.Source:
+    return mlc.Source(
+        file_set=f"shards-{split}",
+        extract=mlc.Extract(column=column),
+        transforms=[mlc.Transform(json_path=part)] if part else [],
+    )

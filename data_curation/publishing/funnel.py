@@ -90,10 +90,10 @@ def source_counts(store: Store) -> tuple[SourceCount, ...]:
     name.
     """
     found: dict[tuple[str, str], list[int]] = {}
-    for (source, licence, kept), n in store.counts(
+    for (source, license, kept), n in store.counts(
         ["source", "source_license", "reason = ''"]
     ).items():
-        of_source = found.setdefault((source or "", licence or ""), [0, 0])
+        of_source = found.setdefault((source or "", license or ""), [0, 0])
         of_source[0] += n
         of_source[1] += n * kept
     return tuple(SourceCount(*name, *counts) for name, counts in sorted(found.items()))

@@ -25,7 +25,7 @@ from data_curation.candidates import CANDIDATE_SCHEMA, REJECT_SCHEMA
 from data_curation.formats import training_rows
 from data_curation.publishing.alerts import starving
 from data_curation.publishing.card import card, licenses_of
-from data_curation.publishing.croissant import croissant, data_files
+from data_curation.publishing.croissant import croissant
 from data_curation.publishing.funnel import source_counts
 from data_curation.publishing.published import Published
 from data_curation.store import Store
@@ -76,7 +76,7 @@ def publish(
     published = replace(write_rejects(store, out), rows=rows, formats=dict(sorted(formats.items())))
     (out / "README.md").write_text(card(store, published, config, out, name))
     (out / "croissant.json").write_text(
-        croissant(published, data_files(out), licenses_of(source_counts(store)), name)
+        croissant(published, out, licenses_of(source_counts(store)), name)
     )
     return published
 

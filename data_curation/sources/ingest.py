@@ -188,12 +188,12 @@ def refused_row(refusal: Refusal, split: str) -> Row:
 
 
 def _origin(row: Row) -> tuple[str, str]:
-    """Source and licence of a row of which nothing is certain."""
-    source, licence = row["source"], row["source_license"]
+    """Source and license of a row of which nothing is certain."""
+    source, license = row["source"], row["source_license"]
     sound = (
-        isinstance(source, str) and isinstance(licence, str) and (source + licence).isprintable()
+        isinstance(source, str) and isinstance(license, str) and (source + license).isprintable()
     )
-    return (source, licence) if sound else ("", "")
+    return (source, license) if sound else ("", "")
 
 
 def fingerprint(row: Row, checked: Checked) -> Row:

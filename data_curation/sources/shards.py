@@ -101,10 +101,10 @@ class FileShard:
         """The records of the part, as the source's layout reads them; what is refused is the
         source's too.
         """
-        name, licence = source_name(self.source), self.source.license
+        name, license = source_name(self.source), self.source.license
         for sample in read_samples(self.part, self.source):
             yield (
-                replace(sample, source=name, license=licence)
+                replace(sample, source=name, license=license)
                 if isinstance(sample, Refusal)
                 else sample
             )

@@ -105,13 +105,13 @@ def stall_at_third_bucket(rank: Any) -> None:
 
 def into_small_buckets(rank: Any) -> None:
     from actors.learner.engines import named_tensors
-    from actors.learner.group import WeightExport
+    from actors.learner.group import ExportPlan
     from bimode.storage.weights import into_buckets
 
     sizes = [(name, 4 * tensor.numel()) for name, tensor in named_tensors(rank.learner.model)]
     rank.whole = rank.learner.buckets
     rank.learner.buckets = into_buckets(sizes, 64 << 10)
-    rank._outlet = WeightExport(len(rank.learner.buckets), "")
+    rank._plan = ExportPlan(len(rank.learner.buckets), "")
 
 
 def export_slowly(rank: Any) -> None:
@@ -126,12 +126,12 @@ def export_slowly(rank: Any) -> None:
 
 def share_weights(rank: Any) -> None:
     """However small they are."""
-    from actors.learner.group import WeightExport
+    from actors.learner.group import ExportPlan
     from bimode.storage.shared_memory import machine
 
     into_small_buckets(rank)
     assert rank.learner.share()
-    rank._outlet = WeightExport(len(rank.learner.buckets), machine())
+    rank._plan = ExportPlan(len(rank.learner.buckets), machine())
 
 
 def holds_what_it_is_told(worker: Any) -> None:

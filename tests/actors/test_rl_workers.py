@@ -41,7 +41,10 @@ def connect(
         timeout_s=timeout_s,
     )
     try:
-        return RLWorkers(fleet, group, sync, 1.0)
+        workers = RLWorkers(fleet, group, sync, 1.0)
+        if fleet.is_fixed:  # as start_workers does
+            workers.weights.connect()
+        return workers
     finally:
         fleet.close()
 

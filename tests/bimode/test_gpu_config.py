@@ -47,3 +47,18 @@ def test_what_cannot_work_on_gpus_is_one_line(overrides: tuple[str, ...], line: 
 )
 def test_what_stands_beside_it_is_accepted(overrides: tuple[str, ...]) -> None:
     assert build_recipe({"name": "t"}, overrides).name == "t"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "transport"),
+    [
+        (WHOLE, "nccl"),
+        ((*WHOLE, "bpo.rollout_workers_max=4"), "object_store"),
+        (HALVES, "auto"),
+        (("cluster.rollout_gpus=1",), "auto"),
+        ((*HALVES, "bpo.sync=ipc", "bpo.rollout_workers=1"), "ipc"),
+    ],
+)
+def test_auto_is_nccl_between_whole_gpus_alone(overrides: tuple[str, ...], transport: str) -> None:
+    """Two ranks of NCCL on one device end in an error of CUDA."""
+    assert build_recipe({"name": "t"}, overrides, None).transport == transport

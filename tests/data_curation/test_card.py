@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
+from bimode.config.curate import CurateConfig
 from bimode.storage.dataset import SCHEMA
-from data_curation.publishing.card import licenses_of
-from data_curation.publishing.croissant import DataFile, croissant, data_files
+from data_curation.publishing.card import front_matter, licenses_of, render_card
+from data_curation.publishing.croissant import croissant
 from data_curation.publishing.funnel import LATER, SourceCount, Step, funnel, source_counts
 from data_curation.publishing.published import Published
 from data_curation.publishing.wording import COLUMNS, RULES
@@ -34,7 +35,7 @@ def curated(tmp_path_factory: pytest.TempPathFactory) -> Curated:
     return curate(tmp_path_factory.mktemp("run"))
 
 
-def front_matter(card: str) -> Mapping[str, Any]:
+def header_of(card: str) -> Mapping[str, Any]:
     _, header, _ = card.split("---\n", 2)
     found: Mapping[str, Any] = yaml.safe_load(header)
     return found
@@ -81,7 +82,7 @@ def test_sources_count_what_was_read_and_kept(curated: Curated) -> None:
 
 
 def test_card_has_what_the_hub_reads(curated: Curated) -> None:
-    header = front_matter((curated.version / "README.md").read_text())
+    header = header_of((curated.version / "README.md").read_text())
     assert (header["license"], header["license_name"]) == ("other", "Apache-2.0 and CC-BY-4.0")
     assert header["task_categories"] == ["visual-question-answering", "question-answering"]
     assert header["size_categories"] == ["n<1K"]
@@ -124,48 +125,52 @@ def test_every_column_and_rule_is_explained() -> None:
     assert [rule for rule in RULES if f'"{rule}"' not in source] == []
 
 
-def test_a_licence_of_one_source_is_the_hubs_own(tmp_path: Path, curated: Curated) -> None:
-    from data_curation.publishing.card import _front_matter
-
-    header = yaml.safe_load(
-        _front_matter(curated.published, ["Apache-2.0"], False, "a: b").replace("---", "")
-    )
+def test_a_license_of_one_source_is_the_hubs_own(curated: Curated) -> None:
+    header = yaml.safe_load(front_matter(curated.published, ["Apache-2.0"], False, "a: b"))
     assert header["pretty_name"] == "a: b"
     assert header["license"] == "apache-2.0" and "license_name" not in header
     assert header["task_categories"] == ["question-answering"]
 
 
-def test_the_card_says_nothing_of_tags_and_reasoning_that_are_not_there() -> None:
-    from data_curation.publishing.card import _formats, _limits, _summary
+NO_TAGS = Published({"train": 1_200, "eval": 3}, {"duplicate": 1}, {}, {"non_thinking": 1_200})
+BOTH = Published({"train": 2}, {}, {"either": 1}, {"thinking": 1, "non_thinking": 1})
+PICTURES = Published({"train": 2}, {}, {}, {"transcription": 1, "non_thinking": 1})
+TAGS, ORACLE = "named above", "labeled `oracle`"
 
-    both, plain = (
-        Published({"train": 2}, {}, {"either": 1}, {"thinking": 1, "non_thinking": 1}),
-        Published(
-            {"train": 1_200, "eval": 3},
-            {"duplicate": 1, "bad_record": 2},
-            {},
-            {"non_thinking": 1_200},
-        ),
+
+@pytest.mark.parametrize(
+    ("published", "present", "absent"),
+    [
+        (BOTH, ("at once or reasoning", "both formats", TAGS, ORACLE), ("a response.", "all but")),
+        (NO_TAGS, ("all but", "Rows of `eval`", "one format"), (TAGS, ORACLE)),
+        (PICTURES, ("at once or what the picture holds",), (TAGS,)),
+        (Published({"eval": 2}, {}, {}, {}), ("No row shows",), ("Train rows", "format:")),
+    ],
+)
+def test_the_card_tells_what_is_there(
+    published: Published, present: tuple[str, ...], absent: tuple[str, ...]
+) -> None:
+    text = render_card(
+        published,
+        name="a",
+        front_matter="",
+        pictured=True,
+        is_open=published is NO_TAGS,
+        steps=(),
+        config=CurateConfig(),
+        evidence={},
+        tag_rules={},
+        traces={},
+        sources=(),
     )
-    assert len(_limits(both)) == len(_limits(plain)) + 3 and not any(
-        "tag" in limit or "oracle" in limit for limit in _limits(plain)
-    )
-    shown, base = (
-        "Train rows show an answer given at once",
-        Published({"train": 2}, {}, {}, {"transcription": 1, "non_thinking": 1}),
-    )
-    assert f"{shown} or reasoning and then an answer." in _summary(both, True, False)
-    assert "that a program can check" in _summary(
-        both, True, False
-    ) and "without a response" not in _summary(both, True, False)
-    assert f"{shown}. Rows of `eval` are questions" in _summary(plain, False, True)
-    assert "all but the open ones" in _summary(plain, False, True)
-    assert f"{shown} or what the picture holds." in _summary(base, True, False)
-    assert "Train rows" not in _summary(Published({"eval": 2}, {}, {}, {}), True, False)
-    assert "both formats" in _formats(both) and "one format" in _formats(plain)
-    assert (
-        plain.summary()
-        == "curate: 1,200 in train, 3 in eval; 3 rejected (2 bad_record, 1 duplicate)"
+    assert [part for part in present if part not in text] == []
+    assert [part for part in absent if part in text] == []
+
+
+def test_a_summary_counts_rows_and_reasons() -> None:
+    found = Published({"train": 1_200, "eval": 3}, {"duplicate": 1, "bad_record": 2}, {}, {})
+    assert found.summary() == (
+        "curate: 1,200 in train, 3 in eval; 3 rejected (2 bad_record, 1 duplicate)"
     )
 
 
@@ -185,11 +190,12 @@ def test_the_card_lets_datasets_decode_images(curated: Curated, tmp_path: Path) 
 def test_shards_are_described_by_their_digest(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "rl-00000-of-00001.parquet").write_bytes(b"abc")
-    [file] = data_files(tmp_path)
-    assert file == DataFile("data/rl-00000-of-00001.parquet", 3, hashlib.sha256(b"abc").hexdigest())
-    found = json.loads(croissant(Published({"rl": 1}, {}, {}, {}), [file], ["MIT"], "mine"))
+    found = json.loads(croissant(Published({"rl": 1}, {}, {}, {}), tmp_path, ["MIT"], "mine"))
     assert found["name"] == "mine"
-    assert [entry["@id"] for entry in found["distribution"]] == [file.path, "shards-rl"]
+    file, shards = found["distribution"]
+    assert file["@id"] == file["contentUrl"] == "data/rl-00000-of-00001.parquet"
+    assert (file["contentSize"], file["sha256"]) == ("3 B", hashlib.sha256(b"abc").hexdigest())
+    assert shards["@id"] == "shards-rl"
     assert [field["name"] for field in found["recordSet"][0]["field"]] == SCHEMA.names
 
 

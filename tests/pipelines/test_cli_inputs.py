@@ -6,7 +6,6 @@ import errno
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,30 +20,7 @@ from bimode.storage.run_dir import StageDir
 from pipelines import curate, evaluate, harness
 from pipelines.__main__ import exit_code
 from pipelines.harness import base_directory
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-PATIENCE = r"\w+: (looking for|reading) its inputs|evaluate: looking at the model and the data"
-SMOKE = 'name = "t"\nstages = ["anneal"]\n'
-
-
-@pytest.fixture()
-def recipe(tmp_path: Path) -> Path:
-    path = tmp_path / "t.toml"
-    path.write_text(SMOKE)
-    return path
-
-
-def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    """Exit code, and the one line on stderr, beside one that asks for patience on a slow
-    machine.
-    """
-    code = exit_code(list(words))
-    lines = [
-        line for line in capsys.readouterr().err.splitlines() if not re.fullmatch(PATIENCE, line)
-    ]
-    assert len(lines) == 1, lines
-    return code, lines[0]
+from tests.pipelines.test_cli import SMOKE, said
 
 
 def test_model_and_data_are_looked_into_before_anything_starts(

@@ -48,7 +48,7 @@ def test_a_kept_row_is_told_whole(
         "version 0001",
         "data/train-00000-of-00001.parquet, row",
         "PNG, 40 x 40 pixels",
-        "from scikit-learn/load_digits, licence CC-BY-4.0",
+        "from scikit-learn/load_digits, license CC-BY-4.0",
         "done read v1, settings",
         "yes, by question and pixels",
         "thinking, by pass_rate",

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from bimode.errors import ConfigError
-from data_curation.publishing.row_history import ImageInfo, RowHistory, Trained, load_history, seen
+from data_curation.publishing.row_history import (
+    ImageInfo,
+    RowHistory,
+    Trained,
+    image_info,
+    load_history,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from curated_run import BROKEN, DIGITS, HASH, OTHER_HASH, Curated, curate, reject
@@ -84,15 +90,15 @@ def test_a_source_reference_finds_what_could_not_even_be_read(curated: Curated) 
 def test_a_repeat_names_the_row_that_is_kept_and_the_group(curated: Curated) -> None:
     story = load_history(curated.run, DIGITS.format(1))
     assert story.rows[0].reason == "duplicate"
-    assert story.cause is not None and (story.cause.id, story.cause.reason) == (
+    assert story.cause is not None and (story.cause.question_id, story.cause.reason) == (
         DIGITS.format(0),
         "",
     )
-    assert [(other.id, other.reason) for other in story.group] == [
+    assert [(other.question_id, other.reason) for other in story.group] == [
         (DIGITS.format(0), ""),
         (DIGITS.format(2), "near_duplicate"),
     ]
-    assert [other.id for other in load_history(curated.run, DIGITS.format(0)).group] == [
+    assert [other.question_id for other in load_history(curated.run, DIGITS.format(0)).group] == [
         DIGITS.format(1),
         DIGITS.format(2),
     ]
@@ -100,7 +106,10 @@ def test_a_repeat_names_the_row_that_is_kept_and_the_group(curated: Curated) -> 
 
 def test_contamination_names_the_evaluation_row(curated: Curated) -> None:
     story = load_history(curated.run, DIGITS.format(3))
-    assert story.hit is not None and (story.hit.id, story.hit.split) == ("digits-eval-0-0", "eval")
+    assert story.hit is not None and (story.hit.question_id, story.hit.row["split"]) == (
+        "digits-eval-0-0",
+        "eval",
+    )
     assert load_history(curated.run, DIGITS.format(4)).hit is None
 
 
@@ -141,7 +150,7 @@ def test_bpo_counts_draws_and_means_by_mode(curated: Curated) -> None:
 def test_a_broken_image_is_told_and_stops_nothing(curated: Curated) -> None:
     [broken] = load_history(curated.run, BROKEN).images
     assert broken.what.startswith("begins with") and broken.size == 15
-    assert seen(b"") == ImageInfo("no bytes", 0)
+    assert image_info(b"") == ImageInfo("no bytes", 0)
 
 
 def test_what_fits_several_is_listed(curated: Curated) -> None:
