@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from bimode.modes import Mode
 
@@ -47,8 +48,8 @@ class Sample:
 class Prompt:
     """What a rollout worker needs to generate, and what a verifier needs to judge.
 
-    `refused`: why its row cannot be used (`bimode.inputs.prompts`); no worker generates for such a
-    prompt.
+    `refused`: why its row cannot be used (`bimode.inputs.prompt_limits`); no worker generates for
+    such a prompt.
     """
 
     id: str
@@ -173,3 +174,48 @@ class GenerationResult:
 
     completions: tuple[Completion, ...]
     refused: str = ""  # why the engine does not take the prompt; empty where it did
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePrompt:
+    """What vLLM is given, and what it has to make of it.
+
+    `token_ids` has one placeholder an image, `expanded_ids` as many as the image has embeddings:
+    the learner's view.
+    """
+
+    token_ids: tuple[int, ...]
+    expanded_ids: tuple[int, ...]
+    images: tuple[Any, ...] = ()  # decoded
+
+    def followed_by(self, forced: tuple[int, ...]) -> EnginePrompt:
+        """The prompt with the tokens `forced` behind it."""
+        return EnginePrompt(self.token_ids + forced, self.expanded_ids + forced, self.images)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSampling:
+    """How samples are drawn. `seed` is the first of `n` consecutive ones; `temperature` 0 is
+    greedy, with n = 1; `choices` are all that may be said, unless there are none.
+    """
+
+    n: int
+    temperature: float
+    max_tokens: int
+    seed: int
+    stop_id: int
+    banned_ids: tuple[int, ...] = ()
+    repetition_penalty: float = 1.0
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSample:
+    """Generated ids, log-probability and weight version of each, and whether the stop token ended
+    it.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    versions: tuple[int, ...]
+    stopped: bool

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bimode.errors import ConfigError, RefusedPromptError, check_name, config_errors
-from bimode.inputs.control_tokens import ControlTokens, control_tokens
 from bimode.inputs.pictures import open_picture
+from bimode.inputs.text import ControlTokens, control_tokens
 from bimode.models.import_without_gc import import_transformers
 from bimode.models.model_files import check_model_files, foreign
 from bimode.models.template_check import check_templates

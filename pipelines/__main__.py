@@ -13,7 +13,7 @@ import typer
 
 from bimode.config.endpoint import DRAIN_S, MAX_REQUESTS, REQUEST_TIMEOUT_S, EndpointConfig
 from bimode.errors import NOT_PERMITTED, BimodeError, ConfigError
-from bimode.inputs.control_characters import printable
+from bimode.inputs.text import printable
 from bimode.storage.uri_secrets import refuse_secrets
 from pipelines.failure import FULL_DISK_ERRORS, INTERRUPTED
 from pipelines.saved_recipe import recipe_and_run, refuse_bare_name

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bimode.errors import ConfigError
-from bimode.inputs.control_characters import printable
+from bimode.inputs.text import printable
 from bimode.storage.run_dir import digest_path, read_json
 from pipelines.saved_recipe import saved_recipe
 
@@ -58,8 +58,8 @@ def _data_order(run: Path, digest: str | None, seed: int) -> Callable[[int], str
     `digest` is that of the data that the run draws from. Curation may have published a newer
     version since; None where the run's own is gone.
     """
-    from bimode.inputs.prompts import prompt_ids
-    from bimode.rl.prompt_order import item_of
+    from bimode.inputs.prompt_limits import prompt_ids
+    from bimode.rl.rollout_task import item_of
 
     folders = [run / "curate" / "data", *sorted(run.glob("curate/versions/*/data"))]
     for folder in dict.fromkeys(folder.resolve() for folder in folders):

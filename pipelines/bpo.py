@@ -100,10 +100,9 @@ def train(
     room: dict[str, Any],
 ) -> StageResult:
     """Trains from the last sealed checkpoint on; the learner group gets its `room`."""
-    from bimode.inputs.prompts import read_prompts
-    from bimode.rl.importance import importance_of
+    from bimode.inputs.prompt_limits import read_prompts
     from bimode.rl.ledger import Ledger
-    from bimode.rl.loss import policy_loss
+    from bimode.rl.loss import importance_of, policy_loss
     from bimode.rl.rollout_task import RolloutTask
     from pipelines import bpo_steps
     from pipelines.bpo_log import RunLog

@@ -20,10 +20,9 @@ from bimode.errors import LedgerError
 from bimode.modes import Mode, decides_direct
 from bimode.records import Completion, RolloutGroup
 from bimode.rl.audit import check_checkpoint, missing_seal
-from bimode.rl.expected import expected_auto
 from bimode.rl.ledger import Ledger, LedgerSnapshot, read
+from bimode.rl.metrics import ALL_LEVELS, expected_auto, summarize
 from bimode.rl.monitor import CollapseMonitor, view_of
-from bimode.rl.rollout_summary import ALL_LEVELS, summarize
 from bimode.rl.scheduler import ScoredGroup
 from bimode.storage.checkpoints import (
     LAST_SEAL,

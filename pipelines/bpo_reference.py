@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from bimode import algorithms
 from bimode.config.recipe import Recipe
 from bimode.config.rl import BpoConfig
-from bimode.grading.rewards import correctness, shaped
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, Prompt, RolloutGroup
-from bimode.rl.prompt_order import item_of
+from bimode.rl.credit import correctness, shaped
+from bimode.rl.rollout_task import item_of
 
 if TYPE_CHECKING:
     from actors.rl_workers import RLWorkers

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, Any
 from bimode.config.recipe import Recipe
 from bimode.config.rl import BpoConfig
 from bimode.errors import MismatchError
-from bimode.grading.rewards import shaped
 from bimode.records import RolloutGroup
-from bimode.rl.credit import CreditedBatch, assign, shuffle_rewards
-from bimode.rl.duplicates import merge_duplicates
+from bimode.rl.credit import CreditedBatch, assign, merge_duplicates, shaped, shuffle_rewards
 from bimode.rl.ledger import Ledger
 from bimode.rl.loss import LossFn
+from bimode.rl.metrics import means_by_mode, metric_means
 from bimode.rl.rollout_task import RolloutTask
 from bimode.rl.scheduler import RolloutScheduler
 from bimode.rl.timeline import Trace
-from bimode.rl.token_metrics import means_by_mode, metric_means
 from pipelines.progress import counted, log_line
 
 if TYPE_CHECKING:

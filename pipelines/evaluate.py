@@ -146,7 +146,7 @@ def name_of(model: Path) -> str:
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
     """Evaluates the models of `inputs` in order and writes the report."""
-    from bimode.inputs.prompts import read_prompts
+    from bimode.inputs.prompt_limits import read_prompts
     from bimode.storage.dataset import split_files
     from pipelines.progress import log_line
 

@@ -13,8 +13,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bimode.evaluation.percent import percent
-from bimode.inputs.control_characters import printable
+from bimode.evaluation.statistics import percent
+from bimode.inputs.text import printable
 from data_curation.publishing.wording import RULES, short
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from bimode.inputs.control_characters import printable
+from bimode.inputs.text import printable
 
 PLAIN_EVERY_S = 5.0
 SLOW_S = 1.0

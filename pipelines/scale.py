@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
+from bimode.rl.timeline import Waits
 from bimode.rl.transports import can_join
-from bimode.rl.waits import Waits
 from bimode.storage.run_dir import read_json, write_atomic
 from bimode.storage.versions import is_at_work
 from pipelines.progress import log_line

@@ -264,3 +264,23 @@ def _refuse_non_finite(norm: float) -> None:
             f"gradient norm is {norm}: nothing was updated; lower optim.lr or look at the last"
             " batch"
         )
+
+
+def learning_rate(step: int, total_steps: int, optim: OptimConfig) -> float:
+    """Return the learning rate of 0-based `step`; steps past the end keep the last value.
+
+    With peak lr, W warm-up steps, S steps in all and s = 0 .. S - 1:
+
+        s <  W    lr (s + 1) / W
+        s >= W    lr (f + (1 - f) (1 + cos(pi p)) / 2)
+        p = (s - W) / (S - 1 - W),   f = final_lr_share
+
+    so the last step runs at f lr; R-4B anneals from 4e-5 to 4e-6 (arXiv 2508.21113, appendix B).
+    """
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    if optim.schedule == "constant":
+        return optim.lr
+    progress = min(1.0, (step - optim.warmup_steps) / max(1, total_steps - 1 - optim.warmup_steps))
+    share = optim.final_lr_share
+    return optim.lr * (share + (1 - share) * 0.5 * (1 + math.cos(math.pi * progress)))

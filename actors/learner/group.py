@@ -24,9 +24,8 @@ from bimode.errors import LearnerLostError
 from bimode.learner.packing import share_prompts, split_evenly, tree_tokens
 from bimode.records import TrainingSample
 from bimode.rl.loss import LossFn
-from bimode.rl.token_metrics import label_of
-from bimode.storage.shared_memory import machine
-from bimode.storage.weights import WINDOW, WeightBucket
+from bimode.rl.metrics import label_of
+from bimode.storage.weights import WINDOW, WeightBucket, machine
 
 SURVIVED_BY_S = 5.0  # until Ray has heard of the death that a survivor's error came of
 
@@ -34,7 +33,7 @@ SURVIVED_BY_S = 5.0  # until Ray has heard of the death that a survivor's error 
 @dataclass(frozen=True, slots=True)
 class ExportPlan:
     """How weights leave a learner: in how many parts, and where they can be read in place
-    (`bimode.storage.shared_memory.machine`; empty: nowhere, since they are sharded, of another
+    (`bimode.storage.weights.machine`; empty: nowhere, since they are sharded, of another
     precision or on a GPU, or few enough to be copied).
     """
 

@@ -12,7 +12,7 @@ import io
 import math
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,21 +22,42 @@ from PIL import Image
 from torch import Tensor
 
 from actors.learner import distributed
-from actors.learner.engines import build_engine, named_tensors
-from actors.learner.reference import Reference
+from actors.learner.engines import build_engine, learning_rate, named_tensors
 from bimode.config.common import LearnerConfig, OptimConfig
 from bimode.errors import DivergedError
 from bimode.learner.packing import PackedBatch, pack, plan_micro_batches, share_prompts, tree_tokens
 from bimode.learner.policy import Policy
-from bimode.learner.schedule import learning_rate
 from bimode.modes import Mode
 from bimode.records import TrainingSample
 from bimode.renderer import Renderer, load_model, save_model
 from bimode.rl.loss import LossFn, LossInputs
-from bimode.rl.token_metrics import decision_values, engine_values, token_sums
+from bimode.rl.metrics import decision_values, engine_values, token_sums
 from bimode.storage.checkpoints import partial_path, publish
-from bimode.storage.shared_memory import SharedArray, as_array, share
-from bimode.storage.weights import WeightBucket, into_buckets
+from bimode.storage.weights import SharedArray, WeightBucket, as_array, into_buckets, share
+
+
+class Reference:
+    """The model in `model_dir`, whole on every rank. With `offload` it lives on the host between
+    the steps.
+    """
+
+    def __init__(
+        self, model_dir: Path, dtype: torch.dtype, *, head_chunk: int, offload: bool
+    ) -> None:
+        self.policy = Policy(load_model(model_dir, dtype), head_chunk).eval().requires_grad_(False)
+        self.home = torch.device("cpu") if offload else distributed.device()
+        self.policy.to(self.home)
+
+    @torch.no_grad()
+    def logprobs(self, batches: Iterable[PackedBatch]) -> list[Tensor]:
+        """Log-probabilities [N] of each batch's response tokens, on this rank's device; one trip
+        there and back for all.
+        """
+        self.policy.to(distributed.device())
+        found = [self.policy(batch)[0] for batch in batches]
+        self.policy.to(self.home)
+        return found
+
 
 # processed images kept: the rollouts of a prompt, and the prompts of a few steps, share theirs
 CACHED_IMAGES = 512
@@ -118,7 +139,7 @@ class Learner:
         """Adds the gradient of `loss` over this rank's `samples`; returns sums over them.
 
         `num_tokens` is the denominator of the whole batch, over ALL ranks. The result holds
-        ``loss`` and the sums of `bimode.rl.token_metrics`, with `labels` (one word a sample) by
+        ``loss`` and the sums of `bimode.rl.metrics`, with `labels` (one word a sample) by
         label too. Ranks may hold unequally many samples, or none: they run equally many
         micro-batches, the spare ones on a weightless filler.
         """

@@ -56,7 +56,7 @@ class WorkerHandle:
     actor: Any
     timeout_s: float
     version: int = 0
-    machine: str = ""  # where it runs (`bimode.storage.shared_memory.machine`)
+    machine: str = ""  # where it runs (`bimode.storage.weights.machine`)
     is_ready: bool = False  # its engine has loaded
     leases: dict[int, tuple[Lease, float]] = field(default_factory=dict)
     idle_since: float | None = None

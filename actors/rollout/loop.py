@@ -19,8 +19,7 @@ from actors.weights.update import WeightUpdates
 from bimode.errors import LearnerLostError
 from bimode.records import GenerationRequest, GenerationResult, Prompt
 from bimode.rl.scheduler import Lease, RefusedPrompt, RolloutScheduler, ScoredGroup
-from bimode.rl.timeline import Trace
-from bimode.rl.waits import Waits
+from bimode.rl.timeline import Trace, Waits
 
 SLICE_S = 0.5  # of a worker's time, between two of which weights may land
 MOST_DAMAGED = 3  # weight updates in a row that arrive damaged, before the run ends

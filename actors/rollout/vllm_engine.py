@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from actors.cpu.host_memory import map_large_tensors
 from actors.devices import check_compiler, on_gpu
-from actors.rollout.engine_types import EnginePrompt, EngineSample, EngineSampling
 from bimode.errors import ConfigError, RefusedPromptError
 from bimode.inputs.prompt_limits import PromptLimits
 from bimode.models.import_without_gc import import_without_gc
+from bimode.records import EnginePrompt, EngineSample, EngineSampling
 
 GPUS = "cluster.rollout_gpus"
 # tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is
@@ -73,40 +73,36 @@ class VllmEngine:
         from vllm.config import WeightTransferConfig
 
         keep_images()
-        cpu_options: dict[str, Any] = {}
+        memory: AbstractContextManager[None] = nullcontext()
         if not gpu:
-            from actors.cpu import cache, kernels
+            from actors.cpu_memory import engine_memory
 
-            cache.reserve()
-            cpu_options = {"ir_op_priority": kernels.PRIORITY}
-        map_large_tensors(True)
-        self._llm = LLM(
-            str(model_dir),
-            trust_remote_code=False,
-            load_format="safetensors",
-            model_impl=implementation(model_dir),
-            dtype=dtype,
-            seed=seed,
-            max_model_len=limits.max_model_len,
-            max_num_seqs=256,
-            block_size=KV_BLOCK,
-            # on CPU the environment bounds the cache instead
-            gpu_memory_utilization=GPU_SHARE_IPC if sync == "ipc" else GPU_SHARE,
-            enforce_eager=not gpu,
-            # a seeded request whose prefill is cut in two kills a CPU engine ("CPU Generator does
-            # not use offset")
-            enable_chunked_prefill=gpu,
-            max_num_batched_tokens=max(8192, limits.max_model_len),
-            limit_mm_per_prompt={"image": limits.max_images} if limits.max_images else {},
-            logprobs_mode="raw_logprobs",
-            weight_transfer_config=WeightTransferConfig(backend=backend),
-            worker_extension_cls="actors.weights.receiver.WorkerExtension",
-            **cpu_options,
-        )
-        map_large_tensors(False)
-        self._expanded: dict[
-            str, tuple[int, ...]
-        ] = {}  # of prompts under way, as the learner will see them
+            memory = engine_memory()
+        with memory:
+            self._llm = LLM(
+                str(model_dir),
+                trust_remote_code=False,
+                load_format="safetensors",
+                model_impl=implementation(model_dir),
+                dtype=dtype,
+                seed=seed,
+                max_model_len=limits.max_model_len,
+                max_num_seqs=256,
+                block_size=KV_BLOCK,
+                # on CPU the environment bounds the cache instead
+                gpu_memory_utilization=GPU_SHARE_IPC if sync == "ipc" else GPU_SHARE,
+                enforce_eager=not gpu,
+                # a seeded request whose prefill is cut in two kills a CPU engine ("CPU Generator
+                # does not use offset")
+                enable_chunked_prefill=gpu,
+                max_num_batched_tokens=max(8192, limits.max_model_len),
+                limit_mm_per_prompt={"image": limits.max_images} if limits.max_images else {},
+                logprobs_mode="raw_logprobs",
+                weight_transfer_config=WeightTransferConfig(backend=backend),
+                worker_extension_cls="actors.weights.receiver.WorkerExtension",
+            )
+        # prompts under way, as the learner will see them
+        self._expanded: dict[str, tuple[int, ...]] = {}
         if backend == "object_store":
             self.init_transfer({})
         self._llm.update_weight_version("0")

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from actors.rollout.engine_types import EnginePrompt, EngineSampling
 from bimode.errors import (
     ConfigError,
     CorruptWeightsError,
@@ -27,10 +26,16 @@ from bimode.errors import (
 )
 from bimode.inputs.pictures import open_picture
 from bimode.inputs.prompt_limits import PromptLimits
-from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt
+from bimode.records import (
+    Completion,
+    EnginePrompt,
+    EngineSampling,
+    GenerationRequest,
+    GenerationResult,
+    Prompt,
+)
 from bimode.renderer import Renderer
-from bimode.storage.shared_memory import machine
-from bimode.storage.weights import WeightBucket
+from bimode.storage.weights import WeightBucket, machine
 
 
 class RolloutWorker:
@@ -73,7 +78,7 @@ class RolloutWorker:
         return VllmEngine(model_dir, limits=self.limits, dtype=dtype, seed=seed, sync=sync)
 
     def machine(self) -> str:
-        """Where it runs, as `bimode.storage.shared_memory.machine` names it."""
+        """Where it runs, as `bimode.storage.weights.machine` names it."""
         return machine()
 
     def version(self) -> int:

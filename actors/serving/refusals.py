@@ -40,8 +40,8 @@ from vllm.renderers.hf import _resolve_chat_template_kwargs  # by it vLLM decide
 from actors.serving import replica_port as replica_port  # closes a port, in each replica
 from actors.serving.chat_request import ChatRequest
 from actors.serving.error_response import error_response
-from bimode.inputs.control_tokens import ControlTokens
 from bimode.inputs.pictures import PictureError, open_picture, picture_header
+from bimode.inputs.text import ControlTokens
 
 GIVEN = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}

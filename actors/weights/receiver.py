@@ -34,7 +34,7 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from actors.cpu.reload import CpuReload
+from actors.cpu_memory import CpuReload
 
 OBJECT_STORE = "object_store"
 
@@ -118,7 +118,7 @@ def repack_experts(model: torch.nn.Module) -> None:
 
 
 def as_tensor(array: Any) -> torch.Tensor:
-    """A tensor over the same memory (`bimode.storage.shared_memory.as_array` undone). Arrays from
+    """A tensor over the same memory (`bimode.storage.weights.as_array` undone). Arrays from
     the object store are read-only, which torch would warn about.
     """
     with warnings.catch_warnings():

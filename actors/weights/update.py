@@ -21,8 +21,7 @@ from actors.weights.collective import CollectiveTransport
 from actors.weights.object_store import ObjectStoreTransport
 from actors.weights.shared_memory import CpuTransport, SharedMemoryTransport
 from actors.weights.transport import WeightPush, WeightTransport
-from bimode.rl.timeline import Trace
-from bimode.rl.waits import Waits
+from bimode.rl.timeline import Trace, Waits
 
 
 class Phase(StrEnum):

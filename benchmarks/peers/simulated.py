@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from actors.rollout.engine_types import EnginePrompt, EngineSample, EngineSampling
 from actors.rollout.worker import RolloutWorker
 from bimode.modes import ModeTokens
+from bimode.records import EnginePrompt, EngineSample, EngineSampling
 
 MEDIAN_S, SIGMA, CAP_S = 1.0, 1.0, 20.0  # of the log-normal time of a lease
 TICK_S = 0.01

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
-from bimode.storage.encoding import other_encoding
+from bimode.inputs.text import other_encoding
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Recipe:

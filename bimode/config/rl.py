@@ -138,7 +138,7 @@ class BpoConfig(ConfigModel):
     )
     importance: Literal["behavior", "truncated", "decoupled"] = Field(
         "behavior",
-        description="what the ratio corrects: `bimode/rl/importance.py` has the three as formulas",
+        description="what the ratio corrects: `bimode/rl/loss.py` has the three as formulas",
     )
     importance_cap: float = Field(
         2.0,
@@ -217,7 +217,7 @@ class BpoConfig(ConfigModel):
         description=(
             "how new weights travel to the rollout workers: `auto` is `nccl` between whole GPUs"
             " (but `object_store` with `rollout_workers_max`), else `shared_memory` where learner"
-            " and workers share a machine's memory, else `object_store`; `ipc` is for both on one GPU"
+            " and workers share a machine's memory, else `object_store`; `ipc` is for one GPU"
         ),
     )
     checkpoint_every: Positive = Field(

@@ -65,3 +65,8 @@ def percentile_interval(replicates_R: Array, level: float = 0.95) -> tuple[float
         return None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """``percent(0.125, 1)`` is ``12.5 %``."""
+    return f"{100 * share:.{decimals}f} %"

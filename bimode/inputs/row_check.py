@@ -15,9 +15,8 @@ import pyarrow as pa
 from bimode.errors import ConfigError, RefusedPromptError, UnjudgedError
 from bimode.grading.verifier_args import read_arguments
 from bimode.grading.verify import INT, MAX_CHARS, OPEN, VERIFIERS, is_correct, is_number
-from bimode.inputs.control_characters import CONTROL
-from bimode.inputs.control_tokens import OURS, ControlTokens
 from bimode.inputs.pictures import MAX_DETAIL
+from bimode.inputs.text import CONTROL, OURS, ControlTokens
 from bimode.modes import THINK_CLOSE
 from bimode.records import IMAGE_MARKER
 from bimode.storage.dataset import SCHEMA, TRAIN_COLUMNS, Row, question_of

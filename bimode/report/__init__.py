@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bimode.evaluation.percent import percent as whole_percent
+from bimode.evaluation.statistics import percent as whole_percent
 
 DASH = "\N{EN DASH}"
 

@@ -12,21 +12,35 @@ weighs 1 / n(o):
 |o| counts scored tokens. In the middle row the loss is the mean over all tokens of the batch; it is
 written so that a decision with a weight w of its own weighs as much as w responses in all three
 (ours).
+
+The reward is 1 for a right answer that was finished (R-4B: rule-based); `shaped` adds the overlong
+term just before credit is given, so that the accuracy that is logged stays accuracy.
+
+Equal responses of a prompt are trained on once, with their weights added up (`merge_duplicates`,
+ours). A token that one version drew in two equal responses has one log-probability, hence one
+ratio; where its advantage A is the same too,
+
+    w1 l(rho, A) + w2 l(rho, A) = (w1 + w2) l(rho, A)
+
+for any loss l that is linear in the weight, as all of `bimode.rl.loss` are. Token means among the
+metrics are then over distinct responses.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from bimode import algorithms
 from bimode.algorithms.base import DECISION, Array, TokenCredit, check
 from bimode.config.rl import BpoConfig
+from bimode.grading.verify import is_right
 from bimode.modes import Mode
-from bimode.records import Completion, RolloutGroup, TrainingSample
+from bimode.records import Completion, Prompt, RolloutGroup, TrainingSample
 
 # of a prompt's rollouts stay in each forced mode (CounterRoute), or the modes are not compared
 FORCED_FLOOR = 0.15
@@ -127,3 +141,59 @@ def _sample(
         versions_T=completion.versions_T,
         level=group.prompt.level,
     )
+
+
+def merge_duplicates(samples: Sequence[TrainingSample]) -> list[TrainingSample]:
+    """`samples` with those of equal prompt, tokens, versions, scored positions, advantages and mode
+    merged, in order of first appearance.
+
+    The sum of all weights stays what it was. Behaviour log-probabilities, which an engine under one
+    version repeats only to rounding, are averaged.
+    """
+    equal: dict[object, list[TrainingSample]] = {}
+    for s in samples:
+        scored_T = tuple(
+            a if w > 0 else math.inf for w, a in zip(s.loss_mask_T, s.advantages_T, strict=True)
+        )
+        equal.setdefault(
+            (s.origin, s.mode, s.versions_T, s.prompt_ids, s.token_ids_T, scored_T), []
+        ).append(s)
+    return [_merged(group) for group in equal.values()]
+
+
+def _merged(group: Sequence[TrainingSample]) -> TrainingSample:
+    first = group[0]
+    if len(group) == 1:
+        return first
+    return replace(
+        first,
+        loss_mask_T=tuple(math.fsum(w) for w in zip(*(s.loss_mask_T for s in group), strict=True)),
+        behavior_logprobs_T=tuple(
+            math.fsum(b) / len(group)
+            for b in zip(*(s.behavior_logprobs_T for s in group), strict=True)
+        ),
+    )
+
+
+def correctness(completion: Completion, prompt: Prompt) -> float:
+    """1.0 if the answer is right and the response came to its end, else 0.0 (R-4B: rule-based, no
+    length or format term).
+    """
+    return float(is_right(completion, prompt))
+
+
+def overlong(num_tokens: int, max_tokens: int, buffer: float) -> float:
+    """0 down to -1, linearly over the last share `buffer` of `max_tokens` (DAPO, arXiv 2503.14476,
+    eq. 13).
+    """
+    room = buffer * max_tokens
+    return -min(max(num_tokens - (max_tokens - room), 0.0) / room, 1.0) if room else 0.0
+
+
+def shaped(group: RolloutGroup, config: BpoConfig) -> RolloutGroup:
+    """`group` with the overlong term added to its rewards."""
+    rewards_G = tuple(
+        reward + overlong(c.num_tokens, config.max_tokens, config.overlong_buffer)
+        for c, reward in zip(group.completions, group.rewards_G, strict=True)
+    )
+    return replace(group, rewards_G=rewards_G)

@@ -1,6 +1,6 @@
 """The ledger of a BPO run: where every question that was drawn has gone, one line of JSON a move.
 
-A group is one draw of a question (`bimode.rl.prompt_order`). It is in exactly one state:
+A group is one draw of a question (`bimode.rl.rollout_task`). It is in exactly one state:
 
     pending -> leased -> generated -> trained
        ^          |  |       |------> filtered      there was no credit in it

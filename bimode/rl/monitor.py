@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bimode.modes import Mode
-from bimode.rl.rollout_summary import ALL_LEVELS
+from bimode.rl.metrics import ALL_LEVELS
 
 WINDOW = 5  # steps
 # of sampled decisions on each level, mean over the window; greedy decoding makes all of 0.94

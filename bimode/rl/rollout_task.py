@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bimode.config.rl import BpoConfig
-from bimode.grading.rewards import correctness, shaped
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt, RolloutGroup
-from bimode.rl.credit import informative, modes_drawn
-from bimode.rl.prompt_order import item_of
+from bimode.rl.credit import correctness, informative, modes_drawn, shaped
 from bimode.rl.scheduler import Lease, RefusedPrompt, ScoredGroup
+
+
+def item_of(group_id: int, num_items: int, seed: int) -> int:
+    """Return the index of a group's prompt among `num_items`: epochs are permutations of all
+    prompts, one after the other. A pure function of the seed: a resumed run draws the same ones.
+    """
+    epoch, offset = divmod(group_id, num_items)
+    return int(_permutation(num_items, epoch, seed)[offset])
+
+
+@lru_cache(maxsize=4)
+def _permutation(num_items: int, epoch: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng([seed, epoch]).permutation(num_items)
+
 
 Asked = Sequence[tuple[int, Prompt]]  # groups with their prompts
 

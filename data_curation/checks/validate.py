@@ -15,17 +15,17 @@ from PIL import Image
 
 from bimode.errors import RefusedPromptError, RowNote
 from bimode.grading.verify import MAX_CHARS
-from bimode.inputs.control_tokens import OURS, ControlTokens
-from bimode.inputs.picture_parts import MAX_SCANS
 from bimode.inputs.pictures import (
     MAX_BYTES,
     MAX_PIXELS,
+    MAX_SCANS,
     MAX_SIDE,
     MIN_SIDE,
     PictureError,
     open_picture,
 )
 from bimode.inputs.row_check import COLUMNS, check_answer, check_columns, check_text, refusal, short
+from bimode.inputs.text import OURS, ControlTokens
 from bimode.storage.dataset import SPLITS, Row, picture_digest
 from data_curation.dedup.fingerprints import perceptual_hash, thumbnails
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from bimode.config.curate import CurateConfig
-from bimode.evaluation.percent import percent
+from bimode.evaluation.statistics import percent
 from bimode.storage.dataset import SPLITS
 from data_curation.parquet_sql import parquet
 from data_curation.publishing.published import Published, by_reason

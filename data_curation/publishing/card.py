@@ -16,7 +16,7 @@ from huggingface_hub import DatasetCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bimode.config.curate import CurateConfig
-from bimode.evaluation.percent import percent
+from bimode.evaluation.statistics import percent
 from bimode.grading.verify import OPEN
 from bimode.storage.dataset import HF_FEATURES
 from data_curation.checks.validate import REASONS

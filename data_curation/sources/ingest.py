@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from bimode.config.curate import CurateConfig
 from bimode.errors import RowNote
 from bimode.grading.verify import new_budget
-from bimode.inputs.control_tokens import OURS
 from bimode.inputs.prompt_limits import PromptModel
+from bimode.inputs.text import OURS
 from bimode.records import Sample
 from bimode.storage.dataset import Row, question_of, sample_row
 from bimode.storage.run_dir import digest_json

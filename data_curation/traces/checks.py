@@ -15,7 +15,7 @@ from collections.abc import Callable
 from bimode.config.traces import TraceConfig
 from bimode.grading.answer_reader import LEAD_IN, OPTION, final_answer, plain_number
 from bimode.grading.verify import OPEN, is_correct, is_number
-from bimode.inputs.control_tokens import OURS, ControlTokens
+from bimode.inputs.text import OURS, ControlTokens
 from bimode.modes import THINK_CLOSE
 from bimode.storage.dataset import Row
 from data_curation.checks.filters import repetition

@@ -27,7 +27,7 @@ import pyarrow as pa
 from bimode.config.curate import CurateConfig
 from bimode.config.traces import TraceConfig
 from bimode.grading.verify import OPEN, code_digest
-from bimode.inputs.control_tokens import OURS, ControlTokens
+from bimode.inputs.text import OURS, ControlTokens
 from bimode.modes import Mode, parse_response
 from bimode.records import GenerationRequest
 from bimode.storage.dataset import Row

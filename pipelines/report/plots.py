@@ -16,7 +16,7 @@ from typing import Any
 from bimode.evaluation.routing import ItemResult
 from bimode.evaluation.statistics import wilson
 from bimode.modes import Mode
-from bimode.rl.rollout_summary import ALL_LEVELS
+from bimode.rl.metrics import ALL_LEVELS
 from pipelines.report.numbers import LEVELS, Results
 
 WIDE = (8.6, 3.9)  # inches

@@ -127,7 +127,7 @@ def export_slowly(rank: Any) -> None:
 def share_weights(rank: Any) -> None:
     """However small they are."""
     from actors.learner.group import ExportPlan
-    from bimode.storage.shared_memory import machine
+    from bimode.storage.weights import machine
 
     into_small_buckets(rank)
     assert rank.learner.share()

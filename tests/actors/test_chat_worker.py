@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from actors.rollout.chat_worker import ChatWorker
-from actors.rollout.engine_types import EnginePrompt, EngineSample, EngineSampling
 from actors.rollout.worker import RolloutWorker
 from benchmarks.peers.simulated import PlainCodec
 from bimode.modes import Mode
-from bimode.records import GenerationRequest, Prompt
+from bimode.records import EnginePrompt, EngineSample, EngineSampling, GenerationRequest, Prompt
 
 
 class Engine:

@@ -14,7 +14,7 @@ SIZE = 256 << 20
 
 
 def test_it_is_zero_aligned_and_not_there_before_it_is_touched() -> None:
-    from actors.cpu.cache import ALIGNMENT, Untouched
+    from actors.cpu_memory import ALIGNMENT, Untouched
 
     before = psutil.Process().memory_info().rss
     with Untouched():

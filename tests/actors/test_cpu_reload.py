@@ -23,7 +23,7 @@ def cut(scratch: Any, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
 
 
 def test_layers_load_into_the_same_memory_and_parameters_of_one_do_not_overlap() -> None:
-    from actors.cpu.reload import Scratch
+    from actors.cpu_memory import Scratch
 
     scratch = Scratch(1024)
     first, second = cut(scratch, (3, 5), (7,))
@@ -40,7 +40,7 @@ def test_layers_load_into_the_same_memory_and_parameters_of_one_do_not_overlap()
 
 
 def test_a_layer_that_keeps_what_it_loaded_into_has_it_for_itself() -> None:
-    from actors.cpu.reload import Scratch
+    from actors.cpu_memory import Scratch
 
     scratch = Scratch(1024)
     kept = cut(scratch, (3, 5))[0].detach()[1:]

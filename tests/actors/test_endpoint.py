@@ -21,7 +21,7 @@ from actors.serving.endpoint import MonitoredIngress, _requested_mode, _seen
 from actors.serving.endpoint_guard import Traffic
 from actors.serving.endpoint_metrics import EndpointMetrics, RequestWatch, StatusCounter
 from actors.serving.refusals import Refused, check_grammar
-from bimode.inputs.control_tokens import OURS
+from bimode.inputs.text import OURS
 from bimode.renderer import Renderer
 
 pytestmark = (

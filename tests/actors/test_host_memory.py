@@ -11,7 +11,7 @@ import pytest
 
 CODE = """
 from pathlib import Path
-from actors.cpu.host_memory import keep_freed, map_large_tensors
+from actors.host_memory import keep_freed, map_large_tensors
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4 // 1024  # MB

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from actors.serving.refusals import LARGE, ImageReader
-from bimode.inputs.picture_parts import MAX_SCANS
+from bimode.inputs.pictures import MAX_SCANS
 from tests.pictures import encoded
 
 pytestmark = (

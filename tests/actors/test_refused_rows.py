@@ -46,9 +46,7 @@ def tokenize(tiny_llava: Path) -> Tokenize:
 
 
 def test_a_prompt_whose_row_was_refused_is_not_generated_for(worker: RolloutWorker) -> None:
-    """`bimode.inputs.prompts` leaves nothing in it but why; what stands beside it in the lease is
-    encoded.
-    """
+    """`bimode.inputs.prompt_limits` leaves the reason in it alone; the others are encoded."""
     request = asked("what ?")
     refused = replace(request, prompt=replace(request.prompt, question="", refused="empty_answer"))
     _, found = worker._encode_all([request, refused])

@@ -77,7 +77,7 @@ def test_completions_come_in_the_order_of_requests_then_samples(scored: list[Com
 def test_the_cache_is_there_as_it_is_used(
     ray_local: Any, scored: list[Completion], rollout_actor: Any
 ) -> None:
-    """All of it is a gigabyte, which a model of this size will not fill (`actors.cpu.cache`)."""
+    """All of it is a gigabyte, which a model of this size will not fill (`actors.cpu_memory`)."""
     assert (
         ray_local.get(
             rollout_actor.__ray_call__.remote(lambda _: psutil.Process().memory_info().rss)
@@ -292,19 +292,3 @@ def test_images_survive_caches_that_are_emptied_under_way(
     asked = [request(p, mode, n=24) for p in PROMPTS for mode in (Mode.THINKING, Mode.NON_THINKING)]
     resets, answered = ray_local.get(rollout_actor.__ray_call__.remote(disturbed, asked))
     assert resets > 2 and answered == 2 * 24 * len(asked)
-
-
-def test_its_engine_has_our_kernels(ray_local: Any, rollout_actor: Any) -> None:
-    """Those of actors/cpu/kernels.py."""
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("an engine on a GPU takes vLLM's own")
-
-    def priorities(_worker: Any) -> list[list[str]]:
-        from vllm import ir
-
-        return [ir.ops.rms_norm.get_priority(), ir.ops.fused_add_rms_norm.get_priority()]
-
-    for found in ray_local.get(rollout_actor.__ray_call__.remote(priorities)):
-        assert found[0] == "cpu_c" and found[-1] == "native"

@@ -28,8 +28,7 @@ from bimode.learner.policy import Policy
 from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, Prompt, TrainingSample
 from bimode.renderer import Renderer, load_model
-from bimode.storage.shared_memory import as_array
-from bimode.storage.weights import WeightBucket
+from bimode.storage.weights import WeightBucket, as_array
 from tests.actors.damage import share_weights
 from tests.actors.loops import new_learner
 

@@ -17,8 +17,7 @@ import pytest
 
 from bimode.config.rl import BpoConfig
 from bimode.errors import CorruptWeightsError, LearnerLostError
-from bimode.storage.shared_memory import SharedArray, share
-from bimode.storage.weights import WeightBucket
+from bimode.storage.weights import SharedArray, WeightBucket, share
 from tests.actors import loops
 from tests.actors.damage import (
     add_one,

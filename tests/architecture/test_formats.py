@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bimode.rl.metrics import DENOMINATORS, ModeMeans
 from bimode.rl.monitor import Alarm
-from bimode.rl.rollout_summary import ModeMeans
-from bimode.rl.token_metrics import DENOMINATORS
 from bimode.storage.dataset import SCHEMA
 from data_curation.checks.validate import REASONS
 from data_curation.sampling.cache import REPLY_SCHEMA

@@ -30,7 +30,7 @@ NAMED = {  # patterns that stand behind a limit, and what keeps it
     "pipelines.serve._is_a_name": 200,  # the user's own --name
 }
 MADE = {  # of texts that no foreign hand writes, or of escaped names
-    "bimode.inputs.control_tokens._any_of",
+    "bimode.inputs.text._any_of",
     "bimode.config.common._compile",
     "actors.learner.engines.freeze",
 }

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from bimode.inputs.control_characters import CONTROL, printable
+from bimode.inputs.text import CONTROL, printable
 from pipelines.progress import log_line
 
 HOSTILE = (0, 7, 0x1B, 0x7F, 0x85, 0x9B, 0x9D, 0x202A, 0x202E, 0x2066, 0x2069, 0xD800)

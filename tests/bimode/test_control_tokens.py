@@ -13,7 +13,7 @@ import pytest
 
 from bimode.chat_renderer import ChatRenderer
 from bimode.errors import ConfigError
-from bimode.inputs.control_tokens import ControlTokens, control_tokens
+from bimode.inputs.text import ControlTokens, control_tokens
 from bimode.modes import Mode, render_response
 from bimode.renderer import Renderer
 

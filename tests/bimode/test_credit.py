@@ -18,7 +18,7 @@ from bimode.algorithms.base import group_advantages
 from bimode.errors import IncompleteGroupError, StaleWeightsError
 from bimode.modes import Mode
 from bimode.rl.credit import assign, informative, modes_drawn, shuffle_rewards
-from bimode.rl.rollout_summary import summarize
+from bimode.rl.metrics import summarize
 from tests.rollouts import CLOSE, NAN, as_drawn, completion, config, group, loss_of, paired
 
 NAMES = algorithms.NAMES

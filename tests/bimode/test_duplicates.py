@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bimode.modes import Mode
 from bimode.records import TrainingSample
-from bimode.rl.duplicates import merge_duplicates
+from bimode.rl.credit import merge_duplicates
 from bimode.rl.loss import LossInputs, policy_loss
 
 NAN = math.nan

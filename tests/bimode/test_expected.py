@@ -8,7 +8,7 @@ import pytest
 
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup
-from bimode.rl.expected import ExpectedAuto, expected_auto
+from bimode.rl.metrics import ExpectedAuto, expected_auto
 
 DIRECT, THINKS = "\n\n</think>\n\n7", "\nso\n</think>\n\n7"
 

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor
 
 from bimode.config.recipe import BpoConfig
-from bimode.rl.importance import Behavior, Decoupled, Importance, Truncated, importance_of
-from bimode.rl.loss import LossInputs, policy_loss
+from bimode.rl.loss import (
+    Behavior,
+    Decoupled,
+    Importance,
+    LossInputs,
+    Truncated,
+    importance_of,
+    policy_loss,
+)
 
 NAN = math.nan
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bimode.rl.importance import Decoupled, Truncated
-from bimode.rl.loss import LossInputs, LossOutput, k3, policy_loss, sft_loss
-from bimode.rl.token_metrics import metric_means
+from bimode.rl.loss import Decoupled, LossInputs, LossOutput, Truncated, k3, policy_loss, sft_loss
+from bimode.rl.metrics import metric_means
 
 NAN = math.nan
 

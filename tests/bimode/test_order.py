@@ -4,7 +4,7 @@ same.
 
 from __future__ import annotations
 
-from bimode.rl.prompt_order import item_of
+from bimode.rl.rollout_task import item_of
 
 
 def test_every_item_once_an_epoch_and_epochs_differ() -> None:

@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bimode.inputs.picture_parts import (
+from bimode.inputs.pictures import (
+    FORMATS,
     MAX_PARTS,
     MAX_PIECES,
     MAX_RUNS,
     MAX_SCANS,
     MAX_TILE,
     MAX_WEBP,
+    PictureError,
     excess,
+    open_picture,
+    picture_header,
 )
-from bimode.inputs.pictures import FORMATS, PictureError, open_picture, picture_header
 from tests.pictures import encoded
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,8 +15,14 @@ from PIL.PngImagePlugin import PngInfo
 
 from actors.rollout.worker import RolloutWorker
 from bimode.errors import ConfigError
-from bimode.inputs.picture_parts import MAX_SCANS
-from bimode.inputs.pictures import MAX_SIDE, PictureError, in_rgb, open_picture, picture_header
+from bimode.inputs.pictures import (
+    MAX_SCANS,
+    MAX_SIDE,
+    PictureError,
+    in_rgb,
+    open_picture,
+    picture_header,
+)
 from bimode.storage.dataset import image_digest, picture_digest, sample_row
 from data_curation.checks.validate import check_rows
 from data_curation.dedup.fingerprints import perceptual_hash, thumbnails

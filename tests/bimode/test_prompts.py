@@ -24,7 +24,7 @@ import pytest
 from bimode.errors import BimodeError, ConfigError, UnjudgedError
 from bimode.grading import math_worker
 from bimode.grading.verify import VERIFIERS, is_correct
-from bimode.inputs.prompts import checked_prompt, prompt_ids, read_prompts
+from bimode.inputs.prompt_limits import checked_prompt, prompt_ids, read_prompts
 from bimode.records import Prompt
 from bimode.storage.dataset import PROMPT_COLUMNS, SCHEMA, Row, row_prompt, sample_row
 from data_curation.checks.validate import REASONS, check_row

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bimode.grading.rewards import correctness, overlong, shaped
 from bimode.modes import Mode
-from bimode.rl.rollout_summary import summarize
+from bimode.rl.credit import correctness, overlong, shaped
+from bimode.rl.metrics import summarize
 from tests.rollouts import completion, config, group, paired
 
 

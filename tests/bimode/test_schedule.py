@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.learner.engines import learning_rate
 from bimode.config.common import OptimConfig
-from bimode.learner.schedule import learning_rate
 
 
 def rates(steps: int, **optim: object) -> list[float]:

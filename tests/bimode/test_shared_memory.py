@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from bimode.storage import shared_memory
-from bimode.storage.shared_memory import SharedArray, as_array, machine, mapped, share
-from bimode.storage.weights import WeightBucket
+from bimode.storage import weights
+from bimode.storage.weights import SharedArray, WeightBucket, as_array, machine, mapped, share
 
 READ = """
 import sys
-from bimode.storage.shared_memory import SharedArray, mapped
+from bimode.storage.weights import SharedArray, mapped
 (array,) = mapped([SharedArray(sys.argv[1], int(sys.argv[2]), 0, (2, 3), (3, 1), '<f4')])
 print(array.tolist(), flush=True)
 input()
@@ -77,9 +76,9 @@ def test_parameters_stay_what_they_are() -> None:
     [
         lambda patch: [torch.ones(2, dtype=torch.float16)],
         lambda patch: [torch.ones(2, device="meta")],
-        lambda patch: patch.setattr(shared_memory, "SHM", Path("/nowhere")) or [torch.ones(2)],
-        lambda patch: patch.setattr(shared_memory, "KEPT_FREE", 1.0) or [torch.ones(2)],
-        lambda patch: patch.setattr(shared_memory, "BOOT_ID", Path("/nowhere")) or [torch.ones(2)],
+        lambda patch: patch.setattr(weights, "SHM", Path("/nowhere")) or [torch.ones(2)],
+        lambda patch: patch.setattr(weights, "KEPT_FREE", 1.0) or [torch.ones(2)],
+        lambda patch: patch.setattr(weights, "BOOT_ID", Path("/nowhere")) or [torch.ones(2)],
     ],
     ids=["precision", "device", "no-shm", "no-room", "no-proc"],
 )
@@ -136,7 +135,7 @@ def test_processes_of_one_machine_agree_on_its_name() -> None:
         [
             sys.executable,
             "-c",
-            "from bimode.storage.shared_memory import machine; print(machine())",
+            "from bimode.storage.weights import machine; print(machine())",
         ],
         capture_output=True,
         text=True,

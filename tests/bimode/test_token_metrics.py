@@ -15,7 +15,7 @@ from bimode.learner.packing import PackedBatch, pack
 from bimode.modes import Mode
 from bimode.records import TrainingSample
 from bimode.rl.loss import LossInputs, policy_loss
-from bimode.rl.token_metrics import (
+from bimode.rl.metrics import (
     DENOMINATORS,
     decision_values,
     engine_values,

@@ -23,8 +23,7 @@ from bimode.learner.policy import Policy
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup
 from bimode.rl.credit import assign
-from bimode.rl.importance import Truncated
-from bimode.rl.loss import LossInputs, policy_loss
+from bimode.rl.loss import LossInputs, Truncated, policy_loss
 
 GROUP = 4  # = 2 g
 TREE_TOKENS = 40  # the responses to a prompt do not all fit into one tree

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bimode.rl.waits import Waits
+from bimode.rl.timeline import Waits
 
 
 def test_sums_become_means_and_shares() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from bimode.config.curate import CurateConfig, SourceConfig
 from bimode.config.traces import TraceConfig
-from bimode.inputs.control_tokens import ControlTokens
 from bimode.inputs.prompt_limits import PromptModel
+from bimode.inputs.text import ControlTokens
 from bimode.records import Sample
 from bimode.renderer import Renderer
 from data_curation.sampling.cache import Reply

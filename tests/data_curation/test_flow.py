@@ -11,7 +11,7 @@ import pytest
 
 from bimode.config.curate import FilterConfig, SourceConfig
 from bimode.errors import ConfigError, StarvedError
-from bimode.inputs.prompts import read_prompts
+from bimode.inputs.prompt_limits import read_prompts
 from bimode.modes import Mode
 from data_curation import store as module
 from data_curation.candidates import CANDIDATE_SCHEMA

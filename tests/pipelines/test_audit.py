@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.rl.ledger import Ledger, State
-from bimode.rl.prompt_order import item_of
+from bimode.rl.rollout_task import item_of
 from bimode.storage.run_dir import FORMAT, StageDir, digest_path
 from pipelines.__main__ import exit_code
 from pipelines.audit import audit_run

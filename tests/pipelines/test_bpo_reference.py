@@ -13,7 +13,7 @@ from bimode.config.recipe import Recipe
 from bimode.errors import MismatchError
 from bimode.modes import Mode
 from bimode.rl.loss import policy_loss
-from bimode.rl.prompt_order import item_of
+from bimode.rl.rollout_task import item_of
 from pipelines.bpo_reference import FILE, reference_rewards
 from pipelines.bpo_steps import credit, update
 from tests.pipelines.test_bpo_steps import ScriptedGraph, collect, prompts

@@ -23,7 +23,7 @@ from bimode.modes import Mode
 from bimode.records import Completion, GenerationRequest, GenerationResult, Prompt, RolloutGroup
 from bimode.rl.ledger import Ledger
 from bimode.rl.loss import policy_loss
-from bimode.rl.rollout_summary import summarize
+from bimode.rl.metrics import summarize
 from bimode.rl.rollout_task import RolloutTask, requests, scored_groups
 from bimode.rl.scheduler import Lease, RefusedPrompt, ScoredGroup
 from pipelines.bpo_log import RunLog

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.inputs.prompts import read_prompts
+from bimode.inputs.prompt_limits import read_prompts
 from bimode.renderer import Renderer, load_model
 from tests.cluster.hand_started import HandStarted
 

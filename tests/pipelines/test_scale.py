@@ -13,7 +13,7 @@ import pytest
 from bimode.config.load import build_recipe
 from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
-from bimode.rl.waits import Waits
+from bimode.rl.timeline import Waits
 from bimode.storage.run_dir import FORMAT, StageDir, StageResult
 from bimode.storage.versions import exclusive
 from pipelines import bpo, bpo_steps

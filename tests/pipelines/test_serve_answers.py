@@ -22,7 +22,7 @@ from actors.serving.refusals import (
     make_app,
     template_keys,
 )
-from bimode.inputs.control_tokens import OURS
+from bimode.inputs.text import OURS
 from bimode.models.template import CHAT_TEMPLATE
 from tests.pipelines.test_serve_requests import PICTURE, said_by
 

@@ -31,8 +31,8 @@ from actors.serving.refusals import (
     make_app,
     template_keys,
 )
-from bimode.inputs.control_tokens import OURS, ControlTokens
 from bimode.inputs.pictures import open_picture
+from bimode.inputs.text import OURS, ControlTokens
 from bimode.models.template import CHAT_TEMPLATE
 from tests.pictures import BLUE, KINDS, RED, Kind, encoded, halves
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
-from bimode.storage.encoding import other_encoding
+from bimode.inputs.text import other_encoding
 from data_curation.sources.files import BLOCK, SourceFile, open_file
 from data_curation.sources.refusal import Refusal
 

@@ -1,10 +1,15 @@
-"""Text is text: which strings a tokenizer would read as control tokens.
+"""What text may hold: control tokens, control characters, encodings.
 
 A tokenizer looks for its added tokens in any text before anything else, so a question that quotes
 ``<|im_end|>`` ends its own turn. What counts is the list of the actual tokenizer: its special
 tokens, the tags of the modes, the placeholders of images and video, and the ends of a turn.
 Curation rejects rows that hold one, prompts and responses are refused where they are encoded, and
 the endpoint answers with a 400.
+
+Characters that command a terminal are refused too, and escaped wherever foreign text is printed.
+Legal stay the direction marks U+200E, U+200F and U+061C, which Arabic and Hebrew text needs and
+which reorder nothing beside them, the byte order mark, and U+2028 and U+2029, which no terminal
+obeys.
 """
 
 from __future__ import annotations
@@ -98,3 +103,35 @@ def control_tokens(processor: Any) -> ControlTokens:
 def _any_of(names: Iterable[str]) -> re.Pattern[str]:
     """The longest name first, where one begins with another."""
     return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))))
+
+
+CONTROL = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f"  # a form feed is what is left of a "\frac"
+    r"\x7f-\x9f"  # U+009B begins an escape sequence, as ESC [ does
+    # embeddings, overrides and isolates: text is read in another order
+    r"\u202a-\u202e\u2066-\u2069"
+    r"\ud800-\udfff]"
+)
+UNPRINTABLE = re.compile(rf"{CONTROL.pattern}|\r")
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with its control characters escaped, e.g. ``\x1b[2J`` or ``\u202e``.
+
+    Line breaks and tabs stay.
+    """
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+UTF32 = (b"\xff\xfe\x00\x00", b"\x00\x00\xfe\xff")
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+ZERO_BESIDE_ASCII = re.compile(rb"[\t\n\r\x20-\x7e]\x00|\x00[\t\n\r\x20-\x7e]")
+
+
+def other_encoding(start: bytes) -> str:
+    """ "UTF-16" or "UTF-32" of a text that begins with `start`; "" of one that may be UTF-8."""
+    if start.startswith(UTF32):
+        return "UTF-32"
+    if start.startswith(UTF16) or ZERO_BESIDE_ASCII.match(start):
+        return "UTF-16"
+    return ""

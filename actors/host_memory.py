@@ -1,9 +1,10 @@
-"""Where a CPU worker's large tensors come from, and whether what they leave is given back to the
-system (glibc's mallopt(3)).
+"""Where large tensors of a CPU worker come from, and whether freed memory goes back to the system
+(glibc's mallopt(3)).
 
-While an engine is made, each layer's weights are loaded, packed and freed between pieces that stay:
-mappings of their own go back at once, where holes in the heap would not. Later the heap is faster,
-since its pages have been touched before.
+While an engine is made, each layer's weights are loaded, packed and freed between pieces that stay.
+Mappings of their own go back to the system at once, where holes in the heap would not. Later the
+heap is faster, since its pages have been touched before. A module of its own, since it imports no
+vLLM.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ _MALLOPT = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 MAPPED = 1 << 20
-HEAP, KEPT, ALL = (
-    32 << 20,
-    64 << 20,
-    -1,
-)  # the first two: glibc's own rule, once a large tensor was freed; mallopt ends that rule
+# HEAP and KEPT are glibc's own rule, once a large tensor was freed; mallopt ends that rule
+HEAP = 32 << 20
+KEPT = 64 << 20
+ALL = -1
 
 
 def map_large_tensors(on: bool) -> None:

@@ -1,24 +1,35 @@
-"""vLLM's layer-wise reload on a CPU, in memory that the worker has already.
+"""The memory of an engine on a CPU: its cache, its large tensors, its layer-wise reload.
 
-As it comes, a layer is given new tensors to load into, is packed from them, and only then frees its
-old packed weights. What lies free between two pieces that stay is seldom of use for the next: a
-worker grows by 60 % of its model in ten updates; where large tensors have mappings of their own,
-the system clears a page for every byte, twice. Here all packed weights are freed first, which
-nothing may use before the update is over, and cut anew in the same order out of what they leave.
-Layers that are packed load into one scratch, as large as the largest of them, the others into what
-they hold.
-"""
+Each part repairs what vLLM 0.32 wastes there. `engine_memory` is entered while an engine is made;
+`CpuReload` surrounds a reload of its weights. Nothing here runs on a GPU.
+
+The cache: vLLM writes zeros into all of it, a gigabyte by `cluster.environment`, of which a small
+model may need a hundredth. Memory that the system hands out is zero anyway.
+
+Large tensors: `actors.host_memory`.
+
+The reload: as vLLM has it, a layer is given new tensors to load into, is packed from them, and only
+then frees its old packed weights. What lies free between two pieces that stay is seldom of use for
+the next: a worker grows by 60 % of its model in ten updates; where large tensors have mappings of
+their own, the system clears a page for every byte, twice. Here all packed weights are freed first,
+which nothing may use before the update is over, and cut anew in the same order out of what they
+leave. Layers that are packed load into one scratch, as large as the largest of them, the others
+into what they hold."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from vllm.model_executor.model_loader.reload import layerwise
+from vllm.v1.worker import gpu_model_runner
 
-from actors.cpu.host_memory import keep_freed, map_large_tensors
-from bimode.storage.shared_memory import ALIGNMENT
+from actors.host_memory import keep_freed, map_large_tensors
+from bimode.storage.weights import ALIGNMENT
 
 PACKED = (  # vLLM's name for what a layer multiplies by: a closure over its packed weights
     "cpu_linear"
@@ -123,3 +134,33 @@ def _is_alike(held: torch.Tensor | None, meta: torch.Tensor) -> bool:
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+ALLOCATE = gpu_model_runner.allocate_kv_cache
+
+
+class Untouched(TorchFunctionMode):
+    """While it is entered, `torch.zeros(bytes, dtype=torch.int8)` writes nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.zeros and kwargs and kwargs.get("dtype") is torch.int8:
+            memory = np.zeros(args[0] + ALIGNMENT, np.int8)
+            begin = -memory.ctypes.data % ALIGNMENT
+            return torch.from_numpy(memory[begin : begin + args[0]])
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def engine_memory() -> Iterator[None]:
+    """While it is entered, an engine is made: its cache is not written, and each large tensor has a
+    mapping of its own. The cache of later engines of this process is not written either.
+    """
+
+    def allocate(*args: Any, **kwargs: Any) -> Any:
+        with Untouched():
+            return ALLOCATE(*args, **kwargs)
+
+    gpu_model_runner.allocate_kv_cache = allocate
+    map_large_tensors(True)
+    yield
+    map_large_tensors(False)

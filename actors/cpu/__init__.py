@@ -1,1 +1,0 @@
-"""What only workers on a CPU need."""
