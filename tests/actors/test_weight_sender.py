@@ -113,3 +113,16 @@ def test_without_a_gpu_the_sender_is_refused() -> None:
         pytest.skip("a GPU is here, so the sender is allowed")
     with pytest.raises(ConfigError, match=r"bpo.sync = ipc: .*object_store"):
         WeightSender(torch.nn.Linear(2, 2), [], sync="ipc", rank=0, address="127.0.0.1", port=0)
+
+
+def test_vllms_own_nccl_engines_bring_every_tensor_of_an_update_to_every_worker() -> None:
+    """Of the whole sequence only the communicator is stood in for. The third line of each worker is
+    the control: a parameter that changed after the last update.
+    """
+    program = Path(__file__).with_name("nccl_line.py")
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=180
+    )
+    *compared, ranks = done.stdout.splitlines() or [done.stderr[-2000:]]
+    assert compared == ["0 6 True"] * 2 + ["1 6 True"] * 2 + ["2 6 False"] * 2
+    assert ranks == "[[1], [2]]"
