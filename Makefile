@@ -14,7 +14,7 @@ PROCESSES ?= 2
 UNIT_TESTS = $(BIN)/pytest -m "$(UNIT)" -n $(PROCESSES) --dist loadfile
 COMPILE := .stamps/uv/bin/uv pip compile pyproject.toml --quiet --python-version 3.11 \
 	--python-platform x86_64-unknown-linux-gnu --generate-hashes --annotation-style line --no-emit-index-url \
-	--custom-compile-command "make lock" --extra learner --extra curate --extra report --extra dev $(UPGRADE)
+	--custom-compile-command "make lock" --extra learner --extra curate --extra report --extra track --extra dev $(UPGRADE)
 
 export PATH := $(BIN):$(PATH)
 

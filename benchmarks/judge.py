@@ -25,7 +25,6 @@ import pyarrow.parquet as pq
 
 from benchmarks.peers.command import errors_in_one_line
 from benchmarks.peers.smollm2 import KEEP_TO_WORDS, make_smollm2
-from bimode.config.load import load_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from bimode.grading.verify import OPEN
@@ -157,7 +156,7 @@ def main() -> None:
             raise ConfigError("--judge", judge, "is no directory")
         own = [f'curate.judge.model="{judge.resolve()}"']
         own += [KEEP_TO_WORDS] if flags.make_judge else []
-        recipe = load_recipe(RECIPE, (*own, *flags.set))
+        recipe = Recipe.load(RECIPE, (*own, *flags.set))
         began, questions = time.monotonic(), read_questions()
         verdicts = ask(recipe, questions, Path(name))
         found = compare(questions, verdicts)

@@ -96,15 +96,15 @@ def benchmark(rounds: int, folder: Path) -> Figure:
             batch = loop.batch(step)
             graph_s = time.perf_counter() - began
             _check(work, batch)
-            loop.mark_trained(batch, step)
-            graph.weights.push(step + 1)
-            _wait_until_live(graph)  # not part of it: benchmarks/sync.py
+            loop.mark_trained(batch, step)  # no worker takes a lease before the next push
             asked = [
                 r
                 for group_id in range(step * PROMPTS, (step + 1) * PROMPTS)
                 for r in requests_of(group_id)
             ]
             bare_s = ray.get(graph.fleet.workers[0].actor.__ray_call__.remote(bare, asked))
+            graph.weights.push(step + 1)
+            _wait_until_live(graph)  # not part of it: benchmarks/sync.py
             if step >= WARM_UP:
                 seconds["graph"].append(graph_s)
                 seconds["bare"].append(bare_s)

@@ -52,7 +52,6 @@ from benchmarks.peers.tag_scores import (
     pooled,
     score_all,
 )
-from bimode.config.load import load_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from bimode.modes import Mode
@@ -115,7 +114,7 @@ def main() -> None:
                 f"curate.judge.images={str(sees).lower()}",
             ]
             own += [KEEP_TO_WORDS] if options.make_judge else []
-        recipe = load_recipe(RECIPE, (*own, *options.set))
+        recipe = Recipe.load(RECIPE, (*own, *options.set))
         items, judged = collect(
             recipe, draw(options.items, options.seed), options.out or Path(name)
         )

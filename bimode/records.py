@@ -45,6 +45,26 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class ParsedRecord:
+    """A question as its record has it: `<image>` markers still in the text, choices apart, and the
+    letter as answer to them.
+
+    Example: ``ParsedRecord("Which one melts?", "B", choices=("wood", "ice"), trace="Ice is
+    frozen water ...")``.
+    """
+
+    question: str
+    answer: str
+    images: tuple[bytes, ...] = ()
+    trace: str = ""
+    choices: tuple[str, ...] = ()
+    id: str = ""
+    task: str = ""
+    level: str = ""
+    number_args: str = "{}"  # JSON for verifier `number`: how near an answer must be
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What a rollout worker needs to generate, and what a verifier needs to judge.
 

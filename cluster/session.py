@@ -253,10 +253,11 @@ def _pid() -> int:
 
 
 def _python_path() -> str:
-    """The code's root before whatever the user has: workers import the same packages as this
-    process.
+    """The code's root before whatever the user has, and then the working directory: workers import
+    the same packages, and the same plug-ins, as this process.
     """
-    return os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    own = (str(ROOT), os.environ.get("PYTHONPATH", ""), os.getcwd())
+    return os.pathsep.join(filter(None, own))
 
 
 def _terminate_as_interrupt() -> None:

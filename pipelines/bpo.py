@@ -47,6 +47,7 @@ def config(recipe: Recipe) -> Any:
     """What the policy depends on. Timeouts and the number of checkpoints are not part of it."""
     return {
         "bpo": recipe.bpo.model_dump(mode="json", exclude=NOT_PART_OF_CACHE_KEY),
+        "plugins": recipe.bpo.plugins | recipe.curate.verifier_digests,
         "model": recipe.model.model_dump(mode="json"),
         "seed": recipe.seed,
     }
@@ -115,7 +116,7 @@ def train(
     limit = bpo.mismatch_limit(recipe.model.dtype)
     log = RunLog(stage.path, lambda step: bpo.at(step).margin, limit)
     ledger = Ledger(stage.path / "ledger")
-    prompts = read_prompts(inputs["data"], "rl")
+    prompts = read_prompts(inputs["data"], "rl", recipe.curate.verifiers)
     loss = policy_loss(bpo.clip_low, bpo.clip_high, bpo.kl, importance_of(bpo))
     target = WorkerTarget(stage.path, bpo, partial(bpo_steps.rollout_room, recipe))
     with (

@@ -193,7 +193,7 @@ def splits_of(recipe: Recipe) -> set[str]:
     from bimode.storage.dataset import SPLITS
 
     sources = recipe.curate.sources
-    if any(source.family for source in sources):
+    if any(source.draws for source in sources):
         return set(SPLITS)
     return {source.split for source in sources}
 

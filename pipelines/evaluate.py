@@ -62,6 +62,7 @@ def config(recipe: Recipe) -> Any:
             mode="json", exclude={"workers", "worker_timeout_s"}
         ),
         "model": recipe.model.model_dump(mode="json", exclude={"base"}),
+        "plugins": recipe.curate.verifier_digests,
         "seed": recipe.seed,
     }
 
@@ -100,7 +101,7 @@ def evaluate_model(
 
     Everything else is as in `recipe`, or at its defaults, which are those of the tiny model.
     """
-    from bimode.config.load import build_recipe
+    from bimode.config.recipe import Recipe
     from cluster.session import output_directory, prepare_process
     from pipelines.harness import run_stages
     from pipelines.progress import if_slow, log_line
@@ -114,7 +115,7 @@ def evaluate_model(
         data = data / "curate" / "data"
     name = name_of(model)
     changes = (*overrides, 'stages=["evaluate"]', f"model.base={model}")
-    loaded = load(recipe, changes, seed) if recipe else build_recipe({"name": name}, changes, seed)
+    loaded = load(recipe, changes, seed) if recipe else Recipe.of({"name": name}, changes, seed)
     prepare_process(
         loaded.cluster
     )  # before the import of transformers, which reads the environment
@@ -150,8 +151,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
     from bimode.storage.dataset import split_files
     from pipelines.progress import log_line
 
-    settings = recipe.evaluate
-    prompts = list({p.id: p for p in read_prompts(inputs["data"], settings.split)}.values())
+    settings, own = recipe.evaluate, recipe.curate.verifiers
+    prompts = list({p.id: p for p in read_prompts(inputs["data"], settings.split, own)}.values())
     if not prompts:
         raise StarvedError(
             f"no {settings.split} rows in {inputs['data']}: raise curate.{settings.split}"

@@ -38,6 +38,7 @@ from cluster.session import ROOT, connect, in_job, joins_cluster, prepare_proces
 from pipelines.failure import reported
 from pipelines.model_check import TRAINING, ensure_model_is_trainable
 from pipelines.progress import if_slow, log_line
+from pipelines.track import check_sinks, tracked
 
 BEFORE_WORK = {".lock", "manifest.json", "cache/sources.json", "cache/stats.json"}
 PACKAGES = (
@@ -183,6 +184,7 @@ def _run_one(
     `trains`: a stage of this command trains, so the first stage refuses an untrainable model.
     """
     name, config = stage.stage, module.config(recipe)
+    check_sinks(recipe.track)
     with if_slow(f"{name}: reading its inputs"):
         digests = stage.input_digests(inputs)
         is_current = stage.is_current(config, digests)
@@ -205,7 +207,8 @@ def _run_one(
         stage.begin()
         log_line(f"{name}: started")
         started = time.monotonic()
-        result = module.execute(recipe, stage, inputs)
+        with tracked(recipe, name, stage.path):
+            result = module.execute(recipe, stage, inputs)
         stage.seal(config, digests, result.outputs, result.counts, started)
         log_line(f"{name}: done in {time.monotonic() - started:.0f} s ({stage.path})")
     sealed = read_json(stage.manifest)

@@ -64,10 +64,10 @@ def recipe_and_run(recipe: Path | None, out: str | None) -> tuple[Path, str]:
 
 def load(path: Path, overrides: tuple[str, ...], seed: int | None) -> Recipe:
     """The recipe at `path`, which may be a run's directory. Raises ConfigError."""
-    from bimode.config.load import build_recipe, load_recipe
+    from bimode.config.recipe import Recipe
     from pipelines.progress import log_line
 
     if (recipe := saved_recipe(path)) is None:
-        return load_recipe(path, overrides, seed)
+        return Recipe.load(path, overrides, seed)
     log_line(f"bimode: by the recipe in {path / 'manifest.json'}")
-    return build_recipe(recipe, overrides, seed)
+    return Recipe.of(recipe, overrides, seed)

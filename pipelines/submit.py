@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from bimode.config.load import load_recipe
 from bimode.config.recipe import Recipe, Stage
 from bimode.config.traces import SELF
 from bimode.errors import ConfigError, one_of
@@ -23,7 +22,7 @@ def submit_run(
     Raises ConfigError for a mistake, JobFailed unless the job succeeded.
     """
     one_of("--stage", stage, STAGES)
-    check_paths(load_recipe(recipe, overrides, seed), stage)
+    check_paths(Recipe.load(recipe, overrides, seed), stage)
     flags = [word for override in overrides for word in ("--set", override)]
     if seed is not None:
         flags += ["--seed", str(seed)]

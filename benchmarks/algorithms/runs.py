@@ -17,7 +17,6 @@ from pathlib import Path
 from threading import Event
 
 from benchmarks.algorithms import VARIANTS
-from bimode.config.load import load_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from bimode.modes import Mode
@@ -114,7 +113,7 @@ def check_annealed(annealed: Path, recipe: Path) -> None:
     """`annealed` is a run directory in which all of the recipe that comes before BPO is sealed.
     Raises ConfigError.
     """
-    missing = [part for part in parts_of(load_recipe(recipe)) if not (annealed / part).exists()]
+    missing = [part for part in parts_of(Recipe.load(recipe)) if not (annealed / part).exists()]
     if missing:
         stage = (
             "curate and anneal are" if any("anneal" in part for part in missing) else "curate is"
@@ -130,7 +129,7 @@ def check_variants(recipe: Path, variants: Sequence[Variant], common: tuple[str,
     """
     for variant in variants:
         try:
-            made = load_recipe(recipe, (*common, *variant.overrides))
+            made = Recipe.load(recipe, (*common, *variant.overrides))
         except ConfigError as error:
             if error.key == "recipe":
                 raise
@@ -181,7 +180,7 @@ def made_of(
     """Digest of all that a run depends on: the recipe as resolved, the annealed model and the
     curated data.
     """
-    resolved = load_recipe(recipe, (*common, *variant.overrides), seed)
+    resolved = Recipe.load(recipe, (*common, *variant.overrides), seed)
     sealed = [
         digest_path(annealed / part)
         for part in parts_of(resolved)
@@ -252,7 +251,7 @@ def run_one(
         (out / CACHE).mkdir(exist_ok=True)
         (run / CACHE).symlink_to((out / CACHE).absolute())
     write_atomic(run / MADE_OF, made_of(annealed, recipe, variant, seed, common) + "\n")
-    for part in parts_of(load_recipe(recipe)):
+    for part in parts_of(Recipe.load(recipe)):
         if (annealed / part).is_dir():
             shutil.copytree(annealed / part, run / part, dirs_exist_ok=True)
         elif (annealed / part).is_file():

@@ -9,6 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bimode import plugins
+from bimode.errors import ConfigError
+
 if TYPE_CHECKING:
     from bimode.algorithms.base import Algorithm
 
@@ -26,6 +29,17 @@ NAMES = (
 
 
 def load(name: str) -> Algorithm:
-    """The algorithm of `name`, which is one of `NAMES`."""
-    algorithm: Algorithm = import_module(f"{__name__}.{name}").ALGORITHM
+    """Return the algorithm `name`: one of `NAMES`, or ``"module:attribute"`` of the user.
+
+    Raises ConfigError.
+    """
+    if name in NAMES:
+        built_in: Algorithm = import_module(f"{__name__}.{name}").ALGORITHM
+        return built_in
+    from bimode.algorithms.base import Algorithm
+
+    algorithm = plugins.load("algorithm", name)
+    if not isinstance(algorithm, Algorithm):
+        kind = type(algorithm).__name__
+        raise ConfigError("algorithm", name, f"is {kind}, not a bimode.algorithms.base.Algorithm")
     return algorithm

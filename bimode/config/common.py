@@ -5,14 +5,39 @@ training stages.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
+from bimode import plugins
+from bimode.errors import ConfigError
 from bimode.storage.uri_secrets import refuse_secrets
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A validator of a key's value: one of `names`, or own code as ``"module:attribute"``."""
+
+    kind: str
+    names: tuple[str, ...] = ()
+
+    def __call__(self, name: str) -> str:
+        if not plugins.is_plugin(name) and self.names:
+            if name not in self.names:
+                *others, last = map(repr, self.names)
+                expected = f"{', '.join(others)} or {last}" if others else last
+                raise PydanticKnownError("literal_error", {"expected": expected})
+        elif name:
+            try:
+                plugins.load(self.kind, name)
+            except ConfigError as error:
+                raise ValueError(error.fix) from None
+        return name
 
 
 class ConfigModel(BaseModel):

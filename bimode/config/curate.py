@@ -9,22 +9,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from bimode.config.common import ConfigModel, Positive, Share
+from bimode import plugins
+from bimode.config.common import ConfigModel, Named, Positive, Share
 from bimode.config.mix import MixConfig
 from bimode.config.traces import JudgeConfig, TraceConfig
 from bimode.errors import ConfigError
 
 Family = Literal["digits", "charts", "arithmetic", "sums", "tables", "reasoning_gym"]
 Reader = Literal["auto", "parquet", "jsonl", "hf", "webdataset", "images"]
-Layout = Literal["columns", "chat", "llava", "scienceqa", "ai2d", "chartqa", "gsm8k", "mathvista"]
-Verifier = Literal["auto", "exact", "int", "number", "choice", "math"]
+LAYOUTS = ("columns", "chat", "llava", "scienceqa", "ai2d", "chartqa", "gsm8k", "mathvista")
+VERIFIERS = ("auto", "exact", "int", "number", "choice", "math")
+Layout = Annotated[str, AfterValidator(Named("layout", LAYOUTS))]
+Verifier = Annotated[str, AfterValidator(Named("verifier", VERIFIERS))]
+Generator = Annotated[str, AfterValidator(Named("generator"))]
 Radius = Annotated[int, Field(ge=0, le=64)]
 
 
 class SourceConfig(ConfigModel):
-    """One source of questions: a family, or files."""
+    """One source of questions: a family, a generator of your own, or files."""
 
     family: Family | None = Field(
         None,
@@ -33,10 +37,11 @@ class SourceConfig(ConfigModel):
             " `reasoning_gym` are text only"
         ),
     )
+    generator: Generator = Field("", description="your own function instead of a family")
     weight: float = Field(
         1.0,
         gt=0.0,
-        description="family: share of the questions, over the sum of all families' weights",
+        description="share of the generated questions, over the sum of all such weights",
     )
     tasks: tuple[str, ...] = Field(
         (), description="reasoning_gym only: `chain_sum`, `leg_counting`; empty: the first"
@@ -76,8 +81,11 @@ class SourceConfig(ConfigModel):
         "auto",
         description=(
             "of the answers of `path`; `auto` goes by the answer, and free text needs"
-            " `curate.judge`"
+            " `curate.judge`; name your own also where your generator's samples have it"
         ),
+    )
+    verifier_args: dict[str, Any] = Field(
+        {}, description="of a verifier of your own, e.g. `{ places = 2 }`"
     )
     rel_tol: Share | None = Field(
         None,
@@ -100,16 +108,21 @@ class SourceConfig(ConfigModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> SourceConfig:
-        if bool(self.family) == bool(self.path):
-            shown = f"{self.family} and {self.path}" if self.family else "(missing)"
-            raise ConfigError("family", shown, "name a family or a path, one of them")
+        given = [name for name in (self.family, self.generator, self.path) if name]
+        if len(given) != 1:
+            shown = " and ".join(given) or "(missing)"
+            fix = "name a family, a generator or a path, one of them"
+            raise ConfigError("family", shown, fix)
         if self.tasks and self.family != "reasoning_gym":
             raise ConfigError(
                 "tasks",
                 ", ".join(self.tasks),
                 f"only reasoning_gym has tasks; leave them out of {self.family}",
             )
-        if self.rel_tol is not None and (self.family or self.verifier not in ("auto", "number")):
+        if self.verifier_args and not plugins.is_plugin(self.verifier):
+            fix = "only a verifier of your own takes arguments from here; leave them out"
+            raise ConfigError("verifier_args", ", ".join(self.verifier_args), fix)
+        if self.rel_tol is not None and (self.draws or self.verifier not in ("auto", "number")):
             fix = 'applies to files with verifier "auto" or "number" only; leave it out'
             raise ConfigError("rel_tol", self.rel_tol, fix)
         unknown = sorted(self.columns.keys() - OUR_COLUMNS)
@@ -119,12 +132,10 @@ class SourceConfig(ConfigModel):
                 ", ".join(unknown),
                 f"on the left stands one of {', '.join(sorted(OUR_COLUMNS))}",
             )
-        if self.columns and (self.family or self.layout != "columns"):
-            by = (
-                f"family {self.family}"
-                if self.family
-                else f'layout "{self.layout}", which has its own'
-            )
+        if self.columns and (self.draws or self.layout != "columns"):
+            by = f'layout "{self.layout}", which has its own'
+            if self.draws:
+                by = f"family {self.family}" if self.family else f"generator {self.generator}"
             raise ConfigError(
                 "columns",
                 ", ".join(self.columns),
@@ -138,6 +149,16 @@ class SourceConfig(ConfigModel):
             )
             raise ConfigError("columns", shown, fix)
         return self
+
+    @property
+    def draws(self) -> str:
+        """What questions are drawn from; empty for files."""
+        return self.family or self.generator
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Digests of own code that decides the source's candidates."""
+        return plugins.digests((self.generator, self.layout, self.verifier))
 
 
 OUR_COLUMNS = frozenset(("question", "answer", "images", "trace", "choices", "id", "task", "level"))
@@ -336,7 +357,18 @@ class CurateConfig(ConfigModel):
         not among it.
         """
         engines = {name: {"concurrency"} for name in ("rollouts", "judge", "traces")}
-        return self.model_dump(mode="json", exclude={**engines, "keep_versions": True})
+        dumped = self.model_dump(mode="json", exclude={**engines, "keep_versions": True})
+        return dumped | {"plugins": [source.plugins for source in self.sources]}
+
+    @property
+    def verifiers(self) -> frozenset[str]:
+        """Verifiers of the user that the sources name: rows may ask for these and no others."""
+        return frozenset(self.verifier_digests)
+
+    @property
+    def verifier_digests(self) -> dict[str, str]:
+        """Their digests, by name."""
+        return plugins.digests(source.verifier for source in self.sources)
 
     @property
     def tags(self) -> bool:

@@ -1,4 +1,6 @@
-"""TOML + dotted overrides -> `Recipe`, or one line that names the key, the value and the fix."""
+"""TOML and dotted overrides -> a config model, or one line that names the key, the value and the
+fix. `Recipe.load` is the public way in.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +10,25 @@ import re
 import tomllib
 from codecs import BOM_UTF8
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from bimode.inputs.text import other_encoding
 
+Model = TypeVar("Model", bound=BaseModel)
 
-def load_recipe(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Recipe:
-    """Reads `path`, applies ``a.b=c`` overrides in order, validates. Raises ConfigError."""
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a TOML file. Raises ConfigError."""
     try:
         data = path.read_bytes()
         if found := other_encoding(data) or (
             "UTF-8 with a byte-order mark" if data.startswith(BOM_UTF8) else ""
         ):
             raise ConfigError("recipe", path, f"is {found}; save it as plain UTF-8")
-        table = tomllib.loads(data.decode())
+        return tomllib.loads(data.decode())
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
         raise ConfigError(
@@ -37,28 +40,25 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = (), seed: int | None = 
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("recipe", path, f"not a TOML file: {error}") from None
-    return build_recipe(table, overrides, seed)
 
 
-def build_recipe(
+def overridden(
     table: dict[str, Any], overrides: tuple[str, ...] = (), seed: int | None = None
-) -> Recipe:
-    """`table` with ``a.b=c`` overrides applied in order, validated. Raises ConfigError."""
+) -> dict[str, Any]:
+    """Return `table` with ``a.b=c`` overrides applied in order. Raises ConfigError."""
     for override in overrides:
         _apply(table, override)
-    if seed is not None:
-        table["seed"] = seed
-    return validate(table)
+    return table if seed is None else table | {"seed": seed}
 
 
-def validate(table: dict[str, Any]) -> Recipe:
-    """`table` as a Recipe; the first problem becomes a ConfigError."""
+def validate(table: dict[str, Any], model: type[Model]) -> Model:
+    """Make a `model` of `table`; the first problem becomes a ConfigError."""
     try:
-        return Recipe.model_validate(table)
+        return model.model_validate(table)
     except ValidationError as error:
         # a misspelt key first: it may be why another one is missing
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        raise _as_config_error(problems[0]) from None
+        raise _as_config_error(problems[0], model) from None
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
@@ -86,7 +86,7 @@ def _index(values: list[Any], name: str, override: str) -> int:
     return int(name)
 
 
-def _as_config_error(problem: Any) -> ConfigError:
+def _as_config_error(problem: Any, model: type[BaseModel]) -> ConfigError:
     path, value = [str(part) for part in problem["loc"]], problem["input"]
     own = problem.get("ctx", {}).get("error")
     if isinstance(
@@ -100,10 +100,10 @@ def _as_config_error(problem: Any) -> ConfigError:
         if isinstance(value, dict)
         else value
     )
-    return ConfigError(".".join(path) or "recipe", shown, _fix(problem, path))
+    return ConfigError(".".join(path) or "recipe", shown, _fix(problem, path, model))
 
 
-def _fix(problem: Any, path: list[str]) -> str:
+def _fix(problem: Any, path: list[str], model: type[BaseModel]) -> str:
     """What to write instead: pydantic's own words, or better ones."""
     kind, value = problem["type"], problem["input"]
     if kind in PLAIN:
@@ -112,7 +112,7 @@ def _fix(problem: Any, path: list[str]) -> str:
         return f"must be {BOUNDS[kind]}".format(**problem["ctx"])
     match kind:
         case "extra_forbidden":
-            return _unknown_key(path)
+            return _unknown_key(path, model)
         case "literal_error":
             return _other_word(value, problem["ctx"]["expected"])
         case "model_type" | "tuple_type":
@@ -128,10 +128,12 @@ def _fix(problem: Any, path: list[str]) -> str:
     return str(problem["msg"]).removeprefix("Value error, ")
 
 
-def _unknown_key(path: list[str]) -> str:
+def _unknown_key(path: list[str], model: type[BaseModel]) -> str:
     *outer, name = path
-    known = _known(outer)
-    deeper = [".".join([*outer, part, name]) for part in known if name in _known([*outer, part])]
+    known = _known(outer, model)
+    deeper = [
+        ".".join([*outer, part, name]) for part in known if name in _known([*outer, part], model)
+    ]
     near = [*_renamed(name, known), *difflib.get_close_matches(name, known, n=1), *deeper]
     if near:
         return f"unknown key; did you mean {' or '.join(dict.fromkeys(near))}?"
@@ -190,9 +192,9 @@ def _renamed(name: Any, known: list[str]) -> list[str]:
     return [new] if new in known else []
 
 
-def _known(path: list[str]) -> list[str]:
-    """Keys of the section at `path`, following nested models only."""
-    model: Any = Recipe
+def _known(path: list[str], root: type[BaseModel]) -> list[str]:
+    """Keys of the section at `path` of `root`, following nested models only."""
+    model: Any = root
     for name in path:
         if name.isdecimal():  # an entry of a list, whose model is known from the list's annotation
             continue

@@ -9,18 +9,22 @@ in `bimode.config.rl`, what sections share in `bimode.config.common`.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from bimode.config.common import ConfigModel, LearnerConfig, OptimConfig, Positive
+from bimode.config.common import ConfigModel, LearnerConfig, Named, OptimConfig, Positive
 from bimode.config.curate import CurateConfig
+from bimode.config.load import overridden, read_table, validate
 from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
 from bimode.rl.transports import LIMITS, resolve
 
 FORCED = 2  # tokens after <think> that make a response direct (`bimode.modes`)
 Stage = Literal["curate", "anneal", "bpo", "evaluate"]
+Sink = Annotated[str, AfterValidator(Named("sink", ("tensorboard", "wandb", "mlflow")))]
 
 
 class ModelConfig(ConfigModel):
@@ -192,6 +196,21 @@ class EvaluateConfig(ConfigModel):
         return modes
 
 
+class TrackConfig(ConfigModel):
+    """Where the numbers of metrics.jsonl go beside the file, while annealing and BPO run."""
+
+    to: tuple[Sink, ...] = Field(
+        (), description="trackers, or sinks of your own; one that fails never stops a run"
+    )
+    project: str = Field("bimode", min_length=1, description="wandb's project, mlflow's experiment")
+    wandb_mode: Literal["offline", "online"] = Field(
+        "offline", description="offline: `wandb sync` uploads what lies in the run's directory"
+    )
+    mlflow_uri: str = Field(
+        "", description="of a tracking server; empty: files in the run's directory"
+    )
+
+
 class Recipe(ConfigModel):
     """A whole run."""
 
@@ -210,6 +229,22 @@ class Recipe(ConfigModel):
         default_factory=BpoConfig
     )  # its algorithm is imported when a recipe is made
     evaluate: EvaluateConfig = EvaluateConfig()
+    track: TrackConfig = TrackConfig()
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = (), seed: int | None = None) -> Recipe:
+        """Read a TOML file, with ``a.b=c`` overrides applied in order. Raises ConfigError.
+
+        Example: ``Recipe.load(Path("pipelines/recipes/tiny.toml"), ["bpo.steps=10"])``.
+        """
+        return cls.of(read_table(path), overrides, seed)
+
+    @classmethod
+    def of(
+        cls, table: dict[str, Any], overrides: Sequence[str] = (), seed: int | None = None
+    ) -> Recipe:
+        """Make a recipe of a table, as `load` does."""
+        return validate(overridden(table, tuple(overrides), seed), cls)
 
     @field_validator("stages")
     @classmethod

@@ -14,19 +14,19 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from bimode import algorithms
-from bimode.config.common import ConfigModel
+from bimode.config.common import ConfigModel, Named
 from bimode.config.curate import SourceConfig
 from bimode.config.recipe import Recipe
 
 HEAD = """\
 # The recipe
 
-Written by `make reference` from `config.py`, the `*_config.py`, `sections.py` and `algorithms/` of
-`bimode`; a test fails where they differ. A recipe is a TOML file. Every key has a default but
-`name`, and a source names a `family` or a `path`; an unknown key, a wrong type or an impossible
-value is refused before anything starts. `--set section.key=value` overrides one key and can be
-repeated; a list is written as TOML, e.g. `--set 'evaluate.modes=["auto"]'`. A source is counted
-from 0: `--set curate.sources.0.weight=2`.
+Written by `make reference` from `bimode/config` and `bimode/algorithms`; a test fails where they
+differ. A recipe is a TOML file. Every key has a default but `name`, and a source names a `family`,
+a `generator` or a `path`; an unknown key, a wrong type or an impossible value is refused before
+anything starts. `--set section.key=value` overrides one key and can be repeated; a list is written
+as TOML, e.g. `--set 'evaluate.modes=["auto"]'`. A source is counted from 0: `--set
+curate.sources.0.weight=2`.
 
 The defaults are those of the tiny model. `pipelines/recipes/gpu.toml` is a complete recipe for a
 large one. "Ours" marks a value that R-4B (arXiv 2508.21113) does not state. Counts are whole
@@ -101,6 +101,9 @@ def type_words(field: FieldInfo) -> str:
         (sign, getattr(at, key, None)) for at in field.metadata for key, sign in LIMITS.items()
     ]
     limits = ", ".join(f"{sign} {value:g}" for sign, value in found if value is not None)
+    for validator in field.metadata:
+        if named := _named(validator):
+            return named
     return f"{_words(field.annotation)} {limits}".strip()
 
 
@@ -119,11 +122,23 @@ def _words(kind: Any) -> str:
         return _words(arguments[0])
     if isinstance(kind, type) and issubclass(kind, ConfigModel):
         return "tables, below"
+    if get_origin(kind) is dict and arguments[1] is Any:
+        return "table"
     if get_origin(kind) is dict:
         return f"table of {_words(arguments[1])}s".replace("texts", "text")
     if get_origin(kind) is Annotated:
-        return _words(arguments[0])
+        return next(filter(None, map(_named, kind.__metadata__)), _words(arguments[0]))
     return WORDS[kind]
+
+
+def _named(validator: Any) -> str:
+    """The choices of a `Named` key; empty for another validator."""
+    named = getattr(validator, "func", None)
+    if not isinstance(named, Named):
+        return ""
+    own = '`"module:attribute"`'
+    choices = ", ".join(f"`{_toml(name)}`" for name in named.names)
+    return f"one of {choices}, or {own}" if choices else own
 
 
 def _toml(value: Any) -> str:

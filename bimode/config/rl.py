@@ -4,14 +4,20 @@ what it cannot do.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import AfterValidator, Field, model_validator
 
-from bimode import algorithms
+from bimode import algorithms, plugins
 from bimode.algorithms.base import CreditSettings, Decision
-from bimode.config.common import ConfigModel, LearnerConfig, OptimConfig, Positive, Share
+from bimode.config.common import (
+    ConfigModel,
+    LearnerConfig,
+    Named,
+    OptimConfig,
+    Positive,
+    Share,
+)
 from bimode.errors import ConfigError
 from bimode.rl.transports import LIMITS, can_join
 
@@ -34,9 +40,18 @@ class BpoConfig(ConfigModel):
     docs/algorithms.md.
     """
 
-    algorithm: str = Field(
+    algorithm: Annotated[str, AfterValidator(Named("algorithm", algorithms.NAMES))] = Field(
         "per_mode",
-        description="a file of `bimode/algorithms`; its defaults of this section stand below",
+        description=(
+            "a file of `bimode/algorithms`, or your own; its defaults of this section stand below"
+        ),
+    )
+    reward: Annotated[str, AfterValidator(Named("reward"))] = Field(
+        "",
+        description=(
+            "your own function of a group with its verified scores, which returns a reward for each"
+            " completion; empty: the scores are the rewards"
+        ),
     )
     decision: Decision = Field(
         "preferred",
@@ -235,17 +250,15 @@ class BpoConfig(ConfigModel):
         if not isinstance(given, dict):
             return given
         name = given.get("algorithm", cls.model_fields["algorithm"].default)
-        return {**algorithms.load(name).defaults, **given} if name in algorithms.NAMES else given
+        try:
+            return {**algorithms.load(str(name)).defaults, **given}
+        except ConfigError:
+            return given  # the field itself reports a name that is wrong
 
-    @field_validator("algorithm")
-    @classmethod
-    def _is_a_file(cls, name: str) -> str:
-        if name not in algorithms.NAMES:
-            *others, last = map(repr, algorithms.NAMES)
-            raise PydanticKnownError(
-                "literal_error", {"expected": f"{', '.join(others)} or {last}"}
-            )
-        return name
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Digests of own code that decides what is learned."""
+        return plugins.digests((self.algorithm, self.reward))
 
     @property
     def credit_settings(self) -> CreditSettings:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bimode.errors import ConfigError
+from bimode.plugins import is_plugin
 
 PUZZLES = (
     "chain_sum",
@@ -34,6 +35,8 @@ def read_arguments(verifier: str, text: str) -> Mapping[str, Any]:
     if args is None:
         fix = f"is not a JSON object of at most {MAX_ARGS} characters"
         raise ConfigError("verifier_args", _shown(text), fix)
+    if is_plugin(verifier):
+        return args  # its own code takes them, or fails with its name
     schema = ARGUMENTS[verifier]
     for name in args:
         if name not in schema:

@@ -10,6 +10,7 @@ Numbers are compared exactly, formulas by math-verify in a child process.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from decimal import Context, Decimal
@@ -18,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from bimode import plugins
 from bimode.errors import ConfigError
 from bimode.grading.answer_reader import (
     REASON,
@@ -33,6 +35,7 @@ from bimode.modes import parse_response
 from bimode.records import Completion, Prompt
 from bimode.storage.run_dir import digest_json, digest_path
 
+RIGHT = 1.0  # the score of a right answer; only a verifier of the user gives less than all of it
 MAX_CHARS = MAX_ANSWER  # of a judged answer: bounds what a symbolic parser can be made to do
 INT = re.compile(r"[+\u2212-]?\d+")
 JUDGING_MODULES = (
@@ -49,28 +52,49 @@ FLOAT_DIGITS = Context(prec=15)  # what a float64 carries: 0.1 + 0.2 is written 
 
 
 def is_right(completion: Completion, prompt: Prompt) -> bool:
-    """Whether `completion` came to its end with the right answer: one that was cut off may be the
-    beginning of another one, as "2" is of "24".
+    """Whether `completion` came to its end with the right answer (`completion_score`)."""
+    return completion_score(completion, prompt) >= RIGHT
+
+
+def completion_score(completion: Completion, prompt: Prompt) -> float:
+    """Return the verifier's score of `completion`, from 0 to 1, and 0 for one that was cut off: it
+    may be the beginning of another answer, as "2" is of "24".
     """
-    return completion.finished and is_correct(
-        completion.text, prompt.answer, prompt.verifier, prompt.verifier_args
-    )
+    if not completion.finished:
+        return 0.0
+    return score(completion.text, prompt.answer, prompt.verifier, prompt.verifier_args)
 
 
 def is_correct(text: str, answer: str, verifier: str, verifier_args: str) -> bool:
-    """Whether the response `text` (with or without its leading ``<think>``) ends in `answer`.
+    """Whether the response `text` (with or without its leading ``<think>``) ends in `answer`."""
+    return score(text, answer, verifier, verifier_args) >= RIGHT
+
+
+def score(text: str, answer: str, verifier: str, verifier_args: str) -> float:
+    """Return the score of the response `text`: 1 or 0, or what the user's own verifier says.
 
     `verifier_args` is a JSON object, e.g. ``{"rel_tol": 0.05}`` for `number`. Raises ConfigError
-    for an unknown verifier and for arguments that it does not take, and as `ScorerChild.passes`.
+    for an unknown verifier and for arguments that it does not take, PluginError for a fault of the
+    user's own verifier, and as `ScorerChild.passes`.
     """
-    judge = VERIFIERS.get(verifier)
-    if judge is None:
+    is_own = plugins.is_plugin(verifier)
+    if not is_own and verifier not in VERIFIERS:
         raise ConfigError("verifier", verifier, f"known: {', '.join(VERIFIERS)}")
     args = read_arguments(verifier, verifier_args)
     response = parse_response(text)
     if not response.closed or not response.answer or len(response.answer) > MAX_CHARS:
-        return False
-    return judge(response.answer, answer, args)
+        return 0.0
+    if is_own:
+        return _own_score(verifier, response.answer, answer, args)
+    return float(VERIFIERS[verifier](response.answer, answer, args))
+
+
+def _own_score(name: str, response: str, answer: str, args: Mapping[str, Any]) -> float:
+    value = plugins.call("verifier", name, response, answer, **args)
+    is_number = isinstance(value, (bool, int, float)) and math.isfinite(value)
+    if not is_number or not 0 <= value <= RIGHT:
+        raise plugins.PluginError("verifier", name, f"returned {value!r}, not a score of 0 to 1")
+    return float(value)
 
 
 @cache

@@ -11,7 +11,7 @@ worker.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -108,17 +108,18 @@ def _opened(model: PromptModel) -> tuple[Renderer, PromptLimits]:
     return renderer, PromptLimits.of(renderer, model.max_model_len)
 
 
-def read_prompts(path: Path, split: str) -> list[Prompt]:
-    """Read the prompts of `split` below `path`, ordered by id; rows that are refused too.
+def read_prompts(path: Path, split: str, own_verifiers: Collection[str] = ()) -> list[Prompt]:
+    """Read the prompts of `split` below `path`, ordered by id; rows that are refused too, such as
+    one with a plug-in as verifier that is not one of `own_verifiers`.
 
     Raises ConfigError if the split is missing, or its files have not the columns of a data set.
     """
     check_split(path, split, PROMPT_COLUMNS)
     rows = _identified(read_rows(path, split, PROMPT_COLUMNS), split)
     new_budget()
-    prompts = sorted(map(checked_prompt, rows), key=lambda prompt: prompt.id)
+    prompts = [checked_prompt(row, own_verifiers) for row in rows]
     new_budget()  # hostile rows cost a model's answers nothing
-    return prompts
+    return sorted(prompts, key=lambda prompt: prompt.id)
 
 
 def prompt_ids(path: Path, split: str) -> list[str]:
@@ -127,14 +128,14 @@ def prompt_ids(path: Path, split: str) -> list[str]:
     return sorted(row["id"] for row in _identified(read_rows(path, split, ["id"]), split))
 
 
-def checked_prompt(row: Row) -> Prompt:
+def checked_prompt(row: Row, own_verifiers: Collection[str] = ()) -> Prompt:
     """Make a prompt of a row with a sound id; without content, if a check refuses the row."""
     try:
         check_columns(row, PROMPT_COLUMNS)
         check_text(row)
         for image in row["images"]:
             picture_header(image["bytes"] or b"")
-        check_answer(row["answer"], row["verifier"], row["verifier_args"])
+        check_answer(row["answer"], row["verifier"], row["verifier_args"], own_verifiers)
     except RefusedPromptError as error:
         why = ": ".join(filter(None, (error.reason, error.detail)))
         return Prompt(row["id"], "", (), "", "", "", "", "", refused=why)

@@ -7,7 +7,7 @@ against predicates that are made of SCHEMA once. Pictures are checked where they
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from bimode.grading.verify import INT, MAX_CHARS, OPEN, VERIFIERS, is_correct, i
 from bimode.inputs.pictures import MAX_DETAIL
 from bimode.inputs.text import CONTROL, OURS, ControlTokens
 from bimode.modes import THINK_CLOSE
+from bimode.plugins import is_plugin
 from bimode.records import IMAGE_MARKER
 from bimode.storage.dataset import SCHEMA, TRAIN_COLUMNS, Row, question_of
 
@@ -89,10 +90,20 @@ def _check_question(row: Row) -> None:
         raise refusal("marker_mismatch", f"{markers} markers, {len(row['images'])} images")
 
 
-def check_answer(answer: str, verifier: str | None, args_text: str | None) -> None:
-    """Refuse an answer that its verifier cannot read, or does not call right itself."""
-    if verifier not in VERIFIERS:
-        raise refusal("unknown_verifier", str(verifier))
+def check_answer(
+    answer: str,
+    verifier: str | None,
+    args_text: str | None,
+    own_verifiers: Collection[str] = (),
+) -> None:
+    """Refuse an answer that its verifier cannot read, or does not call right itself.
+
+    `own_verifiers` are the user's, as the recipe names them: a row cannot make a run import code
+    that its recipe does not name.
+    """
+    if verifier is None or verifier not in (*VERIFIERS, *own_verifiers):
+        known = "a verifier that the recipe does not name: " if is_plugin(verifier) else ""
+        raise refusal("unknown_verifier", f"{known}{verifier}")
     try:
         read_arguments(verifier, args_text or "")
     except ConfigError as error:

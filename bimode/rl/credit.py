@@ -35,10 +35,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bimode import algorithms
+from bimode import algorithms, plugins
 from bimode.algorithms.base import DECISION, Array, TokenCredit, check
 from bimode.config.rl import BpoConfig
-from bimode.grading.verify import is_right
+from bimode.grading.verify import completion_score
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, RolloutGroup, TrainingSample
 
@@ -177,9 +177,9 @@ def _merged(group: Sequence[TrainingSample]) -> TrainingSample:
 
 def correctness(completion: Completion, prompt: Prompt) -> float:
     """1.0 if the answer is right and the response came to its end, else 0.0 (R-4B: rule-based, no
-    length or format term).
+    length or format term). A verifier of the user may give partial credit.
     """
-    return float(is_right(completion, prompt))
+    return completion_score(completion, prompt)
 
 
 def overlong(num_tokens: int, max_tokens: int, buffer: float) -> float:
@@ -191,9 +191,25 @@ def overlong(num_tokens: int, max_tokens: int, buffer: float) -> float:
 
 
 def shaped(group: RolloutGroup, config: BpoConfig) -> RolloutGroup:
-    """`group` with the overlong term added to its rewards."""
+    """Return `group` with the rewards of the user's own function, if `bpo.reward` names one, and
+    the overlong term added. Raises PluginError.
+    """
+    scores_G = _own_rewards(group, config.reward) if config.reward else group.rewards_G
     rewards_G = tuple(
         reward + overlong(c.num_tokens, config.max_tokens, config.overlong_buffer)
-        for c, reward in zip(group.completions, group.rewards_G, strict=True)
+        for c, reward in zip(group.completions, scores_G, strict=True)
     )
     return replace(group, rewards_G=rewards_G)
+
+
+def _own_rewards(group: RolloutGroup, name: str) -> tuple[float, ...]:
+    found = plugins.call("reward", name, group)
+    try:
+        rewards_G = tuple(map(float, found))
+    except (TypeError, ValueError):
+        problem = f"returned {found!r}, not a list of numbers"
+        raise plugins.PluginError("reward", name, problem) from None
+    if len(rewards_G) != len(group.completions) or not all(map(math.isfinite, rewards_G)):
+        problem = f"returned {found!r} for {len(group.completions)} completions"
+        raise plugins.PluginError("reward", name, f"{problem}: give one finite number for each")
+    return rewards_G

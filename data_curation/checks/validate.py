@@ -8,7 +8,7 @@ decoded once, for its bounds, its digest and its perceptual hash.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -132,7 +132,11 @@ class Checked:
 
 
 def check_rows(
-    rows: Sequence[Row], *, hashed: bool = True, controls: ControlTokens = OURS
+    rows: Sequence[Row],
+    *,
+    hashed: bool = True,
+    controls: ControlTokens = OURS,
+    own_verifiers: Collection[str] = (),
 ) -> list[Checked]:
     """What each of `rows` comes to; they stay as they are. Raises RuntimeError if the maths
     verifier does not start.
@@ -146,7 +150,7 @@ def check_rows(
         for row in rows:
             name = row.get("id")
             with RowNote(short(name) if isinstance(name, str) else "without an id"):
-                found.append(_checked(row, hashed, controls))
+                found.append(_checked(row, hashed, controls, own_verifiers))
     return found
 
 
@@ -158,7 +162,9 @@ def check_row(row: Row) -> tuple[str, str]:
     return checked.reason, checked.detail
 
 
-def _checked(row: Row, hashed: bool, controls: ControlTokens) -> Checked:
+def _checked(
+    row: Row, hashed: bool, controls: ControlTokens, own_verifiers: Collection[str]
+) -> Checked:
     digest = ""
     try:
         check_columns(row, COLUMNS)
@@ -168,7 +174,7 @@ def _checked(row: Row, hashed: bool, controls: ControlTokens) -> Checked:
         images = _decode(row["images"])
         digest = picture_digest(images)
         if is_asked:
-            check_answer(row["answer"], row["verifier"], row["verifier_args"])
+            check_answer(row["answer"], row["verifier"], row["verifier_args"], own_verifiers)
     except RefusedPromptError as refused:
         return Checked(refused.reason, refused.detail, digest)
     pictures = images if hashed else []

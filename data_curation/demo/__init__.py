@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from bimode import plugins
 from bimode.config.curate import SourceConfig
 from bimode.records import Sample
 from data_curation.demo.arithmetic import expression
@@ -32,8 +33,18 @@ TEXT_ONLY = ("sums", "tables", "reasoning_gym")
 
 
 def family_of(source: SourceConfig) -> Family:
-    """The family that `source` names. Raises ConfigError for a task without an honest trace."""
+    """The generator that `source` names. Raises ConfigError for a task without an honest trace."""
+    if source.generator:
+        return partial(_own_sample, source.generator)
     if source.family == "reasoning_gym":
         return partial(puzzle, check_tasks(source.tasks))
     assert source.family
     return FAMILIES[source.family]
+
+
+def _own_sample(name: str, index: int, split: str, seed: int, weights: Weights) -> Sample:
+    sample = plugins.call("generator", name, index, split, seed, weights)
+    if not isinstance(sample, Sample):
+        kind = type(sample).__name__
+        raise plugins.PluginError("generator", name, f"returned {kind}, not a bimode.Sample")
+    return sample

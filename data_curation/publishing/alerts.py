@@ -50,7 +50,7 @@ def warn_about_share(published: Published, config: CurateConfig) -> str:
     if share is None or 0.2 <= share <= 0.6:
         return ""
     is_generated, too = (
-        any(source.family for source in config.sources),
+        any(source.draws for source in config.sources),
         "easier" if share > 0.5 else "harder",
     )
     fix = "change curate.level_weights" if is_generated else f"add {too} questions"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from bimode.grading.verify import code_digest
 from bimode.modes import Mode
+from bimode.plugins import digests
 from bimode.records import GenerationRequest
 from bimode.storage.dataset import Row
 from bimode.storage.run_dir import digest_json
@@ -42,6 +43,5 @@ class Tagger(PromptJob):
 
 def content_of(row: Row) -> str:
     """Digest of what an attempt at `row` and its verdict depend on."""
-    return digest_json(
-        [row["prompt"], row["image_sha256"], row["answer"], row["verifier"], row["verifier_args"]]
-    )
+    judged = [row["answer"], row["verifier"], row["verifier_args"], digests([row["verifier"]])]
+    return digest_json([row["prompt"], row["image_sha256"], *judged])

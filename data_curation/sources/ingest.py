@@ -135,7 +135,12 @@ def candidates(
     ]
     sound = [row for row in rows if not row["reason"]]
     controls = model.control_tokens if model and split != "decontaminate" else OURS
-    checks = check_rows(sound, hashed=config.dedup.image_radius > 0, controls=controls)
+    checks = check_rows(
+        sound,
+        hashed=config.dedup.image_radius > 0,
+        controls=controls,
+        own_verifiers=config.verifiers,
+    )
     for row, found in zip(sound, checks, strict=True):
         if found.reason == "bad_schema":
             ref = repr([row["source"], row["source_refs"], row["id"]])  # whatever these are

@@ -44,7 +44,7 @@ class DrawnShard:
     @property
     def settings(self) -> object:
         """What decides the samples."""
-        source = [self.source.family, self.source.tasks]
+        source = [self.source.draws, self.source.tasks]
         return [
             source,
             self.split,
@@ -87,7 +87,9 @@ class FileShard:
     @property
     def settings(self) -> object:
         """What decides the samples; the file's name is in every reference."""
-        read = self.source.model_dump(mode="json", exclude={"path", "family", "tasks", "weight"})
+        read = self.source.model_dump(
+            mode="json", exclude={"path", "family", "generator", "tasks", "weight"}
+        )
         return [
             read,
             source_name(self.source),
@@ -131,7 +133,8 @@ def shard_key(shard: Shard, config: CurateConfig, model_key: str = "") -> str:
     taught, hashed = bool(config.traces.model), config.dedup.image_radius > 0
     filters = config.filter.model_dump(mode="json")
     asked = model_key if shard.split != "decontaminate" else ""  # whose rows become no prompts
-    return digest_json([shard.settings, filters, config.tags, taught, hashed, asked, code_digest()])
+    code = [code_digest(), shard.source.plugins]
+    return digest_json([shard.settings, filters, config.tags, taught, hashed, asked, *code])
 
 
 def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:
@@ -141,15 +144,15 @@ def plan_draws(config: CurateConfig, seed: int) -> list[DrawnShard]:
     Raises ConfigError for a family that is named twice (its questions would be the same) or a task
     without a trace.
     """
-    sources = [source for source in config.sources if source.family]
-    names = [name for source in sources for name in source.tasks or (source.family,) if name]
+    sources = [source for source in config.sources if source.draws]
+    names = [name for source in sources for name in source.tasks or (source.draws,)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(
             "curate.sources", ", ".join(twice), "named twice; give one entry the sum of the weights"
         )
     for at, source in enumerate(config.sources):
         with config_errors(prefix=f"curate.sources.{at}"):
-            _ = family_of(source) if source.family else None
+            _ = family_of(source) if source.draws else None
     total = sum(source.weight for source in sources)
     shards = []
     for split, count in (

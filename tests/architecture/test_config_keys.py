@@ -34,6 +34,7 @@ ROLES = {
     "tokenizer",
 }  # of what is given; whoever was given it puts the flag or the key in its place (`keyed`)
 INNER = {
+    "bimode/algorithms/__init__.py": {"algorithm"},  # `BpoConfig` puts its own path before it
     "bimode/grading/verify.py": {"verifier"},  # of a row, which is refused for it
     "bimode/grading/verifier_args.py": {"verifier_args"},
     # of a request, whose recipe's schema refuses such a value; a prompt is refused by its id

@@ -27,7 +27,7 @@ from benchmarks.algorithms.runs import (
     read_variants,
     run_one,
 )
-from bimode.config.load import load_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -115,7 +115,7 @@ def test_no_stage_begins_after_ctrl_c(tmp_path: Path) -> None:
     """A run between its two stages has no process to hear it."""
     over = Event()
     over.set()
-    for part in parts_of(load_recipe(RECIPE)):
+    for part in parts_of(Recipe.load(RECIPE)):
         (tmp_path / "full" / part).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "full" / part).write_text("{}")
     with pytest.raises(KeyboardInterrupt):
@@ -147,9 +147,9 @@ def test_a_run_is_reused_only_for_what_it_was_made_of(tmp_path: Path) -> None:
 def test_a_recipe_without_annealing_starts_from_its_base(tmp_path: Path) -> None:
     """Its base is what the runs were made of, and no anneal/ is asked for."""
     alone = RECIPE.with_name("tiny-bpo.toml")
-    assert parts_of(load_recipe(alone)) == ("manifest.json", "curate/data", "curate/manifest.json")
+    assert parts_of(Recipe.load(alone)) == ("manifest.json", "curate/data", "curate/manifest.json")
     variant = read_variants(only="HGPO")[0]
-    for part in parts_of(load_recipe(alone)):
+    for part in parts_of(Recipe.load(alone)):
         (tmp_path / part).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / part).write_text("{}")
     check_annealed(tmp_path, alone)
@@ -231,7 +231,7 @@ def test_ctrl_c_ends_the_runs_and_begins_no_other(tmp_path: Path, whom: str) -> 
     stage = tmp_path / "stage"
     stage.write_text(f"#!/bin/sh\necho $$ >> {tmp_path / 'pids'}\nexec sleep 300\n")
     stage.chmod(0o755)
-    for part in parts_of(load_recipe(RECIPE)):
+    for part in parts_of(Recipe.load(RECIPE)):
         (tmp_path / "full" / part).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "full" / part).write_text("{}")
     words = [

@@ -20,7 +20,7 @@ from benchmarks.defect_data.files import COLUMNS, read_truth, write, write_recip
 from benchmarks.defect_data.kinds import counts
 from benchmarks.defect_data.plant import IMAGE_FAMILIES, OF, Planter, family
 from benchmarks.defect_data.record import Record, from_problem, from_sample
-from bimode.config.load import load_recipe
+from bimode.config.recipe import Recipe
 
 ROWS = 180
 
@@ -115,7 +115,7 @@ def test_equal_rows_are_equal_files(records: list[Record], tmp_path: Path) -> No
 
 def test_the_recipe_is_one(tmp_path: Path) -> None:
     write_recipe(tmp_path, tmp_path / "r.toml", 200, 5)
-    recipe = load_recipe(tmp_path / "r.toml")
+    recipe = Recipe.load(tmp_path / "r.toml")
     assert recipe.seed == 5 and [source.split for source in recipe.curate.sources] == [
         "train",
         "train",

@@ -7,23 +7,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from bimode import algorithms
-from bimode.config.load import build_recipe
 from bimode.config.recipe import Recipe
 from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
 
 PLAIN = BpoConfig()
-NEW = """
-from bimode.algorithms.base import AUTO_ONLY, Algorithm, whole_group_credit
-
-DEFAULTS = {"decision": "masked", "kl": 0.5}
-ALGORITHM = Algorithm(AUTO_ONLY, whole_group_credit, decisions=("masked",), defaults=DEFAULTS)
-"""
 
 
 @pytest.mark.parametrize("name", algorithms.NAMES)
@@ -31,7 +23,7 @@ def test_one_key_brings_the_algorithms_defaults(name: str) -> None:
     """Each default is taken, differs from the schema's or names what it relies on, and nothing else
     moves.
     """
-    made = build_recipe({"name": "t"}, (f"bpo.algorithm={name}",)).bpo
+    made = Recipe.of({"name": "t"}, (f"bpo.algorithm={name}",)).bpo
     defaults = dict(algorithms.load(name).defaults)
     assert {key: getattr(made, key) for key in defaults} == defaults
     rest = {"algorithm", *defaults}
@@ -50,12 +42,10 @@ def test_the_schema_is_the_default_algorithms() -> None:
 def test_what_the_user_says_goes_before_what_the_algorithm_says() -> None:
     """In the file or by --set, also where the value is the schema's own default."""
     table = {"name": "t", "bpo": {"algorithm": "dapo", "clip_high": 0.2}}
-    made = build_recipe(table, ("bpo.kl=0.01", "bpo.max_tokens=40")).bpo
+    made = Recipe.of(table, ("bpo.kl=0.01", "bpo.max_tokens=40")).bpo
     assert (made.clip_high, made.kl, made.max_tokens) == (0.2, 0.01, 40)
     assert (made.aggregate, made.resample, made.overlong_buffer) == ("token", 3, 0.2)
-    switched = build_recipe(
-        {"name": "t", "bpo": {"algorithm": "dapo"}}, ("bpo.algorithm=grpo",)
-    ).bpo
+    switched = Recipe.of({"name": "t", "bpo": {"algorithm": "dapo"}}, ("bpo.algorithm=grpo",)).bpo
     assert (switched.clip_high, switched.kl) == (
         0.2,
         0.01,
@@ -67,7 +57,7 @@ def test_a_resolved_config_is_itself_wherever_it_goes(name: str) -> None:
     """Manifests hold it as JSON, stages as an object, and a copy may change one value without
     waking the defaults.
     """
-    recipe = build_recipe({"name": "t"}, (f"bpo.algorithm={name}", "bpo.kl=0.25"))
+    recipe = Recipe.of({"name": "t"}, (f"bpo.algorithm={name}", "bpo.kl=0.25"))
     assert Recipe.model_validate(json.loads(recipe.model_dump_json())) == recipe
     assert Recipe(name="t", bpo=recipe.bpo) == recipe
     assert BpoConfig.model_validate(recipe.bpo.model_dump(exclude_unset=True)) == recipe.bpo
@@ -76,18 +66,6 @@ def test_a_resolved_config_is_itself_wherever_it_goes(name: str) -> None:
         copy.model_dump(exclude={"steps"}) == recipe.bpo.model_dump(exclude={"steps"})
         and copy.steps == 7
     )
-
-
-def test_a_file_and_a_name_are_all_that_a_new_algorithm_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "novel.py").write_text(NEW)
-    monkeypatch.setattr(algorithms, "__path__", [*algorithms.__path__, str(tmp_path)])
-    with pytest.raises(ConfigError, match=r"bpo.algorithm = novel: use "):
-        build_recipe({"name": "t"}, ("bpo.algorithm=novel",))
-    monkeypatch.setattr(algorithms, "NAMES", (*algorithms.NAMES, "novel"))
-    made = build_recipe({"name": "t"}, ("bpo.algorithm=novel",)).bpo
-    assert (made.algorithm, made.decision, made.kl) == ("novel", "masked", 0.5)
 
 
 def test_listing_the_names_imports_none_of_them() -> None:
@@ -149,7 +127,7 @@ def test_listing_the_names_imports_none_of_them() -> None:
 )
 def test_what_an_algorithm_cannot_do_is_one_line(overrides: tuple[str, ...], line: str) -> None:
     with pytest.raises(ConfigError, match=line):
-        build_recipe({"name": "t"}, overrides)
+        Recipe.of({"name": "t"}, overrides)
 
 
 def test_a_schedule_is_a_line_from_the_first_step_to_the_last() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 
 ONE_WORKER, TWO_RANKS = "bpo.rollout_workers=1", "bpo.learner.workers=2"
@@ -31,7 +31,7 @@ BFLOAT16 = "model.dtype=bfloat16"
 )
 def test_what_cannot_work_on_gpus_is_one_line(overrides: tuple[str, ...], line: str) -> None:
     with pytest.raises(ConfigError, match=f"^{line}"):
-        build_recipe({"name": "t"}, overrides)
+        Recipe.of({"name": "t"}, overrides)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_what_cannot_work_on_gpus_is_one_line(overrides: tuple[str, ...], line: 
     ],
 )
 def test_what_stands_beside_it_is_accepted(overrides: tuple[str, ...]) -> None:
-    assert build_recipe({"name": "t"}, overrides).name == "t"
+    assert Recipe.of({"name": "t"}, overrides).name == "t"
 
 
 @pytest.mark.parametrize(
@@ -61,4 +61,4 @@ def test_what_stands_beside_it_is_accepted(overrides: tuple[str, ...]) -> None:
 )
 def test_auto_is_nccl_between_whole_gpus_alone(overrides: tuple[str, ...], transport: str) -> None:
     """Two ranks of NCCL on one device end in an error of CUDA."""
-    assert build_recipe({"name": "t"}, overrides, None).transport == transport
+    assert Recipe.of({"name": "t"}, overrides, None).transport == transport

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from actors.learner.engines import BUCKET_ELEMENTS
 from bimode.config.common import LearnerConfig
-from bimode.config.load import load_recipe
+from bimode.config.recipe import Recipe
 from bimode.learner import attention
 from bimode.learner.packing import pack
 from bimode.learner.policy import Policy
@@ -194,7 +194,7 @@ def needed(shape: str, learner: LearnerConfig, with_reference: bool) -> float:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_the_gpu_recipe_trains_fits(shape: str) -> None:
     """Keys, head, activations, reference and states together."""
-    recipe = load_recipe(RECIPE)
+    recipe = Recipe.load(RECIPE)
     assert 4e9 < num_parameters(shape) < 8.3e9
     assert needed(shape, recipe.anneal.learner, with_reference=False) < SHARE * GPU
     assert needed(shape, recipe.bpo.learner, with_reference=True) < SHARE * GPU

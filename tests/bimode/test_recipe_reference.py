@@ -7,7 +7,6 @@ from pathlib import Path
 
 from bimode.config.common import ConfigModel
 from bimode.config.curate import SourceConfig
-from bimode.config.load import build_recipe
 from bimode.config.recipe import Recipe
 from bimode.config.reference import render
 
@@ -40,7 +39,7 @@ def test_every_key_says_what_it_means() -> None:
 
 def test_setting_one_key_leaves_the_defaults_beside_it() -> None:
     """The defaults on the page are those of a section that is given in part, too."""
-    whole = build_recipe({"name": "t"})
-    part = build_recipe({"name": "t"}, ("bpo.optim.grad_clip=0.5", "anneal.learner.zero_stage=3"))
+    whole = Recipe.of({"name": "t"})
+    part = Recipe.of({"name": "t"}, ("bpo.optim.grad_clip=0.5", "anneal.learner.zero_stage=3"))
     assert part.bpo.optim.model_copy(update={"grad_clip": 1.0}) == whole.bpo.optim
     assert part.anneal.learner.model_copy(update={"zero_stage": 1}) == whole.anneal.learner

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from bimode.config.curate import SourceConfig
-from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from bimode.storage.run_dir import FORMAT
 from bimode.storage.uri_secrets import without_secrets
@@ -72,10 +72,10 @@ def test_a_credential_is_refused_with_the_key_and_without_the_secret(
     """As a source, an override, and a flag: the recipe stood in manifests that all could read."""
     sources = [{"family": "digits"}, {"path": uri, "layout": "chat"}]
     with pytest.raises(ConfigError, match=r"^curate\.sources\.1\.path = .*\*\*\*") as told:
-        build_recipe({"name": "t", "curate": {"sources": sources}})
+        Recipe.of({"name": "t", "curate": {"sources": sources}})
     assert HELD not in str(told.value) and "AWS_*" in told.value.fix
     with pytest.raises(ConfigError, match=r"^curate\.dedup\.against\.0 = ") as told:
-        build_recipe({"name": "t"}, (f"curate.dedup.against={json.dumps([uri])}",))
+        Recipe.of({"name": "t"}, (f"curate.dedup.against={json.dumps([uri])}",))
     assert HELD not in str(told.value)
     for words in (
         ["run", "pipelines/recipes/tiny.toml", "--out", uri],
@@ -94,7 +94,7 @@ def test_a_credential_is_refused_with_the_key_and_without_the_secret(
 def test_what_holds_no_credential_is_left_alone(uri: str) -> None:
     assert without_secrets(uri) == uri
     source = {"path": uri, "layout": "chat"}
-    recipe = build_recipe({"name": "t", "curate": {"sources": [source]}})
+    recipe = Recipe.of({"name": "t", "curate": {"sources": [source]}})
     assert recipe.curate.sources[0].path == uri
 
 
@@ -115,7 +115,7 @@ def test_what_holds_no_credential_is_left_alone(uri: str) -> None:
 def test_also_where_the_recipe_is_wrong_otherwise(table: dict[str, Any], key: str) -> None:
     """A misspelt key, a wrong type: the refusal of those shows the value."""
     with pytest.raises(ConfigError, match=f"^{key} = ") as told:
-        build_recipe({"name": "t", **table})
+        Recipe.of({"name": "t", **table})
     assert HELD not in str(told.value)
 
 

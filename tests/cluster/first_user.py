@@ -14,7 +14,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bimode.config.load import build_recipe
 from bimode.config.recipe import Recipe
 from bimode.rl.ledger import Ledger, State
 from bimode.storage.versions import exclusive
@@ -46,9 +45,7 @@ def write_run(run: Path, recipe: Recipe, prompt: str) -> None:
 
 def main(folder: Path, base: str, prompt: str) -> None:
     """Writes one run under umask 077 and one under 022, under which Ray starts too."""
-    recipe = build_recipe(
-        {"name": "t", "model": {"base": base}, "cluster": {"object_store_mb": 100}}
-    )
+    recipe = Recipe.of({"name": "t", "model": {"base": base}, "cluster": {"object_store_mb": 100}})
     prepare_process(recipe.cluster)
     for name, mask in (("closed", 0o077), ("open", 0o022)):
         os.umask(mask)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from cluster import submit
 from pipelines.submit import check_paths
@@ -78,7 +78,7 @@ LOST = "runs/x"
     ],
 )
 def test_a_job_is_refused_what_it_would_not_find(section: dict[str, Any], key: str) -> None:
-    recipe = build_recipe({"name": "t", **section})
+    recipe = Recipe.of({"name": "t", **section})
     with pytest.raises(ConfigError, match=f"^{key} = runs/x: is relative"):
         check_paths(recipe, "run")
     if key != "model.base":
@@ -91,4 +91,4 @@ def test_what_every_node_can_see_is_left_alone() -> None:
         "traces": {"model": "base"},
     }
     for base in ("assets/tiny-base", "new:tiny-llava", "/models/m"):
-        check_paths(build_recipe({"name": "t", "model": {"base": base}, "curate": curate}), "run")
+        check_paths(Recipe.of({"name": "t", "model": {"base": base}, "curate": curate}), "run")

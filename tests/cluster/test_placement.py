@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from bimode.config.load import build_recipe, load_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from cluster.environment import CPU_ENV
@@ -28,7 +27,7 @@ from cluster.placement import (
 
 
 def recipe(*overrides: str) -> Recipe:
-    return build_recipe({"name": "t"}, overrides)
+    return Recipe.of({"name": "t"}, overrides)
 
 
 def test_bpo_has_rollouts_and_a_learner_with_their_own_resources() -> None:
@@ -122,7 +121,7 @@ def test_the_gpu_recipe_fits_a_node_of_eight_gpus_and_its_own_limits() -> None:
     """Nobody has run it yet, so that its numbers agree with each other is all that a test can
     hold.
     """
-    gpu = load_recipe(Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "gpu.toml")
+    gpu = Recipe.load(Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "gpu.toml")
     for stage in ("anneal", "bpo", "evaluate"):
         spare = 4  # CPUs of Ray Data, which feeds the ranks
         check(stage, plan(stage, gpu), [{"CPU": gpu.cluster.num_cpus - spare, "GPU": 8.0}])

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import get_args
 
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bimode.config.curate import Layout, SourceConfig
+from bimode.config.curate import LAYOUTS, Layout, SourceConfig
 from bimode.grading.verify import is_correct
 from bimode.records import IMAGE_MARKER
 from bimode.storage.dataset import SCHEMA, question_of, sample_row
@@ -21,7 +20,6 @@ from data_curation.checks.validate import REASONS
 from data_curation.sources.layouts import read_record
 from data_curation.sources.refusal import Refusal
 
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 OURS = {
     name: name
     for name in ("question", "answer", "images", "trace", "choices", "id", "task", "level")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from pipelines.harness import base_directory, base_model
 
@@ -20,7 +20,7 @@ def test_a_copied_run_has_its_own_base(tmp_path: Path) -> None:
     """It went on from the base of the run that it was copied of, whatever another recipe had made
     of that by then.
     """
-    recipe = build_recipe({"name": "t", "model": {"base": "new:tiny-llava"}})
+    recipe = Recipe.of({"name": "t", "model": {"base": "new:tiny-llava"}})
     run, copy = tmp_path / "run", tmp_path / "copy"
     run.mkdir()
     assert base_model(recipe, run) == base_model(recipe, run) == run / "base"

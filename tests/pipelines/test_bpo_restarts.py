@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import BimodeError, DivergedError, LearnerLostError, WorkerLostError
 from bimode.storage.run_dir import StageDir, StageResult
 from pipelines import bpo, bpo_steps
@@ -35,7 +35,7 @@ class Loop:
     ) -> StageResult:
         monkeypatch.setattr(bpo, "train", self.train)
         monkeypatch.setattr(bpo_steps, "reserve_learner", lambda recipe: nullcontext({}))
-        return bpo.execute(build_recipe({"name": "t"}, overrides), StageDir(run, "bpo"), {})
+        return bpo.execute(Recipe.of({"name": "t"}, overrides), StageDir(run, "bpo"), {})
 
 
 def test_a_worker_that_cannot_be_replaced_costs_a_restart(

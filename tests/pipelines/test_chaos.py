@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.config.load import build_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import LearnerLostError
 from bimode.rl.audit import Audit, audit
@@ -46,7 +45,7 @@ def recipe(model: Path, restarts: int = 3) -> Recipe:
         "model": {"base": str(model)},
         "bpo": {**BPO, "learner_restarts": restarts},
     }
-    return build_recipe(table, (), None)
+    return Recipe.of(table, (), None)
 
 
 @pytest.fixture(scope="module")

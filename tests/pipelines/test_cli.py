@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from pipelines.__main__ import app, exit_code
 
@@ -262,20 +262,20 @@ def test_impossible_values_name_their_key_and_the_way_out(
 
 def test_a_misspelt_key_is_told_before_the_one_that_it_leaves_missing() -> None:
     with pytest.raises(ConfigError, match="nmae = x: unknown key; did you mean name"):
-        build_recipe({"nmae": "x"})
+        Recipe.of({"nmae": "x"})
     with pytest.raises(
         ConfigError,
         match=(
             r'^name = \(missing\): must be given; write name = "\.\.\." at the top of the recipe$'
         ),
     ):
-        build_recipe({})
+        Recipe.of({})
 
 
 def test_an_entry_of_a_list_can_be_set() -> None:
     sources = [{"family": "digits"}, {"family": "charts"}]
     overrides = ("curate.sources.1.weight=2", "curate.sources.0.family=tables")
-    made = build_recipe({"name": "t", "curate": {"sources": sources}}, overrides)
+    made = Recipe.of({"name": "t", "curate": {"sources": sources}}, overrides)
     assert [(s.family, s.weight) for s in made.curate.sources] == [("tables", 1.0), ("charts", 2.0)]
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.config.load import build_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from bimode.renderer import Renderer, model_kind
@@ -137,11 +136,11 @@ def test_images_that_are_written_in_another_way_are_refused(
 
 
 def test_a_text_model_is_not_asked_about_images(tiny_text: Path, tiny_llava: Path) -> None:
-    curate.check(build_recipe({"name": "t"}), {"base": tiny_llava})
+    curate.check(Recipe.of({"name": "t"}), {"base": tiny_llava})
     with pytest.raises(
         ConfigError, match=r"curate\.sources\.0\.family = digits: asks about images"
     ):
-        curate.check(build_recipe({"name": "t"}), {"base": tiny_text})
+        curate.check(Recipe.of({"name": "t"}), {"base": tiny_text})
 
 
 @pytest.mark.parametrize(("section", "role"), [("judge", "judge"), ("traces", "teacher")])
@@ -149,7 +148,7 @@ def test_a_judge_or_a_teacher_that_is_no_model_is_refused_before_anything_starts
     section: str, role: str, tiny_llava: Path, tmp_path: Path
 ) -> None:
     """It once was found out by an engine, after all questions had been tagged."""
-    recipe = build_recipe({"name": "t", "curate": {section: {"model": str(tmp_path)}}})
+    recipe = Recipe.of({"name": "t", "curate": {section: {"model": str(tmp_path)}}})
     with pytest.raises(
         ConfigError, match=rf"^curate\.{section}\.model = .*: no config\.json there"
     ):

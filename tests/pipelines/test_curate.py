@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from bimode.config.curate import SourceConfig
-from bimode.config.load import build_recipe
 from bimode.config.recipe import Recipe
 from bimode.storage.versions import VersionedDir
 from data_curation.demo import family_of
@@ -79,7 +78,7 @@ def recipe_of(folder: Path, base: Path, **changes: Any) -> Recipe:
         "name": "open",
     }
     made = {"sources": [*sources, lines], "rollouts": {"n": 2, "max_tokens": 6}} | changes
-    return build_recipe(
+    return Recipe.of(
         {"name": "files", "model": {"base": str(base), "max_model_len": 128}, "curate": made}
     )
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from bimode.config.load import validate
-from bimode.config.recipe import EvaluateConfig
+from bimode.config.recipe import EvaluateConfig, Recipe
 from bimode.evaluation.routing import ItemResult, Outcome
 from bimode.modes import Mode
 from bimode.records import Completion, Prompt, Sample
@@ -199,15 +198,15 @@ def test_a_response_that_was_cut_off_is_wrong_even_if_it_says_the_answer() -> No
 
 
 def test_how_long_an_engine_is_waited_for_changes_no_number() -> None:
-    patient = validate({"name": "t", "evaluate": {"worker_timeout_s": 7.0, "workers": 5}})
-    assert evaluate.config(patient) == evaluate.config(validate({"name": "t"}))
+    patient = Recipe.of({"name": "t", "evaluate": {"worker_timeout_s": 7.0, "workers": 5}})
+    assert evaluate.config(patient) == evaluate.config(Recipe.of({"name": "t"}))
 
 
 def test_verdicts_of_other_code_are_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model").mkdir()
-    recipe = validate({"name": "x"})
+    recipe = Recipe.of({"name": "x"})
     kept = evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data")
     assert kept == evaluate.verdict_file(recipe, tmp_path, tmp_path / "model", "data")
     monkeypatch.setattr("bimode.grading.verify.code_digest", lambda: "another verifier")

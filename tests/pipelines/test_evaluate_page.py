@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bimode.config.load import validate
 from bimode.config.recipe import Recipe
 from bimode.errors import StarvedError
 from bimode.modes import Mode
@@ -255,7 +254,7 @@ def write_eval(folder: Path, made: list[Sample]) -> Path:
 
 
 def small_recipe() -> Recipe:
-    return validate(
+    return Recipe.of(
         {
             "name": "small",
             "model": {"base": "new:tiny-llava"},

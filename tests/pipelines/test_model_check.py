@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from bimode.config.load import build_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from bimode.learner.packing_check import PackingCheck
@@ -38,7 +37,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def recipe(**model: Any) -> Recipe:
-    return build_recipe(
+    return Recipe.of(
         {"name": "t", "cluster": {"learner_cpus": 2.0}, "model": {"base": "unused", **model}}
     )
 
@@ -67,7 +66,7 @@ def test_a_learner_that_no_node_has_room_for_is_not_waited_for(
     asked: list[dict[str, Any]], text_model: Path, tmp_path: Path
 ) -> None:
     """Curation comes first in a run, and needs no learner itself."""
-    wanted = build_recipe(
+    wanted = Recipe.of(
         {"name": "t", "cluster": {"learner_cpus": 99.0}, "model": {"base": "unused"}}
     )
     with pytest.raises(ConfigError, match="anneal"):

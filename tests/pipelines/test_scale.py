@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bimode.config.load import build_recipe
+from bimode.config.recipe import Recipe
 from bimode.config.rl import BpoConfig
 from bimode.errors import ConfigError
 from bimode.rl.timeline import Waits
@@ -79,7 +79,7 @@ def test_a_run_that_has_ended_forgets_what_it_was_asked_for(
     monkeypatch.setattr(bpo_steps, "reserve_learner", lambda recipe: nullcontext({}))
     monkeypatch.setattr(bpo, "train", lambda *_: made)
     ask(stage.path / FILE, 5)
-    assert bpo.execute(build_recipe({"name": "t"}), stage, {}) is made
+    assert bpo.execute(Recipe.of({"name": "t"}), stage, {}) is made
     assert size_of(stage.path).wanted() == 2
 
 

@@ -20,7 +20,6 @@ from types import ModuleType
 import psutil
 import pytest
 
-from bimode.config.load import build_recipe
 from bimode.config.recipe import AnnealConfig, ClusterConfig, Recipe
 from bimode.errors import ConfigError
 from bimode.storage.run_dir import StageDir, StageResult
@@ -73,7 +72,7 @@ def test_what_is_refused_leaves_sealed_work_in_its_place(tmp_path: Path, refuses
     module = ModuleType("toy")
     module.config, module.check = lambda recipe: {"config": "new"}, check  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="toy = 1" if refuses == "check" else "no cluster"):
-        _run_one(module, stage, build_recipe({"name": "t"}), {}, Refused(ClusterConfig()))
+        _run_one(module, stage, Recipe.of({"name": "t"}), {}, Refused(ClusterConfig()))
     assert stage.is_current({"config": "old"}, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["toy"]
 
@@ -107,7 +106,7 @@ def test_a_stage_is_sealed_with_what_it_began_from(
         _run_one(
             module,
             StageDir(tmp_path / "run", "toy"),
-            build_recipe({"name": "t"}),
+            Recipe.of({"name": "t"}),
             {"data": data},
             Ready(ClusterConfig()),
         )

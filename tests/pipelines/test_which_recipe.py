@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from bimode.config.load import build_recipe, load_recipe
 from bimode.config.recipe import Recipe
 from bimode.errors import ConfigError
 from pipelines import harness
@@ -60,7 +59,7 @@ def test_every_base_in_the_repository_that_a_recipe_names_is_there() -> None:
     recipe's.
     """
     bases = {
-        load_recipe(path).model.base for path in (REPO / "pipelines" / "recipes").glob("*.toml")
+        Recipe.load(path).model.base for path in (REPO / "pipelines" / "recipes").glob("*.toml")
     }
     assert {
         base for base in bases if base.startswith("assets/") and not base_directory(base).is_dir()
@@ -79,7 +78,7 @@ def test_a_run_is_evaluated_by_its_own_recipe(
     monkeypatch.setattr(
         harness, "run_stages", lambda names, loaded, run: asked.append((loaded, run))
     )
-    made = build_recipe({"name": "t"}, ("evaluate.max_tokens=99", "bpo.algorithm=grpo"), seed=3)
+    made = Recipe.of({"name": "t"}, ("evaluate.max_tokens=99", "bpo.algorithm=grpo"), seed=3)
     harness.describe_run(made, tmp_path)
     assert (
         exit_code(["evaluate", *(word.format(run=tmp_path) for word in words), "--modes", "auto"])
@@ -131,6 +130,6 @@ def test_a_recipe_in_another_encoding_is_named_for_what_it_is(
     path = tmp_path / "r.toml"
     path.write_bytes('name = "é"\r\n'.encode(encoding))
     with pytest.raises(ConfigError, match=f"is {what}; save it as plain UTF-8"):
-        load_recipe(path)
+        Recipe.load(path)
     path.write_bytes('name = "é"\r\n'.encode())
-    assert load_recipe(path).name == "é"
+    assert Recipe.load(path).name == "é"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bimode.config.curate import SourceConfig
 from bimode.modes import THINK_CLOSE, THINK_OPEN
+from bimode.records import ParsedRecord
 from data_curation.sources.files import ReadImage
 from data_curation.sources.layouts.fields import (
     BAD,
@@ -17,7 +18,6 @@ from data_curation.sources.layouts.fields import (
     scalar_text,
     text,
 )
-from data_curation.sources.layouts.parsed_record import ParsedRecord
 from data_curation.sources.readers import Record
 
 MAX_ID = 200  # characters

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
 
 from bimode.config.curate import SourceConfig
 from bimode.errors import UnjudgedError
@@ -16,7 +15,8 @@ from bimode.grading.answer_reader import LEAD_IN, read_number
 from bimode.grading.verify import OPEN, is_correct
 from bimode.inputs.row_check import MAX_TEXT
 from bimode.modes import THINK_CLOSE, THINK_OPEN
-from bimode.records import IMAGE_MARKER, Sample
+from bimode.plugins import is_plugin
+from bimode.records import IMAGE_MARKER, ParsedRecord, Sample
 from data_curation.sources.layouts.fields import BAD, LETTERS, Refused
 
 MAX_DIGITS = 100  # of an integer answer
@@ -28,26 +28,6 @@ COUNTED = re.compile(r"\b(?:how many|number of|(?:which|what) year)\b", re.IGNOR
 FORMULA = re.compile(r"\\[A-Za-z]|\^|\d!|\u221a")
 PROSE = re.compile(r"[A-Za-z]{2} [A-Za-z]{2}")
 PATTERN = re.compile(r"[*\[\]]+")
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedRecord:
-    """A question as its record has it: `<image>` markers still in the text, choices apart, and the
-    letter as answer to them.
-
-    Example: ``Draft("Which one melts?", "B", choices=("wood", "ice"), trace="Ice is frozen water
-    ...")``.
-    """
-
-    question: str
-    answer: str
-    images: tuple[bytes, ...] = ()
-    trace: str = ""
-    choices: tuple[str, ...] = ()
-    id: str = ""
-    task: str = ""
-    level: str = ""
-    number_args: str = "{}"  # JSON for verifier `number`: how near an answer must be
 
 
 def source_name(source: SourceConfig) -> str:
@@ -129,6 +109,8 @@ def _judge(draft: ParsedRecord, source: SourceConfig) -> tuple[str, str, str]:
         verifier = _verifier_for(draft, is_int and not tolerance)
     if verifier == "int" and not is_int:
         raise Refused(BAD, "answer: not an integer")
+    if is_plugin(verifier):
+        return verifier, draft.answer, json.dumps(source.verifier_args)
     answer = str(number.value) if number is not None and verifier == "int" else draft.answer
     return verifier, answer, json.dumps(tolerance) if verifier == "number" else "{}"
 

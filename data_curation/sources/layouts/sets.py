@@ -6,6 +6,7 @@ import json
 import re
 
 from bimode.config.curate import SourceConfig
+from bimode.records import ParsedRecord
 from data_curation.sources.files import ReadImage
 from data_curation.sources.layouts.fields import (
     BAD,
@@ -19,7 +20,6 @@ from data_curation.sources.layouts.fields import (
     optional_text,
     text,
 )
-from data_curation.sources.layouts.parsed_record import ParsedRecord
 from data_curation.sources.readers import Record
 
 CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's annotations, e.g. 48/2 = <<48/2=24>>24

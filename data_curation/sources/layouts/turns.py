@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bimode.config.curate import SourceConfig
 from bimode.modes import THINK_CLOSE, THINK_OPEN, parse_response
-from bimode.records import IMAGE_MARKER
+from bimode.records import IMAGE_MARKER, ParsedRecord
 from data_curation.sources.files import ReadImage
 from data_curation.sources.layouts.fields import (
     BAD,
@@ -22,7 +22,6 @@ from data_curation.sources.layouts.fields import (
     shown,
     text,
 )
-from data_curation.sources.layouts.parsed_record import ParsedRecord
 from data_curation.sources.readers import Record
 
 ROLES = {
