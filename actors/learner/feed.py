@@ -66,7 +66,7 @@ class PlannedFeed:
 
     Rows are gathered in the worker's own process, from blocks that lie in its node's object store.
     An executor of Ray Data there would ask for Python's lock all the time, and twice as many steps
-    go by without one (docs/notebook.md, 2026-11-25).
+    go by without one (docs/experiments/2026-11-25.md).
     """
 
     def __init__(self, table: Table, plan_SB: NDArray[np.int64]) -> None:

