@@ -1,4 +1,6 @@
-"""An asyncio loop for code that blocks: the stages call it, the actors' handles live in it."""
+"""An asyncio loop in a thread, for blocking code: the stages call it, and the handles of actors run
+in it.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ Result = TypeVar("Result")
 
 
 class EventLoop:
-    """One asyncio loop in a thread of its own. Everything that its coroutines share needs no lock:
-    between two `await`s nothing else runs.
+    """One asyncio loop in a thread of its own. Its coroutines share state without locks: nothing
+    else runs between two `await`s.
     """
 
     def __init__(self, name: str) -> None:
@@ -21,7 +23,7 @@ class EventLoop:
         self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        """Waits for `coroutine`; returns what it returns and raises what it raises."""
+        """Wait for `coroutine`; return its result or raise its error."""
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
@@ -30,7 +32,7 @@ class EventLoop:
             raise
 
     def close(self) -> None:
-        """Cancels what still runs, and ends the thread."""
+        """Cancel running coroutines and end the thread."""
         self.run(_cancel_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
@@ -45,16 +47,16 @@ async def _cancel_others() -> None:
 
 
 class Signal:
-    """Wakes every coroutine that waits for it, each time it is given."""
+    """A wake-up for every coroutine that waits for it."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
     def give(self) -> None:
-        """Wakes those that wait now."""
+        """Wake the coroutines that wait now."""
         self._event.set()
         self._event = asyncio.Event()
 
     async def wait(self) -> None:
-        """Waits until the signal is given next."""
+        """Wait until the signal is given again."""
         await self._event.wait()

@@ -31,7 +31,7 @@ def map_large_tensors(on: bool) -> None:
 
 
 def keep_freed(on: bool) -> None:
-    """Whether all that is freed stays with the process, for who asks next; what has stayed goes
+    """Keep freed memory in the process for later allocations, or stop doing so: what was kept goes
     back when that ends. Does nothing where the C library has no mallopt.
     """
     if _MALLOPT is not None:

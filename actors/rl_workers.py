@@ -21,8 +21,8 @@ from bimode.records import GenerationRequest, GenerationResult
 
 
 class RLWorkers:
-    """The fleet and the learner group of one run, and the weight updates between them. `loop` is
-    where the driver's side of them runs.
+    """The fleet and the learner group of one run, and the weight updates between them. `loop` runs
+    the driver's side.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class RLWorkers:
         self.weights = WeightUpdates(fleet, transport, sync_timeout_s, self.loop)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
-        """Results drawn under the live version, while no rollout loop drives the fleet."""
+        """Return results drawn under the live version, while no rollout loop drives the fleet."""
         self.weights.catch_up()
         return self.loop.run(generate(self.fleet, requests, self.weights.version))
 
     def close(self) -> None:
-        """Ends every actor of the run."""
+        """End every actor of the run."""
         self.fleet.close()
         self.learner.close()
         self.loop.close()
@@ -62,7 +62,7 @@ def start_workers(
     worker_timeout_s: float,
     sync_timeout_s: float,
 ) -> RLWorkers:
-    """Starts both sides at once, since an engine takes seconds to load; both are at version 0.
+    """Start both sides at once, since an engine takes seconds to load; both are at version 0.
 
     If they cannot be connected, both sides are ended: the next attempt finds their GPUs free.
     """

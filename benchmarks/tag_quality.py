@@ -73,7 +73,7 @@ STRATA = (
     ("mid", (3,)),
     ("hard", (4, 5)),
 )  # level and numbers of operands
-NOISE = (0.05, 0.25)  # standard deviation, of the range of grey; the families draw with 0.03
+NOISE = (0.05, 0.25)  # standard deviation, of the range of gray; the families draw with 0.03
 ITEMS = 360
 COLUMNS = ("file", "row", "id", "content")
 
@@ -142,9 +142,9 @@ def add_noise(sample: Sample, seed: int) -> Sample:
     """`sample` with a picture that is harder to read, by an amount drawn from `NOISE`."""
     rng = canvas.rng_of("tag_quality", seed, sample.id)
     with Image.open(io.BytesIO(sample.images[0])) as image:
-        grey = np.asarray(image, dtype=np.float64)
+        gray = np.asarray(image, dtype=np.float64)
     pixels = np.clip(
-        np.rint(grey + rng.normal(0.0, 255 * rng.uniform(*NOISE), grey.shape)), 0, 255
+        np.rint(gray + rng.normal(0.0, 255 * rng.uniform(*NOISE), gray.shape)), 0, 255
     ).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")

@@ -1,4 +1,4 @@
-"""Text <-> ids for a model that is used as it came: its own chat template, no modes (a judge of
+"""Text <-> ids for a model that is used unchanged: its own chat template, no modes (a judge of
 another family).
 """
 

@@ -29,7 +29,7 @@ class Sample:
     question: str
     images: tuple[bytes, ...]
     answer: str
-    trace: str  # the generator's own reasoning; labelled `oracle` wherever it is used
+    trace: str  # the generator's own reasoning; labeled `oracle` wherever it is used
     transcription: str  # what the image shows, in words (R-4B's dense pre-training target)
     verifier: str
     verifier_args: str  # JSON
@@ -100,7 +100,7 @@ class Completion:
     ]  # as the learner sees it, image placeholders expanded, up to and with <think>
     token_ids_T: tuple[int, ...]
     num_forced: int
-    logprobs_T: tuple[float, ...]  # behaviour policy; NaN on forced tokens
+    logprobs_T: tuple[float, ...]  # behavior policy; NaN on forced tokens
     versions_T: tuple[
         int, ...
     ]  # policy version that produced each token (forced tokens: that of the request)
@@ -145,7 +145,7 @@ class RolloutGroup:
 @dataclass(frozen=True, slots=True)
 class TrainingSample:
     """A sequence for the learner: prompt, response, and per response token a weight, an advantage
-    and a behaviour log-prob.
+    and a behavior log-prob.
 
     `loss_mask_T` is 0 where a token is context only. SFT leaves `advantages_T` at 1 and the
     log-probs NaN.

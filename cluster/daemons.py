@@ -56,7 +56,7 @@ def _own_name(process: Any) -> str:
 
 
 def how_ended(pid: int) -> str:
-    """E.g. `was killed by SIGKILL`; nothing while it lives. It stays for whoever started it to wait
+    """E.g. `was killed by SIGKILL`; nothing while it lives. Its parent can still wait
     for.
     """
     try:

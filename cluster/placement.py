@@ -96,7 +96,7 @@ def reserved(role: Role, on_event: Callable[[str], None]) -> Iterator[dict[str, 
     """Options of actors that sit in a placement group of `role`, as close together as there is room
     (PACK).
 
-    The room stays theirs until the block ends, whoever of them dies: other roles that grow
+    The room stays theirs until the block ends, even if one of them dies: other roles that grow
     meanwhile do not get it. An interrupt ends the run, and its room goes with the job: Ray is not
     asked, which may be what has died. `say` hears every `WAIT_S` that the cluster has none free.
     """

@@ -31,7 +31,7 @@ DRIVER_ENV = {
     ),  # Ray's coming default; without it every start prints a warning
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",  # stages show their own
     "RAY_TQDM": "0",
-    # What is told in a line of ours: by whoever has lost a worker, by `ended_with`, by
+    # A line of ours reports these: by the code that has lost a worker, by `ended_with`, by
     # `watched_nodes`.
     "RAY_DEDUP_LOGS_SKIP_REGEX": (
         "A worker died or was killed while executing a task"

@@ -36,7 +36,9 @@ NOT_PART_OF_CACHE_KEY = {
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The annealed model (the base, where the recipe has no annealing) and the curated prompts."""
+    """Return the annealed model (the base, if the recipe has no annealing) and the curated
+    prompts.
+    """
     from pipelines.harness import base_model
 
     model = run / "anneal" / "model" if "anneal" in recipe.stages else base_model(recipe, run)
@@ -44,7 +46,9 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 
 def config(recipe: Recipe) -> Any:
-    """What the policy depends on. Timeouts and the number of checkpoints are not part of it."""
+    """Return the settings that the policy depends on. Timeouts and the number of checkpoints are
+    not among them.
+    """
     return {
         "bpo": recipe.bpo.model_dump(mode="json", exclude=NOT_PART_OF_CACHE_KEY),
         "plugins": recipe.bpo.plugins | recipe.curate.verifier_digests,
@@ -54,7 +58,7 @@ def config(recipe: Recipe) -> Any:
 
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """Raises ConfigError if there are no prompts."""
+    """Raise ConfigError if there are no prompts."""
     from bimode.storage.dataset import PROMPT_COLUMNS, check_split
 
     with config_errors("--out"):
@@ -62,7 +66,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Trains, and starts again from the last sealed checkpoint when the learner dies, at most
+    """Train; restart from the last sealed checkpoint when the learner dies, at most
     `bpo.learner_restarts` times.
 
     With `nccl` and `ipc` also when a rollout worker dies: the group that carries weights is formed
@@ -100,7 +104,7 @@ def train(
     drill: FaultInjector,
     room: dict[str, Any],
 ) -> StageResult:
-    """Trains from the last sealed checkpoint on; the learner group gets its `room`."""
+    """Train from the last sealed checkpoint. `room` holds the learner's ray.remote options."""
     from bimode.inputs.prompt_limits import read_prompts
     from bimode.rl.ledger import Ledger
     from bimode.rl.loss import importance_of, policy_loss
@@ -139,10 +143,10 @@ def train(
                 workers.weights.push(step)
                 scored = rollouts.batch(step)
                 credited = credit([d.group for d in scored], bpo.at(step), recipe.seed + step)
-                learnt = update(workers, credited, loss, limit if compared < 2 else math.inf)
-                compared += "mismatch" in learnt
+                learned = update(workers, credited, loss, limit if compared < 2 else math.inf)
+                compared += "mismatch" in learned
                 stats = rollouts.mark_trained(scored, step)
-                bar.advance(1, log.step(step, scored, learnt | asdict(stats)))
+                bar.advance(1, log.step(step, scored, learned | asdict(stats)))
                 target.record_step(stats.waits)
                 if (step + 1) % bpo.checkpoint_every == 0:
                     log.checkpoint(workers, ledger)

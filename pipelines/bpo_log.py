@@ -1,9 +1,4 @@
-"""What stays of a BPO run: a line and a Parquet file a step, checkpoints, and the place to go on
-from.
-
-`metrics.jsonl` has the numbers (docs/formats.md); `rollouts/step-00001.parquet` every completion
-with its mode, reward, policy version, worker and prompt id.
-"""
+"""The record of a BPO run: metrics, completions, checkpoints, and the step to resume from."""
 
 from __future__ import annotations
 
@@ -44,8 +39,8 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """What stays of a run: metrics, rollouts, checkpoints; finds the place to go on from. `margin`
-    and `max_mismatch` are the alarms' (`CollapseMonitor`).
+    """Writes metrics, rollouts and checkpoints of a run, and finds the step to resume from.
+    `margin` and `max_mismatch` configure the alarms (`CollapseMonitor`).
     """
 
     def __init__(
@@ -60,8 +55,7 @@ class RunLog:
         (path / "rollouts").mkdir(parents=True, exist_ok=True)
 
     def resume(self, workers: RLWorkers, ledger: Ledger) -> int:
-        """Restores the last sealed checkpoint, drops what was logged after it;
-        returns its step.
+        """Restore the last sealed checkpoint, remove what was logged after it, and return its step.
 
         A checkpoint whose seal was not written is taken back: the run was killed between the two.
         Raises LedgerError, also where a seal was written and is gone: nothing is taken back for
@@ -106,8 +100,8 @@ class RunLog:
         return step
 
     def checkpoint(self, workers: RLWorkers, ledger: Ledger) -> None:
-        """Saves weights, optimizer and RNG, unless that has been done since the last step; the
-        folder appears in one piece, and counts once the ledger is sealed with it.
+        """Save weights, optimizer and random state, unless nothing happened since the last
+        checkpoint. The folder appears in one piece, and counts once the ledger is sealed with it.
         """
         if self.sealed == self.done:
             return
@@ -119,10 +113,8 @@ class RunLog:
         write_last_seal(path.parent, LastSeal(self.done, digest))
         self.sealed = self.done
 
-    def step(self, step: int, scored: Sequence[ScoredGroup], learnt: dict[str, Any]) -> str:
-        """Writes the step down and says which alarms it begins; returns a note for the progress
-        bar.
-        """
+    def step(self, step: int, scored: Sequence[ScoredGroup], learned: dict[str, Any]) -> str:
+        """Log one step and its new alarms; return a note for the progress bar."""
         groups, probes = [d.group for d in scored], [c for d in scored for c in d.probes]
         decision = think_rates(groups, probes)
         line = {
@@ -131,7 +123,7 @@ class RunLog:
             "reward": _mean([r for g in groups for r in g.rewards_G]),
             "decision": decision,
             "auto": asdict(expected_auto(groups, probes)),
-            **learnt,
+            **learned,
             "seconds": round(time.monotonic() - self.started, 2),
             **summarize(groups).to_json(),
         }
@@ -151,8 +143,8 @@ class RunLog:
         return self.path / "rollouts" / f"step-{step:05d}.parquet"
 
     def counts(self) -> dict[str, Any]:
-        """For the manifest; read off what was written, so that an interrupted run counts all of its
-        steps.
+        """Return the counts for the manifest, read from the files, so that a resumed run counts all
+        of its steps.
         """
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
@@ -167,9 +159,9 @@ def _seal_of(ledger: LedgerSnapshot, step: int) -> LastSeal | None:
 
 
 def think_rates(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) -> dict[str, float]:
-    """Share of thinking decisions by level, from the probes or, where the rollouts were auto, from
-    those. Of questions without levels it is one share, of `all`, so that alarms see a collapse
-    there too.
+    """Return the share of thinking decisions by level, from the probes or, if the rollouts were
+    drawn in auto mode, from the rollouts. Questions without a level count as level `all`, so that
+    alarms see a collapse there too.
     """
     level = {g.prompt.id: g.prompt.level for g in groups}
     scored = probes or [c for g in groups for c in g.of(Mode.AUTO)]

@@ -1,4 +1,6 @@
-"""The verbs of `pipelines.bpo`: start the workers and the rollout loop, give credit, update."""
+"""The building blocks of `pipelines.bpo`: start workers and rollout loop, compute credit,
+update.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 
 
 def reserve_learner(recipe: Recipe) -> AbstractContextManager[dict[str, Any]]:
-    """Room of its own for the learner group, over all of its restarts: ray.remote options of a
-    rank.
+    """Reserve resources for the learner group, over all of its restarts; gives the ray.remote
+    options of a rank.
     """
     from cluster.placement import plan, reserved
 
@@ -38,14 +40,14 @@ def reserve_learner(recipe: Recipe) -> AbstractContextManager[dict[str, Any]]:
 
 
 def rollout_room(recipe: Recipe) -> int:
-    """How many rollout workers the cluster has room for now."""
+    """Return how many rollout workers the cluster has room for now."""
     from cluster.placement import most_rollouts, node_resources
 
     return most_rollouts(recipe, node_resources())
 
 
 def open_workers(recipe: Recipe, model_dir: Path, learner_options: dict[str, Any]) -> RLWorkers:
-    """Starts the rollout workers where the recipe's placement says, and the learner group in its
+    """Start the rollout workers where the recipe places them, and the learner group in its reserved
     room (`reserve_learner`).
     """
     from actors.learner.learner import LearnerSpec
@@ -77,7 +79,7 @@ def open_workers(recipe: Recipe, model_dir: Path, learner_options: dict[str, Any
 
 
 def open_rollouts(workers: RLWorkers, task: RolloutTask, ledger: Ledger, stage: Path) -> Rollouts:
-    """The rollout loop of a run; its timeline goes into the stage's folder `stage`."""
+    """Start the rollout loop of a run; its timeline is written into the stage's folder `stage`."""
     from actors.rollout.loop import Rollouts
 
     return Rollouts(
@@ -92,7 +94,7 @@ def open_rollouts(workers: RLWorkers, task: RolloutTask, ledger: Ledger, stage: 
 
 
 def log_advice(recipe: Recipe, workers: RLWorkers, rollouts: Rollouts) -> None:
-    """Logs who waited for whom, and what would help."""
+    """Log who waited for whom, and what would help."""
     if rollouts.total.total:
         count, most = len(workers.fleet.workers), rollout_room(recipe)
         bpo = recipe.bpo
@@ -100,7 +102,7 @@ def log_advice(recipe: Recipe, workers: RLWorkers, rollouts: Rollouts) -> None:
 
 
 def open_scheduler(task: RolloutTask, ledger: Ledger) -> RolloutScheduler:
-    """The scheduler as the recipe wants it."""
+    """Make the scheduler that the recipe describes."""
     bpo = task.bpo
     return RolloutScheduler(
         ledger,
@@ -116,8 +118,8 @@ def open_scheduler(task: RolloutTask, ledger: Ledger) -> RolloutScheduler:
 
 
 def credit(groups: Sequence[RolloutGroup], bpo: BpoConfig, seed: int) -> CreditedBatch:
-    """The samples of one update, equal ones merged: rewards as the recipe shapes them and, in the
-    control, dealt anew.
+    """Return the samples of one update, with equal ones merged. Rewards are shaped as the recipe
+    says and, in the control experiment, shuffled.
     """
     rewarded = [shaped(group, bpo) for group in groups]
     batch = assign(shuffle_rewards(rewarded, seed) if bpo.shuffle_rewards else rewarded, bpo)
@@ -127,7 +129,7 @@ def credit(groups: Sequence[RolloutGroup], bpo: BpoConfig, seed: int) -> Credite
 def update(
     workers: RLWorkers, batch: CreditedBatch, loss: LossFn, max_mismatch: float = math.inf
 ) -> dict[str, Any]:
-    """One optimizer step on `batch`. Returns token means and step info.
+    """Take one optimizer step on `batch`. Returns token means and step info.
 
     Raises MismatchError, and moves nothing, if engine and learner differ by more than
     `max_mismatch` (k3, nats a token).

@@ -80,7 +80,7 @@ class FaultInjector:
 
     def _damage_worker(self, workers: RLWorkers) -> None:
         """One that has loaded: of a fleet whose workers die faster than they load nothing could be
-        learnt.
+        learned.
         """
         import ray
 

@@ -5,7 +5,7 @@ tags -> formats -> a new version.
 
     python -m pipelines.curate pipelines/recipes/tiny.toml --out runs/demo
 
-Shards and rollouts are kept in DIR/cache by what decides them: a second run costs what is new.
+Shards and rollouts are kept in DIR/cache by what decides them: a second run computes only new ones.
 """
 
 from __future__ import annotations

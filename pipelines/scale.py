@@ -1,4 +1,4 @@
-"""`bimode scale DIR --rollouts N`: more or fewer rollout workers for a live run.
+"""`bimode scale DIR --rollouts N`: add or remove rollout workers of a live run.
 
 With `bpo.rollout_workers_max` a run also sets the number itself, from the waits of its steps. The
 number is a file in the run's folder, which every node sees; the run reads it every second. A run
@@ -31,7 +31,7 @@ STEPS = 4  # steps whose waits are added up before the number changes
 
 
 class WorkerTarget:
-    """How many rollout workers a run should have now."""
+    """The number of rollout workers that a run should have now."""
 
     def __init__(self, stage: Path, bpo: BpoConfig, room: Callable[[], int]) -> None:
         """`room` returns how many workers the nodes can hold now."""
@@ -50,7 +50,9 @@ class WorkerTarget:
             log_line(f"bpo: rollout workers: {now}, as last asked for, {instead}")
 
     def wanted(self) -> int:
-        """The number last asked for, as far as there is room, else `bpo.rollout_workers`."""
+        """Return the last number that was asked for, bounded by the room on the nodes; else
+        `bpo.rollout_workers`.
+        """
         written = self.file.stat().st_mtime_ns if self.file.exists() else 0
         if written == self._read_at:
             return self._target

@@ -44,7 +44,7 @@ def _is(item: pytest.Item, mark: str) -> bool:
 
 @pytest.fixture(scope="session")
 def tiny_llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A randomly initialised tiny LLaVA directory with template and think tags."""
+    """A randomly initialized tiny LLaVA directory with template and think tags."""
     from bimode.models.template import CHAT_TEMPLATE
     from bimode.models.tiny_llava import write_tiny_llava
 

@@ -1,6 +1,6 @@
 """Bi-mode annealing under Ray Train v2: what each worker does, and the one `fit` of the stage.
 
-Consumes tokenised rows in a planned order (`actors.learner.sequences`, `actors.learner.feed`);
+Consumes tokenized rows in a planned order (`actors.learner.sequences`, `actors.learner.feed`);
 waits for the other ranks in every step; produces checkpoints, metrics.jsonl and a Hugging Face
 directory.
 """
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AnnealJob:
-    """Everything a worker needs to know; `out` is the stage's folder, which every worker can write
-    to.
-    """
+    """All that a worker needs; `out` is the stage's folder, which every worker can write to."""
 
     model_dir: Path
     out: Path
@@ -54,8 +52,7 @@ class AnnealJob:
 def fit(
     job: AnnealJob, data: Path, worker_resources: dict[str, float], runtime_env: dict[str, Any]
 ) -> dict[str, Any]:
-    """Trains to the last step, going on from the newest checkpoint; writes ``OUT/model``; returns
-    counts.
+    """Train to the last step from the newest checkpoint; write ``OUT/model``; return counts.
 
     Each worker has `worker_resources` and Ray's `runtime_env`.
 
@@ -99,7 +96,7 @@ def fit(
 
 
 def run_to_end(trainer: TorchTrainer) -> None:
-    """`trainer.fit()`, where Ctrl-C is a KeyboardInterrupt as elsewhere.
+    """Call `trainer.fit()` so that Ctrl-C is a KeyboardInterrupt, as elsewhere.
 
     Ray Train would answer it with a handler of its own, which ends the process without a word, and
     which it leaves behind.
@@ -109,7 +106,7 @@ def run_to_end(trainer: TorchTrainer) -> None:
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The per-worker loop: batches of this rank's share in, one optimizer step each."""
+    """Run the loop of one worker: batches of this rank's share in, one optimizer step each."""
     import ray.train
 
     job: AnnealJob = config["job"]
@@ -145,7 +142,7 @@ def train_worker(config: dict[str, Any]) -> None:
 def train_step(
     learner: Learner, batch: Any, formats: tuple[str, ...]
 ) -> tuple[dict[str, float], StepInfo]:
-    """One step on this rank's `batch`; returns the sums over all ranks."""
+    """Take one step on this rank's `batch`; return the sums over all ranks."""
     from actors.learner import distributed
 
     samples = to_samples(batch)
@@ -162,7 +159,7 @@ def train_step(
 
 
 def resume_log(job: AnnealJob) -> int:
-    """The step that the run goes on from; lines of metrics.jsonl after it are dropped."""
+    """Return the step to resume from; lines of metrics.jsonl after it are removed."""
     done = latest(job.checkpoints)
     step = step_of(done) if done else 0
     lines = job.metrics.read_text().splitlines() if job.metrics.is_file() else []
@@ -171,7 +168,7 @@ def resume_log(job: AnnealJob) -> int:
 
 
 class MetricsLog:
-    """metrics.jsonl: one line a step, behind those that `resume_log` has left."""
+    """Writes metrics.jsonl: one line a step, after those that `resume_log` kept."""
 
     def __init__(self, job: AnnealJob) -> None:
         self.path = job.metrics
@@ -179,7 +176,7 @@ class MetricsLog:
         self.at = time.monotonic()
 
     def write(self, sums: dict[str, float], info: StepInfo) -> None:
-        """Writes the step down; `tokens_per_s` counts loss tokens over all ranks."""
+        """Write one step; `tokens_per_s` counts loss tokens over all ranks."""
         now = time.monotonic()
         line = {
             "step": info.step,

@@ -14,12 +14,12 @@ TIMEOUT = timedelta(hours=1)
 
 
 def backend() -> str:
-    """`nccl` where the process sees a GPU, `gloo` elsewhere."""
+    """Return `nccl` if the process sees a GPU, else `gloo`."""
     return "nccl" if torch.cuda.is_available() else "gloo"
 
 
 def device() -> torch.device:
-    """The device this rank computes on."""
+    """Return the device this rank computes on."""
     return (
         torch.device("cuda", torch.cuda.current_device())
         if torch.cuda.is_available()
@@ -28,7 +28,7 @@ def device() -> torch.device:
 
 
 def listen(host: str, world: int) -> dist.TCPStore:
-    """Opens the store where `world` processes will meet, on a port that the system gives.
+    """Open the store where `world` processes meet, on a port that the system gives.
 
     The port stays taken from here on. The store asks for no password, and by itself it would
     listen on every address of the machine.
@@ -47,51 +47,51 @@ def listen(host: str, world: int) -> dist.TCPStore:
 
 
 def connect(address: str, world: int) -> dist.TCPStore:
-    """The store that another process listens with at `address`, ``host:port``."""
+    """Connect to the store of another process at `address`, ``host:port``."""
     host, port = address.rsplit(":", 1)
     return dist.TCPStore(host, int(port), world, is_master=False)
 
 
 def join(rank: int, world: int, store: dist.Store) -> None:
-    """Joins `world` processes that meet in `store`. Blocks until all are there."""
+    """Join `world` processes that meet in `store`. Blocks until all are there."""
     dist.init_process_group(backend(), store=store, rank=rank, world_size=world, timeout=TIMEOUT)
 
 
 def ensure_group() -> None:
-    """A process that nobody grouped becomes a group of one."""
+    """Make a group of one of a process without a group."""
     if not dist.is_initialized():
         dist.init_process_group(backend(), store=dist.HashStore(), rank=0, world_size=1)
 
 
 def leave() -> None:
-    """Leaves the group, if there is one."""
+    """Leave the group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """This process's place in the group."""
+    """Return this process's rank in the group."""
     return dist.get_rank()
 
 
 def world() -> int:
-    """Number of processes in the group."""
+    """Return the number of processes in the group."""
     return dist.get_world_size()
 
 
 def barrier() -> None:
-    """Waits for every rank."""
+    """Wait for every rank."""
     if world() > 1:
         dist.barrier()
 
 
 def all_sum(values: Sequence[float]) -> list[float]:
-    """Element-wise sums over the ranks; every rank gives equally many values."""
+    """Return element-wise sums over the ranks; every rank gives equally many values."""
     return _reduce(values, dist.ReduceOp.SUM)
 
 
 def all_max(value: int) -> int:
-    """The largest value any rank holds."""
+    """Return the largest value of any rank."""
     return int(_reduce([value], dist.ReduceOp.MAX)[0])
 
 

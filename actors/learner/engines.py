@@ -35,35 +35,35 @@ class Engine(Protocol):
     """Forward, backward, step, full weights, save, restore. All but `forward` are collective."""
 
     def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
-        """(logprobs_N, entropy_N) with a graph."""
+        """Return (logprobs_N, entropy_N) with a graph."""
 
     def backward(self, loss: Tensor) -> None:
-        """Adds this rank's gradient; any number of calls before `step`, equally many on every
-        rank.
-        """
+        """Add this rank's gradient; call it equally often on every rank before `step`."""
 
     def step(self, lr: float) -> float:
-        """Sums over ranks, clips, updates; returns the norm before clipping.
+        """Sum over ranks, clip, update; return the norm before clipping.
 
         Raises DivergedError, and moves nothing, if the norm is not finite.
         """
 
     def weights(self, names: Collection[str]) -> dict[str, Tensor]:
-        """The named parameters and buffers, whole and on the host, until the next `step`; empty on
-        ranks other than 0.
+        """Return the named parameters and buffers, whole and on the host, until the next `step`;
+        empty on ranks other than 0.
         """
 
     def save(self, folder: Path) -> None:
-        """Writes weights and optimizer state into `folder`."""
+        """Write weights and optimizer state into `folder`."""
 
     def restore(self, folder: Path) -> None:
-        """Reads what `save` wrote with as many ranks."""
+        """Read what `save` wrote with as many ranks."""
 
 
 def build_engine(
     policy: Policy, learner: LearnerConfig, optim: OptimConfig, dtype: torch.dtype
 ) -> Engine:
-    """The engine that `learner.engine` names, with the parameters of `learner.freeze` frozen."""
+    """Make the engine that `learner.engine` names, with the parameters of `learner.freeze`
+    frozen.
+    """
     freeze(policy, learner.freeze)
     distributed.ensure_group()
     if learner.engine == "torch":
@@ -72,8 +72,8 @@ def build_engine(
 
 
 def freeze(policy: Policy, patterns: tuple[str, ...]) -> None:
-    """Parameters whose name contains a match of any of `patterns` get no gradient. Raises
-    ConfigError for an idle pattern.
+    """Freeze the parameters whose name contains a match of any of `patterns`. Raises ConfigError
+    for a pattern without a match.
     """
     for pattern in patterns:
         frozen = [p for name, p in policy.model.named_parameters() if re.search(pattern, name)]
@@ -89,7 +89,7 @@ def freeze(policy: Policy, patterns: tuple[str, ...]) -> None:
 
 
 def adamw(policy: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: norms and biases are left alone."""
+    """Make AdamW with weight decay on matrices only, not on norms and biases."""
     trained = [p for p in policy.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optim.weight_decay},
@@ -101,7 +101,9 @@ def adamw(policy: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
 
 
 class TorchEngine:
-    """Weights and optimizer whole on every rank; bfloat16 is autocast over float32 weights."""
+    """Plain torch: weights and optimizer whole on every rank; bfloat16 is autocast over float32
+    weights.
+    """
 
     def __init__(self, policy: Policy, optim: OptimConfig, dtype: torch.dtype) -> None:
         self.policy = policy.to(distributed.device())
@@ -246,13 +248,13 @@ class DeepSpeedEngine:
 
 
 def set_lr(optimizer: Any, lr: float) -> None:
-    """Sets the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters (tied ones once) and the buffers that a state dict holds."""
+    """Return the parameters (tied ones once) and the buffers of a state dict."""
     yield from model.named_parameters()
     kept = model.state_dict().keys()
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in kept)

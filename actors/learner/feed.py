@@ -1,6 +1,6 @@
 """What each training worker reads, and in which order.
 
-Tokenised rows (`actors.learner.sequences`) stay in the object store, where Ray Data has put them.
+Tokenized rows (`actors.learner.sequences`) stay in the object store, where Ray Data has put them.
 The order is a pure plan (`bimode.learner.strategies.plan_steps`), so that equal seeds train on
 equal batches whatever the timing, and a run that goes on from a checkpoint reads what it would have
 read. Left out: a set larger than the object store and its spill disk.

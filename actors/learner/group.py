@@ -42,12 +42,10 @@ class ExportPlan:
 
 
 class LearnerRank:
-    """One actor of the group: rank 0 listens, then each joins the others and becomes a
-    `Learner`.
-    """
+    """One actor of the group: rank 0 listens, then each joins the others and makes a `Learner`."""
 
     def listen(self, world: int) -> str:
-        """Opens the group's store on this node; returns its ``host:port``."""
+        """Open the group's store on this node; return its ``host:port``."""
         from actors.learner import distributed
 
         host = ray.util.get_node_ip_address()
@@ -86,7 +84,7 @@ class LearnerRank:
         return self.learner.optim_step()
 
     def export_plan(self) -> ExportPlan:
-        """How the weights leave."""
+        """Return how the weights leave the learner."""
         return self._plan
 
     @ray.method(num_returns=2)
@@ -96,8 +94,8 @@ class LearnerRank:
         return bucket.checksum, bucket
 
     def free_address(self) -> str:
-        """``host:port`` on this node that nothing listens at now; vLLM's rendezvous takes no socket
-        that is open.
+        """Return a free ``host:port`` of this node; vLLM's rendezvous takes no socket that is
+        open.
         """
         host = ray.util.get_node_ip_address()
         with socket.socket() as probe:
@@ -105,7 +103,7 @@ class LearnerRank:
             return f"{host}:{probe.getsockname()[1]}"
 
     def open_sender(self, workers: Sequence[Any], sync: str, address: str) -> None:
-        """Joins the rollout workers' transfer group (`actors.weights.sender`); every rank at
+        """Join the rollout workers' transfer group (`actors.weights.sender`); every rank at
         once.
         """
         from actors.learner import distributed
@@ -169,14 +167,14 @@ class LearnerGroup:
         ]
 
     def ready(self) -> None:
-        """Waits until every rank has loaded; raises what stopped it."""
+        """Wait until every rank has loaded; raise the error that stopped it."""
         _get(self.started)
 
     def update(
         self, samples: Sequence[TrainingSample], loss: LossFn, num_tokens: float
     ) -> dict[str, float]:
-        """Adds the gradient of `samples`, dealt to the ranks by tokens and prompt by prompt;
-        returns sums over all of them.
+        """Add the gradient of `samples`, dealt to the ranks by tokens and prompt by prompt; return
+        sums over all of them.
 
         `num_tokens` is the denominator of the whole batch (`CreditedBatch.denominator`).
         """
@@ -203,20 +201,20 @@ class LearnerGroup:
         return dict(sums)
 
     def optim_step(self) -> StepInfo:
-        """One optimizer step on every rank. Raises DivergedError before anything moves if the step
-        is not finite.
+        """Take one optimizer step on every rank. Raises DivergedError before anything moves if the
+        step is not finite.
         """
         return _get([actor.optim_step.remote() for actor in self.ranks])[0]
 
     async def export_plan(self) -> ExportPlan:
-        """How the weights leave; waits until every rank has loaded."""
+        """Return how the weights leave; waits until every rank has loaded."""
         await _answers(self.started)
         [plan] = await _answers([self.ranks[0].export_plan.remote()])
         return plan
 
     def export(self, version: int, index: int, share: bool = False) -> Export:
-        """Puts part `index` of the weights, or, if `share`, only where it lies, into the object
-        store, from where the rollout workers read it; does not wait.
+        """Put bucket `index` of the weights (if `share`, only its place in memory) into the object
+        store; does not wait.
         """
         answers = [
             actor.export_bucket.remote(version, index, share) for actor in self.ranks
@@ -224,13 +222,13 @@ class LearnerGroup:
         return Export(answers[0][1], tuple(checksum for checksum, _ in answers))
 
     async def checksum(self, export: Export) -> int:
-        """Waits for a bucket. A rank that dies is found here, and not by a rollout worker that
-        reads from it.
+        """Wait for a bucket and return its checksums. A rank that dies is found here, and not by a
+        rollout worker that reads from it.
         """
         return int((await _answers(export.receipts))[0])
 
     async def open_senders(self, workers: Sequence[Any], sync: str, deadline_s: float) -> None:
-        """Connects every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``.
+        """Connect every rank to the rollout workers, GPU to GPU; `sync` is ``nccl`` or ``ipc``.
 
         Raises LearnerLostError after `deadline_s`: NCCL waits for ever for a process that is gone.
         """
@@ -241,7 +239,7 @@ class LearnerGroup:
         await _answers_within(joined, deadline_s, late)
 
     async def send(self, version: int, deadline_s: float) -> None:
-        """Pushes the weights to the workers of `open_senders`, which have paused.
+        """Send the weights to the workers of `open_senders`, which have paused.
 
         Raises LearnerLostError after `deadline_s`: a collective whose other side is gone or silent
         never ends.
@@ -251,29 +249,29 @@ class LearnerGroup:
         await _answers_within(sent, deadline_s, late)
 
     def save(self, path: Path) -> None:
-        """Writes a checkpoint; every rank its share."""
+        """Write a checkpoint; every rank its share."""
         _get([actor.save.remote(path) for actor in self.ranks])
 
     def restore(self, path: Path) -> None:
-        """Continues from a checkpoint written by as many ranks."""
+        """Continue from a checkpoint of as many ranks."""
         self.ready()
         _get([actor.restore.remote(path) for actor in self.ranks])
 
     def save_model(self, path: Path) -> None:
-        """Writes a plain Hugging Face directory."""
+        """Write a plain Hugging Face directory."""
         self.ready()
         _get([actor.save_model.remote(path) for actor in self.ranks])
 
     def close(self) -> None:
-        """Ends the ranks."""
+        """End the ranks."""
         for actor in self.ranks:
             ray.kill(actor)
         self.ranks = []
 
 
 def _get(refs: Any) -> Any:
-    """`ray.get`. Raises LearnerLostError if a rank has died; one that could not start raises what
-    stopped it.
+    """Call `ray.get`. Raises LearnerLostError if a rank has died; one that could not start raises
+    what stopped it.
     """
     try:
         return ray.get(refs)
@@ -285,7 +283,7 @@ def _get(refs: Any) -> Any:
 
 
 async def _answers(refs: Sequence[Any]) -> list[Any]:
-    """Awaits all of `refs`. Raises as `_get`."""
+    """Wait for all of `refs`. Raises as `_get`."""
     try:
         return list(await asyncio.gather(*refs))
     except (*ACTOR_DIED, RayTaskError) as error:
@@ -305,7 +303,7 @@ async def _answers_within(refs: Sequence[Any], deadline_s: float, late: str) -> 
 
 
 def _explained(error: Exception, refs: list[Any]) -> Exception:
-    """What to raise for `error`, which one of `refs` has raised."""
+    """Return the error to raise for `error`, which one of `refs` raised."""
     if isinstance(error, ACTOR_DIED):
         if could_not_start(error):
             return error

@@ -50,8 +50,8 @@ class Reference:
 
     @torch.no_grad()
     def logprobs(self, batches: Iterable[PackedBatch]) -> list[Tensor]:
-        """Log-probabilities [N] of each batch's response tokens, on this rank's device; one trip
-        there and back for all.
+        """Return log-probabilities [N] of each batch's response tokens, on this rank's device; the
+        model moves there and back once.
         """
         self.policy.to(distributed.device())
         found = [self.policy(batch)[0] for batch in batches]
@@ -75,7 +75,7 @@ class StepInfo:
 
 @dataclass(frozen=True, slots=True)
 class LearnerSpec:
-    """What a learner is made of: its model and its settings, the same on every rank.
+    """The model and the settings of a learner, the same on every rank.
 
     `total_steps` is the length of the learning rate's schedule; `with_reference` keeps a frozen
     copy of the model for the KL term.
@@ -91,8 +91,8 @@ class LearnerSpec:
 
 
 class Learner:
-    """One rank of a learner group. Verbs are collective: every rank calls each of them, in the same
-    order.
+    """One rank of a learner group. Methods are collective: every rank calls each of them, in the
+    same order.
     """
 
     def __init__(self, spec: LearnerSpec) -> None:
@@ -136,7 +136,7 @@ class Learner:
         num_tokens: float,
         labels: Sequence[str] = (),
     ) -> dict[str, float]:
-        """Adds the gradient of `loss` over this rank's `samples`; returns sums over them.
+        """Add the gradient of `loss` over this rank's `samples`; return sums over them.
 
         `num_tokens` is the denominator of the whole batch, over ALL ranks. The result holds
         ``loss`` and the sums of `bimode.rl.metrics`, with `labels` (one word a sample) by
@@ -161,8 +161,8 @@ class Learner:
         return dict(sums)
 
     def optim_step(self) -> StepInfo:
-        """One update with the gradient gathered since the last. Raises DivergedError on every rank,
-        and moves nothing, if a loss of any rank or the gradient's norm is not finite.
+        """Update with the gradient gathered since the last update. Raises DivergedError on every
+        rank, and moves nothing, if a loss of any rank or the gradient's norm is not finite.
         """
         bad = distributed.all_sum([0.0 if self.loss_is_finite else 1.0])[0]
         if bad:
@@ -176,8 +176,8 @@ class Learner:
         return StepInfo(step=self.step, lr=lr, grad_norm=norm)
 
     def share(self) -> bool:
-        """Makes the weights readable in place by others on this machine, where that is possible;
-        not collective.
+        """Make the weights readable in place by other processes of this machine, if possible; not
+        collective.
 
         It is not where the checkpoint's layout is another, as that of experts is: parts of it would
         be copies.
@@ -190,8 +190,8 @@ class Learner:
         return all(SharedArray.of(tensor) is not None for tensor in weights)
 
     def export_bucket(self, version: int, index: int, share: bool = False) -> WeightBucket:
-        """Part `index` of the weights (`buckets`) as host arrays (`as_array`) under the names of
-        the model's checkpoint.
+        """Return bucket `index` of the weights (`buckets`) as host arrays (`as_array`) under the
+        names of the model's checkpoint.
 
         Good until the next update; without arrays on ranks other than 0. `share`: says where they
         lie, if `share` has made that possible, and a reader must be through before the next update.
@@ -208,7 +208,7 @@ class Learner:
         return bucket.share(places) if places and len(places) == len(weights) else bucket
 
     def save(self, path: Path) -> None:
-        """Writes a checkpoint (`bimode.storage.checkpoints.checkpoint_path`) that `restore`
+        """Write a checkpoint (`bimode.storage.checkpoints.checkpoint_path`) that `restore`
         continues from exactly.
 
         It appears in one piece; of the checkpoints beside it the last two stay.
@@ -222,7 +222,7 @@ class Learner:
         self._publish(path, CHECKPOINTS_KEPT)
 
     def restore(self, path: Path) -> None:
-        """Continues from what `save` wrote, with as many ranks."""
+        """Continue from what `save` wrote, with as many ranks."""
         self.engine.restore(path)
         state = torch.load(path / f"learner-rank{distributed.rank()}.pt", weights_only=True)
         self.step = int(state["step"])
@@ -231,8 +231,8 @@ class Learner:
             torch.cuda.set_rng_state(state["cuda_rng"])
 
     def save_model(self, path: Path) -> None:
-        """Writes a plain Hugging Face directory: safetensors, processor or tokenizer, chat
-        template, generation config.
+        """Write a plain Hugging Face directory: safetensors, processor or tokenizer, chat template,
+        generation config.
         """
         partial = self._start_partial(path)
         weights = self.engine.weights({name for bucket in self.buckets for name in bucket})
@@ -246,7 +246,7 @@ class Learner:
     def _micro_batch(
         self, batch: PackedBatch, loss: LossFn, num_tokens: float, reference_N: Tensor | None
     ) -> tuple[float, dict[str, Tensor]]:
-        """Forward and backward; returns the loss and the token values."""
+        """Run forward and backward; return the loss and the token values."""
         logprobs_N, entropy_N = self.engine.forward(batch)
         out = loss(
             LossInputs(
@@ -266,7 +266,7 @@ class Learner:
         return value, out.values | decision_values(batch, logprobs_N, entropy_N) | engine
 
     def _plan(self, samples: Sequence[TrainingSample]) -> list[list[list[int]]]:
-        """Micro-batches of trees of sample indices."""
+        """Return micro-batches of trees of sample indices."""
         trees = share_prompts(samples, self.config.micro_tokens)
         lengths = [tree_tokens([samples[i] for i in tree]) for tree in trees]
         plan = plan_micro_batches(lengths, self.config.micro_tokens)
@@ -283,7 +283,7 @@ class Learner:
         return pack(parts, vision).to(distributed.device())
 
     def _make_filler(self) -> TrainingSample:
-        """A sequence without weight, with an image where the model sees images."""
+        """Make a sequence without weight, with an image if the model sees images."""
         images: tuple[bytes, ...] = ()
         if self.renderer.kind == "image_text":
             buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Curated rows <-> the sequences a learner reads: tokenised once by Ray Data, turned into samples
+"""Curated rows <-> the sequences a learner reads: tokenized once by Ray Data, turned into samples
 by each worker.
 """
 
@@ -20,7 +20,7 @@ from bimode.records import TrainingSample
 from bimode.renderer import Renderer
 from bimode.storage.dataset import TRAIN_COLUMNS, question_of, read_file
 
-ROWS = 64  # that are tokenised together
+ROWS = 64  # that are tokenized together
 SEQUENCES = pa.schema(
     [
         ("id", pa.string()),
@@ -83,14 +83,14 @@ class Tokenize:
 def read_sequences(
     data: Path, model_dir: Path, mask_empty_think: bool
 ) -> ray.data.MaterializedDataset:
-    """The train rows of a curated folder, tokenised, in the object store. Raises StarvedError if
+    """The train rows of a curated folder, tokenized, in the object store. Raises StarvedError if
     there are none.
     """
     files = sorted(str(path) for path in data.absolute().glob("train-*.parquet"))
     if not files:
         raise StarvedError(f"{data} holds no train-*.parquet: nothing to anneal on")
     named = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
-    # Actors, not tasks: a process that tokenises first imports for seconds, so there are never more
+    # Actors, not tasks: a process that tokenizes first imports for seconds, so there are never more
     # of them than files.
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=len(files))
     return named.map_batches(

@@ -1,4 +1,4 @@
-"""A rollout worker of a model as it came, with its own chat template and no modes: what a judge
+"""A rollout worker for an unchanged model, with its own chat template and no modes: what a judge
 needs.
 """
 

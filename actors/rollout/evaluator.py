@@ -1,4 +1,4 @@
-"""Generation for evaluation: one fleet of rollout workers that is handed one model after another.
+"""Generation for evaluation: one fleet of rollout workers that loads one model after another.
 
 An engine takes seconds to start, so models of one shape and tokenizer follow each other by weight
 update; others, and those too large to pass through the object store, get a new fleet.
@@ -29,10 +29,9 @@ MAX_SWAP_BYTES = 1 << 30
 
 
 class Evaluator:
-    """Answers requests with the model that was opened last. `options` are Ray's for one worker.
-
-    A worker that dies, or is silent for `timeout_s`, is replaced, of which `on_event` gets a line,
-    and its requests are retried.
+    """Answers requests with the model that was opened last. `options` are Ray's for one worker. A
+    worker that dies or is silent for `timeout_s` is replaced and its requests are retried;
+    `on_event` gets a line about it.
     """
 
     def __init__(
@@ -54,8 +53,8 @@ class Evaluator:
         self._version = 0
 
     def open(self, model_dir: Path) -> None:
-        """Makes the model in `model_dir` the one that answers; one of the same shape and tokenizer
-        by a weight update.
+        """Load the model in `model_dir`; one of the same shape and tokenizer arrives as a weight
+        update.
         """
         self._model_dir = model_dir
         shape = digest_without_weights(model_dir)
@@ -79,7 +78,9 @@ class Evaluator:
     def generate(
         self, requests: Sequence[GenerationRequest], on_done: Callable[[int], None] = lambda _: None
     ) -> list[GenerationResult]:
-        """Results in the order of `requests`; `on_done` gets the size of each finished chunk."""
+        """Return results in the order of `requests`; `on_done` gets the size of each finished
+        chunk.
+        """
         if self._fleet is None:
             raise RuntimeError("open a model first")
         results: list[GenerationResult] = []
@@ -105,7 +106,7 @@ class Evaluator:
         return successor
 
     def close(self) -> None:
-        """Ends the workers."""
+        """End the workers."""
         self._close_fleet()
         self._loop.close()
 
@@ -122,7 +123,7 @@ class Evaluator:
 
 
 def weights_of(model_dir: Path, version: int) -> WeightBucket:
-    """The weights of `model_dir` as the learner would send them."""
+    """Return the weights of `model_dir` as the learner would send them."""
     import torch
 
     named = list(load_model(model_dir, torch.float32).named_parameters())

@@ -1,5 +1,5 @@
-"""The rollout workers of a run as actors: their typed, awaitable calls, each with a deadline, and
-who replaces whom.
+"""The rollout workers of a run: typed, awaitable calls to their actors, each with a deadline, and
+the replacement of lost workers.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ LOADING = 10  # times the usual timeout for a worker whose engine is still loadi
 
 
 class WorkerFailedError(WorkerLostError):
-    """One worker died, was late, or holds wrong weights: `why` goes on after its name.
-    `is_damage` says that weights arrived wrong.
+    """A worker died, was late, or holds wrong weights (`is_damage`). The reason follows its
+    name.
     """
 
     def __init__(self, worker: str, why: str, is_damage: bool = False) -> None:
@@ -46,10 +46,9 @@ class PhaseDeadline:
 
 @dataclass(slots=True, eq=False)
 class WorkerHandle:
-    """One rollout worker as the driver sees it.
-
-    A call that takes longer than its deadline, or whose worker dies, raises WorkerFailedError.
-    `leases` are those under way, by their first group, with the time when each began.
+    """The driver's handle of one rollout worker. A call that misses its deadline, or whose worker
+    dies, raises WorkerFailedError. `leases` are the running ones, by their first group, with their
+    start times.
     """
 
     name: str
@@ -67,7 +66,7 @@ class WorkerHandle:
     _deadline: asyncio.Timeout | None = None  # of the call under way
 
     async def ready(self) -> None:
-        """Waits until its engine has loaded."""
+        """Wait until the engine has loaded."""
         if not self.is_ready:
             self.machine = await self.call("machine")
             self.is_ready = True
@@ -75,39 +74,39 @@ class WorkerHandle:
     async def begin(
         self, lease: int, requests: Sequence[GenerationRequest], forget: bool = False
     ) -> None:
-        """`RolloutWorker.begin`."""
+        """Start a lease (`RolloutWorker.begin`)."""
         await self.call("begin", lease, requests, forget)
 
     async def advance(self, seconds: float) -> dict[int, list[GenerationResult]]:
-        """One slice of generation (`RolloutWorker.advance`): results of the leases that ended."""
+        """Generate one slice (`RolloutWorker.advance`); return the results of finished leases."""
         return await self.call("advance", seconds)
 
     async def load_weights(self, whole: Any) -> None:
-        """Makes all weights of a version live; `whole` is a reference to a WeightBucket."""
+        """Load a whole version; `whole` is a reference to a WeightBucket."""
         self.version = await self.call("load_weights", whole)
 
     async def start_update(self) -> None:
-        """Stops generation for a weight update."""
+        """Pause generation for a weight update."""
         await self.call("start_update")
 
     async def receive(self, *buckets: Any) -> None:
-        """Loads buckets, given as references."""
+        """Load buckets, given as references."""
         await self.call("receive", *buckets)
 
     async def verify(self, version: int) -> list[int]:
-        """Checksums of what it has received for `version`."""
+        """Return the checksums of what the worker received for `version`."""
         return await self.call("verify", version)
 
     async def finish_update(self, version: int) -> None:
-        """Makes `version` live; generation may go on."""
+        """Make `version` live and resume generation."""
         self.version = await self.call("finish_update", version)
 
     async def call(self, verb: str, *args: Any) -> Any:
-        """Calls one method of the actor and waits for its result."""
+        """Call a method of the actor and wait for its result."""
         return await self.result(getattr(self.actor, verb).remote(*args), verb)
 
     async def result(self, ref: Awaitable[Any], verb: str) -> Any:
-        """The result of a call that was made before. Raises WorkerFailedError."""
+        """Return the result of an earlier call. Raises WorkerFailedError."""
         began = time.monotonic()
         timeout_s = self.timeout_s * (1 if self.is_ready else LOADING)
         if self._phase is not None:
@@ -134,7 +133,7 @@ class WorkerHandle:
             self._deadline = self._awaited = None
 
     def distrust(self, why: str) -> WorkerFailedError:
-        """The error that says that it holds wrong weights."""
+        """Make the error for a worker that holds wrong weights."""
         return WorkerFailedError(self.name, f"is not trusted{self._after()}: {why}", True)
 
     def _after(self, began: float | None = None) -> str:
@@ -145,7 +144,7 @@ class WorkerHandle:
 
     @contextmanager
     def phase(self, name: str, timeout_s: float) -> Iterator[None]:
-        """A phase of a weight update: each call in it may take `timeout_s`."""
+        """Bound each call in the block by the `timeout_s` of a phase of a weight update."""
         self._phase = PhaseDeadline(name, timeout_s)
         try:
             yield
@@ -154,18 +153,18 @@ class WorkerHandle:
 
     @property
     def is_updating(self) -> bool:
-        """Whether it has paused for a weight update."""
+        """Whether the worker has paused for a weight update."""
         return self._phase is not None
 
     def must_end(self, name: str, timeout_s: float) -> None:
-        """Phase `name` waits for the call under way, which may take `timeout_s` from now on."""
+        """Bound the running call by `timeout_s` from now: phase `name` waits for it."""
         if self._deadline is not None:
             self._awaited = PhaseDeadline(name, timeout_s)
             self._deadline.reschedule(asyncio.get_running_loop().time() + timeout_s)
 
 
 class RolloutFleet:
-    """Rollout workers of one model.
+    """The rollout workers of one model.
 
     `options` are ray.remote options of one worker (num_cpus, num_gpus, resources); `worker` is the
     class they are made of. A call may take `timeout_s`, ten times as long while the engine loads.
@@ -200,11 +199,11 @@ class RolloutFleet:
 
     @property
     def actors(self) -> list[Any]:
-        """Their actors."""
+        """The actors of the workers."""
         return [worker.actor for worker in self.workers]
 
     async def ready(self) -> None:
-        """Waits until every engine has loaded. Raises WorkerFailedError."""
+        """Wait until every engine has loaded. Raises WorkerFailedError."""
         await asyncio.gather(*(worker.ready() for worker in self.workers))
 
     def _start(self) -> WorkerHandle:
@@ -214,10 +213,8 @@ class RolloutFleet:
         return WorkerHandle(name, actor, self.timeout_s)
 
     def replace(self, worker: WorkerHandle) -> WorkerHandle:
-        """Ends `worker`; its successor starts from the model's directory, and has still to load
-        the live version.
-
-        Raises WorkerLostError where the transport fixes the workers when the run starts.
+        """End `worker` and start its successor from the model's directory; the successor still has
+        to load the live version. Raises WorkerLostError if the transport fixes the set of workers.
         """
         self._check_open(f"{worker.name} is gone and no other can take its place")
         ray.kill(worker.actor)
@@ -226,13 +223,13 @@ class RolloutFleet:
         return successor
 
     def add_worker(self) -> WorkerHandle:
-        """Starts one worker more. Raises WorkerLostError as `replace` does."""
+        """Start one more worker. Raises WorkerLostError as `replace` does."""
         self._check_open("another worker cannot join")
         self.workers.append(self._start())
         return self.workers[-1]
 
     def remove_worker(self, worker: WorkerHandle) -> None:
-        """Ends a worker that has nothing under way. Raises WorkerLostError as `replace` does."""
+        """End a worker that has no lease. Raises WorkerLostError as `replace` does."""
         self._check_open(f"{worker.name} cannot leave")
         ray.kill(worker.actor)
         self.workers.remove(worker)
@@ -244,11 +241,11 @@ class RolloutFleet:
 
     def _check_open(self, what: str) -> None:
         if self.is_fixed:
-            fixed = f"bpo.sync = {self.sync} fixes who is there when the run starts"
+            fixed = f"bpo.sync = {self.sync} fixes the set of workers when the run starts"
             raise WorkerLostError(f"{what}: {fixed}")
 
     def close(self) -> None:
-        """Ends the workers."""
+        """End the workers."""
         for actor in self.actors:
             ray.kill(actor)
         self.workers = []

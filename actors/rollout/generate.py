@@ -22,7 +22,9 @@ OnWorkerLost = Callable[[WorkerHandle, WorkerFailedError], Awaitable[WorkerHandl
 
 
 async def fail(worker: WorkerHandle, error: WorkerFailedError) -> WorkerHandle:
-    """The `OnWorkerLost` of a fleet whose workers are not replaced."""
+    """Raise the error of a lost worker: the `OnWorkerLost` of a fleet that does not replace
+    workers.
+    """
     raise error
 
 
@@ -32,9 +34,9 @@ async def generate(
     version: int,
     on_lost: OnWorkerLost = fail,
 ) -> list[GenerationResult]:
-    """Results in the order of `requests`. Raises StaleWeightsError if a token was drawn under
-    another version than `version`, WorkerLostError if the successor of a lost worker is lost too,
-    and what `on_lost` raises.
+    """Return results in the order of `requests`. Raises StaleWeightsError if a token was drawn
+    under another version than `version`, WorkerLostError if the successor of a lost worker is lost
+    too, and what `on_lost` raises.
     """
     workers = fleet.workers[: len(requests)]
     shares = [requests[i :: len(workers)] for i in range(len(workers))]

@@ -1,4 +1,4 @@
-"""The rollout loop: one coroutine drives one worker, and its life reads top to bottom.
+"""The rollout loop: one coroutine drives one worker, from loading its engine to its end.
 
 A worker takes leases (`bimode.rl.scheduler`), generates in slices, and takes new weights in between
 two of them. Its scored groups go to the scheduler, and from there in batches to the learner. The
@@ -28,8 +28,8 @@ REFUSALS_SHOWN = 5  # prompts; metrics.jsonl counts all, and the ledger has the 
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What a step was beside its batch: groups without credit, groups too old, refused prompts,
-    workers now and lost so far, waits.
+    """What a step counted beside its batch: groups without credit, stale groups, refused prompts,
+    workers now, workers lost so far, waits.
     """
 
     dropped: int
@@ -41,23 +41,23 @@ class StepStats:
 
 
 class RolloutTask(Protocol):
-    """`bimode.rl.rollout_task.RolloutTask`, or what a benchmark puts in its place."""
+    """The interface of `bimode.rl.rollout_task.RolloutTask`; benchmarks bring their own."""
 
     def prompt(self, group_id: int) -> Prompt:
-        """The prompt of a group."""
+        """Return the prompt of a group."""
 
     def requests(self, lease: Lease) -> list[GenerationRequest]:
-        """What a worker is asked for a lease."""
+        """Return the requests of a lease."""
 
     def score(
         self, lease: Lease, results: Sequence[GenerationResult]
     ) -> list[ScoredGroup | RefusedPrompt]:
-        """The results of those requests as groups, in the order of the lease."""
+        """Return the results of those requests as groups, in the order of the lease."""
 
 
 class Rollouts:
-    """Rollouts of one fleet for one scheduler. `task` says what a lease asks of a worker and what
-    the completions are worth; `on_event` gets a line about every change.
+    """Rollouts of one fleet for one scheduler. `task` makes the requests of a lease and scores the
+    completions; `on_event` gets a line about every change.
 
     `batch` and `mark_trained` block and are for the thread of the stage; everything else runs in
     `loop`.
@@ -92,17 +92,17 @@ class Rollouts:
     # ---- what the stage calls ----
 
     def batch(self, version: int) -> list[ScoredGroup]:
-        """The groups of update `version`, once the learner may change its weights. Raises what
-        stopped the loop.
+        """Return the groups of update `version`, once the learner may change its weights. Raises
+        the error that stopped the loop.
         """
         return self._loop.run(self._batch(version))
 
     def mark_trained(self, batch: Sequence[ScoredGroup], step: int) -> StepStats:
-        """`batch` has been trained on; returns what else has happened since the last one."""
+        """Record that `batch` was trained on; return what else happened since the last call."""
         return self._loop.run(self._mark_trained(batch, step))
 
     def resize(self, target: int) -> None:
-        """Lets workers join or leave until there are `target`. A worker that leaves finishes its
+        """Add or remove workers until there are `target`. A worker that is removed finishes its
         leases first.
         """
         self._loop.run(self._resize(target))
@@ -167,7 +167,7 @@ class Rollouts:
             self._tasks[worker] = task
 
     async def _live(self, worker: WorkerHandle) -> None:
-        """Drives a worker until it leaves or fails; a worker that failed is replaced."""
+        """Drive a worker until it leaves or fails, and replace it if it failed."""
         try:
             await self._drive(worker)
         except WorkerFailedError as error:
@@ -184,7 +184,9 @@ class Rollouts:
             self.weights.changed.give()
 
     async def _drive(self, worker: WorkerHandle) -> None:
-        """A worker's life: its engine loads, then leases in slices, weights between two slices."""
+        """Drive one worker: load its engine, then leases in slices, with weight updates between two
+        slices.
+        """
         await worker.ready()
         self.weights.changed.give()
         while self._is_wanted(worker) or worker.leases:
@@ -248,7 +250,7 @@ class Rollouts:
         self.on_event(line)
 
     def _replace(self, worker: WorkerHandle, error: WorkerFailedError) -> None:
-        """Another worker takes the place of one that failed; its leases are granted again."""
+        """Replace a failed worker; its leases are granted again."""
         self._damaged += error.is_damage
         if self._damaged > MOST_DAMAGED:  # then they are damaged where they come from
             raise error.__cause__ or error
@@ -284,8 +286,8 @@ class Rollouts:
         self._failure = self._failure or error
 
     def _book_idle(self) -> None:
-        """Books the time of workers without work: as waiting for the others while the learner
-        waits too, else as waiting for the learner.
+        """Count the time of idle workers: as waiting for other workers while the learner waits too,
+        else as waiting for the learner.
         """
         now = time.monotonic()
         starts = [w.idle_since for w in self.fleet.workers if w.idle_since is not None]

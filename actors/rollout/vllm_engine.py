@@ -1,4 +1,4 @@
-"""vLLM as the rest of the project sees it: every call into its API stands here (written for 0.32).
+"""The wrapper of vLLM: every call into its API is in this file (written for 0.32).
 
 The engine runs inside this process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`, see cluster.environment):
 it starts fast, and host arrays reach its worker without a copy.
@@ -29,7 +29,7 @@ COLLECTIVE = ("nccl", "ipc")
 
 
 def implementation(model_dir: Path) -> str:
-    """vLLM's `model_impl` for a model directory: its native class is preferred, except for LLaVA.
+    """Return vLLM's `model_impl` for a model directory: its native class, except for LLaVA.
 
     Its native LLaVA rejects the parameter names that transformers 5 writes and needs torchvision.
     """
@@ -38,8 +38,8 @@ def implementation(model_dir: Path) -> str:
 
 
 def keep_images() -> None:
-    """vLLM 0.32 drops the pixels of a prompt whose prefix is cached, and misses them when new
-    weights make it begin anew.
+    """Keep the pixels of prompts: vLLM 0.32 drops them for a prompt whose prefix is cached, and
+    misses them when new weights make it start again.
     """
     from vllm.v1.core.sched import output
 
@@ -47,7 +47,7 @@ def keep_images() -> None:
 
 
 class VllmEngine:
-    """One in-process vLLM engine at weight version 0.
+    """One in-process vLLM engine, at weight version 0.
 
     Raises ConfigError if `sync` needs a GPU and there is none; as `on_gpu`; as `check_compiler`.
     """
@@ -110,7 +110,7 @@ class VllmEngine:
     def begin(
         self, prompts: Sequence[EnginePrompt], sampling: Sequence[EngineSampling]
     ) -> list[str]:
-        """Takes prompts in, beside those that are under way; a key for each.
+        """Add prompts to the running ones; return a key for each.
 
         Raises RefusedPromptError, with none of them taken in, if vLLM does not take one of them.
         """
@@ -154,9 +154,9 @@ class VllmEngine:
         return keys
 
     def step(self) -> list[tuple[str, list[EngineSample]]]:
-        """One step of the engine, between two of which weights may change: keys of prompts all of
-        whose samples have ended in it, with the samples. Raises ValueError if vLLM expanded a
-        prompt to other ids than the learner will see.
+        """Take one engine step; weights may change between two of them. Returns the keys and
+        samples of prompts that finished. Raises ValueError if vLLM expanded a prompt to other ids
+        than the learner will see.
         """
         outputs = [out for out in self._llm.llm_engine.step() if out.finished]
         for out in outputs:
@@ -169,34 +169,34 @@ class VllmEngine:
     # ---- weight updates: vLLM's four phases, and the caches they leave stale ----
 
     def init_transfer(self, init_info: dict[str, Any]) -> None:
-        """Joins the backend's group; `init_info` is what vLLM's trainer engine sends."""
+        """Join the group of the weight transport; `init_info` comes from vLLM's trainer engine."""
         self._llm.init_weight_transfer_engine({"init_info": init_info})
 
     def start_update(self) -> None:
         self._llm.start_weight_update()
 
     def update(self, update_info: dict[str, Any]) -> None:
-        """One chunk; `update_info` is the backend's own."""
+        """Load one chunk of weights; `update_info` is the transport's own."""
         self._llm.update_weights({"update_info": update_info})
 
     def missing_parameters(self) -> list[str]:
-        """Of the update under way: those that have not come; none with `nccl` and `ipc`, whose
-        engines do not say.
+        """Return the parameters that the running update has not brought; none with `nccl` and
+        `ipc`, whose engines do not say.
         """
         return list(self._llm.collective_rpc("missing_parameters")[0])
 
     def finish_update(self, version: int) -> None:
-        """From here on tokens carry `version`."""
+        """Make the new weights live: tokens carry `version` from here on."""
         self._llm.finish_weight_update(str(version))
 
     def reset_prefix_cache(self) -> None:
-        """Keys and values of earlier tokens came from the old weights; what is under way computes
-        its own anew.
+        """Drop cached keys and values, which came from the old weights; running prompts compute
+        theirs again.
         """
         self._llm.reset_prefix_cache(reset_running_requests=True)
 
     def reset_encoder_cache(self) -> None:
-        """So were the image embeddings."""
+        """Drop cached image embeddings, which came from the old weights."""
         self._llm.llm_engine.reset_encoder_cache()
 
 

@@ -2,7 +2,7 @@
 weights between two slices.
 
 A plain class around one in-process vLLM engine; the fleet makes it remote. vLLM is imported in the
-constructor. Work is done in slices (`advance`), so that whoever drives the worker hears from it all
+constructor. Work is done in slices (`advance`), so that the driver gets a report from it all
 the time, and weights land between two slices while responses are under way: each token carries the
 version that drew it.
 """
@@ -39,7 +39,9 @@ from bimode.storage.weights import WeightBucket, machine
 
 
 class RolloutWorker:
-    """Generates for one policy version at a time.
+    """Generates for one policy version at a time. `sync` is how weights arrive: in buckets through
+    `receive`, or, with `nccl` and `ipc`, from the learner's `actors.weights.sender` through
+    `init_transfer` and `update`.
 
     `sync` is how weights arrive: in buckets through `receive`, or, with `nccl` and `ipc`, from the
     learner's `actors.weights.sender` through `init_transfer` and `update`.
@@ -66,27 +68,29 @@ class RolloutWorker:
         self._engine = self.open_engine(Path(model_dir), dtype, seed, sync)
 
     def open_codec(self, model_dir: Path) -> Any:
-        """The model's own; benchmarks that simulate generation put another in its place, as for the
-        engine.
+        """Make the renderer of the model; benchmarks that simulate generation replace it, as they
+        replace the engine.
         """
         return Renderer(model_dir)
 
     def open_engine(self, model_dir: Path, dtype: str, seed: int, sync: str) -> Any:
-        """vLLM."""
+        """Make the vLLM engine."""
         from actors.rollout.vllm_engine import VllmEngine
 
         return VllmEngine(model_dir, limits=self.limits, dtype=dtype, seed=seed, sync=sync)
 
     def machine(self) -> str:
-        """Where it runs, as `bimode.storage.weights.machine` names it."""
+        """Return where the worker runs, as `bimode.storage.weights.machine` names it."""
         return machine()
 
     def version(self) -> int:
-        """The policy version that is live; 0 is the model in the directory."""
+        """Return the live policy version; 0 is the model in the directory."""
         return self._version
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
-        """`begin` and `advance` until it is done, on a worker with nothing else under way."""
+        """Run `begin` and `advance` until the requests are done, on a worker with nothing else
+        running.
+        """
         self.begin(0, requests)
         while not (done := self.advance(float("inf"))):
             pass
@@ -124,8 +128,8 @@ class RolloutWorker:
     def _encode_all(
         self, requests: Sequence[GenerationRequest]
     ) -> tuple[dict[Prompt, EnginePrompt], dict[Prompt, str]]:
-        """Each prompt once, as the engine takes it in auto mode, and why it does not take the
-        others.
+        """Encode each prompt once, as the engine takes it in auto mode; return also why it refuses
+        the others.
         """
         encoded: dict[Prompt, EnginePrompt] = {}
         refused: dict[Prompt, str] = {}
@@ -137,7 +141,7 @@ class RolloutWorker:
         return encoded, refused
 
     def _encode(self, prompt: Prompt) -> EnginePrompt:
-        """The prompt up to and with ``<think>``. Raises RefusedPromptError."""
+        """Encode the prompt up to and with ``<think>``. Raises RefusedPromptError."""
         if prompt.refused:
             raise RefusedPromptError("prompt", "refused", prompt.refused)
         self.limits.check_images(len(prompt.images))
@@ -171,7 +175,9 @@ class RolloutWorker:
         encoded: Mapping[Prompt, EnginePrompt],
         sampling: Sequence[EngineSampling],
     ) -> tuple[dict[int, str], dict[Prompt, str]]:
-        """The engine's keys by place in `requests`, and why it does not take a prompt after all."""
+        """Hand requests to the engine; return its keys by place in `requests`, and why it refused a
+        prompt.
+        """
 
         def enqueue(places: Sequence[int]) -> dict[int, str]:
             if not places:
@@ -198,8 +204,9 @@ class RolloutWorker:
         return keys, refused
 
     def advance(self, seconds: float) -> dict[int, list[GenerationResult]]:
-        """Generates until a lease is done, or for `seconds`; the results of the leases that are, in
-        the order of their requests."""
+        """Generate until a lease is done, or for `seconds`; return the results of finished leases,
+        in the order of their requests.
+        """
         until = time.monotonic() + seconds
         done = self._done()
         while self._begun and not done:
@@ -229,8 +236,8 @@ class RolloutWorker:
         return results
 
     def load_weights(self, whole: WeightBucket) -> int:
-        """Makes all weights of a version live at once and returns the version. Raises as `receive`
-        and `verify`, and StaleWeightsError if a newer one is live already.
+        """Load a whole version, make it live and return it. Raises as `receive` and `verify`, and
+        StaleWeightsError if a newer one is live.
         """
         if whole.version < self._version:
             raise StaleWeightsError(
@@ -249,8 +256,8 @@ class RolloutWorker:
         self._version = whole.version
 
     def reset_caches(self) -> None:
-        """vLLM's `finish` clears neither the prefix nor the encoder cache, and both answer with the
-        old weights.
+        """Clear the prefix cache and the encoder cache, which would answer with the old weights;
+        vLLM's `finish` clears neither.
         """
         self.reset_prefix_cache()
         self.reset_encoder_cache()
@@ -265,20 +272,22 @@ class RolloutWorker:
     # `finish_update`; in between, a transport delivers the weights ----
 
     def init_transfer(self, init_info: dict[str, Any]) -> None:
-        """`nccl`, `ipc`: joins the learner's group; blocks until the learner joins too."""
+        """Join the learner's group (`nccl`, `ipc`); blocks until the learner joins too."""
         self._engine.init_transfer(init_info)
 
     def start_update(self) -> None:
-        """From here until `finish_update` nothing may be generated: the weights are a mixture."""
+        """Begin a weight update. Nothing may be generated until `finish_update`: the weights are a
+        mixture.
+        """
         self._received: list[int] = []
         self._engine.start_update()
 
     def update(self, update_info: dict[str, Any]) -> None:
-        """`nccl`, `ipc`: receives one chunk from the learner; blocks until it has arrived."""
+        """Receive one chunk from the learner (`nccl`, `ipc`); blocks until it has arrived."""
         self._engine.update(update_info)
 
     def prefetch(self, bucket: WeightBucket) -> None:
-        """One part is looked at and checked, if it is lent, while generation goes on; it is still
+        """Verify one bucket, if it is in shared memory, while generation goes on; it is still
         to be received.
         """
         for old in [other for other in self._expected if other.version != bucket.version]:
@@ -287,8 +296,8 @@ class RolloutWorker:
             self._expected[bucket] = self._arrive(bucket)
 
     def receive(self, *buckets: WeightBucket) -> int:
-        """Loads some parts, each checked meanwhile; how many. Raises CorruptWeightsError, with none
-        of them live, if one was damaged, and LearnerLostError if it was lent by who is gone.
+        """Load buckets, each verified first; return how many. Raises CorruptWeightsError, with none
+        of them live, if one was damaged, and LearnerLostError if its learner is gone.
         """
         for sent in buckets:
             bucket, check = (
@@ -306,7 +315,7 @@ class RolloutWorker:
             bucket = self.load(bucket.load())
         except FileNotFoundError:
             raise LearnerLostError(
-                f"the learner died while it lent its weights of version {bucket.version}"
+                f"the learner died while workers read its weights of version {bucket.version}"
             ) from None
         except OSError as error:
             raise CorruptWeightsError(
@@ -315,13 +324,13 @@ class RolloutWorker:
         return bucket, self._checker.submit(_check, bucket)
 
     def load(self, bucket: WeightBucket) -> WeightBucket:
-        """What the transport has made of a bucket; fault drills do damage here."""
+        """Return the bucket that a transport's message stands for; fault drills damage it here."""
         return bucket
 
     def verify(self, version: int) -> list[int]:
-        """Checksums of what has been received for `version`, in order. Raises ValueError if a
-        parameter was left out: the weights are a mixture then, and nothing may be generated before
-        a whole version has been loaded.
+        """Return the checksums of what was received for `version`, in order. Raises ValueError if a
+        parameter is missing: the weights are a mixture then, and nothing may be generated before a
+        whole version has been loaded.
         """
         if missing := self._engine.missing_parameters():
             self._engine.finish_update(self._version)  # or no other update could begin
@@ -331,7 +340,7 @@ class RolloutWorker:
         return self._received
 
     def finish_update(self, version: int) -> int:
-        """Makes what was received live as `version`, resets the caches, and returns the version."""
+        """Make the received weights live as `version`, reset the caches, and return the version."""
         self._engine.finish_update(version)
         self._version = version
         self.reset_caches()
@@ -368,7 +377,7 @@ class RolloutWorker:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """A lease under way. `version` is that of its forced tokens."""
+    """A running lease. `version` is that of its forced tokens."""
 
     requests: tuple[GenerationRequest, ...]
     prompt_ids: Mapping[Prompt, tuple[int, ...]]  # as the learner sees them
@@ -384,8 +393,8 @@ def _check(bucket: WeightBucket) -> None:
 
 
 def _stream(request: GenerationRequest) -> int:
-    """The engine's seed: sample i draws from `seed + i`, so requests must be far apart, also under
-    one recipe seed.
+    """Return the engine's seed of a request. Sample i draws from `seed + i`, so requests must be
+    far apart, also under one recipe seed.
     """
     key = f"{request.seed}/{request.mode}/{request.prompt.id}".encode()
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")

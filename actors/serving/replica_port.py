@@ -1,8 +1,8 @@
 """Ray Serve's replicas without the port that each opens on every address of its node.
 
-What is sent to it is unpickled, with no token: whoever reached the machine ran code as its user.
-Nothing uses it here, since replicas are called as Ray's actors are. Importing this module closes it
-in the process; the classes of our replicas are defined in modules that do.
+What is sent to it is unpickled, with no token: anyone who reached the machine could run code as its
+user. Nothing uses it here, since replicas are called as Ray's actors are. Importing this module
+closes it in the process; the classes of our replicas are defined in modules that do.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ class CollectiveTransport:
         self._is_connected = False
 
     async def connect(self, workers: Sequence[WorkerHandle]) -> None:
-        """Forms the group, once every engine has loaded: an engine that fails is reported by its
-        own error, which a rendezvous without it would hide.
+        """Form the group once every engine has loaded: an engine that fails is reported by its own
+        error, which a rendezvous without it would hide.
         """
         if self._is_connected:
             return

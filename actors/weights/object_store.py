@@ -22,8 +22,8 @@ AT_ONCE = 8  # buckets of one call
 
 
 class BucketPush(WeightPush):
-    """One version in `plan.num_buckets` buckets. `window` is how many may be out of the learner
-    and not yet with any worker.
+    """One version as `plan.num_buckets` buckets. `window` bounds the buckets that have left the
+    learner and are not yet with any worker.
     """
 
     is_shared = False
@@ -83,7 +83,7 @@ class BucketPush(WeightPush):
             ) from None
 
     def exported(self, bucket: Any) -> None:
-        """A bucket has left the learner."""
+        """Record that a bucket has left the learner."""
 
     async def transfer(self, worker: WorkerHandle) -> None:
         await worker.start_update()
@@ -114,7 +114,7 @@ class BucketPush(WeightPush):
 
 
 class ObjectStoreTransport:
-    """Copies of the weights, through Ray's object store."""
+    """Sends copies of the weights through Ray's object store."""
 
     def __init__(self, learner: LearnerGroup, deadline_s: float) -> None:
         self.learner, self.deadline_s = learner, deadline_s
@@ -131,5 +131,5 @@ class ObjectStoreTransport:
         return push(self.learner, self.plan, version, workers, self.deadline_s)
 
     def push_class(self, plan: ExportPlan, workers: Sequence[WorkerHandle]) -> type[BucketPush]:
-        """How the buckets of one push travel."""
+        """The class that carries the buckets of one push."""
         return BucketPush

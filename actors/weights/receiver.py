@@ -1,4 +1,4 @@
-"""Weights from the learner into vLLM, by vLLM's own protocol: init, start, update, finish.
+"""The worker's side of a weight update, by vLLM's own protocol: init, start, update, finish.
 
 The side inside the inference worker. `object_store` is ours: host arrays that Ray's object store
 maps into the process go through vLLM's layer-wise reload, which repacks each layer as the first
@@ -41,7 +41,7 @@ OBJECT_STORE = "object_store"
 
 @dataclass
 class ObjectStoreInitInfo(WeightTransferInitInfo):
-    """Nothing to agree on: the arrays come with the update."""
+    """Empty: the arrays come with the update."""
 
 
 @dataclass
@@ -53,15 +53,15 @@ class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
 
 
 class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
-    """Loads full host tensors in checkpoint format; vLLM copies, so the arrays are free again after
-    `finish`.
+    """Loads whole host tensors in checkpoint format; vLLM copies them, so the arrays are free again
+    after `finish`.
     """
 
     init_info_cls = ObjectStoreInitInfo
     update_info_cls = ObjectStoreUpdateInfo
 
     def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
-        """No rendezvous."""
+        """Do nothing: there is no rendezvous."""
 
     def start_weight_update(self) -> None:
         self._in_place = (
@@ -73,7 +73,7 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
-        """Loads a bucket; layers that are complete with it are packed at once. After an error the
+        """Load a bucket; layers that are complete with it are packed at once. After an error the
         next update starts clean.
         """
         try:
@@ -94,12 +94,12 @@ class ObjectStoreEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpd
         repack_experts(self.model)
 
     def shutdown(self) -> None:
-        """Holds nothing."""
+        """Do nothing: there is nothing to release."""
 
 
 def repack_tied_heads(model: torch.nn.Module) -> None:
-    """A head tied to the embedding receives no weights of its own, so the reload leaves its packed
-    copy (CPU) stale.
+    """Pack again each head that is tied to the embedding: it receives no weights of its own, so the
+    reload leaves its packed copy (CPU) stale.
     """
     embeddings = [m for m in model.modules() if type(m) is VocabParallelEmbedding]
     for head in (m for m in model.modules() if isinstance(m, ParallelLMHead)):
@@ -108,9 +108,7 @@ def repack_tied_heads(model: torch.nn.Module) -> None:
 
 
 def repack_experts(model: torch.nn.Module) -> None:
-    """On a CPU vLLM packs a layer's experts at the first load alone; a later one leaves unpacked
-    weights in their place.
-    """
+    """Pack again the experts on a CPU, where vLLM packs them at the first load alone."""
     for module in model.modules():
         kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
         if kernel is not None and module.w13_weight.device.type == "cpu":
@@ -118,8 +116,8 @@ def repack_experts(model: torch.nn.Module) -> None:
 
 
 def as_tensor(array: Any) -> torch.Tensor:
-    """A tensor over the same memory (`bimode.storage.weights.as_array` undone). Arrays from
-    the object store are read-only, which torch would warn about.
+    """Make a tensor over the memory of an array (the inverse of `bimode.storage.weights.as_array`).
+    Arrays from the object store are read-only, which torch would warn about.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

@@ -1,4 +1,4 @@
-"""The learner's end of `sync = "nccl"` and `"ipc"`: vLLM's trainer engines over the learner's own
+"""The learner's side of `sync = "nccl"` and `"ipc"`: vLLM's trainer engines over the learner's own
 parameters.
 
 Every learner rank makes one `WeightSender` and calls `send` together with the others, since under
@@ -54,7 +54,7 @@ class GatheredSource(WeightSource):
 
 
 def merged_parameters(model: torch.nn.Module) -> set[str]:
-    """Names of the parameters that are several tensors in the model's files."""
+    """Return the names of parameters that are several tensors in the model's files."""
     outlines = {name: _outline(parameter) for name, parameter in model.named_parameters()}
     if len(as_saved(model, outlines)) == len(outlines):
         return set()  # asked at once: one by one it takes seconds for a model of hundreds
@@ -62,20 +62,20 @@ def merged_parameters(model: torch.nn.Module) -> set[str]:
 
 
 def as_saved(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`tensors` under the names, and in the shapes, of the model's files."""
+    """Return `tensors` under the names, and in the shapes, of the model's files."""
     from transformers.core_model_loading import revert_weight_conversion
 
     return dict(revert_weight_conversion(model, tensors))
 
 
 def _outline(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """A tensor of the whole parameter's shape and type, without memory."""
+    """Make a tensor of the whole parameter's shape and type, without memory."""
     shape = getattr(parameter, "ds_shape", parameter.shape)
     return torch.empty(tuple(shape), dtype=parameter.dtype, device="meta")
 
 
 def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """A tensor that stays valid after the gathered parameter is freed again: the transport may
+    """Return a tensor that stays valid after the gathered parameter is freed: the transport may
     still be reading it.
     """
     if not hasattr(parameter, "ds_shape"):
@@ -88,7 +88,7 @@ def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 @dataclass
 class WorkersClient:
-    """vLLM's control plane, fanned out over our rollout workers."""
+    """vLLM's control plane for all of our rollout workers."""
 
     workers: Sequence[Any]  # Ray handles of RolloutWorker
 
@@ -103,7 +103,7 @@ class WorkersClient:
         )
 
     def start_weight_update(self) -> None:
-        """Each worker has paused: the driver calls its `start_update`."""
+        """Do nothing: each worker has paused, and the driver calls its `start_update`."""
 
     def update_weights(self, update_info: Any) -> None:
         import ray
@@ -111,21 +111,19 @@ class WorkersClient:
         ray.get([w.update.remote(update_info) for w in self.workers])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """The driver verifies, and calls each worker's `finish_update`."""
+        """Do nothing: the driver verifies, and calls each worker's `finish_update`."""
 
 
 def with_rank_offset(init_info: dict[str, Any], worker: int) -> dict[str, Any]:
-    """`init_info` for one worker. vLLM counts ranks within one engine, and each of ours is an
-    engine of one GPU, so every further one moves up a rank in the NCCL group; ipc has no group.
-    """
+    """Return `init_info` for one worker."""
     if "rank_offset" not in init_info:
         return init_info
     return init_info | {"rank_offset": init_info["rank_offset"] + worker}
 
 
 class WeightSender:
-    """Sends the learner's weights to all rollout workers; constructed and used on every learner
-    rank alike.
+    """Sends the learner's weights to all rollout workers; every learner rank makes one and uses it
+    alike.
 
     `address` and `port` are where rank 0 opens the NCCL rendezvous; `ipc` ignores them (one node, a
     learner rank on each worker's GPU). Raises ConfigError without a GPU.
@@ -152,20 +150,22 @@ class WeightSender:
         self._engine = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
 
     def send(self) -> None:
-        """Sends all weights once, to workers that have paused."""
+        """Send all weights once, to workers that have paused."""
         torch.cuda.synchronize()  # vLLM packs parameters on streams of its own
         self._engine.send_weights()
 
 
 def nccl_info(rank: int, address: str, port: int, world_size: int) -> TrainerInitInfo:
-    """What a rank of the learner joins the NCCL group with."""
+    """Return what a learner rank joins the NCCL group with."""
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
     return NCCLTrainerInitInfo(address, port, world_size, rank=rank)
 
 
 def ipc_info(rank: int, source: WeightSource) -> TrainerInitInfo:
-    """What a rank sends by ipc with: a buffer that holds the largest tensor, as vLLM requires."""
+    """Return what a rank sends by ipc with: a buffer that holds the largest tensor, as vLLM
+    requires.
+    """
     from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
     from vllm.distributed.weight_transfer.packed_tensor import DEFAULT_PACKED_BUFFER_SIZE_BYTES
 

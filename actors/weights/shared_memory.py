@@ -1,4 +1,5 @@
-"""Weights read where the learner holds them: a learner on a CPU, and workers on its machine.
+"""Weights that workers read in the learner's memory: a learner on a CPU, and workers on its
+machine.
 
 Nothing is copied. The learner says where every bucket lies, the workers check it while they
 generate, and the learner keeps its weights as they are until every worker is through with the
@@ -21,7 +22,7 @@ PATIENCE_S = 10.0
 
 
 class SharedMemoryPush(BucketPush):
-    """Buckets without bytes: they say where the weights lie."""
+    """Buckets without bytes: each says where the weights lie."""
 
     is_shared = True
 
@@ -51,7 +52,7 @@ class SharedMemoryPush(BucketPush):
 
 
 class SharedMemoryTransport(ObjectStoreTransport):
-    """Shared memory alone: refused where the learner's memory cannot be read."""
+    """Shared memory only; refused if the learner's memory cannot be read."""
 
     async def connect(self, workers: Sequence[WorkerHandle]) -> None:
         await super().connect(workers)

@@ -23,8 +23,8 @@ from actors.rollout.fleet import WorkerHandle
 
 
 class WeightPush(ABC):
-    """One policy version on its way to `workers`: those that were behind when it began, and have
-    neither taken it in nor left.
+    """One policy version on its way to `workers`: those that were behind when it began, without
+    those that have it or left.
     """
 
     # seconds that the learner waits for a slice, before a worker leaves the push; None: it does
@@ -37,7 +37,7 @@ class WeightPush(ABC):
         self.prepared_at = 0.0
 
     def set_prepared(self) -> None:
-        """The workers may pause from here on."""
+        """Allow the workers to pause."""
         if not self.prepared.is_set():
             self.prepared_at = time.monotonic()
             self.prepared.set()
@@ -45,25 +45,27 @@ class WeightPush(ABC):
     @property
     @abstractmethod
     def holds_learner(self) -> bool:
-        """Whether the learner has to keep its weights as they are."""
+        """Whether the learner must keep its weights unchanged."""
 
     @abstractmethod
     async def prepare(self) -> None:
-        """The learner's side, until all bytes have left it. Raises LearnerLostError."""
+        """Export the weights on the learner's side, until all bytes have left it. Raises
+        LearnerLostError.
+        """
 
     async def pause(self, worker: WorkerHandle) -> None:  # noqa: B027  most have nothing
-        """What a worker has to end before its transfer, beside its slice."""
+        """Wait for what a worker must finish before its transfer, beside its slice."""
 
     @abstractmethod
     async def transfer(self, worker: WorkerHandle) -> None:
-        """Puts the weights into a worker that has paused."""
+        """Load the weights into a worker that has paused."""
 
     @abstractmethod
     async def verify(self, worker: WorkerHandle) -> None:
-        """Compares what the worker holds with what was sent. Raises WorkerFailedError."""
+        """Compare what the worker holds with what was sent. Raises WorkerFailedError."""
 
     def leave(self, worker: WorkerHandle) -> None:
-        """The worker has the version, is lost, or left."""
+        """Remove a worker that has the version, is lost, or left."""
         self.workers.discard(worker)
 
 
@@ -71,9 +73,9 @@ class WeightTransport(Protocol):
     """How weights travel: one of `bimode.rl.transports.LIMITS`."""
 
     async def connect(self, workers: Sequence[WorkerHandle]) -> None:
-        """Asks the learner how weights leave it, or forms a group with the workers; does nothing
-        when called again.
+        """Ask the learner how weights leave it, or form a group with the workers. A second call
+        does nothing.
         """
 
     def start(self, version: int, workers: Iterable[WorkerHandle]) -> WeightPush:
-        """One version to the workers that are behind; returns at once."""
+        """Start to send one version to the workers that are behind; returns at once."""

@@ -25,7 +25,7 @@ from bimode.rl.timeline import Trace, Waits
 
 
 class Phase(StrEnum):
-    """Of a weight update; `prepare` is the learner's, the others are a worker's."""
+    """The phases of a weight update; `prepare` is the learner's, the others are a worker's."""
 
     PREPARE = "prepare"
     PAUSE = "pause"
@@ -35,7 +35,7 @@ class Phase(StrEnum):
 
 
 def open_transport(sync: str, learner: LearnerGroup, deadline_s: float) -> WeightTransport:
-    """The transport of `bpo.sync` (`bimode.rl.transports.resolve`)."""
+    """Make the transport of `bpo.sync` (`bimode.rl.transports.resolve`)."""
     by_buckets = {
         "auto": CpuTransport,
         "object_store": ObjectStoreTransport,
@@ -47,7 +47,7 @@ def open_transport(sync: str, learner: LearnerGroup, deadline_s: float) -> Weigh
 
 
 class WeightUpdates:
-    """All weights under way to one fleet. `version` is the live one; each call of a phase may take
+    """The weight updates of one fleet. `version` is the live one; each call of a phase may take
     `deadline_s`.
     """
 
@@ -71,18 +71,18 @@ class WeightUpdates:
         self._tasks = set[asyncio.Task[None]]()
 
     def connect(self) -> None:
-        """Connects learner and workers, where the transport needs that at the start."""
+        """Connect learner and workers, if the transport needs it at the start."""
         self._loop.run(self.transport.connect(self.fleet.workers))
 
     def push(self, version: int) -> None:
-        """Starts to send the learner's weights, which are policy `version`, to every worker.
+        """Start to send the learner's weights, which are policy `version`, to every worker.
 
         Returns at once. The learner keeps them as they are until `Rollouts.batch` returns.
         """
         self._loop.run(self._push(version))
 
     def catch_up(self) -> None:
-        """Waits until every worker holds the live version, while no rollout loop drives the fleet.
+        """Wait until every worker holds the live version, while no rollout loop drives the fleet.
         Raises WorkerFailedError and LearnerLostError.
         """
         self._loop.run(self._catch_up())
@@ -95,7 +95,7 @@ class WeightUpdates:
         self.changed.give()
 
     async def cancel(self) -> None:
-        """Gives up every push: no rollout loop drives the workers any more."""
+        """Give up every push, when no rollout loop drives the workers any more."""
         self.pushes, self.learner_is_idle = [], False
         for task in self._tasks:
             task.cancel()
@@ -119,12 +119,14 @@ class WeightUpdates:
         await self.update(worker, push)
 
     def of(self, worker: WorkerHandle) -> WeightPush | None:
-        """The push that the worker takes part in."""
+        """Return the push that the worker takes part in."""
         return next((push for push in self.pushes if worker in push.workers), None)
 
     @property
     def behind(self) -> list[WorkerHandle]:
-        """Workers that hold older weights than the live ones, and take part in no push."""
+        """Return the workers that hold older weights than the live ones and take part in no
+        push.
+        """
         return [
             worker
             for worker in self.fleet.workers
@@ -140,7 +142,7 @@ class WeightUpdates:
         return not any(push.holds_learner for push in self.pushes)
 
     def send_to_stragglers(self) -> None:
-        """Starts a push to the workers that are behind, if the learner is free for one."""
+        """Start a push to the workers that are behind, if the learner is free for one."""
         if self.learner_is_idle and self.learner_is_free and (behind := self.behind):
             push = self.transport.start(self.version, behind)
             self.pushes.append(push)
@@ -148,19 +150,19 @@ class WeightUpdates:
             self._spawn(self._await_pause(push))
 
     def raise_failure(self) -> None:
-        """Raises what stopped the learner's side."""
+        """Raise the error that stopped the learner's side."""
         if self.failure is not None:
             raise self.failure
 
     def due(self, worker: WorkerHandle) -> WeightPush | None:
-        """The push that a worker, which is between two slices, has to take in now."""
+        """Return the push that a worker between two slices must take now."""
         self._stragglers.discard(worker)
         self.send_to_stragglers()
         push = self.of(worker)
         return push if push is not None and push.prepared.is_set() else None
 
     async def update(self, worker: WorkerHandle, push: WeightPush) -> None:
-        """Takes a worker through the phases of `push`. Raises WorkerFailedError."""
+        """Take a worker through the phases of `push`. Raises WorkerFailedError."""
         stopped = time.monotonic()
 
         async def resume(worker: WorkerHandle) -> None:
@@ -181,7 +183,7 @@ class WeightUpdates:
         self.drop(worker)
 
     def drop(self, worker: WorkerHandle) -> None:
-        """The worker has its version, or is lost."""
+        """Remove a worker that has its version, or is lost."""
         self._stragglers.discard(worker)
         self._leave(worker)
 
@@ -208,7 +210,7 @@ class WeightUpdates:
             self.trace.span("learner", Phase.PREPARE, began, time.monotonic(), version=push.version)
 
     async def _await_pause(self, push: WeightPush) -> None:
-        """Sets the deadline of the slices that the push waits for; or lets their workers leave."""
+        """Bound the slices that the push waits for, or let their workers leave."""
         await push.prepared.wait()
         self.changed.give()
         if push.slice_wait_s is None:

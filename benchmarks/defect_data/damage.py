@@ -158,7 +158,7 @@ def wrong_reading(record: Record, rng: np.random.Generator) -> Record:
             return read
 
 
-def mislabelled_mode(record: Record, rng: np.random.Generator) -> Record:
+def mislabeled_mode(record: Record, rng: np.random.Generator) -> Record:
     return replace(record, mode="non_thinking" if record.pays == "thinking" else "thinking")
 
 
@@ -207,5 +207,5 @@ DAMAGE: dict[str, Damage] = {
     "stock_trace": stock_trace,
     "wrong_answer": wrong_answer,
     "wrong_conclusion": wrong_conclusion,
-    "mislabelled_mode": mislabelled_mode,
+    "mislabeled_mode": mislabeled_mode,
 }

@@ -125,7 +125,7 @@ KINDS = (
     Kind("other_numbers", "", 150),
     Kind("one_other_number", "", 100),
     Kind("eval_element_changed", "", 80),
-    Kind("mislabelled_mode", "", 200),
+    Kind("mislabeled_mode", "", 200),
 )
 SOUND = Kind("sound", "", 0)
 COPIES = tuple(

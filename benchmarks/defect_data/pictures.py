@@ -33,7 +33,7 @@ def encode(picture: Image.Image, kind: str = "PNG", **options: int | bool) -> by
 
 
 def as_other_png(data: bytes, rng: np.random.Generator) -> bytes:
-    """The same pixels in another file: uncompressed, best compressed, as colours or with a
+    """The same pixels in another file: uncompressed, best compressed, as colors or with a
     palette.
     """
     picture, way = decode(data), int(rng.integers(4))
@@ -54,7 +54,7 @@ def rescaled(data: bytes) -> bytes:
 
 
 def brighter(data: bytes) -> bytes:
-    """All grey values up by 8 of 255."""
+    """All gray values up by 8 of 255."""
     return encode(
         Image.fromarray(
             np.clip(np.asarray(decode(data), dtype=np.int16) + 8, 0, 255).astype(np.uint8)

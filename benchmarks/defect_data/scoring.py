@@ -240,7 +240,7 @@ def score_stages(truth: Sequence[Truth], outcome: Outcome) -> list[StageScore]:
 
 def score_modes(curate: Path, truth: Sequence[Truth]) -> StageScore | None:
     """How tags by rollouts contradict what rows claim of their mode; None where no tagged row was
-    mislabelled.
+    mislabeled.
     """
     find, by_key = Finder(truth), {each.key: each for each in truth}
     files = sorted((curate / "tags").glob("*.parquet"))
@@ -250,7 +250,7 @@ def score_modes(curate: Path, truth: Sequence[Truth]) -> StageScore | None:
         for row_id, mode in _columns(file, "id", "mode")
         if mode in MODES
     }
-    wrong = {key for key, each in by_key.items() if each.kind == "mislabelled_mode"} & tags.keys()
+    wrong = {key for key, each in by_key.items() if each.kind == "mislabeled_mode"} & tags.keys()
     against = {key for key, mode in tags.items() if key and mode != by_key[key].mode}
     return (
         StageScore(

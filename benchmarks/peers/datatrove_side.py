@@ -2,7 +2,7 @@
 deduplication in its three steps, LambdaFilter, ParquetWriter, each step on LocalPipelineExecutor.
 Its interpreter has datatrove and Pillow, and no bimode.
 
-Chosen in its favour: tasks are forked from a process that has imported everything; pixels are
+Chosen in its favor: tasks are forked from a process that has imported everything; pixels are
 decoded and hashed once, in the signature; what repeats is dropped before it is filtered; its
 adapters copy no document; neither content-defined chunks nor a page index are written.
 

@@ -29,7 +29,7 @@ def learner_config(work: Workload) -> LearnerConfig:
 
 
 def credited(work: Workload) -> CreditedBatch:
-    """The workload through GRPO's credit; behaviour log-probabilities unknown, so that both sides
+    """The workload through GRPO's credit; behavior log-probabilities unknown, so that both sides
     take their own.
     """
     groups = []

@@ -111,7 +111,7 @@ def halves(count: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
 
 
 def guess_majority(truth: Sequence[str]) -> list[str]:
-    """The most common truth for all: chosen on the very items that it is tested on, which favours
+    """The most common truth for all: chosen on the very items that it is tested on, which favors
     it.
     """
     return [Counter(truth).most_common(1)[0][0]] * len(truth)

@@ -52,7 +52,7 @@ class TokenCredit:
     weighed is context.
 
     `own_weights_T` weighs a decision on its own, in responses; `decision_logprob` replaces the
-    behaviour log-probability of the decision, NaN leaves the completion's.
+    behavior log-probability of the decision, NaN leaves the completion's.
     """
 
     is_scored_T: NDArray[np.bool_]
@@ -97,24 +97,24 @@ BOTH_MODES = ((Mode.THINKING, 1), (Mode.NON_THINKING, 1))
 
 
 def group_advantages(rewards_PG: Array, normalize: str = "std") -> Array:
-    """Rewards -> advantages of the same shape, normalised over the last axis (equation of the
+    """Rewards -> advantages of the same shape, normalized over the last axis (equation of the
     module).
     """
-    centred_PG = rewards_PG - rewards_PG.mean(-1, keepdims=True)
+    centered_PG = rewards_PG - rewards_PG.mean(-1, keepdims=True)
     dof = max(rewards_PG.shape[-1] - 1, 1)
     std_P1 = (
-        np.sqrt((centred_PG**2).sum(-1, keepdims=True) / dof) + STD_EPS
+        np.sqrt((centered_PG**2).sum(-1, keepdims=True) / dof) + STD_EPS
         if normalize == "std"
         else 1.0
     )
     is_flat_P1 = (
         np.ptp(rewards_PG, axis=-1, keepdims=True) == 0
     )  # the mean of equal floats may miss them by an ulp
-    return np.where(is_flat_P1, 0.0, centred_PG / std_P1)
+    return np.where(is_flat_P1, 0.0, centered_PG / std_P1)
 
 
 def mode_advantages(group: RolloutGroup, rewards_G: Array, normalize: str) -> Array:
-    """Advantages [G] of `rewards_G`, each mode of `group` normalised for itself."""
+    """Advantages [G] of `rewards_G`, each mode of `group` normalized for itself."""
     advantages_G = np.zeros_like(rewards_G)
     for mode in Mode:
         if len(at := [i for i, c in enumerate(group.completions) if c.mode is mode]):
@@ -143,7 +143,7 @@ def sequence_credit(completion: Completion, advantage: float, decision: Decision
 
 
 def whole_group_credit(group: RolloutGroup, settings: CreditSettings) -> list[TokenCredit]:
-    """One advantage a sequence, normalised over all rollouts of the prompt: GRPO's and BPO's credit
+    """One advantage a sequence, normalized over all rollouts of the prompt: GRPO's and BPO's credit
     alike.
     """
     advantages_G = group_advantages(np.array(group.rewards_G, dtype=np.float64), settings.normalize)

@@ -7,7 +7,7 @@ better one.
 
 The better mode is argmax{ mean r(thinking), mean r(direct) + delta }, delta = `bpo.margin` = .2.
 
-Both are normalised as in GRPO, intra in its mode and inter over both (ours: we have no code of the
+Both are normalized as in GRPO, intra in its mode and inter over both (ours: we have no code of the
 paper to compare with); of equal rewards each is the best, so a mode that is all wrong teaches
 nothing (ours), and a tie goes to direct (ours). The forced decision is the first token of its
 response. The clip .5 and the KL weight are the paper's.

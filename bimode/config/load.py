@@ -56,7 +56,7 @@ def validate(table: dict[str, Any], model: type[Model]) -> Model:
     try:
         return model.model_validate(table)
     except ValidationError as error:
-        # a misspelt key first: it may be why another one is missing
+        # a misspelled key first: it may be why another one is missing
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         raise _as_config_error(problems[0], model) from None
 

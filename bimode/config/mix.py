@@ -25,7 +25,7 @@ class MixConfig(ConfigModel):
         {},
         description=(
             "share of the questions, e.g. { chart = 0.15, math = 0.23 }; all others together get"
-            " what is left of 1"
+            " the rest of 1"
         ),
     )
     reasoning: Share | None = Field(
@@ -44,11 +44,10 @@ class MixConfig(ConfigModel):
     def _within_one(cls, topics: dict[str, float]) -> dict[str, float]:
         if (total := math.fsum(topics.values())) > 1 + 1e-9:
             raise ValueError(
-                f"shares add to {total:g}; make them 1 or less, what is left is for all other"
-                " topics"
+                f"shares add to {total:g}; make them 1 or less, the rest is for all other topics"
             )
         if "" in topics:
-            raise ValueError("a topic has a name; all other topics get what is left of 1")
+            raise ValueError("a topic has a name; all other topics get the rest of 1")
         return topics
 
     @model_validator(mode="after")

@@ -124,7 +124,7 @@ class BpoConfig(ConfigModel):
         ),
     )
     normalize: Literal["std", "none"] = Field(
-        "std", description="centred rewards of a group: over their std, or as they are"
+        "std", description="centered rewards of a group: over their std, or as they are"
     )
     aggregate: Literal["sequence", "token", "constant"] = Field(
         "sequence",
@@ -290,7 +290,7 @@ class BpoConfig(ConfigModel):
             raise ConfigError("max_staleness", self.max_staleness, fix)
         if self.rollout_workers_max and not can_join(self.sync):
             fix = (
-                f"sync = {self.sync} fixes who is there when the run starts; take object_store, or"
+                f"sync = {self.sync} fixes the set of workers at the start; take object_store, or"
                 " leave it out"
             )
             raise ConfigError("rollout_workers_max", self.rollout_workers_max, fix)

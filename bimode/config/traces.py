@@ -182,6 +182,6 @@ class TraceConfig(ConfigModel):
         return tuple(phrase.casefold() for phrase in phrases)
 
     @property
-    def penalised(self) -> bool:
+    def penalized(self) -> bool:
         """Whether any trace is drawn under a repetition penalty."""
         return not math.isclose(self.alpha, 0.0)

@@ -82,7 +82,7 @@ def question_only(columns: RoutingTable, questions: Sequence[str], ids: Sequence
     Ridge regression of thinking's gain on words, word pairs and length. Each of `FOLDS` folds (by
     item id) is scored by a fit on the others, relative to their mean gain: an item that is left out
     lowers the mean of the rest, and must not lose its rank by that. The highest scores think, equal
-    ones share what is left of the budget.
+    ones share the rest of the budget.
     """
     rate = float(columns.thought_auto_I.mean())
     gain_I = columns.correct_thinking_I - columns.correct_direct_I
@@ -95,10 +95,10 @@ def question_only(columns: RoutingTable, questions: Sequence[str], ids: Sequence
         inside = fold_I == fold
         outside = ~inside if (~inside).any() else inside
         x, y = features_IF[outside], gain_I[outside]
-        centre = x.mean(axis=0)
-        gram = (x - centre).T @ (x - centre) + RIDGE * np.eye(x.shape[1])
-        weights = np.linalg.solve(gram, (x - centre).T @ (y - y.mean()))
-        scores_I[inside] = (features_IF[inside] - centre) @ weights
+        center = x.mean(axis=0)
+        gram = (x - center).T @ (x - center) + RIDGE * np.eye(x.shape[1])
+        weights = np.linalg.solve(gram, (x - center).T @ (y - y.mean()))
+        scores_I[inside] = (features_IF[inside] - center) @ weights
     return _top_share(np.round(scores_I, 9), rate)
 
 

@@ -131,7 +131,7 @@ class ScorerChild:
 class MathJudge(ScorerChild):
     """math-verify."""
 
-    scorer = "maths"
+    scorer = "math"
 
     def equal(self, stated: str, answer: str) -> bool:
         """Whether the formula `stated` equals `answer`. Raises as `passes`."""
@@ -173,7 +173,7 @@ def _puzzle_scorer() -> Callable[[str, str, str], bool]:
     return passes
 
 
-def _maths_scorer() -> Callable[[str, str], bool]:
+def _math_scorer() -> Callable[[str, str], bool]:
     from math_verify import grader, verify
     from sympy.parsing import sympy_parser
 
@@ -204,7 +204,7 @@ def _evaluate_harmless(evaluate: Callable[..., Any], code: str, *scope: Any) -> 
 
 
 SCORERS: dict[str, Callable[[], Callable[..., bool]]] = {
-    "maths": _maths_scorer,
+    "math": _math_scorer,
     "puzzle": _puzzle_scorer,
 }
 

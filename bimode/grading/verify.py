@@ -1,7 +1,7 @@
 r"""The one judge of answers: tags, rewards and evaluation all call `is_right`, so that they agree
 by construction.
 
-Typed and small, because a maths verifier cannot compare words (math-verify calls "circle" and
+Typed and small, because a math verifier cannot compare words (math-verify calls "circle" and
 "circle" different). What is judged is the answer after ``</think>``: a response whose think block
 never closes is wrong. Gold answer and response go through one reader
 (`bimode.grading.answer_reader`): a list of guesses never passes, nor do two different letters.

@@ -106,7 +106,7 @@ def _any_of(names: Iterable[str]) -> re.Pattern[str]:
 
 
 CONTROL = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f"  # a form feed is what is left of a "\frac"
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f"  # a form feed is the rest of a damaged "\frac"
     r"\x7f-\x9f"  # U+009B begins an escape sequence, as ESC [ does
     # embeddings, overrides and isolates: text is read in another order
     r"\u202a-\u202e\u2066-\u2069"

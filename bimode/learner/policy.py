@@ -22,8 +22,8 @@ from bimode.learner.packing import PackedBatch
 
 
 class TokenLogprobs(torch.autograd.Function):
-    """Log-probability of each target and entropy of each distribution, both [N], from one [N, V]
-    beside the logits.
+    """Computes the log-probability of each target and the entropy of each distribution, both [N],
+    from one [N, V] beside the logits.
 
     The entropy is watched, not trained on: it has no gradient.
     """
@@ -42,7 +42,7 @@ class TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_N: Tensor, _: Tensor) -> tuple[Tensor, None]:
-        """Of log softmax at the target: its gradient, less the distribution."""
+        """Return the gradient of log softmax at the target, less the distribution."""
         weights_NV, sum_N1, targets_N = ctx.saved_tensors
         gradient_N1 = gradient_N[:, None]
         return (weights_NV * (-gradient_N1 / sum_N1)).scatter_add_(
@@ -61,7 +61,7 @@ class LogitTransform:
 
     @classmethod
     def of(cls, config: Any) -> LogitTransform:
-        """Reads it from the config of a language model of transformers. A missing or empty key
+        """Read it from the config of a language model of transformers. A missing or empty key
         changes nothing.
         """
         scale = getattr(config, "logit_scale", None) or 1.0  # Cohere
@@ -70,7 +70,7 @@ class LogitTransform:
         return cls(scale, getattr(config, "final_logit_softcapping", None))  # Gemma 2 and later
 
     def __call__(self, logits_NV: Tensor) -> Tensor:
-        """The logits that the model returns, [N, V]."""
+        """Return the logits that the model returns, [N, V]."""
         if self.scale != 1.0:
             logits_NV = logits_NV * self.scale
         if self.cap is not None:

@@ -23,7 +23,7 @@ from bimode.errors import StarvedError
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of training on some formats. Example: ``Phase(("thinking",), 1 / 3)``."""
+    """A part of training on some formats. Example: ``Phase(("thinking",), 1 / 3)``."""
 
     formats: tuple[str, ...]
     share: float  # of the steps
@@ -43,12 +43,12 @@ STRATEGIES: dict[Strategy, tuple[Phase, ...]] = {
 
 
 def formats_of(strategy: Strategy) -> tuple[str, ...]:
-    """All formats a strategy draws from, sorted."""
+    """Return all formats that a strategy draws from, sorted."""
     return tuple(sorted({name for phase in STRATEGIES[strategy] for name in phase.formats}))
 
 
 def phase_of_steps(strategy: Strategy, steps: int) -> list[int]:
-    """Index of the phase of each step; non-decreasing, and every phase gets a step where there are
+    """Return the phase of each step; non-decreasing, and every phase gets a step if there are
     enough.
     """
     phases = STRATEGIES[strategy]
@@ -59,7 +59,7 @@ def phase_of_steps(strategy: Strategy, steps: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a plan needs to know of a row. Example: ``Place(question="digits-17", format="thinking",
+    """What a plan reads of a row. Example: ``Place(question="digits-17", format="thinking",
     hardness=0.25)``.
     """
 
@@ -69,8 +69,8 @@ class Place:
 
 
 def hardness(pass_rate_non_thinking: float | None, pass_rate_thinking: float | None) -> float:
-    """0 for a question that both modes get right, 1 for one that neither does: the mean failure of
-    the modes. Unmeasured is 0.5.
+    """Return 0 for a question that both modes get right, 1 for one that neither does: the mean
+    failure of the modes. Unmeasured is 0.5.
 
     Ours: R-4B's curriculum is one of formats alone (Table 3).
     """
@@ -87,8 +87,8 @@ def plan_steps(
     seed: int,
     order: Order = "shuffled",
 ) -> NDArray[np.int64]:
-    """Row indices of every step, [steps, batch_size]: shuffled epochs over the questions of the
-    step's phase.
+    """Return the row indices of every step, [steps, batch_size]: shuffled epochs over the questions
+    of the step's phase.
 
     With ``order="easy_first"`` the first epoch of each phase goes by hardness, and is shuffled
     where that is equal.
@@ -126,7 +126,7 @@ def plan_steps(
 def _epochs(
     questions: Sequence[Sequence[int]], ranks_Q: NDArray[np.float64], seed: int
 ) -> Iterator[int]:
-    """Rows without end: every epoch shuffles the questions anew, the first one within equal
+    """Yield rows without end: every epoch shuffles the questions again, the first one within equal
     ranks.
     """
     for epoch in count():

@@ -91,7 +91,7 @@ class TinyShape:
     kv_heads: int = 2
     intermediate: int = 320
     max_positions: int = 1024
-    init_std: float = 0.06  # three times the usual: at this width 0.02 learnt far slower
+    init_std: float = 0.06  # three times the usual: at this width 0.02 learned far slower
 
 
 def build_tokenizer() -> Any:
@@ -163,7 +163,7 @@ def build_processor(chat_template: str) -> Any:
 
 
 def build_model(shape: TinyShape, tokenizer: Any, seed: int) -> Any:
-    """A randomly initialised tiny LLaVA for `tokenizer`; equal seeds give equal weights."""
+    """A randomly initialized tiny LLaVA for `tokenizer`; equal seeds give equal weights."""
     import torch
     from transformers import (
         LlavaConfig,

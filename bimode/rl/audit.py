@@ -1,5 +1,5 @@
-"""Where every question of a BPO run has gone, proven from what the run wrote: ledger, rollouts,
-metrics, checkpoints.
+"""Proves where every prompt of a BPO run went, from the run's own files: ledger, rollouts, metrics,
+checkpoints.
 
 What is sealed has to be whole: the digests of the seals (`bimode.rl.ledger`), a batch of the right
 size behind every update, the same groups in the rollouts of that step, the questions of the data
@@ -38,7 +38,7 @@ SHOWN = 5  # of problems of one kind
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What was found in a BPO folder. It closes if there is no problem."""
+    """The result of an audit. It passes if there is no problem."""
 
     counts: dict[str, int]  # groups by state, which add up to `started`
     started: int
@@ -49,8 +49,8 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Witnesses:
-    """What a BPO folder says about its ledger. Read before the ledger, which only grows while a run
-    lives.
+    """What the other files of a BPO folder say about its ledger. They are read before the ledger,
+    which only grows during a run.
     """
 
     manifest: Mapping[str, Any] | None  # of a finished stage
@@ -60,7 +60,7 @@ class Witnesses:
 
 
 def audit(folder: Path, groups_per_step: int, id_of: Callable[[int], str] | None) -> Audit:
-    """Audits a BPO folder. `id_of` is the data order, None where the data is not at hand. Raises
+    """Audit a BPO folder. `id_of` is the data order, None where the data is not at hand. Raises
     LedgerError if unreadable.
     """
     witnesses = _witnesses(folder)
@@ -98,7 +98,7 @@ def _witnesses(folder: Path) -> Witnesses:
 
 
 def _logged(folder: Path) -> list[int]:
-    """The steps in metrics.jsonl, up to a line that cannot be read."""
+    """Return the steps in metrics.jsonl, up to a line that cannot be read."""
     path, steps = folder / "metrics.jsonl", list[int]()
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -111,7 +111,7 @@ def _logged(folder: Path) -> list[int]:
 def _end(
     ledger: LedgerSnapshot, folder: Path, witnesses: Witnesses, groups_per_step: int
 ) -> list[str]:
-    """The ledger is the run's own and has all of it; else what the first witness says."""
+    """Return what shows that the ledger is another run's or lacks its end."""
     if witnesses.manifest is not None:
         return _against_manifest(ledger, folder, witnesses.manifest, groups_per_step)
     if missing := missing_seal(ledger, witnesses.last_seal):
@@ -128,7 +128,7 @@ def _end(
 def _against_manifest(
     ledger: LedgerSnapshot, folder: Path, manifest: Mapping[str, Any], groups_per_step: int
 ) -> list[str]:
-    """A finished stage knows its ledger and its metrics to the byte."""
+    """Compare ledger and metrics with the digests in a finished stage's manifest."""
     updates = manifest["counts"]["trained"] // groups_per_step
     found = {"ledger": f"its last seal is that of step {_last(ledger)}"}
     found["metrics.jsonl"] = f"it has {len(_logged(folder))} steps"
@@ -140,7 +140,9 @@ def _against_manifest(
 
 
 def missing_seal(ledger: LedgerSnapshot, noted: LastSeal | None) -> str:
-    """What is wrong where a ledger lacks the seal that was noted outside of it; else nothing."""
+    """Return what is wrong if the ledger lacks the seal that was noted outside of it, else an empty
+    text.
+    """
     if noted is None:
         return ""
     digests = {seal["seal"]: seal["digest"] for seal in ledger.seals}
@@ -160,9 +162,8 @@ def missing_seal(ledger: LedgerSnapshot, noted: LastSeal | None) -> str:
 def _against_checkpoint(
     ledger: LedgerSnapshot, step: int, witnesses: Witnesses, groups_per_step: int
 ) -> list[str]:
-    """A checkpoint without a seal is sound where the run was stopped between the two.
-
-    Then the ledger holds all its updates, and nothing was done after it.
+    """Check a checkpoint without a seal. It is sound if the run was stopped between the two: then
+    the ledger holds all its updates, and nothing was done after it.
     """
     last, trained = _last(ledger), _trained(ledger)
     lacking = [at for at in range(last, step) if len(trained.get(at, ())) != groups_per_step]
@@ -180,7 +181,7 @@ def _against_checkpoint(
 
 
 def _unsealed(ledger: LedgerSnapshot, witnesses: Witnesses) -> list[str]:
-    """Notes on what a stopped run has left behind its last seal."""
+    """Return notes on what a stopped run left after its last seal."""
     last, updates = _last(ledger), len(_trained(ledger))
     notes = [
         f"step-{step:06d} has no seal: the run was stopped between the two; "
@@ -197,12 +198,12 @@ def _unsealed(ledger: LedgerSnapshot, witnesses: Witnesses) -> list[str]:
 
 
 def _last(ledger: LedgerSnapshot) -> int:
-    """The step of the last seal, 0 where there is none."""
+    """Return the step of the last seal, 0 if there is none."""
     return int(ledger.seals[-1]["seal"]) if ledger.seals else 0
 
 
 def _trained(ledger: LedgerSnapshot) -> dict[int, set[int]]:
-    """Step -> the groups that it was trained on."""
+    """Return the groups that each step was trained on."""
     trained: dict[int, set[int]] = {}
     for move in ledger.moves:
         if move["to"] == State.TRAINED:
@@ -211,7 +212,7 @@ def _trained(ledger: LedgerSnapshot) -> dict[int, set[int]]:
 
 
 def _order(ledger: LedgerSnapshot, id_of: Callable[[int], str] | None) -> list[str]:
-    """The n-th draw is the n-th question of the data order."""
+    """Check that the n-th draw is the n-th prompt of the data order."""
     if id_of is None:
         return []
     started = [(move["group_id"], move["id"]) for move in ledger.moves if "id" in move]
@@ -223,8 +224,8 @@ def _order(ledger: LedgerSnapshot, id_of: Callable[[int], str] | None) -> list[s
 
 
 def _updates(ledger: LedgerSnapshot, folder: Path, last: int, groups_per_step: int) -> list[str]:
-    """Every sealed update has its batch, its line of metrics and the rollouts of the same
-    groups.
+    """Check that every sealed update has its batch, its line of metrics and the rollouts of the
+    same groups.
     """
     import pyarrow.parquet as pq
 
@@ -255,7 +256,7 @@ def _updates(ledger: LedgerSnapshot, folder: Path, last: int, groups_per_step: i
 
 
 def _checkpoints(ledger: LedgerSnapshot, folder: Path) -> list[str]:
-    """Those that are kept are what was sealed."""
+    """Check that the kept checkpoints are what was sealed."""
     changed = [path for path in checkpoints(folder / "checkpoints") if _has_changed(ledger, path)]
     return [
         f"{path.name} has changed since its seal" for path in changed if path.is_dir()
@@ -271,7 +272,7 @@ def _has_changed(ledger: LedgerSnapshot, path: Path) -> bool:
 
 
 def check_checkpoint(ledger: LedgerSnapshot, path: Path) -> None:
-    """Raises LedgerError unless a checkpoint is what its seal says."""
+    """Raise LedgerError unless a checkpoint is what its seal says."""
     if _has_changed(ledger, path):
         raise LedgerError(
             f"{path} has changed since its seal; restore it, or delete it to go on from the one"

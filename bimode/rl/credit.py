@@ -1,5 +1,5 @@
-"""Credit: rewards of rollout groups in, weighted tokens with a sign out. The learner never hears an
-algorithm's name.
+"""Credit: rewards of rollout groups in, signed weights of tokens out. The learner does not know the
+algorithm.
 
 The loss is a sum over tokens over a denominator (`bimode.rl.loss`). A scored token of a response o
 weighs 1 / n(o):
@@ -48,15 +48,15 @@ FORCED_FLOOR = 0.15
 
 @dataclass(frozen=True, slots=True)
 class CreditedBatch:
-    """Samples of one update, and what the sum of their tokens' losses is divided by."""
+    """The samples of one update, and the denominator of the sum of their tokens' losses."""
 
     samples: tuple[TrainingSample, ...]
     denominator: float
 
 
 def modes_drawn(config: BpoConfig) -> tuple[tuple[Mode, int], ...]:
-    """What to draw for each prompt, e.g. ``((Mode.THINKING, 8), (Mode.NON_THINKING, 8))``; 2 g
-    completions in all.
+    """Return what to draw for each prompt, e.g. ``((Mode.THINKING, 8), (Mode.NON_THINKING, 8))``; 2
+    g completions in all.
     """
     algorithm, g = algorithms.load(config.algorithm), config.group_size
     if not algorithm.self_routes:
@@ -67,7 +67,7 @@ def modes_drawn(config: BpoConfig) -> tuple[tuple[Mode, int], ...]:
 
 
 def assign(groups: Sequence[RolloutGroup], config: BpoConfig) -> CreditedBatch:
-    """Samples for the learner, group by group in the order of the completions.
+    """Make the samples of an update, group by group in the order of the completions.
 
     Raises IncompleteGroupError or StaleWeightsError for a group that is not exactly what
     `modes_drawn` asked for.
@@ -94,7 +94,7 @@ def informative(group: RolloutGroup, config: BpoConfig) -> bool:
 
 
 def shuffle_rewards(groups: Sequence[RolloutGroup], seed: int) -> list[RolloutGroup]:
-    """Control: the rewards of a step dealt anew to its completions. What still changes was not
+    """Shuffle the rewards of a step over its completions: a control. What still changes was not
     taught by the reward.
     """
     flat = (
@@ -114,7 +114,7 @@ def _credits(group: RolloutGroup, config: BpoConfig) -> list[TokenCredit]:
 
 
 def _lengths(credits: Sequence[TokenCredit], config: BpoConfig) -> Array:
-    """n(o) of each completion (table of the module); at least 1."""
+    """Return n(o) of each completion (table of the module); at least 1."""
     if config.aggregate == "constant":
         return np.full(len(credits), float(config.max_tokens))
     lengths = np.array([credit.is_scored_T.sum() for credit in credits], dtype=np.float64)
@@ -144,10 +144,10 @@ def _sample(
 
 
 def merge_duplicates(samples: Sequence[TrainingSample]) -> list[TrainingSample]:
-    """`samples` with those of equal prompt, tokens, versions, scored positions, advantages and mode
-    merged, in order of first appearance.
+    """Merge the samples with equal prompt, tokens, versions, scored positions, advantages and mode,
+    in order of first appearance.
 
-    The sum of all weights stays what it was. Behaviour log-probabilities, which an engine under one
+    The sum of all weights stays what it was. Behavior log-probabilities, which an engine under one
     version repeats only to rounding, are averaged.
     """
     equal: dict[object, list[TrainingSample]] = {}
@@ -176,15 +176,15 @@ def _merged(group: Sequence[TrainingSample]) -> TrainingSample:
 
 
 def correctness(completion: Completion, prompt: Prompt) -> float:
-    """1.0 if the answer is right and the response came to its end, else 0.0 (R-4B: rule-based, no
-    length or format term). A verifier of the user may give partial credit.
+    """Return 1.0 if the answer is right and the response came to its end, else 0.0 (R-4B: rule-
+    based, no length or format term). A verifier of the user may give partial credit.
     """
     return completion_score(completion, prompt)
 
 
 def overlong(num_tokens: int, max_tokens: int, buffer: float) -> float:
-    """0 down to -1, linearly over the last share `buffer` of `max_tokens` (DAPO, arXiv 2503.14476,
-    eq. 13).
+    """Return 0 down to -1, linearly over the last share `buffer` of `max_tokens` (DAPO, arXiv
+    2503.14476, eq. 13).
     """
     room = buffer * max_tokens
     return -min(max(num_tokens - (max_tokens - room), 0.0) / room, 1.0) if room else 0.0

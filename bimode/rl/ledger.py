@@ -1,4 +1,4 @@
-"""The ledger of a BPO run: where every question that was drawn has gone, one line of JSON a move.
+"""The ledger of a BPO run: where every drawn prompt went, one line of JSON for each move.
 
 A group is one draw of a question (`bimode.rl.rollout_task`). It is in exactly one state:
 
@@ -37,7 +37,7 @@ FILE = "moves.jsonl"
 
 
 class State(StrEnum):
-    """Where a group is."""
+    """The state of a group."""
 
     PENDING = "pending"
     LEASED = "leased"
@@ -60,8 +60,8 @@ TRANSITIONS = {
 
 @dataclass(slots=True)
 class LedgerState:
-    """What the lines of a ledger add up to: groups started, the state of those that have not ended,
-    the count of the others.
+    """The sum of a ledger's lines: groups started, the state of those that have not ended, the
+    count of the others.
     """
 
     started: int = 0
@@ -69,8 +69,8 @@ class LedgerState:
     ended: Counter[State] = field(default_factory=Counter)
 
     def move(self, group_id: int, to: State) -> None:
-        """Raises LedgerError for a move that no run makes: a group out of order, or out of a state
-        it is not in.
+        """Apply a move. Raises LedgerError for one that no run makes: a group out of order, or out
+        of a state it is not in.
         """
         before = self.open.get(group_id)
         if before is None and group_id != self.started:
@@ -91,7 +91,7 @@ class LedgerState:
             self.open[group_id] = to
 
     def counts(self) -> dict[str, int]:
-        """Groups by state; they add up to `started`."""
+        """Count the groups by state; the counts add up to `started`."""
         found = self.ended + Counter(self.open.values())
         return {state.value: found[state] for state in State}
 
@@ -112,7 +112,7 @@ class Ledger:
         self._lock = Lock()
 
     def resume(self, step: int) -> int:
-        """Goes on after the seal of `step` (0: before the first line); returns how many bytes after
+        """Continue after the seal of `step` (0: before the first line); return how many bytes after
         it were cut off.
 
         Raises LedgerError if there is no such seal, or if what it sealed has changed.
@@ -127,8 +127,8 @@ class Ledger:
         return size - found.size
 
     def move(self, group_ids: Iterable[int], to: State, **facts: Any) -> None:
-        """Moves `group_ids` and writes it down; `facts` are for the reader (id, worker, step,
-        why).
+        """Move `group_ids` to a state and append the line; `facts` are for the reader (id, worker,
+        step, why).
         """
         with self._lock:
             for group_id in group_ids:
@@ -136,8 +136,7 @@ class Ledger:
                 self._write({"group_id": group_id, "to": to.value, **facts})
 
     def seal(self, step: int, checkpoint: str) -> str:
-        """Closes the books with the checkpoint of `step`, of which the inventory is given; on disk
-        when it returns.
+        """Seal the ledger with the inventory of the checkpoint of `step`; on disk when it returns.
 
         Returns the digest of every byte before the seal, which tells this ledger from any other.
         """
@@ -149,8 +148,8 @@ class Ledger:
             return digest
 
     def _write(self, line: dict[str, Any]) -> None:
-        """Nothing may follow a line that is torn or missing, as on a full disk: whoever writes
-        after it hears of it too.
+        """Append a line. Nothing may follow a line that is torn or missing, as on a full disk:
+        later calls fail too.
         """
         if self._failure is not None:
             raise self._failure
@@ -166,7 +165,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSnapshot:
-    """A ledger read from its start: the books, bytes read, lines of seals, and every move as it was
+    """A ledger read from its start: state, bytes read, lines of seals, and every move as it was
     written.
     """
 
@@ -181,8 +180,7 @@ class LedgerSnapshot:
 
 
 def read(path: Path, until: int | None = None) -> LedgerSnapshot:
-    """Reads a ledger to its end, or to the seal of step `until` and no further (0: nothing). Raises
-    LedgerError.
+    """Read a ledger to its end, or to the seal of step `until` (0: nothing). Raises LedgerError.
 
     Only what is sealed is known to be on disk: from a line behind the last seal on that cannot be
     read, the rest is torn.
@@ -221,7 +219,7 @@ def read(path: Path, until: int | None = None) -> LedgerSnapshot:
 
 
 def check_seal(entry: dict[str, Any], totals: LedgerState, digest: str) -> None:
-    """Raises LedgerError unless a seal says what the lines before it add up to."""
+    """Raise LedgerError unless a seal is the sum of the lines before it."""
     if entry["digest"] != digest:
         raise LedgerError(f"what the seal of step {entry['seal']} closed has changed since")
     counts = {state.value: 0 for state in State} | entry[

@@ -1,4 +1,4 @@
-"""What the learner minimises: supervised and clipped-policy losses over the response tokens of a
+"""What the learner minimizes: supervised and clipped-policy losses over the response tokens of a
 packed micro-batch.
 
 For the response tokens t of a batch, with weight w_t (`loss_mask_N`), and W (`num_tokens`) one
@@ -8,17 +8,17 @@ the number of responses):
     sft      L = 1/W sum_t w_t (-log pi(t))
     policy   L = 1/W sum_t w_t [ -min( rho_t A_t, clip(rho_t, 1 - clip_low, 1 + clip_high) A_t )
                                  + kl k3_t ]
-             rho_t = pi(t) / pi_behaviour(t)
+             rho_t = pi(t) / pi_behavior(t)
              k3_t = r_t - log r_t - 1,   r_t = pi_ref(t) / pi(t)
 
-Three policies stand behind a token: pi_behaviour, the engine that drew it; pi_prox, the learner at
+Three policies stand behind a token: pi_behavior, the engine that drew it; pi_prox, the learner at
 the start of the step; pi, the learner now. `bpo.importance` chooses rho_t and a weight u_t (without
 a gradient) on the surrogate:
 
     option      rho_t               u_t
-    behavior    pi / pi_behaviour   1
-    truncated   pi / pi_prox        min(pi_prox / pi_behaviour, C)
-    decoupled   pi / pi_prox        pi_prox / pi_behaviour, and 0 where it is > C
+    behavior    pi / pi_behavior   1
+    truncated   pi / pi_prox        min(pi_prox / pi_behavior, C)
+    decoupled   pi / pi_prox        pi_prox / pi_behavior, and 0 where it is > C
 
 In `behavior`, which is PPO's, the clip takes it all; `decoupled` rejects large ratios. `truncated`
 is IMPALA's truncation (arXiv 1802.01561) on tokens, as verl and TRL (`token_truncate`) correct what
@@ -32,7 +32,7 @@ The policy loss is GRPO's (arXiv 2402.03300, eq. 3 and 4) and so BPO's (R-4B, ar
 `bimode.rl.credit` fills in. Dividing by the *global* W makes the losses of micro-batches and ranks
 add up to the loss of the batch.
 
-A token whose behaviour log-probability is NaN was not drawn by the policy (a forced decision
+A token whose behavior log-probability is NaN was not drawn by the policy (a forced decision
 token): it counts as drawn by pi_prox, the policy at the start of the step. With one update a step
 that is rho = pi / stop_gradient(pi), which is 1 in value and gives A_t grad log pi(t).
 """
@@ -51,8 +51,8 @@ from bimode.config.rl import BpoConfig
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """Per token: log-probability under the policy that rho divides by, the weight u, and whether a
-    cap was met. All [N].
+    """What an option of importance sampling gives each token: the log-probability under the policy
+    that rho divides by, the weight u, and whether a cap was met. All [N].
     """
 
     anchor_N: Tensor
@@ -67,7 +67,7 @@ Importance = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """rho over pi_behaviour, no further weight."""
+    """rho over pi_behavior, no further weight."""
 
     def __call__(self, behavior_N: Tensor, proximal_N: Tensor) -> Correction:
         """See the table of the module."""
@@ -81,7 +81,7 @@ BEHAVIOR = Behavior()  # the default of the losses
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """rho over pi_prox, weighed by pi_prox / pi_behaviour up to `cap`."""
+    """rho over pi_prox, weighed by pi_prox / pi_behavior up to `cap`."""
 
     cap: float
 
@@ -93,7 +93,7 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Decoupled:
-    """rho over pi_prox, weighed by pi_prox / pi_behaviour; a token where that is over `cap` weighs
+    """rho over pi_prox, weighed by pi_prox / pi_behavior; a token where that is over `cap` weighs
     nothing.
     """
 
@@ -107,7 +107,9 @@ class Decoupled:
 
 
 def importance_of(config: BpoConfig) -> Importance:
-    """What `bpo.importance` names, with its cap; a plain value that travels by pickle."""
+    """Return the correction that `bpo.importance` names, with its cap; a plain value that
+    pickles.
+    """
     options: dict[str, Importance] = {
         "behavior": Behavior(),
         "truncated": Truncated(config.importance_cap),
@@ -131,8 +133,8 @@ class LossInputs:
     )
 
     def scored(self) -> LossInputs:
-        """Only the tokens with a weight: nothing that a context token holds (NaN, inf) can reach
-        loss or gradient.
+        """Return the tokens with a weight: no value of a context token (NaN, inf) can reach loss or
+        gradient.
         """
         at_N = self.loss_mask_N > 0
         given = ((f.name, getattr(self, f.name)) for f in fields(self))
@@ -142,7 +144,7 @@ class LossInputs:
         return LossInputs(**kept)
 
     def spread(self, **scored_values: Tensor) -> dict[str, Tensor]:
-        """Values of the scored tokens as detached float values of all tokens [N], 0 where a token
+        """Return values of the scored tokens as detached floats of all tokens [N], 0 where a token
         is not scored.
         """
         at_N, zeros_N = self.loss_mask_N > 0, torch.zeros_like(self.loss_mask_N)
@@ -166,7 +168,9 @@ LossFn = Callable[[LossInputs, float], LossOutput]
 
 
 def sft_loss(inputs: LossInputs, num_tokens: float) -> LossOutput:
-    """Weighted negative log-likelihood over `num_tokens`, the global sum of the weights."""
+    """Return the weighted negative log-likelihood over `num_tokens`, the global sum of the
+    weights.
+    """
     scored = inputs.scored()
     loss = -(scored.loss_mask_N * scored.logprobs_N).sum() / num_tokens
     ones_N = torch.ones_like(scored.logprobs_N)
@@ -187,8 +191,8 @@ class PolicyLoss:
     importance: Importance = BEHAVIOR
 
     def __call__(self, inputs: LossInputs, num_tokens: float) -> LossOutput:
-        """The equation of the module. Raises ValueError if `kl` > 0 and the reference
-        log-probabilities are missing.
+        """Compute the equation of the module. Raises ValueError if `kl` > 0 and the reference log-
+        probabilities are missing.
         """
         scored = inputs.scored()
         logprobs_N, advantages_N = scored.logprobs_N, scored.advantages_N
@@ -227,12 +231,12 @@ class PolicyLoss:
 def policy_loss(
     clip_low: float, clip_high: float, kl: float, importance: Importance = BEHAVIOR
 ) -> LossFn:
-    """The loss of GRPO, BPO and per-mode credit alike."""
+    """Make the loss of GRPO, BPO and per-mode credit."""
     return PolicyLoss(clip_low, clip_high, kl, importance)
 
 
 def k3(log_ratio_N: Tensor) -> Tensor:
-    """Schulman's non-negative estimate of KL(q || p), [N], from tokens drawn under q and log_ratio
-    = log p - log q.
+    """Return Schulman's non-negative estimate of KL(q || p), [N], from tokens drawn under q and
+    log_ratio = log p - log q.
     """
     return log_ratio_N.exp() - log_ratio_N - 1

@@ -1,5 +1,4 @@
-"""What a step's rollouts say, mode by mode and level by level: the rollout part of a line of
-metrics.jsonl; and the token means of its update.
+"""The metrics of a step: its rollouts by mode and level, and the token means of its update.
 
 What auto mode would score is estimated without extra generation (ours):
 
@@ -75,8 +74,8 @@ class StepSummary:
 
 
 def summarize(groups: Sequence[RolloutGroup]) -> StepSummary:
-    """Summary of a step; call it before the rewards are shuffled, or the accuracies are those of
-    the control.
+    """Summarize a step. Call it before the rewards are shuffled, or the accuracies are those of the
+    control.
     """
     cells: dict[tuple[Mode, str], list[tuple[Completion, float]]] = {}
     rewards: list[list[float]] = []
@@ -121,8 +120,8 @@ class ExpectedAuto:
 
 
 def expected_auto(groups: Sequence[RolloutGroup], probes: Sequence[Completion]) -> ExpectedAuto:
-    """Auto mode at this step. `probes` are bare decisions in auto mode, any number a prompt;
-    rewards are 0/1 verdicts.
+    """Estimate auto mode at this step. `probes` are bare decisions in auto mode, any number a
+    prompt; rewards are 0/1 verdicts.
 
     Raises ValueError for a group that holds neither auto rollouts nor both forced modes with a
     probe.
@@ -176,12 +175,13 @@ DENOMINATORS: dict[str, str] = {
 
 
 def label_of(sample: TrainingSample) -> str:
-    """``MODE/LEVEL``, e.g. ``thinking/easy``; the mode alone where no level is known."""
+    """Return ``MODE/LEVEL``, e.g. ``thinking/easy``; the mode alone if no level is known."""
     return f"{sample.mode}/{sample.level}" if sample.level else str(sample.mode)
 
 
 def decision_values(batch: PackedBatch, logprobs_N: Tensor, entropy_N: Tensor) -> dict[str, Tensor]:
-    """Values of the tokens that choose a mode, the first of each response, scored or not; each [N].
+    """Return values of the tokens that choose a mode, the first of each response, scored or not;
+    each [N].
 
     `decision_probability` is the policy's, of the token that stands there: in forced thinking that
     of choosing to think.
@@ -197,7 +197,8 @@ def decision_values(batch: PackedBatch, logprobs_N: Tensor, entropy_N: Tensor) -
 
 
 def engine_values(batch: PackedBatch, logprobs_N: Tensor, version: int) -> dict[str, Tensor]:
-    """Engine against learner, each [N]: `mismatch` is k3 of the tokens that the engine drew under
+    """Compare engine and learner, each [N]: `mismatch` is k3 of the tokens that the engine drew
+    under `version`, the learner's own. `mismatch` is k3 of the tokens that the engine drew under
     `version`, the learner's own.
 
     Zero if both compute the same. The first token of a response is left out: it may be forced, and
@@ -213,7 +214,8 @@ def engine_values(batch: PackedBatch, logprobs_N: Tensor, version: int) -> dict[
 def token_sums(
     values: Mapping[str, Tensor], label_N: Tensor, labels: Sequence[str]
 ) -> dict[str, float]:
-    """Sums of every value: ``NAME``, and ``NAME/LABEL`` for each of `labels` that is not empty.
+    """Sum every value: ``NAME``, and ``NAME/LABEL`` for each of `labels` that is not empty.
+    ``NAME``, and ``NAME/LABEL`` for each of `labels` that is not empty.
 
     `label_N` holds each token's index into `labels`; a token with the index ``len(labels)`` counts
     nowhere.
@@ -232,8 +234,8 @@ def token_sums(
 
 
 def metric_means(sums: Mapping[str, float]) -> dict[str, float]:
-    """Overall means from the added sums; a mean over no tokens is left out, and so is any key that
-    is no token sum.
+    """Return overall means of the added sums, without means over no tokens and without keys that
+    are no token sum.
     """
     return {
         key: sums[key] / sums[DENOMINATORS[key]]
@@ -243,7 +245,7 @@ def metric_means(sums: Mapping[str, float]) -> dict[str, float]:
 
 
 def means_by_mode(sums: Mapping[str, float]) -> dict[str, dict[str, dict[str, float]]]:
-    """``{MODE: {LEVEL: {NAME: mean}}}`` from sums by `label_of`, level ``all`` included."""
+    """Return ``{MODE: {LEVEL: {NAME: mean}}}`` from sums by `label_of`, level ``all`` included."""
     cells: dict[tuple[str, str], dict[str, float]] = {}
     for key, amount in sums.items():
         name, _, label = key.partition("/")

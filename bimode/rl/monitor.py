@@ -1,4 +1,4 @@
-"""Alarms: what a policy that collapses looks like in the numbers of its steps.
+"""Alarms: how a collapsing policy shows in the metrics of its steps.
 
     choice     Over 5 steps auto mode thinks on at least 90 % of every level (75 % in each step),
                though on some level thinking is not worth it; or answers directly on as many, though
@@ -47,8 +47,8 @@ MASS = 0.1  # of the first token's probability
 
 @dataclass(frozen=True, slots=True)
 class StepView:
-    """What the alarms look at in one step. A level may be missing where a step drew no question of
-    it.
+    """The metrics of one step that the alarms read. A level may be missing if a step drew no prompt
+    of it.
     """
 
     step: int
@@ -74,7 +74,7 @@ class Alarm:
 
 
 def view_of(line: Mapping[str, Any]) -> StepView:
-    """Reads a line of bpo/metrics.jsonl (docs/formats.md); what an older line lacks is left
+    """Read a line of bpo/metrics.jsonl (docs/formats.md); what an older line lacks is left
     empty.
     """
 
@@ -111,7 +111,7 @@ class CollapseMonitor:
         self.active: set[tuple[str, Mode]] = set()
 
     def see(self, view: StepView) -> list[Alarm]:
-        """The alarms that begin with this step."""
+        """Return the alarms that begin with this step."""
         self.recent.append(view)
         of_the_window = [*self._choice(view.step), *self._modes(view.step)]
         found = [*of_the_window, *self._decision(view), *self._neither(view), *self._mismatch(view)]
@@ -143,7 +143,7 @@ class CollapseMonitor:
                 yield Alarm(step, "choice", mode, f"auto mode {does} on every level, though {gain}")
 
     def _gains(self) -> dict[str, float]:
-        """By level, how much more accurate thinking is than answering directly, over the recent
+        """Return, by level, how much more accurate thinking is than non-thinking, over the recent
         steps.
         """
         gains = {}
@@ -231,7 +231,7 @@ class CollapseMonitor:
             yield Alarm(view.step, "mismatch", Mode.AUTO, says)
 
     def _mean(self, mode: Mode, level: str) -> float | None:
-        """Mean accuracy over the recent steps that drew the level; None where none did."""
+        """Return the mean accuracy over the recent steps that drew the level, or None."""
         found = [
             view.accuracies[mode, level] for view in self.recent if (mode, level) in view.accuracies
         ]

@@ -1,4 +1,4 @@
-"""What a BPO run asks of its rollout workers, and what their completions are worth."""
+"""The task of the rollout workers in BPO: prompts, requests, scoring."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Asked = Sequence[tuple[int, Prompt]]  # groups with their prompts
 
 
 class RolloutTask:
-    """One run's prompts in their order, its requests, scoring and credit settings.
+    """The prompts of a run in their order, its requests, scoring and credit settings.
 
     `references` holds the starting policy's mean reward by prompt id, where the algorithm compares
     with it.
@@ -51,21 +51,21 @@ class RolloutTask:
 
     @property
     def num_prompts(self) -> int:
-        """Different prompts, by id."""
+        """The number of different prompts, by id."""
         return len({prompt.id for prompt in self.prompts})
 
     def prompt(self, group_id: int) -> Prompt:
-        """The prompt of a group: the data order is a function of the seed."""
+        """Return the prompt of a group: the data order is a function of the seed."""
         return self.prompts[item_of(group_id, len(self.prompts), self.seed)]
 
     def requests(self, lease: Lease) -> list[GenerationRequest]:
-        """What a worker is asked for a lease."""
+        """Return the requests of a lease."""
         return requests(self._asked(lease), self.bpo.at(lease.step), self.seed)
 
     def score(
         self, lease: Lease, results: Sequence[GenerationResult]
     ) -> list[ScoredGroup | RefusedPrompt]:
-        """The results of those requests as groups, in the order of the lease."""
+        """Return the results of those requests as groups, in the order of the lease."""
         return scored_groups(self._asked(lease), self.bpo.at(lease.step), results, self.references)
 
     def has_credit(self, group: RolloutGroup, step: int) -> bool:
@@ -78,8 +78,8 @@ class RolloutTask:
 
 
 def requests(asked: Asked, bpo: BpoConfig, seed: int) -> list[GenerationRequest]:
-    """Groups first, then the probes: the bare decision in auto mode, `group_size` times, where no
-    rollout shows it.
+    """Return the requests of groups, then the probes: the bare decision in auto mode, `group_size`
+    times, if no rollout shows it.
 
     A probe is one token long; they show the think rate (R-4B, Figure 8) and are not trained on.
     """
@@ -106,9 +106,8 @@ def scored_groups(
     results: Sequence[GenerationResult],
     references: Mapping[str, float],
 ) -> list[ScoredGroup | RefusedPrompt]:
-    """The results of `requests` as groups with correctness as their reward, each with the probes of
-    its question; a question that the engine refused, or whose answer no verifier can judge, is a
-    RefusedTicket.
+    """Return the results of `requests` as groups with correctness as their reward, each with the
+    probes of its prompt;
     """
     left = iter(results)
     per_group = len(modes_drawn(bpo))
@@ -141,5 +140,7 @@ def _group(
 
 
 def _seed(seed: int, group_id: int) -> int:
-    """Of the requests of a group; the mode tells them apart (`actors.rollout.worker`)."""
+    """Return the seed of a group's requests; the mode tells them apart
+    (`actors.rollout.worker`).
+    """
     return (seed * 1_000_003 + group_id) % (1 << 31)

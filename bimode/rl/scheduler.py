@@ -1,5 +1,5 @@
-"""Which questions are answered next, by whom, and when there are enough for an update: a state
-machine without clock or Ray.
+"""Decides which prompts are generated next, by which worker, and when there are enough for an
+update: a state machine without clock or Ray.
 
 Admission (AReaL, arXiv 2505.24298, section 5.1): with policy version `v` live, B groups a step and
 staleness bound s,
@@ -27,8 +27,8 @@ from bimode.rl.ledger import Ledger, State
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Questions that one worker answers together, as the recipe stands at `step`. Example:
-    ``Lease((24, 25, 26), 1)``.
+    """Prompts that one worker generates together, with the settings of `step`. ``Lease((24, 25,
+    26), 1)``.
     """
 
     group_ids: tuple[int, ...]
@@ -37,7 +37,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class ScoredGroup:
-    """What a group has become: its group, rewarded, and the probes of its choice of mode."""
+    """A finished group with its rewards, and the probes of its choice of mode."""
 
     group_id: int
     group: RolloutGroup
@@ -45,13 +45,13 @@ class ScoredGroup:
 
     @property
     def oldest(self) -> int:
-        """The oldest policy version that any of its tokens is from."""
+        """The oldest policy version of its tokens."""
         return min(v for c in self.group.completions for v in c.versions_T)
 
 
 @dataclass(frozen=True, slots=True)
 class RefusedPrompt:
-    """A group whose prompt the engine does not take, or whose answer no verifier can judge.
+    """A group whose prompt the engine refuses, or whose answer no verifier can judge.
 
     Example: ``RefusedPrompt(3, "5 images, at most 4")``.
     """
@@ -96,7 +96,7 @@ class RolloutScheduler:
 
     @property
     def admitted(self) -> int:
-        """Tickets that have been, or may still be, trained on."""
+        """The number of groups that were trained on or still may be."""
         totals = self.ledger.totals
         dropped = (State.FILTERED, State.STALE, State.REFUSED)
         return totals.started - sum(totals.ended[state] for state in dropped)
@@ -117,13 +117,13 @@ class RolloutScheduler:
         return lease
 
     def give_back(self, lease: Lease, why: str) -> None:
-        """The lease is granted again, as it was, before any other."""
+        """Grant the lease again, unchanged, before any other."""
         self.granted.remove(lease)
         self.ledger.move(lease.group_ids, State.PENDING, why=why)
         self._queue.appendleft(lease)
 
     def deliver(self, lease: Lease, found: Sequence[ScoredGroup | RefusedPrompt]) -> None:
-        """Takes what came of a lease, group by group; the next questions replace refused ones.
+        """Take the results of a lease, group by group; the next prompts replace refused ones.
 
         Raises StarvedError once every question of the data has been refused.
         """
@@ -137,7 +137,7 @@ class RolloutScheduler:
                 self._fresh[each.group_id] = each
 
     def _refuse(self, found: RefusedPrompt) -> None:
-        """The group has ended; its question will be refused again whenever it is drawn."""
+        """End the group; its prompt will be refused again whenever it is drawn."""
         self.ledger.move([found.group_id], State.REFUSED, why=found.reason)
         self.refused += 1
         name = self.prompt_of(found.group_id).id
@@ -147,7 +147,9 @@ class RolloutScheduler:
             raise StarvedError(f"{every}; the last was {name}: {found.reason}")
 
     def batch(self, version: int) -> list[ScoredGroup] | None:
-        """The groups of update `version`, ordered by group; None while there are not enough."""
+        """Return the groups of update `version`, ordered by group, or None while there are too
+        few.
+        """
         if not self.max_staleness and (self.granted or self._queue):
             return None
         for held in (self._fresh, self._ready):  # first: of what is too old, `keep` is not asked

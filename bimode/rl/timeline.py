@@ -19,8 +19,8 @@ from bimode.storage.run_dir import own_file
 
 
 class Trace:
-    """Appends spans to a file, a track for each actor, from any thread. A run that goes on adds to
-    what is there; its tracks carry its process id.
+    """Appends spans to a file, a track for each actor, from any thread. A run that goes on appends
+    to the file; its tracks carry its process id.
 
     The format leaves the closing bracket of the array out on purpose: a file that was cut off can
     be read.

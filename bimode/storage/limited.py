@@ -163,7 +163,7 @@ def _idle_child() -> Child:
 
 
 def _send(pipe: Connection, order: object) -> None:
-    with suppress(BrokenPipeError):  # what is read next says that the child has died
+    with suppress(BrokenPipeError):  # the next read says that the child has died
         pipe.send(order)
 
 

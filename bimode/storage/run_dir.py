@@ -198,7 +198,7 @@ class StageDir:
         return self.path
 
     def begin(self) -> None:
-        """Before the stage works: what is there is no finished work any more."""
+        """Mark the stage as unfinished before it works."""
         self.manifest.unlink(missing_ok=True)
 
     def is_current(self, config: Any, inputs: Mapping[str, str]) -> bool:

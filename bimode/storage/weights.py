@@ -200,7 +200,7 @@ class WeightBucket:
         return replace(self, arrays=(), shared=tuple(places))
 
     def load(self) -> WeightBucket:
-        """With the arrays that are lent. Raises OSError if their sender is gone."""
+        """Map the shared arrays. Raises OSError if the sender is gone."""
         return replace(self, arrays=mapped(self.shared), shared=()) if self.shared else self
 
     def checksum_ok(self) -> bool:

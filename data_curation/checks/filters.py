@@ -16,7 +16,7 @@ from bimode.config.curate import FilterConfig
 from bimode.errors import ConfigError
 
 MIN_TOKENS = 40  # below, a text is too short to say that it repeats itself
-TAIL_TOKENS = 200  # looked at alone too: a loop begins somewhere and then fills what is left
+TAIL_TOKENS = 200  # looked at alone too: a loop begins somewhere and then fills the rest
 GRAM = 4
 LANGUAGE_CHARACTERS = 1000
 # probability of the asked languages below which a text is in another; English templates reach 0.04

@@ -138,7 +138,7 @@ def check_rows(
     controls: ControlTokens = OURS,
     own_verifiers: Collection[str] = (),
 ) -> list[Checked]:
-    """What each of `rows` comes to; they stay as they are. Raises RuntimeError if the maths
+    """What each of `rows` comes to; they stay as they are. Raises RuntimeError if the math
     verifier does not start.
 
     `controls`: of the tokenizer that will read the rows. Unless `hashed`, nothing is made by which

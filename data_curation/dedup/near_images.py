@@ -41,8 +41,8 @@ class Pictures:
     def of(cls, hashes: list[bytes], thumbs: list[bytes], n: int) -> Pictures:
         """From the bytes of each row's hashes and thumbnails."""
         words = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(len(hashes), n, WORDS)
-        grey = np.frombuffer(b"".join(thumbs), dtype=np.uint8).reshape(len(thumbs), n, THUMB_BYTES)
-        return cls(words, grey, grey.mean(2), grey.std(2))
+        gray = np.frombuffer(b"".join(thumbs), dtype=np.uint8).reshape(len(thumbs), n, THUMB_BYTES)
+        return cls(words, gray, gray.mean(2), gray.std(2))
 
     def __len__(self) -> int:
         return len(self.hashes)

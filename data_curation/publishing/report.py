@@ -62,7 +62,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class ReportContext:
-    """What the pipeline knows beside the rows; what is left out is not on the page."""
+    """Facts of the pipeline beside the rows; a missing one is not shown on the page."""
 
     title: str = "Curation"
     eval_items: int = 0  # evaluation items that rows were compared with

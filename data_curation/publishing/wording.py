@@ -37,7 +37,7 @@ COLUMNS = {  # of a published row
     "guess_rate": "How often a blind answer is right.",
     "split": "`train`, `rl` or `eval`.",
     "source": "Where the raw material comes from.",
-    "source_license": "Licence of the raw material.",
+    "source_license": "License of the raw material.",
     "source_refs": "Items of the source that the question is made of.",
     "parent_ids": "The question that a train row was made of.",
     "ops": "What was done to the row, in order, each step with the digest of its settings.",

@@ -337,7 +337,7 @@ def _fits(parts: list[str], pattern: list[str]) -> bool:
 
 
 def _reads(readers: list[str], name: str) -> bool:
-    """`metadata.jsonl` is for `images`, but it is also lines of JSON for whoever asks for these."""
+    """`metadata.jsonl` belongs to reader `images`; the JSON reader takes it when it is named."""
     return reader_of(name) in readers or (readers == ["jsonl"] and name.endswith(METADATA[0]))
 
 

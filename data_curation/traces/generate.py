@@ -67,11 +67,11 @@ class Teacher(PromptJob):
         not: replies record it.
         """
         c = self.config
-        weights = (c.alpha, c.beta, c.gamma) if c.penalised else ()
+        weights = (c.alpha, c.beta, c.gamma) if c.penalized else ()
         return [*weights, code_digest()]
 
     def prepare(self, files: Sequence[Path], chosen: pa.Table, batches: list[list[Row]]) -> None:
-        if self.config.penalised:
+        if self.config.penalized:
             penalties = penalties_of(score_rows(files, chosen), self.config)
             for row in chain.from_iterable(batches):
                 row["penalty"] = penalties[row["id"]]

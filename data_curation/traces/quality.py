@@ -118,7 +118,7 @@ def min_max(raw_N: Array) -> Array:
 
 
 def vision_scores(sharpness_N: Array, pixels_N: Array, necessity_N: Array) -> Array:
-    """Normalised S_v in [0, 1]; NaN for rows without pixels. `necessity_N` in [-1, 1], NaN where
+    """Normalized S_v in [0, 1]; NaN for rows without pixels. `necessity_N` in [-1, 1], NaN where
     not known (counted as 1).
     """
     shown = pixels_N > 0

@@ -24,7 +24,7 @@ WIDE = (8.6, 3.9)  # inches
 ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 3}
 FLAT = 0.02  # of rewards, which would fill the picture with noise, or with rewards below 0
 DOTTED = 4  # points of a curve below which each is shown: a line through one is none
-INK = "#123457"  # stands for the page's own text colour in the SVG
+INK = "#123457"  # stands for the page's own text color in the SVG
 MODE_MARKERS = {Mode.NON_THINKING: "s", Mode.AUTO: "o", Mode.THINKING: "^"}
 MODE_COLORS = {Mode.NON_THINKING: "#2a9d8f", Mode.AUTO: "#3b6fe0", Mode.THINKING: "#e07a3b"}
 MODEL_COLORS = {"base": "#9aa0a8", "anneal": "#d99a2b", "bpo": "#3b6fe0"}
@@ -91,7 +91,7 @@ def read_metrics(path: Path | None) -> list[dict[str, Any]]:
 
 
 def model_color(name: str, index: int) -> str:
-    """One colour a model in every figure."""
+    """One color a model in every figure."""
     return MODEL_COLORS.get(name, SPARE_COLORS[index % len(SPARE_COLORS)])
 
 

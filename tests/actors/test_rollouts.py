@@ -224,12 +224,12 @@ def test_workers_that_take_turns_with_the_learner_wait_for_it(fleet: Any, loop: 
         for version in range(3):
             batch, began = rollouts.batch(version), time.monotonic()
             time.sleep(1.0)  # the learner learns
-            learnt = time.monotonic() - began
+            learned = time.monotonic() - began
             waits = rollouts.mark_trained(batch, version).waits
             rollouts.weights.push(version + 1)
             if version == 0:  # the first leases are in it
                 continue
-            assert waits.full == pytest.approx(learnt, abs=0.3)
+            assert waits.full == pytest.approx(learned, abs=0.3)
             assert waits.full + waits.learner <= waits.total + 0.01
             assert waits.rollouts <= waits.learner
             assert RESUME_S <= 2 * waits.stopped < 2 * RESUME_S

@@ -187,7 +187,7 @@ def is_broad(node: ast.AST) -> bool:
         ("try: pass\nexcept ValueError: pass", False),
     ],
 )
-def test_broad_handlers_are_recognised(code: str, broad: bool) -> None:
+def test_broad_handlers_are_recognized(code: str, broad: bool) -> None:
     """The rule below sees each way of writing one."""
     assert any(map(is_broad, ast.walk(ast.parse(code)))) is broad
 

@@ -96,7 +96,7 @@ def test_exactly_one_of_a_group_may_stay(gone: list[int], found: int, right: int
     assert stages(truth, near_duplicate=gone) == {"dedup, near image": expected}
 
 
-def test_a_copy_found_by_the_neighbouring_stage_is_found() -> None:
+def test_a_copy_found_by_the_neighboring_stage_is_found() -> None:
     truth = [
         row(1),
         row(2, "copy_png", 1),
@@ -223,7 +223,7 @@ def test_an_outcome_is_read_from_data_and_rejects(tmp_path: Path) -> None:
 
 def test_tags_are_held_against_what_rows_claim(tmp_path: Path) -> None:
     """Two rows claim the wrong mode: a tag contradicts one of them, and a row that was right."""
-    assert score_modes(tmp_path, [row(1, "mislabelled_mode")]) is None
+    assert score_modes(tmp_path, [row(1, "mislabeled_mode")]) is None
     (tmp_path / "tags").mkdir()
     tags = {
         "id": [f"s-row-{n:06d}" for n in (1, 2, 3, 4)],
@@ -233,10 +233,10 @@ def test_tags_are_held_against_what_rows_claim(tmp_path: Path) -> None:
     score = score_modes(
         tmp_path,
         [
-            row(1, "mislabelled_mode"),
-            row(2, "mislabelled_mode"),
+            row(1, "mislabeled_mode"),
+            row(2, "mislabeled_mode"),
             row(3),
-            row(4, "mislabelled_mode"),
+            row(4, "mislabeled_mode"),
         ],
     )
     assert score and (score.planted, score.found, score.removed, score.right) == (2, 1, 2, 1)

@@ -305,9 +305,9 @@ def test_a_wrong_reading_is_right_in_itself() -> None:
     assert read.trace == variants.chart_trace([int(value) for value in read.values])[0]
 
 
-def test_a_mislabelled_mode_is_the_other_one() -> None:
+def test_a_mislabeled_mode_is_the_other_one() -> None:
     record = hard("sums")
-    assert (record.mode, damage.mislabelled_mode(record, np.random.default_rng(0)).mode) == (
+    assert (record.mode, damage.mislabeled_mode(record, np.random.default_rng(0)).mode) == (
         "thinking",
         "non_thinking",
     )

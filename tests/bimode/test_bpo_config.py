@@ -104,7 +104,7 @@ def test_listing_the_names_imports_none_of_them() -> None:
         ),
         (
             ("bpo.rollout_workers_max=4", "bpo.sync=nccl"),
-            "bpo.rollout_workers_max = 4: sync = nccl fixes who is there",
+            "bpo.rollout_workers_max = 4: sync = nccl fixes the set of workers",
         ),
         (
             ("bpo.rollout_workers=4", "bpo.rollout_workers_max=2"),

@@ -102,7 +102,7 @@ def test_adaptthink_compares_with_the_starting_policy(
     )
 
 
-def test_normalize_none_is_the_centred_reward() -> None:
+def test_normalize_none_is_the_centered_reward() -> None:
     """(1, 0, 0, 1) and (2, 0, 1, 1) less their means 1/2 and 1."""
     advantages_PG = group_advantages(np.array([[1.0, 0.0, 0.0, 1.0], [2.0, 0.0, 1.0, 1.0]]), "none")
     np.testing.assert_array_equal(advantages_PG, [[0.5, -0.5, -0.5, 0.5], [1, -1, 0, 0]])

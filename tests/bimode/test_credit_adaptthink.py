@@ -35,7 +35,7 @@ def test_adaptthink_by_hand() -> None:
     )
 
 
-def test_forced_as_sampled_is_the_behaviour_of_forced_decisions_alone() -> None:
+def test_forced_as_sampled_is_the_behavior_of_forced_decisions_alone() -> None:
     samples = assign(
         [replace(paired([1, 0], [1, 1]), reference_reward=0.5)], config("adaptthink")
     ).samples

@@ -29,7 +29,7 @@ def log(*values: float) -> Tensor:
 
 
 # Token:          1      2     3     4      5 was not drawn by the engine
-# pi / behaviour  1.2    3.0   0.6   12.0
+# pi / behavior  1.2    3.0   0.6   12.0
 # pi_prox / beh.  1.0    2.5   0.5   6.0
 # pi / pi_prox    1.2    1.2   1.2   2.0    0.5
 BEHAVIOR = torch.cat([log(0.1, 0.1, 0.1, 0.1), torch.tensor([NAN], dtype=torch.float64)])
@@ -106,7 +106,7 @@ def test_without_proximal_the_current_policy_stands_in_for_it(importance: Import
         out = policy_loss(0.2, 0.2, 0.0, importance)(inputs_of(logprobs_N, proximal_N), 10.0)
         out.loss.backward()
         grads.append(logprobs_N.grad)
-    # rho = 1, so d/dlogp = -u A: the weights of pi / behaviour = 1.2, 3, .6, 12 and 1 where nothing
+    # rho = 1, so d/dlogp = -u A: the weights of pi / behavior = 1.2, 3, .6, 12 and 1 where nothing
     # was drawn
     cap = {2.0: [1.2, 2.0, 0.6, 2.0, 1.0], 5.0: [1.2, 3.0, 0.6, 0.0, 1.0]}[importance.cap]  # type: ignore[attr-defined]
     assert grads[0].tolist() == pytest.approx(

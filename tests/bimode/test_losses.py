@@ -110,7 +110,7 @@ def test_gradient_equals_finite_differences(kl: float) -> None:
 
 def test_ratio_one_is_reinforce() -> None:
     """On policy, through a softmax: the gradient is that of -A log pi, with known and with unknown
-    behaviour.
+    behavior.
     """
     torch.manual_seed(1)
     logits_NV = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
@@ -164,7 +164,7 @@ def test_micro_batches_add_up_to_the_batch() -> None:
     torch.testing.assert_close(torch.cat([p.values["ratio"] for p in parts]), whole.values["ratio"])
 
 
-def test_unknown_behaviour_is_counted_apart() -> None:
+def test_unknown_behavior_is_counted_apart() -> None:
     inputs = inputs_of(tensor(-1.0, -3.0), tensor(-1.5, NAN), tensor(1.0, 1.0))
     sums = sums_of(policy_loss(0.2, 0.2, 0.0)(inputs, 2.0))
     assert (sums["tokens"], sums["sampled"]) == (2, 1)

@@ -1,4 +1,4 @@
-"""The child that compares maths: whoever kills it has given no verdict, and what no machine can
+"""The child that compares math: whoever kills it has given no verdict, and what no machine can
 hold is wrong.
 """
 
@@ -75,7 +75,7 @@ class Sleeping(ScorerChild):
     time.
     """
 
-    scorer = "maths"
+    scorer = "math"
 
     def _ask(self, child: Any, line: str) -> str | None:
         return None if "slow" in line else "true"
@@ -133,8 +133,8 @@ def test_sympy_evaluates_no_text_in_the_child(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
     tried = (
-        "import sympy; from bimode.grading.math_worker import _maths_scorer\n"
-        "passes = _maths_scorer()\n"
+        "import sympy; from bimode.grading.math_worker import _math_scorer\n"
+        "passes = _math_scorer()\n"
         f"print(passes({code!r}, '1'), passes('2^3', '8'))\n"
         "for read in (sympy.sympify, sympy.parse_expr):\n"
         f"    try: read({code!r})\n"

@@ -308,7 +308,7 @@ def test_trees_hold_every_sample_once_share_one_prompt_and_fit(
     for tree in trees:
         assert tree == sorted(tree) and len({samples[i].prompt_ids for i in tree}) == 1
         assert len(tree) == 1 or tree_tokens([samples[i] for i in tree]) <= micro_tokens
-    # first fit: where two neighbouring trees of a prompt are, the second's first response had no
+    # first fit: where two neighboring trees of a prompt are, the second's first response had no
     # room in the first
     for prompt in range(4):
         own = [tree for tree in trees if samples[tree[0]].prompt_ids[0] == prompt]

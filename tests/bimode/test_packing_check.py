@@ -101,7 +101,7 @@ def test_what_is_refused_by_name_would_be_wrong(name: str) -> None:
     ],
 )
 def test_a_type_is_refused_for_its_settings_alone(name: str, more: dict[str, object]) -> None:
-    """Neighbours of what is refused: the same type without the layers, or with a window that
+    """Neighbors of what is refused: the same type without the layers, or with a window that
     sequences do not reach.
     """
     verdict = judge(tiny_text(name, **more), text_probes())

@@ -318,7 +318,7 @@ def judge(row: Row, prompt: Prompt, stated: str) -> None:
 
 
 def test_fuzzed_rows_are_refused_or_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """400 of them, one of which would keep the maths verifier busy for ever; nothing is run or
+    """400 of them, one of which would keep the math verifier busy for ever; nothing is run or
     written.
     """
     monkeypatch.chdir(tmp_path)

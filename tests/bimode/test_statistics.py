@@ -11,7 +11,7 @@ from bimode.evaluation.statistics import bootstrap_means, percentile_interval, w
 
 
 def test_wilson_of_four_in_eight_is_what_the_formula_gives_by_hand() -> None:
-    # z^2 = 3.8415; centre (0.5 + 0.2401) / 1.4802 = 0.5; half 1.96 * sqrt(0.03125 + 0.015006) /
+    # z^2 = 3.8415; center (0.5 + 0.2401) / 1.4802 = 0.5; half 1.96 * sqrt(0.03125 + 0.015006) /
     # 1.4802 = 0.2848
     low, high = wilson(4, 8)
     assert low == pytest.approx(0.2152, abs=1e-4)

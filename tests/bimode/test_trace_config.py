@@ -36,4 +36,4 @@ def test_an_empty_phrase_would_forbid_every_trace() -> None:
     with pytest.raises(ValidationError, match="stands in every trace"):
         TraceConfig(forbidden=("as an AI", " "))
     assert TraceConfig(forbidden=("As an AI",)).forbidden == ("as an ai",)
-    assert not TraceConfig().penalised and TraceConfig(alpha=0.5).penalised
+    assert not TraceConfig().penalized and TraceConfig(alpha=0.5).penalized

@@ -23,9 +23,9 @@ from data_curation.traces.quality import (
 )
 
 
-def png(grey: np.ndarray) -> bytes:
+def png(gray: np.ndarray) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(grey.astype(np.uint8), mode="L").save(out, "PNG")
+    Image.fromarray(gray.astype(np.uint8), mode="L").save(out, "PNG")
     return out.getvalue()
 
 
@@ -33,16 +33,16 @@ def arr(*values: float) -> Array:
     return np.array(values, dtype=np.float64)
 
 
-def test_the_variance_of_the_laplacian_is_that_of_the_four_neighbours() -> None:
-    grey = np.zeros((8, 8))
-    grey[1, 1] = 10
+def test_the_variance_of_the_laplacian_is_that_of_the_four_neighbors() -> None:
+    gray = np.zeros((8, 8))
+    gray[1, 1] = 10
     # of 36 inner pixels one has -40, its two inner neighbors 10: the mean is -20 / 36, that of
     # squares 1800 / 36
     variance = 50 - (20 / 36) ** 2
-    assert sharpness([png(grey)]) == pytest.approx(variance)
-    assert sharpness([png(grey), png(np.zeros((9, 9)))]) == pytest.approx(variance / 2)
+    assert sharpness([png(gray)]) == pytest.approx(variance)
+    assert sharpness([png(gray), png(np.zeros((9, 9)))]) == pytest.approx(variance / 2)
     assert sharpness([png(np.full((8, 9), 7))]) == 0.0 == sharpness([])
-    assert pixels([png(grey), png(np.zeros((9, 9)))]) == 64 + 81
+    assert pixels([png(gray), png(np.zeros((9, 9)))]) == 64 + 81
 
 
 def test_a_blurred_copy_is_less_sharp() -> None:
@@ -60,7 +60,7 @@ def test_text_and_integration_scores_count_what_they_say() -> None:
     assert (
         integration_score("Why is the angle between the two bars so large?") == 3.0
     )  # why, angle, between
-    assert integration_score("What colour is it?") == -1.0
+    assert integration_score("What color is it?") == -1.0
     assert integration_score("what is the remainder by 23 ?") == 0.0  # one of each kind
 
 

@@ -113,7 +113,7 @@ def test_what_holds_no_credential_is_left_alone(uri: str) -> None:
     ],
 )
 def test_also_where_the_recipe_is_wrong_otherwise(table: dict[str, Any], key: str) -> None:
-    """A misspelt key, a wrong type: the refusal of those shows the value."""
+    """A misspelled key, a wrong type: the refusal of those shows the value."""
     with pytest.raises(ConfigError, match=f"^{key} = ") as told:
         Recipe.of({"name": "t", **table})
     assert HELD not in str(told.value)

@@ -145,7 +145,7 @@ def test_the_known_puzzles_are_those_of_the_family() -> None:
     assert set(TASKS) == set(PUZZLES)
 
 
-def test_maths_compares_values_and_survives_what_would_hang_or_crash_it(
+def test_math_compares_values_and_survives_what_would_hang_or_crash_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from bimode.grading import math_worker

@@ -73,15 +73,15 @@ class Case:
 
 
 def fingerprint(shown: int, file: int) -> tuple[bytes, bytes]:
-    """Hash and thumbnail: files `f` and `g` of one picture lie ``4 |f - g|`` bits and 1 grey level
+    """Hash and thumbnail: files `f` and `g` of one picture lie ``4 |f - g|`` bits and 1 gray level
     apart, pictures 128 and 70.
     """
     rng = np.random.default_rng(shown)
-    bits, grey = rng.integers(0, 2, 256), rng.integers(20, 230, 400)
+    bits, gray = rng.integers(0, 2, 256), rng.integers(20, 230, 400)
     bits[: 4 * file] ^= 1
     return (
         np.packbits(bits).tobytes(),
-        (grey + np.random.default_rng(file).choice([-1, 1], 400)).astype(np.uint8).tobytes(),
+        (gray + np.random.default_rng(file).choice([-1, 1], 400)).astype(np.uint8).tobytes(),
     )
 
 

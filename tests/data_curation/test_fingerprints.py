@@ -25,7 +25,7 @@ from data_curation.dedup.fingerprints import (
 
 
 def picture(seed: int = 0, side: int = 40) -> Image.Image:
-    """A smooth grey picture."""
+    """A smooth gray picture."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5), dtype=np.uint8)
     return Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
 
@@ -84,13 +84,13 @@ def test_a_file_and_its_decoded_picture_have_the_same_fingerprints() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "LA"])
-def test_the_same_grey_in_another_mode_is_the_same(mode: str) -> None:
+def test_the_same_gray_in_another_mode_is_the_same(mode: str) -> None:
     assert perceptual_hash([picture().convert(mode)]) == perceptual_hash([picture()])
     assert thumbnails([picture().convert(mode)]) == thumbnails([picture()])
 
 
 @pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
-def test_more_bits_of_grey_are_scaled_and_not_cut_off(kind: type) -> None:
+def test_more_bits_of_gray_are_scaled_and_not_cut_off(kind: type) -> None:
     """Pillow's own conversion makes all above 255 white, and then all such pictures would be the
     same.
     """
@@ -115,11 +115,11 @@ def test_what_is_no_picture_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "GIF"])
 def test_pictures_that_differ_in_their_palette_alone_are_two(kind: str) -> None:
-    """Their pixels are numbers of colours: by these a red square and a blue one are the same."""
+    """Their pixels are numbers of colors: by these a red square and a blue one are the same."""
 
-    def square(colour: str, palette: bool) -> bytes:
+    def square(color: str, palette: bool) -> bytes:
         image, buffer = Image.new("RGB", (40, 40), "white"), io.BytesIO()
-        image.paste(colour, (10, 10, 30, 30))
+        image.paste(color, (10, 10, 30, 30))
         (image.convert("P", palette=Image.Palette.ADAPTIVE, colors=2) if palette else image).save(
             buffer, kind if palette else "PNG"
         )

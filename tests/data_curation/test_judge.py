@@ -73,10 +73,10 @@ def open_sample(
 def file(tmp_path: Path) -> Path:
     """Four open questions, one with an image, and one that a verifier judges."""
     made = [
-        open_sample(f"open-{k}", f"which colour suits the {k} sisters ?", image=k == 1)
+        open_sample(f"open-{k}", f"which color suits the {k} sisters ?", image=k == 1)
         for k in range(4)
     ]
-    made.append(replace(open_sample("exact-0", "which colour is meant ?"), verifier="exact"))
+    made.append(replace(open_sample("exact-0", "which color is meant ?"), verifier="exact"))
     table = candidates(made, "train", CurateConfig())
     assert set(table["reason"].to_pylist()) == {""}
     pq.write_table(table, tmp_path / "candidates.parquet")
@@ -208,7 +208,7 @@ def test_the_judge_sees_question_answer_and_images_as_the_recipe_says(file: Path
     row = pq.read_table(file).to_pylist()[1] | {"round": 0, "missing": 3}
     judge = judge_of(Scripted({}), prompt="Q {question} A {answer}")
     request = judge.request(row, None)
-    assert request.prompt.question == "Q which colour suits the 1 sisters ? A a calm blue"
+    assert request.prompt.question == "Q which color suits the 1 sisters ? A a calm blue"
     assert len(request.prompt.images) == 1 and request.mode is Mode.AUTO and request.n == 3
     blind = judge_of(Scripted({}), images=False)
     assert blind.request(row, None).prompt.images == ()

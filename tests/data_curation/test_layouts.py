@@ -261,7 +261,7 @@ def test_llava(tmp_path: Path) -> None:
     asked = {"from": "human", "value": "<image>\nWhat is it?"}
     told = {"from": "gpt", "value": "A cat on a mat."}
     again = [
-        {"from": "human", "value": "What colour?"},
+        {"from": "human", "value": "What color?"},
         {"from": "gpt", "value": "Red"},
         {"from": "human", "value": "Sure?"},
     ]
@@ -282,7 +282,7 @@ def test_llava(tmp_path: Path) -> None:
     assert whole(first).images == (png(),)
     assert (
         whole(second).question
-        == "User: What is it?\n\nAssistant: A cat on a mat.\n\nUser: What colour?"
+        == "User: What is it?\n\nAssistant: A cat on a mat.\n\nUser: What color?"
     )
     assert (whole(second).answer, whole(second).verifier) == ("Red", "choice")
     assert whole(first).id != whole(second).id, "the set's own ids repeat"

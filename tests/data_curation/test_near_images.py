@@ -48,7 +48,7 @@ COPIES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "brighter": brighter,
     "both": lambda picture: jpeg(doubled(picture)),
     "contrast": lambda picture: picture.point(lambda value: int(0.85 * value)),
-    "colour": lambda picture: picture.convert("RGB"),
+    "color": lambda picture: picture.convert("RGB"),
 }
 
 
@@ -154,16 +154,16 @@ def test_every_picture_of_a_row_has_to_be_near() -> None:
 
 
 def fake(points: list[int], seed: int = 0) -> Pictures:
-    """Pictures on a line: `k` and `k + 1` are 8 bits and 1.3 grey levels apart, `k` and `k + 2`
+    """Pictures on a line: `k` and `k + 1` are 8 bits and 1.3 gray levels apart, `k` and `k + 2`
     twice and 1.8 times that.
     """
     rng = np.random.default_rng(seed)
     start, steps = rng.integers(60, 200, 400), rng.permutation(400)
     hashes, thumbs = [], []
     for k in points:
-        grey = start.copy()
-        grey[steps[: 40 * k]] += np.where(np.arange(40 * k) % 2, 4, -4)
-        thumbs.append(grey.astype(np.uint8).tobytes())
+        gray = start.copy()
+        gray[steps[: 40 * k]] += np.where(np.arange(40 * k) % 2, 4, -4)
+        thumbs.append(gray.astype(np.uint8).tobytes())
         hashes.append(np.packbits(np.arange(256) < 8 * k).tobytes())
     return Pictures.of(hashes, thumbs, 1)
 

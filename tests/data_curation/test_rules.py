@@ -1,4 +1,4 @@
-"""Each rule by which a row repeats another, with its neighbours that must stay."""
+"""Each rule by which a row repeats another, with its neighbors that must stay."""
 
 from __future__ import annotations
 

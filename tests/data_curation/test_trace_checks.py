@@ -49,7 +49,7 @@ def reason(trace: str, answer: str = "7", verifier: str = "int", args: str = "{}
         ("4 + 4 = 9, no: so 7", "wrong_step"),
     ],
 )
-def test_each_reason_and_its_neighbour(trace: str, expected: str) -> None:
+def test_each_reason_and_its_neighbor(trace: str, expected: str) -> None:
     assert reason(trace) == expected
     assert expected in ("", *TRACE_REASONS)
 

@@ -20,8 +20,8 @@ from data_curation.checks.validate import MAX_PIXELS, REASONS, check_row, check_
 PIXELS = np.kron(np.random.default_rng(0).integers(0, 256, (6, 8)), np.ones((4, 4))).astype(
     np.uint8
 )  # 24 x 32
-GREY = Image.fromarray(PIXELS)
-COLOUR = Image.merge("RGB", [GREY, GREY.rotate(180), Image.fromarray(PIXELS[:, ::-1].copy())])
+GRAY = Image.fromarray(PIXELS)
+COLOR = Image.merge("RGB", [GRAY, GRAY.rotate(180), Image.fromarray(PIXELS[:, ::-1].copy())])
 
 
 def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
@@ -48,27 +48,27 @@ def with_sums(data: bytes) -> bytes:
 
 
 FILES = {
-    "png grey": encoded(GREY, "PNG"),
-    "png colour": encoded(COLOUR, "PNG"),
-    "png alpha": encoded(COLOUR.convert("RGBA"), "PNG"),
-    "png palette": encoded(COLOUR.quantize(16), "PNG", transparency=0),
-    "png bits": encoded(GREY.convert("1"), "PNG"),
+    "png gray": encoded(GRAY, "PNG"),
+    "png color": encoded(COLOR, "PNG"),
+    "png alpha": encoded(COLOR.convert("RGBA"), "PNG"),
+    "png palette": encoded(COLOR.quantize(16), "PNG", transparency=0),
+    "png bits": encoded(GRAY.convert("1"), "PNG"),
     "png 16": encoded(Image.fromarray(PIXELS.astype(np.uint16) * 200), "PNG"),
-    "jpeg grey": encoded(GREY, "JPEG"),
-    "jpeg colour": encoded(COLOUR, "JPEG"),
-    "jpeg progressive": encoded(COLOUR, "JPEG", progressive=True),
-    "jpeg cmyk": encoded(COLOUR.convert("CMYK"), "JPEG"),
-    "jpeg of a camera": encoded(COLOUR, "MPO", save_all=True, append_images=[COLOUR]),
-    "gif": encoded(COLOUR, "GIF"),
-    "gif grey": encoded(GREY, "GIF"),
-    "webp": encoded(COLOUR, "WEBP"),
-    "webp lossless alpha": encoded(COLOUR.convert("RGBA"), "WEBP", lossless=True),
-    "bmp": encoded(COLOUR, "BMP"),
-    "tiff": encoded(COLOUR, "TIFF"),
-    "bmp palette": encoded(COLOUR.convert("P"), "BMP"),
+    "jpeg gray": encoded(GRAY, "JPEG"),
+    "jpeg color": encoded(COLOR, "JPEG"),
+    "jpeg progressive": encoded(COLOR, "JPEG", progressive=True),
+    "jpeg cmyk": encoded(COLOR.convert("CMYK"), "JPEG"),
+    "jpeg of a camera": encoded(COLOR, "MPO", save_all=True, append_images=[COLOR]),
+    "gif": encoded(COLOR, "GIF"),
+    "gif gray": encoded(GRAY, "GIF"),
+    "webp": encoded(COLOR, "WEBP"),
+    "webp lossless alpha": encoded(COLOR.convert("RGBA"), "WEBP", lossless=True),
+    "bmp": encoded(COLOR, "BMP"),
+    "tiff": encoded(COLOR, "TIFF"),
+    "bmp palette": encoded(COLOR.convert("P"), "BMP"),
 }
 ANIMATED = {
-    kind: encoded(COLOUR, kind, save_all=True, append_images=[GREY.convert("RGB")])
+    kind: encoded(COLOR, kind, save_all=True, append_images=[GRAY.convert("RGB")])
     for kind in ("GIF", "WEBP", "PNG")
 }
 
@@ -117,7 +117,7 @@ def test_every_kind_of_picture_passes_with_the_digest_of_the_data_set(name: str)
 
 
 def test_several_pictures_have_one_digest_and_none_has_none() -> None:
-    pair = [FILES["png grey"], FILES["gif"]]
+    pair = [FILES["png gray"], FILES["gif"]]
     first, second = check_rows([row_with(*pair), row_with()])
     assert first.image_sha256 == image_digest(pair) and (second.image_sha256, second.phash) == (
         "",
@@ -255,23 +255,23 @@ def test_text_that_no_file_or_tokenizer_should_see_is_refused(name: str, charact
                 b"BM begins this text",
             )
         ),
-        *((encoded(COLOUR, kind), "image_type") for kind in ("EPS", "PPM")),
+        *((encoded(COLOR, kind), "image_type") for kind in ("EPS", "PPM")),
         *((data, "image_type") for data in ANIMATED.values()),
-        (encoded(GREY.resize((7, 32)), "PNG"), "image_size"),
-        (encoded(GREY.resize((32, 4097)), "GIF"), "image_size"),
+        (encoded(GRAY.resize((7, 32)), "PNG"), "image_size"),
+        (encoded(GRAY.resize((32, 4097)), "GIF"), "image_size"),
         (
-            FILES["png grey"][:20] + b"\0\0\0\0" + FILES["png grey"][24:],
+            FILES["png gray"][:20] + b"\0\0\0\0" + FILES["png gray"][24:],
             "image_broken",
         ),  # a height of 0
         (
-            FILES["jpeg grey"].replace(b"\xff\xdb", b"\xff\xfe"),
+            FILES["jpeg gray"].replace(b"\xff\xdb", b"\xff\xfe"),
             "image_broken",
-        ),  # without its quantisation tables
+        ),  # without its quantization tables
         (FILES["png palette"].replace(b"PLTE", b"pLTE"), "image_broken"),
         (
             with_sums(FILES["png palette"].replace(b"PLTE", b"pLTE")),
             "image_broken",
-        ),  # decodes, and has no colours
+        ),  # decodes, and has no colors
     ],
 )
 def test_an_image_that_is_none_is_refused_with_its_reason(data: bytes, reason: str) -> None:
@@ -280,7 +280,7 @@ def test_an_image_that_is_none_is_refused_with_its_reason(data: bytes, reason: s
 
 
 def test_a_wrong_name_does_not_matter() -> None:
-    row = row_with(FILES["jpeg colour"])
+    row = row_with(FILES["jpeg color"])
     assert row["images"][0]["path"].endswith(".png") and check_row(row) == ("", "")
     row["images"][0]["path"] = None
     assert check_row(row) == ("", "")
@@ -304,16 +304,16 @@ def test_a_file_that_was_cut_is_truncated(name: str) -> None:
 def claiming(kind: str, width: int, height: int) -> bytes:
     """A small file whose header says it is so wide and high."""
     if kind == "PNG":
-        header = struct.pack(">II", width, height) + FILES["png colour"][24:29]
+        header = struct.pack(">II", width, height) + FILES["png color"][24:29]
         body = b"IHDR" + header
         return (
-            FILES["png colour"][:12]
+            FILES["png color"][:12]
             + body
             + struct.pack(">I", zlib.crc32(body))
-            + FILES["png colour"][33:]
+            + FILES["png color"][33:]
         )
     if kind == "JPEG":
-        data = FILES["jpeg colour"]
+        data = FILES["jpeg color"]
         at = data.index(b"\xff\xc0") + 5
         return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
     if kind == "GIF":

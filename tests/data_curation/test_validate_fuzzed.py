@@ -231,7 +231,7 @@ MUTATIONS: list[Mutation] = [_image, _image, _image, _column, _column, _text, _v
 
 
 def fuzz(count: int, seed: int, catastrophes: int) -> Counter[str]:
-    """Reasons of `count` mutated rows, `catastrophes` of them for the maths verifier. Each is
+    """Reasons of `count` mutated rows, `catastrophes` of them for the math verifier. Each is
     refused with a known reason, or can be written and has the digest that the data set gives it.
     """
     rng, reasons = random.Random(seed), Counter[str]()
@@ -273,7 +273,7 @@ def test_mutated_rows_are_refused_with_a_reason_or_can_be_written(
     capfd: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder,
 ) -> None:
-    """2,000 rows, one of which would keep the maths verifier busy for ever; every check of single
+    """2,000 rows, one of which would keep the math verifier busy for ever; every check of single
     rows has its share of them.
     """
     monkeypatch.setattr(math_worker, "SECONDS", 0.5)

@@ -1,4 +1,4 @@
-"""A tiny model that has learnt when to think, for tests of the endpoint."""
+"""A tiny model that has learned when to think, for tests of the endpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def picture() -> bytes:
 
 
 def teach(model_dir: Path, root: Path) -> Path:
-    """The model after it learnt by heart: both modes on both questions; of its own accord it thinks
+    """The model after it learned by heart: both modes on both questions; by itself it thinks
     on HARD only.
     """
     import torch
@@ -35,7 +35,7 @@ def teach(model_dir: Path, root: Path) -> Path:
             response = renderer.encode_response(render_response(mode, TRACE, ANSWER))
             start = len(prompt) + (
                 0 if mode is choice else 1
-            )  # the decision is learnt from the chosen mode alone
+            )  # the decision is learned from the chosen mode alone
             rows.append((prompt + response, start))
     length = max(len(ids) for ids, _ in rows)
     ids_BT = torch.tensor([[*ids, *[renderer.pad_id] * (length - len(ids))] for ids, _ in rows])

@@ -293,7 +293,7 @@ def test_the_control_deals_what_would_have_been_credited() -> None:
     assert weights[0] == pytest.approx(weights[1]) and dealt.denominator == plain.denominator == 8
     assert (
         len(plain.samples) == 4
-    )  # two distinct responses of each question: equal ones are learnt from once
+    )  # two distinct responses of each question: equal ones are learned from once
 
 
 def test_the_learner_divides_by_the_batchs_denominator() -> None:

@@ -260,7 +260,7 @@ def test_impossible_values_name_their_key_and_the_way_out(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_misspelt_key_is_told_before_the_one_that_it_leaves_missing() -> None:
+def test_a_misspelled_key_is_told_before_the_one_that_it_leaves_missing() -> None:
     with pytest.raises(ConfigError, match="nmae = x: unknown key; did you mean name"):
         Recipe.of({"nmae": "x"})
     with pytest.raises(

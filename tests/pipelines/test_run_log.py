@@ -45,7 +45,7 @@ PROBES = [
     Completion("q", Mode.AUTO, (1,), (2,), 0, (-0.1,), (0,), "\n", False, "w")
 ]  # it thinks, always
 DRAWN = ScoredGroup(0, group(), tuple(PROBES))
-LEARNT = {
+LEARNED = {
     "loss": 0.5,
     "kl": 0.1,
     "learner": {"thinking": {"easy": {"kl": 0.1, "decision_entropy": 0.3}}},
@@ -72,20 +72,20 @@ def test_an_alarm_is_written_and_said_once(
 ) -> None:
     log = RunLog(tmp_path, margin)
     for step in range(6):
-        log.step(step, [DRAWN], LEARNT)
+        log.step(step, [DRAWN], LEARNED)
     lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
     assert [len(line["alarms"]) for line in lines] == [0, 0, 0, 0, 1, 0]
     [alarm] = lines[4]["alarms"]
     assert (alarm["step"], alarm["kind"], alarm["mode"]) == (4, "choice", "thinking")
     said = capsys.readouterr().err.splitlines()
     assert said == [f"bpo: ALARM at step 4, thinking mode: {alarm['says']}"]
-    assert lines[0]["kl"] == 0.1 and lines[0]["learner"] == LEARNT["learner"]
+    assert lines[0]["kl"] == 0.1 and lines[0]["learner"] == LEARNED["learner"]
 
     checkpoint_path(tmp_path / "checkpoints", 6).mkdir(parents=True)
     Ledger(tmp_path / "ledger").seal(6, inventory(checkpoint_path(tmp_path / "checkpoints", 6)))
     again = RunLog(tmp_path, margin)
     assert again.resume(Restored(), Ledger(tmp_path / "ledger")) == 6  # type: ignore[arg-type]
-    again.step(6, [DRAWN], LEARNT)
+    again.step(6, [DRAWN], LEARNED)
     assert json.loads(again.metrics.read_text().splitlines()[6])["alarms"] == []
     assert capsys.readouterr().err == ""
 
@@ -100,7 +100,7 @@ def test_a_choice_that_collapses_is_seen_on_questions_without_levels(
         DRAWN, group=replace(DRAWN.group, prompt=replace(DRAWN.group.prompt, level=""))
     )
     log = RunLog(tmp_path, margin)
-    assert [log.step(step, [scored], LEARNT) for step in range(5)][
+    assert [log.step(step, [scored], LEARNED) for step in range(5)][
         -1
     ] == "reward 1.00, think all 1.00"
     lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
@@ -121,7 +121,7 @@ def test_alarms_go_by_the_margin_of_their_step(tmp_path: Path) -> None:
     only_thinking = replace(DRAWN, group=replace(DRAWN.group, rewards_G=(1.0, 0.0)))
     log = RunLog(tmp_path, lambda step: 0.5 if step < 6 else 1.5)
     for step in range(7):
-        log.step(step, [only_thinking], LEARNT)
+        log.step(step, [only_thinking], LEARNED)
     lines = [json.loads(line) for line in log.metrics.read_text().splitlines()]
     assert [[alarm["kind"] for alarm in line["alarms"]] for line in lines] == [
         [],
@@ -158,7 +158,7 @@ def test_what_a_seal_counts_is_on_disk_before_it(
 
     monkeypatch.setattr(os, "fsync", fsync)
     log, ledger = RunLog(tmp_path, margin), Ledger(tmp_path / "ledger")
-    log.step(0, [DRAWN], LEARNT)
+    log.step(0, [DRAWN], LEARNED)
     log.checkpoint(Saving(), ledger)  # type: ignore[arg-type]
     weights = ["rank0.pt", "deepspeed", ".partial-step-000001", "checkpoints"]
     logged = ["metrics.jsonl", "step-00000.parquet", "rollouts", tmp_path.name]
@@ -173,7 +173,7 @@ def test_what_a_seal_counts_is_on_disk_before_it(
     assert synced.index("rank0.pt") < synced.index("checkpoints"), (
         "a folder is not named before it is whole"
     )
-    log.step(1, [DRAWN], LEARNT)
+    log.step(1, [DRAWN], LEARNED)
     synced.clear()
     log.checkpoint(Saving(), ledger)  # type: ignore[arg-type]
     assert "step-00001.parquet" in synced and "step-00000.parquet" not in synced
@@ -183,7 +183,7 @@ def test_a_checkpoint_that_was_not_sealed_is_taken_back(tmp_path: Path) -> None:
     """Killed between the two: the run goes on from the checkpoint before, as its ledger does."""
     log, ledger, graph = RunLog(tmp_path, margin), Ledger(tmp_path / "ledger"), Restored()
     for step in range(4):
-        log.step(step, [DRAWN], LEARNT)
+        log.step(step, [DRAWN], LEARNED)
     for step in (2, 4):
         checkpoint_path(tmp_path / "checkpoints", step).mkdir(parents=True)
     ledger.seal(2, inventory(checkpoint_path(tmp_path / "checkpoints", 2)))
@@ -206,7 +206,7 @@ def trained(log: RunLog, ledger: Ledger, steps: range) -> None:
         for state in (State.LEASED, State.GENERATED):
             ledger.move([step], state)
         ledger.move([step], State.TRAINED, step=step)
-        log.step(step, [replace(DRAWN, group_id=step)], LEARNT)
+        log.step(step, [replace(DRAWN, group_id=step)], LEARNED)
 
 
 def test_a_ledger_that_has_lost_a_seal_is_refused_and_nothing_is_taken_back(tmp_path: Path) -> None:
@@ -251,9 +251,9 @@ def test_what_a_power_failure_has_left_behind_the_last_seal_stops_no_run(tmp_pat
     ledger.move([0], State.PENDING)
     for state in (State.LEASED, State.GENERATED, State.TRAINED):
         ledger.move([0], state, step=0)
-    log.step(0, [DRAWN], LEARNT)
+    log.step(0, [DRAWN], LEARNED)
     log.checkpoint(graph, ledger)  # type: ignore[arg-type]
-    log.step(1, [DRAWN], LEARNT)
+    log.step(1, [DRAWN], LEARNED)
     for path in (ledger.path, log.metrics):
         with path.open("ab") as file:
             file.write(b'{"tick' + b"\0" * 9 + b"\xff\n{}\n")

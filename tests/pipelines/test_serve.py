@@ -1,4 +1,4 @@
-"""`bimode serve` on a tiny model that has learnt when to think, asked by the OpenAI client with an
+"""`bimode serve` on a tiny model that has learned when to think, asked by the OpenAI client with an
 image; and beside others.
 """
 

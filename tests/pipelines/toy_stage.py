@@ -1,4 +1,4 @@
-"""The command line with one more stage, `toy`, whose behaviour the first argument chooses: what a
+"""The command line with one more stage, `toy`, whose behavior the first argument chooses: what a
 stage may do to us.
 
 python tests/pipelines/toy_stage.py KIND RECIPE --out DIR
