@@ -148,7 +148,9 @@ def test_join_and_leave_as_declared(bench: Any, transport: str) -> None:
     run.loop.resize(3)
     if not LIMITS[transport].joins:
         assert len(run.fleet.workers) == 2
-        with pytest.raises(WorkerLostError, match=f"bpo.sync = {transport} fixes the set of workers"):
+        with pytest.raises(
+            WorkerLostError, match=f"bpo.sync = {transport} fixes the set of workers"
+        ):
             run.fleet.add_worker()
         return
     wait_for(lambda: len([w for w in run.fleet.workers if w.is_ready]) == 3)
