@@ -53,7 +53,7 @@ class RowNote:
 
 @contextmanager
 def config_errors(key: str = "", *, prefix: str = "") -> Iterator[None]:
-    """Names the errors of the block after what the user typed.
+    """Name the errors of the block after what the user typed.
 
     With `key`, a ConfigError gets that key instead of its own, and what this user may not read or
     write is a ConfigError too. With `prefix`, its own key gets the prefix:
@@ -83,7 +83,7 @@ def check_name(key: str, path: Path) -> None:
 
 
 def one_of(key: str, value: str, known: Sequence[str]) -> str:
-    """`value`, which the user gave as `key`. Raises ConfigError unless it is `known`."""
+    """Return `value`, which the user gave as `key`. Raises ConfigError unless it is `known`."""
     if value not in known:
         near = difflib.get_close_matches(value, known, n=1)
         raise ConfigError(
@@ -95,7 +95,7 @@ def one_of(key: str, value: str, known: Sequence[str]) -> str:
 
 
 class RefusedPromptError(ConfigError):
-    """A text, an image or a whole prompt that a model or its engine does not take.
+    """A text, an image or a prompt that a model or its engine refuses.
 
     It costs its row, its question or its group, and ends no stage that can do without it. Example:
     ``RefusedPromptError("prompt", "long_prompt", "126 tokens, at most 125")``.
@@ -123,7 +123,7 @@ class BusyError(BimodeError, RuntimeError):
 
 
 class StorageError(BimodeError, RuntimeError):
-    """A bucket that did not answer, and not a damaged file: nothing is refused for it, and the same
+    """Remote storage did not answer; the file is not damaged, so no row is refused, and the same
     command tries again.
     """
 
@@ -141,48 +141,44 @@ class MismatchError(BimodeError, RuntimeError):
 
 
 class StarvedError(BimodeError, RuntimeError):
-    """A stage that was left with nothing to work on (empty data set, every group filtered)."""
+    """A stage has nothing to work on (empty data set, every group filtered)."""
 
     comes_again = True
 
 
 class StaleWeightsError(BimodeError, RuntimeError):
-    """A rollout worker answered with another policy version than the one asked for."""
+    """A rollout worker answered with another policy version than requested."""
 
 
 class CorruptWeightsError(BimodeError, RuntimeError):
-    """Weights that did not arrive as they were sent."""
+    """Weights arrived damaged."""
 
 
 class IncompleteGroupError(BimodeError, ValueError):
-    """A rollout group that is not what was asked for: a missing completion, or a reward that is
-    missing or not finite.
-    """
+    """A rollout group lacks a completion, or a reward is missing or not finite."""
 
     comes_again = True
 
 
 class WorkerLostError(BimodeError, RuntimeError):
-    """A rollout worker that is gone and that no other can stand in for while the run lives."""
+    """A rollout worker is gone and cannot be replaced in this run."""
 
 
 class LearnerLostError(BimodeError, RuntimeError):
-    """The learner group has lost a rank, and with it every step since the last checkpoint."""
+    """The learner group lost a rank, and with it every step since the last checkpoint."""
 
 
 class RayLostError(BimodeError, RuntimeError):
-    """A process of Ray itself that has died, and with it all that ran on it."""
+    """A process of Ray died, and with it all that ran on it."""
 
 
 class VerifierLostError(BimodeError, RuntimeError):
-    """An answer that could not be judged, since what judges it was killed: no verdict, instead of a
-    wrong one.
-    """
+    """The verifier was killed: an answer has no verdict, instead of a wrong one."""
 
 
 class UnjudgedError(BimodeError, ValueError):
-    """An answer that no verifier was asked about, since too many before it took too long: it costs
-    its row or its group.
+    """An answer was not judged, since too many before it took too long: it costs its row or its
+    group.
     """
 
 

@@ -59,7 +59,7 @@ class ModeTokens:
     close: int
 
     def trigger(self, mode: Mode) -> tuple[int, ...]:
-        """Ids appended to the prompt to force `mode`."""
+        """Return the ids that are appended to the prompt to force `mode`."""
         return {
             Mode.AUTO: (self.open,),
             Mode.THINKING: (self.open, self.think),
@@ -68,7 +68,7 @@ class ModeTokens:
 
 
 def mode_tokens(tokenizer: Any) -> ModeTokens:
-    """Reads the four ids and proves that each trigger string encodes to exactly those ids.
+    """Read the four ids and prove that each trigger string encodes to exactly those ids.
 
     Raises ConfigError if the choice between the modes is not a single token of this tokenizer.
     """
@@ -102,15 +102,15 @@ def mode_tokens(tokenizer: Any) -> ModeTokens:
 
 
 def decides_direct(text: str) -> bool:
-    """Whether the response `text` (all after ``<think>``) chose the direct mode, whatever it did
-    then.
+    """Whether the response `text` (all after ``<think>``) chose the non-thinking mode, whatever it
+    did then.
     """
     return text.startswith(DECIDE_DIRECT)
 
 
 def render_response(mode: Mode, trace: str, answer: str) -> str:
-    """Assistant text in R-4B's form, from ``<think>`` on: the trace is left out in non-thinking
-    mode.
+    """Return assistant text in R-4B's form, from ``<think>`` on: the trace is left out in non-
+    thinking mode.
     """
     if mode is Mode.THINKING:
         return f"{THINK_OPEN}\n{trace.strip()}\n{THINK_CLOSE}\n\n{answer}"
@@ -134,7 +134,7 @@ class Parsed:
 
 
 def parse_response(text: str) -> Parsed:
-    """Splits assistant text (with or without the leading ``<think>``) into trace and answer."""
+    """Split assistant text (with or without the leading ``<think>``) into trace and answer."""
     body = text.removeprefix(THINK_OPEN) if text.startswith(THINK_OPEN) else text
     trace, close, answer = body.partition(THINK_CLOSE)
     if not close:

@@ -129,11 +129,11 @@ class RolloutGroup:
     reference_reward: float = math.nan
 
     def of(self, mode: Mode) -> tuple[Completion, ...]:
-        """The completions drawn in `mode`."""
+        """Return the completions drawn in `mode`."""
         return tuple(c for c in self.completions if c.mode is mode)
 
     def mean_reward(self, mode: Mode) -> float:
-        """Mean reward of the completions drawn in `mode`, of which there is one at least."""
+        """Return the mean reward of the completions drawn in `mode`; there must be at least one."""
         rewards = [
             r for c, r in zip(self.completions, self.rewards_G, strict=True) if c.mode is mode
         ]
@@ -187,7 +187,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class GenerationResult:
-    """What came of a `GenerationRequest`: its `n` completions in order, or none and why not.
+    """The result of a `GenerationRequest`: its `n` completions in order, or none and the reason.
 
     Example: ``GenerationResult((), refused="5 images, at most 4")``.
     """
@@ -198,7 +198,7 @@ class GenerationResult:
 
 @dataclass(frozen=True, slots=True)
 class EnginePrompt:
-    """What vLLM is given, and what it has to make of it.
+    """A prompt as vLLM gets it, and as vLLM must expand it.
 
     `token_ids` has one placeholder an image, `expanded_ids` as many as the image has embeddings:
     the learner's view.
@@ -209,7 +209,7 @@ class EnginePrompt:
     images: tuple[Any, ...] = ()  # decoded
 
     def followed_by(self, forced: tuple[int, ...]) -> EnginePrompt:
-        """The prompt with the tokens `forced` behind it."""
+        """Return the prompt with the tokens `forced` after it."""
         return EnginePrompt(self.token_ids + forced, self.expanded_ids + forced, self.images)
 
 

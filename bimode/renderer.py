@@ -33,7 +33,7 @@ OF_A_RUN = (
 
 
 def model_kind(path: Path) -> ModelKind:
-    """Reads config.json of a Hugging Face directory. Raises ConfigError for anything but the two
+    """Read config.json of a Hugging Face directory. Raises ConfigError for anything but the two
     kinds, all of it readable.
     """
     with config_errors("model"):
@@ -56,8 +56,8 @@ def model_kind(path: Path) -> ModelKind:
 
 
 def check_readable(path: Path) -> None:
-    """Raises PermissionError for a file of a model's directory that this user may not read; an
-    engine would, after a minute.
+    """Raise PermissionError for a file of a model's directory that this user may not read; an
+    engine would fail after a minute.
     """
     for file in sorted(path.iterdir()):
         if file.is_file():
@@ -77,7 +77,9 @@ def _instead(path: Path) -> str:
 
 
 def load_model(path: Path, dtype: Any) -> Any:
-    """The model in `path` by the plain transformers class of its kind, on the CPU, in `dtype`."""
+    """Load the model in `path` by the plain transformers class of its kind, on the CPU, in
+    `dtype`.
+    """
     transformers = import_transformers()
     is_pictured = model_kind(path) == "image_text"
     loader = (
@@ -160,7 +162,7 @@ class Renderer:
 
     @cached_property
     def max_forced(self) -> int:
-        """Most tokens that a mode forces behind ``<think>``."""
+        """The largest number of tokens that a mode forces after ``<think>``."""
         return max(len(self.tokens.trigger(mode)) for mode in Mode) - 1
 
     @cached_property
@@ -185,7 +187,7 @@ class Renderer:
 
     @cached_property
     def control_tokens(self) -> ControlTokens:
-        """What no text of a row or a request may become."""
+        """The tokens that no text of a row or a request may become."""
         return control_tokens(self.processor)
 
     def check_text(self, question: str) -> None:
@@ -239,15 +241,15 @@ class Renderer:
         return self._prompts[key]
 
     def encode_unexpanded(self, question: str, num_images: int) -> tuple[int, ...]:
-        """Ids up to and with ``<think>`` with one placeholder an image, as an inference engine
-        wants them.
+        """Return ids up to and with ``<think>`` with one placeholder an image, as an inference
+        engine wants them.
         """
         return tuple(
             self.tokenizer.encode(self.prompt_text(question, num_images), add_special_tokens=False)
         )
 
     def num_prompt_tokens(self, question: str, images: Sequence[bytes]) -> int:
-        """Length of `encode_prompt`, whose ids are neither made nor kept where sizes are fixed."""
+        """Return the length of `encode_prompt`, without making its ids if sizes are fixed."""
         if not self._fixed_size:
             return len(self.encode_prompt(question, images))
         unexpanded = len(self.encode_unexpanded(question, len(images)))
@@ -264,8 +266,8 @@ class Renderer:
         return self.kind == "text" or type(self.processor).__name__ == "LlavaProcessor"
 
     def encode_images(self, images: Sequence[bytes]) -> tuple[tuple[str, Tensor], ...]:
-        """Named tensors of the image processor, e.g. ``(("pixel_values", [n, 3, H, W]),)``; empty
-        without images.
+        """Return named tensors of the image processor, e.g. ``(("pixel_values", [n, 3, H, W]),)``;
+        empty without images.
         """
         if not images:
             return ()
@@ -274,7 +276,7 @@ class Renderer:
         return tuple((name, out[name]) for name in sorted(out))
 
     def encode_response(self, text: str) -> tuple[int, ...]:
-        """Ids of assistant text after its leading ``<think>``, with the end-of-turn token.
+        """Return ids of assistant text after its leading ``<think>``, with the end-of-turn token.
 
         Raises ConfigError for a control token in it, but for the tags of its think block.
         """
@@ -285,7 +287,7 @@ class Renderer:
         return (*ids[1:], self.eos_id)
 
     def decode_response(self, ids: Sequence[int]) -> str:
-        """Text of response ids (after ``<think>``), without end-of-turn and padding."""
+        """Return the text of response ids (after ``<think>``), without end-of-turn and padding."""
         kept = [i for i in ids if i not in (self.eos_id, self.pad_id)]
         return str(
             self.tokenizer.decode(

@@ -171,19 +171,19 @@ def options(
 
 @app.command()
 def run(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
-    """All stages of the recipe, skipping those whose inputs and config are unchanged."""
+    """Run all stages of the recipe, skipping those whose inputs and config are unchanged."""
     run_recipe((), recipe, out, set_, seed)
 
 
 @app.command()
 def curate(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
-    """Questions in, tagged bi-mode Parquet out."""
+    """Turn questions into tagged Parquet rows for both modes."""
     run_recipe(("curate",), recipe, out, set_, seed)
 
 
 @app.command()
 def anneal(recipe: RecipePath, out: Out, set_: Set = NOTHING, seed: Seed = None) -> None:
-    """Supervised training in both modes."""
+    """Fine-tune the model on the curated rows, in both modes."""
     run_recipe(("anneal",), recipe, out, set_, seed)
 
 
@@ -195,7 +195,7 @@ def bpo(
     set_: Set = NOTHING,
     seed: Seed = None,
 ) -> None:
-    """Bi-mode policy optimization: learns when to think."""
+    """Train the model to choose when to think (bi-mode policy optimization)."""
     if chaos:
         from pipelines.chaos import chaos_override
 
@@ -223,7 +223,9 @@ def evaluate(
     set_: Set = NOTHING,
     seed: Seed = None,
 ) -> None:
-    """Three modes on held-out sources: accuracy, tokens, routing; before and after BPO."""
+    """Measure accuracy, tokens and routing in three modes on held-out questions, before and after
+    BPO.
+    """
     if modes:
         from pipelines.evaluate import modes_override
 
@@ -255,8 +257,8 @@ def explain(
     ],
     wanted: Annotated[str, typer.Argument(metavar="ID", help=ID_HELP)],
 ) -> None:
-    """The whole story of one row, kept or rejected: source, reason, tag with its evidence,
-    attempts.
+    """Show the history of one row, kept or rejected: source, checks, attempts, tag with its
+    evidence.
     """
     from pipelines.explain import explain_run
 
@@ -269,7 +271,9 @@ def audit(
         Path, typer.Argument(metavar="DIR", help="run directory, of a live run or an ended one")
     ],
 ) -> int:
-    """Proves from the ledger where every question of BPO has gone; 1 if the counts do not close."""
+    """Prove from the ledger that every prompt of BPO is accounted for; exit code 1 if one is
+    not.
+    """
     from pipelines.audit import audit_run
 
     return audit_run(run)
@@ -282,7 +286,7 @@ def scale(
         int, typer.Option("--rollouts", metavar="N", min=1, help="rollout workers from now on")
     ],
 ) -> None:
-    """More or fewer rollout workers for a live run; those that leave finish their work first."""
+    """Add or remove rollout workers of a live run; a removed worker finishes its leases first."""
     from pipelines.scale import scale_run
 
     scale_run(run, rollouts)
@@ -315,7 +319,7 @@ def serve(
         list[str], typer.Option("--allow-origin", metavar="URL", help=ORIGIN_HELP)
     ] = NOTHING,
 ) -> None:
-    """OpenAI-compatible endpoint on Ray Serve, with thinking_mode in chat_template_kwargs."""
+    """Serve the model: an OpenAI-compatible endpoint with thinking_mode in chat_template_kwargs."""
     from pipelines.serve import serve_model
 
     endpoint = EndpointConfig(
@@ -349,7 +353,7 @@ def submit(
     set_: Set = NOTHING,
     seed: Seed = None,
 ) -> None:
-    """The same run as a Ray job, with this code as its working directory."""
+    """Run the recipe as a Ray job, with this code as its working directory."""
     from pipelines.submit import submit_run
 
     submit_run(recipe, out, address, stage, tuple(set_), seed)

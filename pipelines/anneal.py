@@ -25,14 +25,14 @@ POLL_S = 1.0
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The base model and the curated rows."""
+    """Return the base model and the curated rows."""
     from pipelines.harness import base_model
 
     return {"model": base_model(recipe, run), "data": run / "curate" / "data"}
 
 
 def config(recipe: Recipe) -> Any:
-    """What the annealed model depends on."""
+    """Return the settings that the annealed model depends on."""
     return {
         "anneal": recipe.anneal.model_dump(mode="json"),
         "model": recipe.model.model_dump(mode="json"),
@@ -41,7 +41,7 @@ def config(recipe: Recipe) -> Any:
 
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """There are rows to train on. Raises ConfigError."""
+    """Raise ConfigError if there are no rows to train on."""
     from bimode.storage.dataset import TRAIN_COLUMNS, check_split
 
     with config_errors("--out"):
@@ -49,7 +49,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """One Ray Train `fit`, from the newest checkpoint where there is one."""
+    """Train under Ray Train, from the newest checkpoint if there is one."""
     from actors.learner.annealer import AnnealJob, fit, resume_log
     from cluster.placement import plan
     from pipelines.progress import counted, log_line
@@ -73,8 +73,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 
 @contextmanager
 def followed(metrics: Path, steps: int, start: int = 0) -> Iterator[None]:
-    """Shows the lines that the workers append to `metrics`, which has `start` already, as progress,
-    while the block runs.
+    """Show the lines that the workers append to `metrics` as progress while the block runs; the
+    first `start` lines are from before.
     """
     from pipelines.progress import track
 

@@ -26,8 +26,8 @@ FILE = "reference.parquet"
 def reference_rewards(
     workers: RLWorkers, prompts: Sequence[Prompt], recipe: Recipe, path: Path
 ) -> dict[str, float]:
-    """Mean reward by prompt id of `Algorithm.reference_samples` completions in auto mode; empty
-    where it is 0. A prompt that the engine refuses has none.
+    """Return the mean reward by prompt id of `Algorithm.reference_samples` completions in auto
+    mode; empty if the algorithm needs none. A prompt that the engine refuses has none.
 
     `workers` hold the policy that the run started from. Kept in the stage's folder `path`, so drawn
     once per run.
@@ -56,7 +56,9 @@ def reference_rewards(
 def _rewards(
     workers: RLWorkers, asked: Sequence[Prompt], n: int, recipe: Recipe
 ) -> dict[str, float | None]:
-    """Mean reward by prompt id; None for a question that will be refused when it is drawn."""
+    """Return the mean reward by prompt id; None for a prompt that will be refused when it is
+    drawn.
+    """
     bpo = recipe.bpo
     requests = [
         GenerationRequest(p, Mode.AUTO, n, bpo.temperature, bpo.max_tokens, seed=recipe.seed + i)
@@ -72,7 +74,9 @@ def _rewards(
 
 
 def _asked(prompts: Sequence[Prompt], bpo: BpoConfig, seed: int) -> list[Prompt]:
-    """Prompts that the run will draw: those of its batches, or all where groups may be replaced."""
+    """Return the prompts that the run will draw: those of its batches, or all if groups may be
+    replaced.
+    """
     if bpo.resample or bpo.max_staleness:
         return list(prompts)
     sampled = (

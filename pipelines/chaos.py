@@ -36,13 +36,15 @@ ONCE = ("kill-learner", "kill-driver")
 
 
 def chaos_override(kind: str) -> str:
-    """The override that `--chaos KIND` stands for. Raises ConfigError for an unknown kind."""
+    """Return the override that `--chaos KIND` stands for. Raises ConfigError for an unknown
+    kind.
+    """
     known = [name for name in get_args(Chaos) if name]
     return f"cluster.chaos={one_of('--chaos', kind, known)}"
 
 
 class FaultInjector:
-    """The damage of one run, which a learner that is started again goes on with; none without
+    """Injects the faults of one run, also after the learner was restarted; does nothing without
     `cluster.chaos`.
     """
 
@@ -52,7 +54,7 @@ class FaultInjector:
 
     @contextmanager
     def on(self, workers: RLWorkers) -> Iterator[None]:
-        """Does damage to `workers` while the block runs."""
+        """Inject faults into `workers` while the block runs."""
         if not self.kind:
             yield
             return
@@ -79,8 +81,8 @@ class FaultInjector:
             return
 
     def _damage_worker(self, workers: RLWorkers) -> None:
-        """One that has loaded: of a fleet whose workers die faster than they load nothing could be
-        learned.
+        """Damage a worker that has loaded: from a fleet whose workers die faster than they load
+        nothing could be learned.
         """
         import ray
 
@@ -101,17 +103,17 @@ class FaultInjector:
 
 
 def stall(worker: Any) -> None:
-    """It does nothing any more."""
+    """Make the worker hang."""
     threading.Event().wait()
 
 
 def slow(worker: Any) -> None:
-    """It does not come back from its next weights."""
+    """Make the worker hang at its next weight update."""
     worker.load = stall
 
 
 def corrupt(worker: Any) -> None:
-    """A bit of the next weights that arrive is another."""
+    """Flip a bit of the next weights that arrive."""
 
     def load(bucket: WeightBucket) -> WeightBucket:
         del worker.load  # once

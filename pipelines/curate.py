@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The files that sources read, as a list with their digests, and the models that are sampled;
-    none that it does without.
-    """
+    """Return the list of source files with their digests, and the models that are sampled."""
     from data_curation.sources.listing import list_sources
     from pipelines.curate_models import model_inputs
 
@@ -41,14 +39,14 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 
 def config(recipe: Recipe) -> Any:
-    """What the data depends on."""
+    """Return the settings that the data depends on."""
     model = {"dtype": recipe.model.dtype, "max_model_len": recipe.model.max_model_len}
     return {"curate": recipe.curate.settings(), "model": model, "seed": recipe.seed}
 
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """The sources can be drawn from, and the tagging model can see what they show. Raises
-    ConfigError.
+    """Raise ConfigError if a source cannot be read, or the tagging model cannot take its
+    questions.
     """
     from data_curation.checks.filters import check_languages
     from data_curation.dedup.decide import check_indexes
@@ -67,7 +65,7 @@ def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def _check_models(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """Refuses models of another kind, those without think tags or chat template, and text models
+    """Refuse models of another kind, models without think tags or chat template, and text models
     for questions about images.
     """
     from bimode.chat_renderer import ChatRenderer
@@ -93,9 +91,7 @@ def _check_models(recipe: Recipe, inputs: dict[str, Path]) -> None:
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Runs the whole flow. What is in the run's `cache/` is neither read nor sampled again,
-    whatever else has changed.
-    """
+    """Run the whole curation. Work in the run's `cache/` is neither read nor sampled again."""
     from bimode.inputs.prompt_limits import PromptModel
     from data_curation.dedup.decide import decide
     from data_curation.publishing.published import UNPUBLISHED
@@ -138,8 +134,8 @@ def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageRe
 def publish_version(
     recipe: Recipe, store: Store, stage: StageDir, facts: ReportContext, shards: Sequence[Shard]
 ) -> Published:
-    """Writes data, rejects, index and report, and closes the store. Raises StarvedError if a split
-    is empty; then rejects and report are kept aside.
+    """Write data, rejects, index and report, and close the store. Raises StarvedError if a split is
+    empty; then rejects and report are kept aside.
     """
     from data_curation.dedup.decide import write_index
     from data_curation.publishing.alerts import alerts, warn_about_files, warn_about_sources
@@ -165,7 +161,7 @@ def publish_version(
 
 
 def warned(facts: ReportContext, lines: Sequence[str]) -> ReportContext:
-    """Says `lines`, and has them stand on the page too."""
+    """Log `lines` and add them to the page."""
     from pipelines.progress import log_line
 
     for line in lines:
@@ -174,9 +170,7 @@ def warned(facts: ReportContext, lines: Sequence[str]) -> ReportContext:
 
 
 def leave_rejects(store: Store, stage: StageDir, facts: ReportContext) -> str:
-    """Puts what a run without anything to publish has found where it can be looked into, and says
-    where.
-    """
+    """Keep rejects and report of a run that published nothing; return where they are."""
     from data_curation.publishing.publish import write_rejects
     from data_curation.publishing.published import UNPUBLISHED
     from data_curation.publishing.report import render
@@ -189,7 +183,7 @@ def leave_rejects(store: Store, stage: StageDir, facts: ReportContext) -> str:
 
 
 def splits_of(recipe: Recipe) -> set[str]:
-    """The splits that the sources feed; generated questions feed all."""
+    """Return the splits that the sources feed; generated questions feed all."""
     from bimode.storage.dataset import SPLITS
 
     sources = recipe.curate.sources
@@ -199,8 +193,8 @@ def splits_of(recipe: Recipe) -> set[str]:
 
 
 def shards_of(recipe: Recipe, inputs: dict[str, Path]) -> list[Shard]:
-    """What is to be read and drawn, in the order that decides which of equal rows stays: sources as
-    in the recipe, then names.
+    """Return the shards in the order that decides which of equal rows stays: sources as in the
+    recipe, then names.
     """
     from data_curation.sources.listing import file_shards
     from data_curation.sources.shards import plan_draws
@@ -210,7 +204,7 @@ def shards_of(recipe: Recipe, inputs: dict[str, Path]) -> list[Shard]:
 
 
 def files_of(shards: Sequence[Shard]) -> list[tuple[str, str]]:
-    """The source and the name of each file that is read, once."""
+    """Return source and name of each file, once."""
     from data_curation.sources.layouts import source_name
     from data_curation.sources.shards import FileShard
 
@@ -219,12 +213,12 @@ def files_of(shards: Sequence[Shard]) -> list[tuple[str, str]]:
 
 
 def indexes(runs: Sequence[str]) -> list[Path]:
-    """What earlier runs published, in their directories."""
+    """Return the indexes of what earlier runs published."""
     return [Path(run) / "curate" / "index.parquet" for run in runs]
 
 
 def mix_rows(recipe: Recipe, store: Store) -> None:
-    """Rejects the train questions that `curate.mix` does not take, and logs shortages."""
+    """Reject the train questions that `curate.mix` does not take, and log shortages."""
     from data_curation.mix import leave_out
     from pipelines.progress import log_line
 

@@ -1,5 +1,5 @@
-"""The models that curation prompts, and what it does with their replies: tags by attempts, verdicts
-on open questions, traces. Each model is a directory of the recipe, served by BPO's rollout workers.
+"""The models of curation and the use of their replies: tags by attempts, verdicts on open
+questions, traces. Each model is a directory of the recipe, served by BPO's rollout workers.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The directories by role: base, judge, teacher; those that the recipe does without are left
-    out. Raises ConfigError.
+    """Return the directories by role: base, judge, teacher, without those that the recipe does not
+    need. Raises ConfigError.
 
     The base is always there: its tokenizer and its length decide which rows can be prompts.
     """
@@ -55,7 +55,7 @@ def model_inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 
 def taggers(recipe: Recipe, inputs: Mapping[str, Path]) -> list[Tagger]:
-    """The tagging models: those that the recipe names, else the run's own base."""
+    """Return the tagging models: those that the recipe names, else the run's own base."""
     named = [inputs[f"tagger-{at}"] for at in range(len(recipe.curate.rollouts.models))]
     if not named:
         return [tagger(recipe, inputs["base"], _name(Path(recipe.model.base)))]
@@ -63,8 +63,8 @@ def taggers(recipe: Recipe, inputs: Mapping[str, Path]) -> list[Tagger]:
 
 
 def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
-    """What each of them was trained on: files of rows. Raises ConfigError where that is no longer
-    there.
+    """Return the rows that each tagging model was trained on, as files. Raises ConfigError if they
+    are gone.
     """
     from bimode.errors import config_errors
     from bimode.models.prepare_model import NEW_TINY_LLAVA
@@ -84,13 +84,13 @@ def tagger_lessons(recipe: Recipe) -> list[tuple[Path, ...]]:
 
 
 def _name(model: Path) -> str:
-    """E.g. `half-0/anneal` for the model of a run."""
+    """Return e.g. `half-0/anneal` for the model of a run."""
     made = provenance_of(model)
     return f"{made.run.name}/{made.stage}" if made else model.name
 
 
 def tagger(recipe: Recipe, path: Path, name: str) -> Tagger:
-    """The model in `path` as one that tags."""
+    """Make the tagging model in `path`."""
     from actors.rollout.worker import RolloutWorker
 
     return Tagger(
@@ -101,7 +101,7 @@ def tagger(recipe: Recipe, path: Path, name: str) -> Tagger:
 
 
 def judge(recipe: Recipe, path: Path) -> Judge:
-    """The model that judges whether open questions need reasoning."""
+    """Make the judge, which says whether an open question needs reasoning."""
     from actors.rollout.chat_worker import ChatWorker
 
     config = recipe.curate.judge
@@ -111,7 +111,7 @@ def judge(recipe: Recipe, path: Path) -> Judge:
 
 
 def teacher(recipe: Recipe, path: Path, base: Path) -> Teacher:
-    """The model that writes traces, for the one in `base` to learn from."""
+    """Make the teacher, which writes traces for the model in `base` to learn from."""
     from actors.rollout.worker import RolloutWorker
     from bimode.renderer import Renderer
 
@@ -127,7 +127,7 @@ def teacher(recipe: Recipe, path: Path, base: Path) -> Teacher:
 def _prompted(
     recipe: Recipe, path: Path, worker: type[RolloutWorker], max_model_len: int
 ) -> dict[str, Any]:
-    """What every prompt job has, for the model in `path`."""
+    """Return the settings that all prompt jobs share, for the model in `path`."""
     from cluster.placement import plan
 
     [role] = plan("curate", recipe)
@@ -151,8 +151,8 @@ def _prompted(
 
 
 def tag(recipe: Recipe, store: Store, inputs: Mapping[str, Path], cache: Path, tags: Path) -> None:
-    """Checks sources' own traces, then tags rows: by attempts in both modes if a verifier can mark
-    them, else by a judge, whose votes are published in the folder `tags`.
+    """Check the sources' own traces, then tag rows: by attempts in both modes if a verifier can
+    mark them, else by a judge, whose votes are published in the folder `tags`.
     """
     refuse_traces(store, recipe.curate.traces, recipe.curate.filter)
     tag_by_attempts(recipe, store, inputs, cache / "rollouts")
@@ -163,9 +163,7 @@ def tag(recipe: Recipe, store: Store, inputs: Mapping[str, Path], cache: Path, t
 
 
 def tag_by_attempts(recipe: Recipe, store: Store, inputs: Mapping[str, Path], cache: Path) -> None:
-    """Samples each question with a model that was not trained on it, and tags it by its
-    attempts.
-    """
+    """Sample each question with a model that was not trained on it, and tag it by its attempts."""
     curate, models = recipe.curate, taggers(recipe, inputs)
     seen = [questions(files) for files in tagger_lessons(recipe)]
     assigned, known = assign_to_models(tagging.objective_rows(store), seen)
@@ -184,14 +182,14 @@ def tag_by_attempts(recipe: Recipe, store: Store, inputs: Mapping[str, Path], ca
 
 
 def times(n: int, advance: Callable[[int], None]) -> Callable[[int], None]:
-    """`advance` by `n` for each row."""
+    """Return `advance` multiplied by `n`."""
     return lambda rows: advance(rows * n)
 
 
 def ask_judge(
     recipe: Recipe, store: Store, inputs: Mapping[str, Path], cache: Path, tags: Path
 ) -> None:
-    """Tags open questions by the judge, and compares it with pass counts; without a judge they are
+    """Tag open questions by the judge, and compare it with pass counts; without a judge they are
     rejected.
     """
     judging.set_aside(store, "judge" in inputs)
@@ -213,7 +211,7 @@ def ask_judge(
 
 
 def write_traces(recipe: Recipe, store: Store, inputs: Mapping[str, Path], cache: Path) -> None:
-    """A teacher, or the tagging model itself, writes the traces that are missing."""
+    """Write missing traces with a teacher or the tagging model itself."""
     job = teacher(recipe, inputs["teacher"], inputs["base"])
     outcomes = generate.Outcomes()
     chosen = generate.choose_rows(store, recipe.curate, job.config)

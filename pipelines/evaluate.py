@@ -42,7 +42,7 @@ WRONG = Outcome(correct=False, tokens=0, thought=False)  # of a question that th
 
 
 def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
-    """The curated data and the models of the recipe's stages; whatever is neither `data` nor
+    """Return the curated data and the models of the recipe's stages; every input but `data` and
     `metrics` is a model.
     """
     from pipelines.harness import base_model
@@ -54,8 +54,8 @@ def inputs(recipe: Recipe, run: Path) -> dict[str, Path]:
 
 
 def config(recipe: Recipe) -> Any:
-    """What the numbers depend on; how many workers find them, and how patiently, is not among
-    it.
+    """Return the settings that the numbers depend on, without the number of workers and their
+    timeouts.
     """
     return {
         "evaluate": recipe.evaluate.model_dump(
@@ -68,7 +68,7 @@ def config(recipe: Recipe) -> Any:
 
 
 def check(recipe: Recipe, inputs: dict[str, Path], flagged: bool = False) -> None:
-    """There are questions, and every model can be asked. Raises ConfigError, with the input's own
+    """Raise ConfigError if there are no questions or a model cannot be loaded; with the input's own
     flag if they are `flagged`.
     """
     from bimode.renderer import Renderer
@@ -84,7 +84,7 @@ def check(recipe: Recipe, inputs: dict[str, Path], flagged: bool = False) -> Non
 
 
 def modes_override(text: str) -> str:
-    """The override that `--modes A,B` stands for. Raises ConfigError for an unknown mode."""
+    """Return the override that `--modes A,B` stands for. Raises ConfigError for an unknown mode."""
     named = [one_of("--modes", mode.strip(), list(Mode)) for mode in text.split(",")]
     return f"evaluate.modes={json.dumps(named)}"
 
@@ -133,20 +133,18 @@ def evaluate_model(
 
 
 def models_of(inputs: dict[str, Path]) -> dict[str, Path]:
-    """The models among `inputs`, in their order."""
+    """Return the models among `inputs`, in their order."""
     return {name: path for name, path in inputs.items() if name not in NOT_MODELS}
 
 
 def name_of(model: Path) -> str:
-    """E.g. `demo/bpo` for a run's model, else the end of its path, `A/model`: what tells the pages
-    of two models apart.
-    """
+    """Return e.g. `demo/bpo` for a run's model, else the end of its path, `A/model`."""
     made, path = provenance_of(model), model.absolute()
     return f"{made.run.name}/{made.stage}" if made else f"{path.parent.name or 'model'}/{path.name}"
 
 
 def execute(recipe: Recipe, stage: StageDir, inputs: dict[str, Path]) -> StageResult:
-    """Evaluates the models of `inputs` in order and writes the report."""
+    """Evaluate the models of `inputs` in order and write the report."""
     from bimode.inputs.prompt_limits import read_prompts
     from bimode.storage.dataset import split_files
     from pipelines.progress import log_line
@@ -183,7 +181,9 @@ def evaluate_models(
     prompts: Sequence[Prompt],
     data_digest: str,
 ) -> dict[str, list[ItemResult]]:
-    """Judged responses by model, in the order of `models`; those in the run's cache are read."""
+    """Return the judged responses by model, in the order of `models`; those in the run's cache are
+    read.
+    """
     from actors.rollout.evaluator import Evaluator
     from cluster.placement import plan
     from pipelines.progress import counted, log_line, track
@@ -223,8 +223,8 @@ def evaluate_models(
 
 
 def verdict_file(recipe: Recipe, run: Path, model: Path, data_digest: str) -> Path:
-    """Where the verdicts on `model` are kept, by all that they depend on, the code that judges
-    too.
+    """Return the cache file of a model's verdicts, named by all that they depend on, the verifiers'
+    code included.
     """
     from bimode.grading.verify import code_digest
 
@@ -233,8 +233,8 @@ def verdict_file(recipe: Recipe, run: Path, model: Path, data_digest: str) -> Pa
 
 
 def _prepared(path: Path, root: Path, seed: int) -> Path:
-    """`path` itself where it has the tags and the template, else a completed copy in `root`; the
-    user is told.
+    """Return `path` itself if it has the tags and the template, else a completed copy in `root`,
+    which is logged.
     """
     from bimode.models.prepare_model import prepare_base
     from pipelines.progress import log_line
@@ -249,8 +249,8 @@ def _prepared(path: Path, root: Path, seed: int) -> Path:
 def make_requests(
     prompts: Sequence[Prompt], settings: EvaluateConfig, seed: int
 ) -> list[GenerationRequest]:
-    """Greedy in every mode for all prompts, then samples in the forced modes for `h_acc_items` of
-    them.
+    """Make greedy requests in every mode for all prompts, then samples in the forced modes for
+    `h_acc_items` of them.
     """
     modes = [Mode(mode) for mode in settings.modes]
     greedy = [
@@ -310,7 +310,7 @@ def ask(
 
 
 def judged(request: GenerationRequest, result: GenerationResult) -> tuple[tuple[Outcome, ...], str]:
-    """The outcomes of a request and "", or none and why its question is refused."""
+    """Return the outcomes of a request and "", or none and the reason for the refusal."""
     if result.refused:
         return (), result.refused
     try:
@@ -323,8 +323,8 @@ def judged(request: GenerationRequest, result: GenerationResult) -> tuple[tuple[
 
 
 def refused_items(results: Mapping[str, Sequence[ItemResult]]) -> dict[str, Any]:
-    """By model, how many questions its engine refused and which; models that took all are left
-    out.
+    """Return, by model, how many questions its engine refused and which; models without refusals
+    are left out.
     """
     found = {}
     for name, items in results.items():
@@ -335,7 +335,7 @@ def refused_items(results: Mapping[str, Sequence[ItemResult]]) -> dict[str, Any]
 
 
 def judge(prompt: Prompt, completion: Completion) -> Outcome:
-    """A response that was cut off is wrong, as in training."""
+    """Judge a response; one that was cut off is wrong, as in training."""
     from bimode.grading.verify import is_right
 
     return Outcome(
@@ -354,7 +354,7 @@ def write_report(
     data: dict[str, Any],
     metrics: Path | None,
 ) -> list[str]:
-    """report.json, the figures and report.html; returns the names of the figures' files."""
+    """Write report.json, the figures and report.html; return the names of the figures' files."""
     from pipelines.harness import package_versions
     from pipelines.report import numbers, page, plots
 

@@ -27,7 +27,7 @@ Fields = Iterator[tuple[str, str]]
 
 
 def explain_run(run: Path, wanted: str) -> None:
-    """Prints the history of `wanted` in the run directory `run`. Raises ConfigError where there is
+    """Print the history of `wanted` in the run directory `run`. Raises ConfigError if there is
     none.
     """
     from data_curation.publishing.row_history import load_history
@@ -43,7 +43,7 @@ def explain_run(run: Path, wanted: str) -> None:
 
 
 def sections(history: RowHistory) -> dict[str, Callable[[RowHistory], Fields]]:
-    """The sections by title."""
+    """Return the sections by title."""
     is_rejected = bool(history.rows[0].reason)
     return {
         "found": found,
@@ -59,19 +59,19 @@ def sections(history: RowHistory) -> dict[str, Callable[[RowHistory], Fields]]:
 
 
 def print_section(console: Console, title: str, body: RenderableType) -> None:
-    """Prints a title and its section."""
+    """Print a title and its section."""
     console.print()
     console.print(Text(title, style="bold"))
     console.print(body)
 
 
 def shown(text: str, style: str = "") -> Text:
-    """A text of a row or a model, with its control characters escaped."""
+    """Return a text of a row or a model, with its control characters escaped."""
     return Text(printable(text), style=style)
 
 
 def grid(lines: Iterable[tuple[str, str]]) -> Table:
-    """Names on the left, texts that wrap on the right."""
+    """Make a table with names on the left and texts that wrap on the right."""
     table = Table.grid(padding=(0, 2))
     table.add_column(min_width=14, no_wrap=True, style="dim")
     table.add_column(overflow="fold")
@@ -81,7 +81,7 @@ def grid(lines: Iterable[tuple[str, str]]) -> Table:
 
 
 def headline(history: RowHistory) -> Text:
-    """The verdict in a line."""
+    """Return the verdict in a line."""
     first = history.rows[0]
     verdict, color = f"kept in {first.row['split']}", "green"
     if first.reason:
@@ -90,7 +90,7 @@ def headline(history: RowHistory) -> Text:
 
 
 def found(history: RowHistory) -> Fields:
-    """Where the rows lie."""
+    """Describe where the rows lie."""
     yield "version", history.version
     for ref in history.rows:
         place = f"{ref.file}, row {ref.at}"
@@ -101,7 +101,7 @@ def found(history: RowHistory) -> Fields:
 
 
 def question(history: RowHistory) -> Fields:
-    """The question, its answer and its images."""
+    """Describe the question, its answer and its images."""
     first = history.rows[0]
     row = first.row
     yield "text", short(first.question, LONG)
@@ -117,7 +117,7 @@ def question(history: RowHistory) -> Fields:
 
 
 def source(history: RowHistory) -> Fields:
-    """Where the row comes from and what was done to it."""
+    """Describe where the row comes from and what was done to it."""
     row = history.rows[0].row
     if row["source"]:
         yield "from", f"{row['source']}, license {row['source_license'] or 'unknown'}"
@@ -128,7 +128,7 @@ def source(history: RowHistory) -> Fields:
 
 
 def rejected(history: RowHistory) -> Fields:
-    """Why the row, or another row of the same id, is not in the data."""
+    """Say why the row, or another row of the same id, is not in the data."""
     from data_curation.checks.validate import REASONS
 
     for ref in history.rows:
@@ -140,13 +140,13 @@ def rejected(history: RowHistory) -> Fields:
 
 
 def same(history: RowHistory) -> Fields:
-    """The other questions of its group of repeats."""
+    """List the other questions of its group of duplicates."""
     for ref in history.group:
         yield ref.row["split"], describe(ref)
 
 
 def contamination(history: RowHistory) -> Fields:
-    """How the row was compared with evaluation items."""
+    """Describe how the row was compared with evaluation items."""
     checked = history.rows[0].row["contamination"] or {}
     if not checked.get("checked"):
         yield "checked", "no"
@@ -159,7 +159,7 @@ def contamination(history: RowHistory) -> Fields:
 
 
 def tag(history: RowHistory) -> Fields:
-    """The tag and its evidence."""
+    """Describe the tag and its evidence."""
     evidence = history.evidence
     if not evidence:
         yield "mode", f"{history.rows[0].row['mode'] or 'none'}: nothing was measured"
@@ -182,7 +182,7 @@ def tag(history: RowHistory) -> Fields:
 
 
 def written(history: RowHistory) -> Fields:
-    """The training rows that were written of it."""
+    """List the training rows that were written of it."""
     for ref in history.rows:
         if ref.row["format"]:
             trace = ref.row["trace_source"]
@@ -192,20 +192,20 @@ def written(history: RowHistory) -> Fields:
 
 
 def trained(history: RowHistory) -> Fields:
-    """BPO's rollouts of it."""
+    """List BPO's rollouts of it."""
     for mode in history.trained:
         draws = f"drawn {mode.num_groups} times, {mode.rollouts} rollouts"
         yield mode.mode, f"{draws}, mean reward {mode.reward:.2f}, {mode.tokens:.1f} tokens"
 
 
 def attempt_title(attempt: Attempt) -> str:
-    """The model and the sampling of an attempt."""
+    """Return the model and the sampling of an attempt."""
     use = ", which the tag rests on" if attempt.counted else ", not counted"
     return f"{attempt.kind} of {attempt.params_hash}{use}"
 
 
 def attempt_table(attempts: Iterable[Attempt]) -> Table:
-    """A line an attempt."""
+    """Make a table with one line an attempt."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("mode", "no.", "verdict", "tokens", "text"):
         table.add_column(name, overflow="fold", header_style="dim")
@@ -222,7 +222,7 @@ def attempt_table(attempts: Iterable[Attempt]) -> Table:
 
 
 def describe(ref: RowRef) -> str:
-    """Another question in a line."""
+    """Describe another question in a line."""
     state = f"rejected, {ref.reason}" if ref.reason else "kept"
     return f"{ref.question_id} ({ref.row['split']}, {state}): {short(ref.question, LINE)}"
 

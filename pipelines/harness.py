@@ -139,7 +139,9 @@ def open_run(run: Path) -> bool:
 
 
 def stage_dir(run: Path, name: str, recipe: Recipe) -> StageDir:
-    """The folder of a stage. Curation publishes versions: a reader keeps the one it opened."""
+    """Return the folder of a stage. Curation publishes versions: a reader keeps the one it
+    opened.
+    """
     if name == "curate":
         return VersionedDir(run, name, recipe.curate.keep_versions)
     return StageDir(run, name)
@@ -161,7 +163,7 @@ def describe_run(recipe: Recipe, run: Path) -> None:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that decide results."""
+    """Return the versions of Python and of the packages that decide results."""
     found = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
@@ -229,7 +231,7 @@ def check_gpus(stage: str, roles: Sequence[Role]) -> None:
 
 
 def base_directory(base: str, key: str = "model.base") -> Path:
-    """The absolute path of the model that `key` names.
+    """Return the absolute path of the model that `key` names.
 
     A relative path is looked for from here, then from the code's root, so that recipes work from
     anywhere. Raises ConfigError.
@@ -250,7 +252,8 @@ def base_directory(base: str, key: str = "model.base") -> Path:
 
 
 def base_model(recipe: Recipe, run: Path) -> Path:
-    """The run's starting model: the recipe's directory, or DIR/base where a copy had to be made.
+    """Return the run's starting model: the recipe's directory, or DIR/base if a copy had to be
+    made.
 
     A model that lacks tokens is completed in the copy. A job copies it too, since its unpacked code
     is gone afterwards. Done once per run.

@@ -33,7 +33,7 @@ TRAINING = ("anneal", "bpo")
 def ensure_model_is_trainable(
     stage: str, recipe: Recipe, path: Path, run: Path, versions: dict[str, str]
 ) -> None:
-    """Compares packed with single sequences for the model in `path`, unless this run has. Raises
+    """Compare packed with single sequences for the model in `path`, unless this run has. Raises
     ConfigError.
     """
     model = recipe.model
@@ -62,8 +62,8 @@ def ensure_model_is_trainable(
 def check_on_learner_node(
     path: Path, dtype: str, max_model_len: int, options: Mapping[str, Any]
 ) -> PackingCheck:
-    """`check_packing` in a Ray task with `options` (ray.remote options of a learner rank). Raises
-    ConfigError.
+    """Run `check_packing` in a Ray task with `options` (ray.remote options of a learner rank).
+    Raises ConfigError.
     """
     import ray
 

@@ -16,13 +16,13 @@ LEAST_S = 0.5  # over which a rate says something
 
 
 def log_line(text: str) -> None:
-    """One line for the user, on stderr, so that stdout stays free for results."""
+    """Print one line for the user on stderr, so that stdout stays free for results."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextmanager
 def if_slow(text: str, after: float = SLOW_S) -> Iterator[None]:
-    """Says `text` if the block takes long: imports and digests are seconds, or nothing."""
+    """Log `text` if the block takes long: imports and digests take seconds, or nothing."""
     timer = threading.Timer(after, log_line, [text])
     timer.daemon = True
     timer.start()
@@ -41,7 +41,7 @@ def timed() -> Iterator[None]:
 
 
 def counted(n: int, unit: str) -> str:
-    """E.g. `1 engine`, `2 engines`."""
+    """Return e.g. `1 engine`, `2 engines`."""
     return f"{n} {unit}" if n == 1 else f"{n} {unit}s"
 
 
@@ -62,7 +62,7 @@ def until_loaded(bar: Bar, total: int, text: str) -> Callable[[int], None]:
 
 
 def kept_first(bar: Bar) -> Callable[[int], None]:
-    """Advances `bar` for what counts first the units that were there before it began."""
+    """Return a counter for `bar` that first counts the units that were there before."""
     calls = 0
 
     def counting(units: int) -> None:
@@ -79,8 +79,8 @@ def new_and_kept(new: int, kept: int) -> str:
 
 
 def rate(units: float, seconds: float, unit: str) -> str:
-    """E.g. ``5.1 rollout/s``, or ``12.5 s/step`` of what takes longer than a second; "" while too
-    little is known.
+    """Return e.g. ``5.1 rollout/s``, or ``12.5 s/step`` for slow units; "" while too little is
+    known.
     """
     if units <= 0 or seconds < LEAST_S:
         return ""

@@ -33,15 +33,15 @@ def refuse_bare_name(path: Path | None) -> Path | None:
 
 
 def saved_recipe(run: Path) -> dict[str, Any] | None:
-    """The recipe that something has worked by in the directory `run`. Raises ConfigError."""
+    """Return the recipe that made the directory `run`. Raises ConfigError."""
     check_format(run)
     recipe = (read_json(run / "manifest.json") or {}).get("recipe")
     return recipe if isinstance(recipe, dict) else None  # many tools write a file of that name
 
 
 def recipe_and_run(recipe: Path | None, out: str | None) -> tuple[Path, str]:
-    """RECIPE and --out of an evaluation, either of which may be left out: a run stands for both.
-    Raises ConfigError.
+    """Return RECIPE and --out of an evaluation, either of which may be left out: a run stands for
+    both. Raises ConfigError.
     """
     if recipe is None:
         if not out or saved_recipe(Path(out)) is None:
@@ -63,7 +63,7 @@ def recipe_and_run(recipe: Path | None, out: str | None) -> tuple[Path, str]:
 
 
 def load(path: Path, overrides: tuple[str, ...], seed: int | None) -> Recipe:
-    """The recipe at `path`, which may be a run's directory. Raises ConfigError."""
+    """Load the recipe at `path`, which may be a run's directory. Raises ConfigError."""
     from bimode.config.recipe import Recipe
     from pipelines.progress import log_line
 

@@ -44,7 +44,9 @@ KILLED = (-signal.SIGKILL, -signal.SIGTERM)
 
 
 class ScorerChild:
-    """One scorer in a child, with limits of time and memory; safe to call from several threads."""
+    """One scorer in a child process, with limits of time and memory; safe to call from several
+    threads.
+    """
 
     scorer: str  # key of SCORERS
 
@@ -54,7 +56,7 @@ class ScorerChild:
         self.new_budget()
 
     def new_budget(self) -> None:
-        """Forget what answers have cost so far: what comes next is somebody else's."""
+        """Reset the cost of answers so far: the next ones come from another source."""
         self._asked = self._lost = 0
 
     def passes(self, *question: Any) -> bool:
@@ -97,7 +99,7 @@ class ScorerChild:
             )
 
     def _ask(self, child: subprocess.Popen[str], line: str) -> str | None:
-        """What the child says to `line`; nothing if it is gone, None if it is too slow."""
+        """Return the child's reply to `line`: empty if it is gone, None if it is too slow."""
         assert child.stdin is not None
         try:
             child.stdin.write(line)
@@ -122,14 +124,14 @@ class ScorerChild:
 
     @staticmethod
     def _read(child: subprocess.Popen[str], seconds: float) -> str | None:
-        """One line of the child, or None after `seconds`."""
+        """Read one line of the child, or None after `seconds`."""
         assert child.stdout is not None
         ready, _, _ = select.select([child.stdout], [], [], seconds)
         return child.stdout.readline().strip() if ready else None
 
 
 class MathJudge(ScorerChild):
-    """math-verify."""
+    """Compares formulas by math-verify."""
 
     scorer = "math"
 
@@ -139,7 +141,7 @@ class MathJudge(ScorerChild):
 
 
 class PuzzleJudge(ScorerChild):
-    """The scorers of reasoning-gym."""
+    """Scores puzzles by reasoning-gym."""
 
     scorer = "puzzle"
 

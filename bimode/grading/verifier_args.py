@@ -1,4 +1,4 @@
-"""The arguments of verifiers: which there are, of which type, and how large.
+"""The arguments of verifiers: their names, types and bounds.
 
 One place for curation, for rows of a data folder and for the verifiers themselves. What is not
 named here is refused by its name.

@@ -35,7 +35,7 @@ class Spans:
     keys_K: Tensor
 
     def to(self, device: torch.device) -> Spans:
-        """The same on `device`."""
+        """Return the same on `device`."""
         return replace(self, keys_K=self.keys_K.to(device))
 
 
@@ -96,8 +96,8 @@ def attend(
 
 
 def seen(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Which of `keys` each of the last `queries` of them sees; what is causal alone is no tensor in
-    memory, and has a kernel.
+    """Return which of `keys` each of the last `queries` of them sees; a purely causal one is no
+    tensor in memory, and has a kernel.
     """
     if window is None or keys <= window:
         return causal_lower_right(queries, keys)
@@ -106,8 +106,8 @@ def seen(queries: int, keys: int, window: int | None, device: torch.device) -> T
 
 
 def use_spans(model: Any) -> None:
-    """Has the language model of `model`, a model of transformers, attend by `spans`. Raises
-    ConfigError where it cannot.
+    """Make the language model of `model`, a model of transformers, attend by `spans`. Raises
+    ConfigError if it cannot.
     """
     from transformers import AttentionInterface
 
@@ -117,7 +117,7 @@ def use_spans(model: Any) -> None:
 
 
 def refuse_unpackable(model: Any) -> None:
-    """Raises ConfigError for a model of transformers whose attention cannot be replaced, or whose
+    """Raise ConfigError for a model of transformers whose attention cannot be replaced, or whose
     parts lie elsewhere.
     """
     if not isinstance(getattr(model, "lm_head", None), nn.Linear) or not hasattr(model, "model"):

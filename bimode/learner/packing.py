@@ -1,5 +1,5 @@
-"""Samples -> one line of tokens: trees of one prompt and its responses lie side by side, and
-nothing is padded.
+"""Packs samples into one line of tokens: trees of a prompt and its responses lie side by side,
+without padding.
 
 The rollouts of a question have the same prompt and the same images. Here they share them: a tree is
 the prompt once, then each response, with positions that go on from the prompt's end. A response
@@ -51,7 +51,7 @@ class PackedBatch:
     versions_N: Tensor  # policy version that drew each token
 
     def to(self, device: torch.device) -> PackedBatch:
-        """The same batch on `device`."""
+        """Return the same batch on `device`."""
         moved = {
             f.name: getattr(self, f.name).to(device)
             for f in fields(self)
@@ -61,8 +61,8 @@ class PackedBatch:
 
 
 def plan_micro_batches(lengths: Sequence[int], micro_tokens: int) -> list[list[int]]:
-    """First-fit decreasing: indices (of trees) per micro-batch, none over `micro_tokens` (a longer
-    one gets its own).
+    """Plan micro-batches by first-fit decreasing: indices of trees, none over `micro_tokens` (a
+    longer tree gets its own).
     """
     batches: list[list[int]] = []
     room: list[int] = []
@@ -79,8 +79,8 @@ def plan_micro_batches(lengths: Sequence[int], micro_tokens: int) -> list[list[i
 
 
 def split_evenly(lengths: Sequence[int], parts: int) -> list[list[int]]:
-    """Indices (of trees) of each of `parts` shares with about equal sums of `lengths` (longest
-    first, to the lightest share).
+    """Split indices of trees into `parts` shares with about equal sums of `lengths` (longest first,
+    to the lightest share).
     """
     shares: list[list[int]] = [[] for _ in range(parts)]
     loads = [0] * parts
@@ -92,8 +92,8 @@ def split_evenly(lengths: Sequence[int], parts: int) -> list[list[int]]:
 
 
 def share_prompts(samples: Sequence[TrainingSample], micro_tokens: int) -> list[list[int]]:
-    """Sample indices of each tree: equal prompts and images, in order of appearance, as many as fit
-    into `micro_tokens`.
+    """Return the sample indices of each tree: equal prompts and images, in order of appearance, as
+    many as fit into `micro_tokens`.
     """
     trees: list[list[int]] = []
     last: dict[
@@ -112,7 +112,7 @@ def share_prompts(samples: Sequence[TrainingSample], micro_tokens: int) -> list[
 
 
 def tree_tokens(tree: Sequence[TrainingSample]) -> int:
-    """Tokens of a tree: its prompt and all of its responses."""
+    """Return the number of tokens of a tree: its prompt and all of its responses."""
     return len(tree[0].prompt_ids) + sum(len(s.token_ids_T) for s in tree)
 
 
@@ -172,8 +172,8 @@ class _Layout:
 
 
 def _lay_out(tree: Sequence[TrainingSample], begin: int) -> _Layout:
-    """`tree` from position `begin` of the line on. A response that is alone is one stretch with its
-    prompt.
+    """Place `tree` from position `begin` of the line. A response that is alone is one stretch with
+    its prompt.
     """
     prompt = len(tree[0].prompt_ids)
     lengths = [len(s.token_ids_T) for s in tree]

@@ -1,4 +1,4 @@
-"""Checkpoint folders: ``ROOT/step-000200``. One is there in full or not at all, and only the newest
+"""Checkpoint folders: ``ROOT/step-000200``. A checkpoint appears in one piece, and only the newest
 are kept.
 """
 
@@ -27,15 +27,15 @@ class LastSeal:
 
 
 def read_last_seal(root: Path) -> LastSeal | None:
-    """The note beside the checkpoints; None before the first seal. Raises ConfigError for another
-    file.
+    """Return the note beside the checkpoints, or None before the first seal. Raises ConfigError for
+    another file.
     """
     found = read_json(root / LAST_SEAL)
     return None if found is None else LastSeal(int(found["step"]), str(found["digest"]))
 
 
 def write_last_seal(root: Path, seal: LastSeal | None) -> None:
-    """Replaces the note; with None there is no seal to go on from any more."""
+    """Replace the note; None says that there is no seal to resume from."""
     if seal is None:
         (root / LAST_SEAL).unlink(missing_ok=True)
     else:
@@ -43,12 +43,12 @@ def write_last_seal(root: Path, seal: LastSeal | None) -> None:
 
 
 def checkpoint_path(root: Path, step: int) -> Path:
-    """Folder of the checkpoint after `step` optimizer steps."""
+    """Return the folder of the checkpoint after `step` optimizer steps."""
     return root / f"step-{step:06d}"
 
 
 def step_of(path: Path) -> int:
-    """Optimizer steps behind a checkpoint folder."""
+    """Return the optimizer steps of a checkpoint folder."""
     match = NAME.fullmatch(path.name)
     if match is None:
         raise ValueError(f"{path.name} is no checkpoint folder (step-000200)")
@@ -56,34 +56,34 @@ def step_of(path: Path) -> int:
 
 
 def checkpoints(root: Path) -> list[Path]:
-    """Published checkpoints below `root`, oldest first; a folder still being written has another
-    name.
+    """Return the published checkpoints below `root`, oldest first; a folder that is still being
+    written has another name.
     """
     found = root.iterdir() if root.is_dir() else ()
     return sorted((path for path in found if NAME.fullmatch(path.name)), key=step_of)
 
 
 def latest(root: Path) -> Path | None:
-    """The newest published checkpoint, or None."""
+    """Return the newest published checkpoint, or None."""
     return next(reversed(checkpoints(root)), None)
 
 
 def inventory(path: Path) -> str:
-    """Digest of the names and sizes of all files of a checkpoint, which may be too large to be read
-    again.
+    """Return the digest of the names and sizes of a checkpoint's files, which may be too large to
+    be read again.
     """
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return digest_json([(str(p.relative_to(path)), p.stat().st_size) for p in files])
 
 
 def partial_path(path: Path) -> Path:
-    """Where `path` is written before `publish` renames it."""
+    """Return where `path` is written before `publish` renames it."""
     return path.with_name(f".partial-{path.name}")
 
 
 def publish(path: Path, keep: int | None = None) -> None:
-    """Renames the finished partial folder to `path`, which is then on disk; with `keep`, removes
-    all but the newest `keep` checkpoints beside it.
+    """Rename the finished partial folder to `path`, which is then on disk; with `keep`, remove all
+    but the newest `keep` checkpoints beside it.
     """
     partial = partial_path(path)
     to_disk(*partial.rglob("*"), partial)

@@ -76,7 +76,7 @@ _FIELDS = pa.schema(
 
 
 def _feature(kind: pa.DataType) -> Any:
-    """The `datasets` feature of an Arrow type."""
+    """Return the `datasets` feature of an Arrow type."""
     if kind.equals(_IMAGE):
         return {"_type": "Image"}
     if pa.types.is_list(kind):
@@ -91,7 +91,7 @@ SCHEMA = _FIELDS.with_metadata({"huggingface": json.dumps({"info": {"features": 
 
 
 def image_digest(images: Sequence[bytes]) -> str:
-    """Digest of the pictures as every stage sees them, whatever files they are.
+    """Return the digest of the decoded pictures, which does not depend on their files.
 
     Raises PictureError for bytes that are no picture.
     """
@@ -99,7 +99,7 @@ def image_digest(images: Sequence[bytes]) -> str:
 
 
 def picture_digest(pictures: Iterable[Image.Image]) -> str:
-    """sha256 over mode, size and pixels of decoded pictures; "" for none."""
+    """Return sha256 over mode, size and pixels of decoded pictures; "" for none."""
     hasher, some = hashlib.sha256(), False
     for picture in pictures:
         some = True
@@ -109,18 +109,18 @@ def picture_digest(pictures: Iterable[Image.Image]) -> str:
 
 
 def user_turn(question: str, num_images: int) -> list[dict[str, str]]:
-    """The prompt column: one user turn with a marker per image before the question."""
+    """Return the prompt column: one user turn with a marker for each image before the question."""
     return [{"role": "user", "content": IMAGE_MARKER * num_images + question}]
 
 
 def question_of(row: Row) -> str:
-    """The question of a row without its image markers."""
+    """Return the question of a row without its image markers."""
     return str(row["prompt"][-1]["content"]).replace(IMAGE_MARKER, "")
 
 
 def sample_row(sample: Sample, split: str) -> Row:
-    """`sample` as an untagged row of `split`, with every column of SCHEMA (the image digest is
-    added by validation).
+    """Return `sample` as an untagged row of `split`, with every column of SCHEMA (validation adds
+    the image digest).
     """
     prompt = user_turn(sample.question, len(sample.images))
     return {
@@ -165,8 +165,8 @@ def sample_row(sample: Sample, split: str) -> Row:
 
 
 def split_files(path: Path, split: str) -> list[Path]:
-    """The shards of `split` below `path` (a data folder or the stage folder above it). Raises
-    ConfigError if none.
+    """Return the shards of `split` below `path` (a data folder or the stage folder above it).
+    Raises ConfigError if none.
     """
     folder = path / "data" if (path / "data").is_dir() else path
     files = sorted(folder.glob(f"{split}-*.parquet"))
@@ -203,28 +203,26 @@ def _column_types(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _spelled(kind: pa.DataType) -> str:
-    """A type as pyarrow writes it, whether its offsets have 32 or 64 bits and whatever its items
-    are called.
-    """
+    """Return the name of a type, without the size of its offsets and the name of its items."""
     return str(kind).replace("large_", "").replace("<element: ", "<item: ")
 
 
 def read_rows(path: Path, split: str, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of `split` in file order, which is order by id. Raises ConfigError for a damaged
-    file.
+    """Yield the rows of `split` in file order, which is the order of ids. Raises ConfigError for a
+    damaged file.
     """
     for file in split_files(path, split):
         yield from read_file(file, columns)
 
 
 def read_file(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """The rows of one shard. Raises ConfigError for a damaged file."""
+    """Yield the rows of one shard. Raises ConfigError for a damaged file."""
     return _foreign(_file_rows, file, columns)
 
 
 def _foreign(work: Callable[..., Iterator[Any]], file: Path, *args: object) -> Iterator[Any]:
-    """What ``work(file, *args)`` yields in a child process with a bound on its memory: `file` may
-    be a stranger's.
+    """Yield what ``work(file, *args)`` yields in a child process with bounded memory: the file may
+    be hostile. `file` may be a stranger's.
 
     Raises ConfigError for what Arrow finds wrong with it.
     """
@@ -250,7 +248,9 @@ def _file_rows(file: Path, columns: Sequence[str] | None) -> Iterator[Row]:
 
 
 def _python_rows(batch: pa.RecordBatch) -> list[Row]:
-    """The rows of `batch`; a text that is no UTF-8 stays bytes, so that it costs no other row."""
+    """Yield the rows of `batch`; a text that is not UTF-8 stays bytes, so that it costs no other
+    row.
+    """
     try:
         return batch.to_pylist()  # type: ignore[no-any-return]
     except UnicodeDecodeError:
@@ -269,7 +269,9 @@ def _value(cell: pa.Scalar) -> Any:
 
 
 def row_prompt(row: Row) -> Prompt:
-    """What rollouts and verifiers need of a row; the tag is empty where nothing was measured."""
+    """Return what rollout workers and verifiers need of a row; the tag is empty if nothing was
+    measured.
+    """
     return Prompt(
         id=row["id"],
         question=question_of(row),

@@ -1,4 +1,4 @@
-"""Runs a generator on foreign bytes in a child process that may be stopped.
+"""Runs a generator on untrusted bytes in a child process with limits.
 
 A file that was made to do damage ends, stops or fills the process that decodes it. Here that is a
 child with a bound on its memory: it sends what it yields, and when it dies the caller gets an
@@ -53,15 +53,15 @@ IDLE: list[Child] = []
 
 
 class ChildEndedError(BimodeError, OSError):
-    """A child that died of what it read."""
+    """The child died of what it read."""
 
 
 class ChildStuckError(ChildEndedError):
-    """A child that got no further. Raised for its file, or for the storage that it reads from."""
+    """The child made no progress. Raised for its file, or for the storage that it reads from."""
 
 
 class ChildKilledError(BimodeError, RuntimeError):
-    """A child that was killed twice by something else, which says nothing about what it read."""
+    """The child was killed twice by something else, which says nothing about what it read."""
 
 
 def stream(work: Callable[..., Iterable[T]], *args: object) -> Iterator[T]:
@@ -103,7 +103,9 @@ def stream(work: Callable[..., Iterable[T]], *args: object) -> Iterator[T]:
 
 
 def allow_for(size: int) -> None:
-    """In a child: the memory for a file of `size` bytes whose writer made one page of all rows."""
+    """Set, in a child, the memory for a file of `size` bytes whose writer made one page of all
+    rows.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY + 4 * min(size, MAX_PAGE), most))
 
@@ -122,7 +124,8 @@ def parquet_batches(
 
 
 def excess(item: object) -> str:
-    """What an item has too much of, e.g. ``"more than 262144 values"``; "" for one that is fine.
+    """Return what an item has too much of, e.g. ``"more than 262144 values"``; "" for a sound one.
+    ``"more than 262144 values"``; "" for one that is fine.
 
     A few bytes of a file can stand for millions of values, and each would be sent.
     """
@@ -168,7 +171,7 @@ def _send(pipe: Connection, order: object) -> None:
 
 
 def _answer(child: Child) -> tuple[int, list[Any], Exception | None]:
-    """The kind of the next message, its items, and the error that they ended in."""
+    """Return the kind of the next message, its items, and the error that they ended in."""
     process, pipe = child
     try:
         while pipe.poll(SECONDS):
@@ -182,7 +185,7 @@ def _answer(child: Child) -> tuple[int, list[Any], Exception | None]:
 
 
 def _serve(pipe: Connection) -> None:
-    """The child: one piece of work after another, until its parent closes the pipe."""
+    """Run the child: one piece of work after another, until its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):

@@ -26,17 +26,17 @@ from bimode.errors import ConfigError
 
 
 def digest_bytes(data: bytes) -> str:
-    """blake2b of `data`, 16 bytes as hex."""
+    """Return blake2b of `data`, 16 bytes as hex."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def digest_json(value: Any) -> str:
-    """Digest of a JSON value, independent of the order of keys."""
+    """Return the digest of a JSON value, independent of the order of keys."""
     return digest_bytes(json.dumps(value, sort_keys=True, default=str).encode())
 
 
 def digest_path(path: Path) -> str:
-    """Digest of a file, or of every file below a directory with its relative name."""
+    """Return the digest of a file, or of every file below a directory with its relative name."""
     if path.is_file():
         hasher = hashlib.blake2b(digest_size=16)
         with path.open("rb") as file:
@@ -48,7 +48,7 @@ def digest_path(path: Path) -> str:
 
 
 def digest_without_weights(model: Path) -> str:
-    """Digest of everything in a model directory but its weights: shape, tokenizer, processor and
+    """Return the digest of a model directory without its weights: shape, tokenizer, processor and
     template.
     """
     weights = (".safetensors", ".safetensors.index.json", ".bin")
@@ -57,14 +57,14 @@ def digest_without_weights(model: Path) -> str:
 
 
 def digest_code(*packages: str) -> str:
-    """Digest of the modules of `packages`, which lie beside this one."""
+    """Return the digest of the modules of `packages`, which lie beside this one."""
     root = Path(__file__).resolve().parents[2]
     files = sorted(path for package in packages for path in (root / package).rglob("*.py"))
     return digest_json([(str(path.relative_to(root)), digest_path(path)) for path in files])
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes `text` so that a reader sees the old file or the new one, never half of it.
+    """Write `text` so that a reader sees the old file or the new one, never half of it.
 
     This holds after a power failure too, and on a full disk nothing half written is left behind.
     """
@@ -81,7 +81,8 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def own_file(path: str, flags: int) -> int:
-    """`opener` for files that a run appends to; where others may write, they may plant a link.
+    """Open a file that a run appends to, as an `opener`; where others may write, they may plant a
+    link.
 
     Raises ConfigError for a link, for what is no plain file, for a file that has a second name, and
     for one that belongs neither to this user nor to the owner or the group of its folder.
@@ -104,7 +105,7 @@ def own_file(path: str, flags: int) -> int:
 
 
 def remove_half_written(folder: Path) -> None:
-    """Removes what is called `.partial*` below `folder`, which nobody reads."""
+    """Remove the files named `.partial*` below `folder`, which nobody reads."""
     for path in list(folder.rglob(".partial*")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -113,8 +114,8 @@ def remove_half_written(folder: Path) -> None:
 
 
 def to_disk(*paths: Path) -> None:
-    """Waits until files, or the names in folders (not what is in those), are where a power failure
-    cannot undo them.
+    """Wait until files, or the names in folders (not what is in those), are safe from a power
+    failure.
     """
     for path in paths:
         handle = os.open(path, os.O_RDONLY)
@@ -131,8 +132,8 @@ def to_disk(*paths: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in `path`, or None where there is no such file. Raises ConfigError where it
-    holds anything else.
+    """Return the JSON object in `path`, or None if there is no such file. Raises ConfigError where
+    it holds anything else.
     """
     if not path.is_file():
         return None
@@ -145,13 +146,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def claimed(claim: Path) -> dict[str, Any] | None:
-    """The work that `claim` is for: digests of a config and of inputs."""
+    """Return the work that `claim` is for: digests of a config and of inputs."""
     found = read_json(claim)
     return found and {key: value for key, value in found.items() if key != "settings"}
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """What differs between two claims: keys of the recipe with their old and new values, then
+    """Return what differs between two claims: keys of the recipe with old and new values, then
     inputs by name.
     """
     keys = list(_differences(old.get("settings"), new["settings"]))
@@ -165,7 +166,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 
 def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """``("bpo.optim.lr", 1e-3, 1e-4)`` for whatever two JSON values do not share."""
+    """Yield ``("bpo.optim.lr", 1e-3, 1e-4)`` for each difference of two JSON values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
@@ -175,7 +176,7 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, 
 
 @dataclass(frozen=True, slots=True)
 class StageDir:
-    """One stage's folder in a run directory.
+    """The folder of one stage in a run directory.
 
     Inputs are named paths, e.g. ``{"data": DIR/curate/data, "model": DIR/anneal/model}``, whose
     digests are taken once, before the stage reads them; outputs are paths inside the folder.
@@ -194,7 +195,7 @@ class StageDir:
 
     @property
     def work(self) -> Path:
-        """Where the stage writes, now."""
+        """The folder that the stage writes into now."""
         return self.path
 
     def begin(self) -> None:
@@ -215,9 +216,9 @@ class StageDir:
         )
 
     def claim(self, work: Mapping[str, Any], settings: Any = None) -> str:
-        """Leaves in the folder only work of this very config and these inputs (`work`, their
-        digests); returns what the user should know of it. `settings`, the config itself, is written
-        down beside them, for who reads unfinished work.
+        """Move aside all work of another config or other inputs (`work`, their digests); return a
+        note for the user. `settings`, the config itself, is written down beside them, for who reads
+        unfinished work.
 
         Other work moves to DIR/replaced/STAGE-1, -2, ..., so that a changed recipe neither mixes
         with old work nor loses it; it comes back from there, sealed or unfinished, when its config
@@ -264,7 +265,7 @@ class StageDir:
         counts: Mapping[str, Any],
         started: float,
     ) -> None:
-        """Writes the manifest: the last act of a stage that succeeded.
+        """Write the manifest: the last act of a stage that succeeded.
 
         `inputs` are the digests of what it began from; `started` is `time.monotonic()`, since the
         system's clock may be set while a stage works.
@@ -283,7 +284,7 @@ class StageDir:
         write_atomic(self.work / self.manifest.name, json.dumps(entry, indent=1))
 
     def input_digests(self, inputs: Mapping[str, Path]) -> dict[str, str]:
-        """Digest of each input. Raises ConfigError for one that is not there."""
+        """Return the digest of each input. Raises ConfigError for a missing one."""
         for path in inputs.values():
             if not path.exists():
                 where = path.relative_to(self.run) if path.is_relative_to(self.run) else path
@@ -294,8 +295,8 @@ class StageDir:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Which stage of which run made something, and its manifest, e.g. ``Made(Path("runs/a"),
-    "anneal", {...})``.
+    """The run and the stage that made something, with its manifest, e.g.
+    ``Provenance(Path("runs/a"), "anneal", {...})``.
     """
 
     run: Path
@@ -304,8 +305,8 @@ class Provenance:
 
 
 def provenance_of(model: Path) -> Provenance | None:
-    """The finished stage whose output `model` is, in its place or put aside in DIR/replaced; None
-    where it is no stage's.
+    """Return the finished stage that made `model`, in its place or in DIR/replaced; None if no
+    stage made it.
     """
     folder = model.resolve().parent
     try:
@@ -323,7 +324,7 @@ def provenance_of(model: Path) -> Provenance | None:
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What a stage made: names of its outputs (relative to its folder) and counts for the
+    """The result of a stage: names of its outputs (relative to its folder) and counts for the
     manifest.
     """
 
@@ -335,7 +336,7 @@ FORMAT = 2  # of a run directory; raised when an older one can no longer be read
 
 
 def check_format(run: Path) -> None:
-    """Raises ConfigError for a run directory that an earlier version of bimode has made."""
+    """Raise ConfigError for a run directory that an earlier version of bimode made."""
     manifest = read_json(run / "manifest.json") or {}
     if "recipe" in manifest and manifest.get("format") != FORMAT:
         fix = "bimode 0.1.0 made it and is the last version that reads it; name another directory"
@@ -343,7 +344,7 @@ def check_format(run: Path) -> None:
 
 
 def update_run_manifest(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Reads DIR/manifest.json (or an empty one), lets `change` edit it, writes it back
+    """Read DIR/manifest.json (or an empty one), let `change` edit it, and write it back
     atomically.
     """
     path = run / "manifest.json"

@@ -31,7 +31,7 @@ SECRET_NAME = re.compile(
 
 
 def without_secrets(text: str) -> str:
-    """Returns `text`, one value or some URIs, with `***` for the credentials in it."""
+    """Return `text`, one value or several URIs, with `***` for the credentials in it."""
     first, *others = SCHEME.split(text)  # text, scheme, rest, scheme, rest ...
     parts = [first]
     for scheme, rest in zip(others[::2], others[1::2], strict=True):
@@ -50,7 +50,7 @@ def refuse_secrets(key: str, value: Any) -> None:
 
 
 def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yields every text in `value` with its key, and the names of keys too."""
+    """Yield every text in `value` with its key, and the names of keys."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
@@ -64,7 +64,7 @@ def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _has_user(scheme: str, rest: str) -> bool:
-    """Whether `rest`, what follows `scheme://`, begins with a user's name or a password."""
+    """Whether `rest`, what follows `scheme://`, begins with a user name or a password."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
         user = authority.rpartition("@")[0]

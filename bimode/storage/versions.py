@@ -29,8 +29,8 @@ from bimode.storage.run_dir import StageDir, own_file
 
 @contextmanager
 def exclusive(run: Path) -> Iterator[None]:
-    """Holds DIR/.lock while the block runs; the system lets go of it however this process ends.
-    Raises BusyError.
+    """Hold DIR/.lock while the block runs; the system releases it however this process ends. Raises
+    BusyError.
     """
     with open(run / ".lock", "a+", opener=own_file) as file:
         try:
@@ -58,7 +58,7 @@ def exclusive(run: Path) -> Iterator[None]:
 
 
 def is_at_work(run: Path) -> bool:
-    """Whether a run holds DIR/.lock now, on whichever machine it is."""
+    """Whether a run holds DIR/.lock now, on any machine."""
     try:
         with open(run / ".lock", opener=own_file) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -71,7 +71,7 @@ def is_at_work(run: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class VersionedDir(StageDir):
-    """Work is published as the next version, and the newest `keep` versions stay."""
+    """A stage folder that is published as versions; the newest `keep` stay."""
 
     keep: int = 3
 
@@ -80,7 +80,7 @@ class VersionedDir(StageDir):
         return self.path / "versions" / ".partial"
 
     def claim(self, work: Mapping[str, Any], settings: Any = None) -> str:
-        """Nothing is set aside: what is published stays so until the next version is whole."""
+        """Move nothing aside: what is published stays until the next version is complete."""
         if (
             self.path.is_dir()
             and not (self.path / "versions").is_dir()
@@ -108,7 +108,7 @@ class VersionedDir(StageDir):
         return ""
 
     def begin(self) -> None:
-        """An empty folder to work in; whatever an interrupted run left unpublished goes."""
+        """Make an empty folder to work in; remove what an interrupted run left unpublished."""
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
         published = self._published()
@@ -124,7 +124,7 @@ class VersionedDir(StageDir):
         counts: Mapping[str, Any],
         started: float,
     ) -> None:
-        """Writes the manifest into the new version and makes it the current one."""
+        """Write the manifest into the new version and make it the current one."""
         StageDir.seal(self, config, inputs, outputs, counts, started)
         name = f"{self._published() + 1:04d}"
         self.work.rename(self.path / "versions" / name)
@@ -146,7 +146,7 @@ class VersionedDir(StageDir):
 
 
 def _link(place: Path, target: str) -> None:
-    """A relative link at `place`, made or replaced in one step."""
+    """Make or replace a relative link at `place` in one step."""
     new = place.with_name(f".{place.name}-new")
     new.unlink(missing_ok=True)
     new.symlink_to(target)

@@ -30,9 +30,8 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def machine() -> str:
-    """Equal for two processes that see, and may open, each other's files under ``/proc``; empty
-    where there is no such thing, or where not even the parent's may be looked at, as in some
-    sandboxes.
+    """Return a name that is equal for two processes that can open each other's files under
+    ``/proc``; empty where that is not possible, as in some sandboxes.
     """
     try:
         os.listdir(f"/proc/{os.getppid()}/fd")
@@ -42,8 +41,8 @@ def machine() -> str:
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
-    """A host tensor as numpy sees it, uncopied: float32 as it is, bfloat16, which numpy lacks, as
-    uint16; others in float32.
+    """Return a host tensor as numpy sees it, without a copy: float32 unchanged, bfloat16, which
+    numpy lacks, as uint16; others in float32.
     """
     import torch
 
@@ -70,7 +69,7 @@ class SharedArray:
 
     @staticmethod
     def of(tensor: Tensor) -> SharedArray | None:
-        """None for a tensor that `share` has not moved."""
+        """Describe a tensor; None for one that `share` has not moved."""
         storage = tensor.untyped_storage()
         if tensor.device.type != "cpu" or not storage.is_shared():
             return None
@@ -82,7 +81,7 @@ class SharedArray:
 
 
 def mapped(places: Sequence[SharedArray]) -> tuple[NDArray[Any], ...]:
-    """The arrays as they are now, and as they will be: nothing is copied. Raises OSError if their
+    """Map the arrays without a copy: they show what their process writes. Raises OSError if their
     process is gone.
     """
     return tuple(map(_view, places))
@@ -115,7 +114,7 @@ def _mapping(place: SharedArray) -> mmap.mmap:
 
 
 def share(tensors: Iterable[Tensor]) -> bool:
-    """Moves `tensors` to where `SharedArray` finds them; they stay the same objects, as does what
+    """Move `tensors` to where `SharedArray` finds them; they stay the same objects, as does what
     shares their memory.
 
     False, and nothing is moved, unless all are whole, float32 or bfloat16, and on a CPU, and there
@@ -151,7 +150,7 @@ def share(tensors: Iterable[Tensor]) -> bool:
 
 
 def _move_to_one(tensors: Sequence[Tensor]) -> None:
-    """One open file for all that lie alone, not one each."""
+    """Move all tensors that share no memory into one open file."""
     import torch
 
     sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
@@ -192,11 +191,11 @@ class WeightBucket:
 
     @staticmethod
     def of(version: int, names: Sequence[str], arrays: Sequence[NDArray[Any]]) -> WeightBucket:
-        """A bucket with its checksum."""
+        """Make a bucket with its checksum."""
         return WeightBucket(version, tuple(names), tuple(arrays), _checksum(arrays))
 
     def share(self, places: Sequence[SharedArray]) -> WeightBucket:
-        """Without the arrays, but with where they lie."""
+        """Return the bucket without the arrays, but with the places where they lie."""
         return replace(self, arrays=(), shared=tuple(places))
 
     def load(self) -> WeightBucket:
@@ -209,7 +208,7 @@ class WeightBucket:
 
 
 def _checksum(arrays: Sequence[NDArray[Any]]) -> int:
-    """XXH3 over all bytes in order: as fast as memory, and 64 bits wide."""
+    """Return XXH3 over all bytes in order: as fast as memory, and 64 bits wide."""
     digest = xxhash.xxh3_64()
     for array in arrays:
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
@@ -219,7 +218,7 @@ def _checksum(arrays: Sequence[NDArray[Any]]) -> int:
 def into_buckets(
     sizes: Iterable[tuple[str, int]], limit: int = BUCKET_BYTES
 ) -> list[tuple[str, ...]]:
-    """Names in their order, cut so that no bucket of several holds more than `limit` bytes.
+    """Cut names, in their order, so that no bucket of several holds more than `limit` bytes.
     Example: ``(("a", 8), ...)``.
     """
     buckets: list[list[str]] = []
