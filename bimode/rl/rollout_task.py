@@ -107,8 +107,8 @@ def scored_groups(
     references: Mapping[str, float],
 ) -> list[ScoredGroup | RefusedPrompt]:
     """Return the results of `requests` as groups with correctness as their reward, each with the
-    probes of its prompt. A prompt that the engine refuses, or whose answer no verifier can judge, is
-    a RefusedPrompt.
+    probes of its prompt. A prompt that the engine refuses, or whose answer no verifier can judge,
+    is a RefusedPrompt.
     """
     left = iter(results)
     per_group = len(modes_drawn(bpo))
