@@ -72,6 +72,7 @@ $(STAMP): $(LOCK)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --no-compile torch==2.13.0
 	$(PIP) install --no-compile --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/python requirements/repair_torchvision.py
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null || true # what is not for this Python
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
