@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from bimode.errors import ConfigError, RefusedPromptError, check_name, config_errors
 from bimode.inputs.pictures import open_picture
 from bimode.inputs.text import ControlTokens, control_tokens
+from bimode.models.families import Family, family_of
 from bimode.models.import_without_gc import import_transformers
 from bimode.models.model_files import check_model_files, foreign
 from bimode.models.template_check import check_templates
 from bimode.modes import TEMPLATE_WORDS, Mode, ModeTokens, mode_tokens
-from bimode.records import IMAGE_MARKER
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,12 +122,13 @@ class Renderer:
     def processor(self) -> Any:
         """The processor of an image-text model, the tokenizer of a text model.
 
-        Raises ConfigError if its files are missing, and for images that are written in another way
-        than ours.
+        Raises ConfigError if its files are missing, and for an image-text model of an unknown
+        family.
         """
         is_pictured = (
             self.kind == "image_text"
         )  # asked before an import of seconds: what is no model is refused at once
+        _ = self.family
         transformers = import_transformers()
         loader, files = transformers.AutoTokenizer, "tokenizer.json and tokenizer_config.json"
         if is_pictured:
@@ -144,13 +145,17 @@ class Renderer:
         tokenizer.init_kwargs.pop("auto_map", None)  # a copy of it names no code
         if len(tokenizer) <= len(tokenizer.all_special_ids):  # without files it may be made empty
             raise ConfigError("model", self.path, unread)
-        if is_pictured and (token := getattr(found, "image_token", IMAGE_MARKER)) != IMAGE_MARKER:
-            fix = (
-                f"its processor writes an image as {token}; only those that write {IMAGE_MARKER},"
-                " as LLaVA's, are known here"
-            )
-            raise ConfigError("model", self.path, fix)
         return found
+
+    @cached_property
+    def config(self) -> Any:
+        """The model's config, as transformers reads it."""
+        return import_transformers().AutoConfig.from_pretrained(self.path, trust_remote_code=False)
+
+    @cached_property
+    def family(self) -> Family:
+        """How this kind of model differs from others. Raises ConfigError for an unknown one."""
+        return family_of(self.path, self.config.model_type, self.kind == "image_text")
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -180,10 +185,11 @@ class Renderer:
         """Ids that stand for images (or video); a response must not hold any, or the model would
         look for a picture.
         """
-        names = (getattr(self.processor, name, None) for name in ("image_token", "video_token"))
-        return tuple(
-            self.tokenizer.convert_tokens_to_ids(name) for name in names if isinstance(name, str)
-        )
+        if self.kind == "text":
+            return ()
+        keys = ("image_token_id", "video_token_id")
+        found = (getattr(self.config, key, None) for key in keys)
+        return tuple(dict.fromkeys(id for id in found if isinstance(id, int)))
 
     @cached_property
     def control_tokens(self) -> ControlTokens:
@@ -208,7 +214,7 @@ class Renderer:
         if num_images and self.kind == "text":
             raise ConfigError("model", self.path, "a text model was given a question with images")
         self.check_template()
-        content = IMAGE_MARKER * num_images + question
+        content = self.family.image * num_images + question
         return str(
             self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": content}],
@@ -230,11 +236,8 @@ class Renderer:
             if self.kind == "text":
                 ids = self.tokenizer.encode(text, add_special_tokens=False)
             else:
-                pictures = [open_picture(data) for data in images] or None
-                ids = self.processor(text=text, images=pictures, add_special_tokens=False)[
-                    "input_ids"
-                ]
-                ids = ids[0] if isinstance(ids[0], list) else ids
+                pictures = [open_picture(data) for data in images]
+                ids = self.family.expanded_ids(self.processor, text, pictures)
             if not self._fixed_size:
                 return tuple(ids)
             self._prompts[key] = tuple(ids)
@@ -272,8 +275,7 @@ class Renderer:
         if not images:
             return ()
         pictures = [open_picture(data) for data in images]
-        out = self.processor.image_processor(pictures, return_tensors="pt")
-        return tuple((name, out[name]) for name in sorted(out))
+        return self.family.image_tensors(self.processor, pictures)
 
     def encode_response(self, text: str) -> tuple[int, ...]:
         """Return ids of assistant text after its leading ``<think>``, with the end-of-turn token.

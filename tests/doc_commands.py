@@ -32,7 +32,7 @@ NOT_RUN = {
 STANDS_FOR = {
     "RECIPE": "pipelines/recipes/smoke.toml",
     "mine.toml": "pipelines/recipes/smoke.toml",
-    "DIR ID": "runs/demo digits-eval-0",
+    "DIR ID": "runs/demo digits-eval-0-0",
     "DIR": "runs/docs",
     "RUN/": "runs/demo/",
     "--model M --data D": "--model runs/demo/bpo/model --data runs/demo --out runs/docs-evaluate",
@@ -70,17 +70,24 @@ def blocks(language: str) -> Iterator[tuple[str, str]]:
 
 
 def commands() -> Iterator[Command]:
-    """Yield the commands of all pages, in order; lines up to END belong to one command."""
-    for page, text in blocks(""):
-        lines = iter(text.splitlines())
-        for line in lines:
-            if not PROGRAMS.match(line) or line.startswith("bimode/"):
-                continue
-            if "<<END" in line:
-                line = "\n".join([line, *takewhile(lambda each: each != "END", lines), "END"])
-            yield command_of(page, re.split(r"\s{2,}# ", line)[0])
-    for words in dict.fromkeys(INLINE.findall((REPO / "README.md").read_text())):
-        yield command_of("README.md", words)
+    """Yield the commands of all pages, in order."""
+    inline = dict.fromkeys(INLINE.findall((REPO / "README.md").read_text()))
+    for page in PAGES:
+        for text in (text for name, text in blocks("") if name == page):
+            yield from commands_of(page, text)
+        if page == "README.md":  # its table, before the pages that go on from such a run
+            yield from (command_of(page, words) for words in inline)
+
+
+def commands_of(page: str, text: str) -> Iterator[Command]:
+    """Yield the commands of one block; lines up to END belong to one command."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        if not PROGRAMS.match(line) or line.startswith("bimode/"):
+            continue
+        if "<<END" in line:
+            line = "\n".join([line, *takewhile(lambda each: each != "END", lines), "END"])
+        yield command_of(page, re.split(r"\s{2,}# ", line)[0])
 
 
 def command_of(page: str, words: str) -> Command:

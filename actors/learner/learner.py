@@ -280,7 +280,8 @@ class Learner:
         if not parts or (self.filler.images and not any(part[0].images for part in parts)):
             parts.append([self.filler])
         vision = [self.encode_images(part[0].images) for part in parts]
-        return pack(parts, vision).to(distributed.device())
+        batch = pack(parts, vision, self.renderer.family, self.model.model)
+        return batch.to(distributed.device())
 
     def _make_filler(self) -> TrainingSample:
         """Make a sequence without weight, with an image if the model sees images."""

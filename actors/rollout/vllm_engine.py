@@ -6,7 +6,6 @@ it starts fast, and host arrays reach its worker without a copy.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from bimode.errors import ConfigError, RefusedPromptError
 from bimode.inputs.prompt_limits import PromptLimits
 from bimode.models.import_without_gc import import_without_gc
 from bimode.records import EnginePrompt, EngineSample, EngineSampling
+from bimode.renderer import Renderer
 
 GPUS = "cluster.rollout_gpus"
 # tokens; small enough that prompts of a few dozen tokens share prefixes (vLLM's default on CPU is
@@ -26,15 +26,6 @@ KV_BLOCK = 32
 GPU_SHARE, GPU_SHARE_IPC = 0.85, 0.4
 # transports that vLLM's own engines receive; `actors.weights.receiver` receives all others
 COLLECTIVE = ("nccl", "ipc")
-
-
-def implementation(model_dir: Path) -> str:
-    """Return vLLM's `model_impl` for a model directory: its native class, except for LLaVA.
-
-    Its native LLaVA rejects the parameter names that transformers 5 writes and needs torchvision.
-    """
-    architectures = json.loads((model_dir / "config.json").read_text()).get("architectures") or ()
-    return "transformers" if "LlavaForConditionalGeneration" in architectures else "auto"
 
 
 def keep_images() -> None:
@@ -83,7 +74,6 @@ class VllmEngine:
                 str(model_dir),
                 trust_remote_code=False,
                 load_format="safetensors",
-                model_impl=implementation(model_dir),
                 dtype=dtype,
                 seed=seed,
                 max_model_len=limits.max_model_len,
@@ -96,7 +86,7 @@ class VllmEngine:
                 # does not use offset")
                 enable_chunked_prefill=gpu,
                 max_num_batched_tokens=max(8192, limits.max_model_len),
-                limit_mm_per_prompt={"image": limits.max_images} if limits.max_images else {},
+                **Renderer(model_dir).family.engine_options(limits.max_images),
                 logprobs_mode="raw_logprobs",
                 weight_transfer_config=WeightTransferConfig(backend=backend),
                 worker_extension_cls="actors.weights.receiver.WorkerExtension",

@@ -25,7 +25,6 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.ingress import make_fastapi_ingress
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from actors.rollout.vllm_engine import implementation
 from actors.serving import replica_port as replica_port  # closes a port, in each replica
 from actors.serving import thinking_parser
 from actors.serving.endpoint import ENDPOINTS, MonitoredIngress
@@ -66,7 +65,6 @@ def build_app(renderer: Renderer, endpoint: EndpointConfig) -> Any:
         "enforce_eager": not gpus,
         "trust_remote_code": False,
         "load_format": "safetensors",
-        "model_impl": implementation(model_dir),
         "tensor_parallel_size": max(gpus, 1),
         "reasoning_parser": thinking_parser.NAME,
         "reasoning_parser_plugin": thinking_parser.__name__,
@@ -74,8 +72,7 @@ def build_app(renderer: Renderer, endpoint: EndpointConfig) -> Any:
     }
     if max_model_len:
         engine["max_model_len"] = max_model_len
-    if renderer.kind == "image_text":
-        engine["limit_mm_per_prompt"] = {"image": MAX_IMAGES}
+    engine |= renderer.family.engine_options(MAX_IMAGES if renderer.kind == "image_text" else 0)
     config = LLMConfig(
         model_loading_config={"model_id": name, "model_source": str(model_dir)},
         accelerator_type=None,

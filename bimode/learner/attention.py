@@ -19,6 +19,7 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from bimode.errors import ConfigError
+from bimode.models.families import FAMILIES
 
 NAME = "bimode_spans"
 
@@ -132,7 +133,8 @@ def refuse_unpackable(model: Any) -> None:
             " that transformers lets choose"
         )
         raise ConfigError("model.base", type(model).__name__, fix)
-    if any(hasattr(module, "get_rope_index") for module in model.modules()):
+    has_mrope = any(hasattr(module, "get_rope_index") for module in model.modules())
+    if has_mrope and model.config.model_type not in FAMILIES:
         fix = (
             "gives a token of an image several positions (M-RoPE), and a packed line has one for"
             " each; take another model"

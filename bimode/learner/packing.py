@@ -18,11 +18,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bimode.learner.attention import Spans
+from bimode.models.families import FAMILIES, TEXT, Family, positions
 from bimode.records import TrainingSample
 
 
@@ -35,12 +37,12 @@ class PackedBatch:
     """
 
     input_ids_T: Tensor
-    position_ids_T: Tensor
+    position_ids_RT: Tensor  # R is 1, or 4 with M-RoPE (`bimode.models.families.positions`)
     spans: Spans
     vision_names: tuple[
         str, ...
     ]  # keyword names of the image processor's outputs, e.g. ("pixel_values",)
-    vision: tuple[Tensor, ...]  # each concatenated over the images in order
+    vision: tuple[Tensor, ...]  # each joined over the images in order
     at_N: Tensor
     targets_N: Tensor
     sample_N: Tensor  # index of the sample each token belongs to
@@ -117,10 +119,16 @@ def tree_tokens(tree: Sequence[TrainingSample]) -> int:
 
 
 def pack(
-    trees: Sequence[Sequence[TrainingSample]], vision_of: Sequence[tuple[tuple[str, Tensor], ...]]
+    trees: Sequence[Sequence[TrainingSample]],
+    vision_of: Sequence[tuple[tuple[str, Tensor], ...]],
+    family: Family = FAMILIES[TEXT],
+    model: Any = None,
 ) -> PackedBatch:
-    """Packs `trees`, with `vision_of[k]` the processed images of tree k's prompt. Samples are
+    """Pack `trees`, with `vision_of[k]` the processed images of tree k's prompt. Samples are
     numbered tree by tree.
+
+    `family` joins the images; `model`, the part below the head, knows whether a token has several
+    positions.
     """
     samples = [s for tree in trees for s in tree]
     begins = accumulate(map(tree_tokens, trees), initial=0)
@@ -129,20 +137,24 @@ def pack(
         dict(vision) for vision in vision_of if vision
     ]  # a text sample beside images adds nothing
     names = tuple(parts[0]) if parts else ()
+    places = [
+        positions(model, tree[0].prompt_ids, dict(vision), [len(s.token_ids_T) for s in tree])
+        for tree, vision in zip(trees, vision_of, strict=True)
+    ]
 
     def tokens(field: str) -> Tensor:
         return torch.tensor([x for s in samples for x in getattr(s, field)], dtype=torch.float32)
 
     return PackedBatch(
         input_ids_T=torch.cat([laid.ids_T for laid in layouts]),
-        position_ids_T=torch.cat([laid.positions_T for laid in layouts]),
+        position_ids_RT=torch.cat(places, 1),
         spans=Spans(
             queries=tuple(n for laid in layouts for n in laid.queries),
             keys=tuple(len(keys) for laid in layouts for keys in laid.keys),
             keys_K=torch.cat([keys for laid in layouts for keys in laid.keys]),
         ),
         vision_names=names,
-        vision=tuple(torch.cat([part[name] for part in parts]) for name in names),
+        vision=tuple(family.join(name, [part[name] for part in parts]) for name in names),
         at_N=torch.cat([at_T for laid in layouts for at_T in laid.at]),
         targets_N=torch.tensor([t for s in samples for t in s.token_ids_T], dtype=torch.long),
         sample_N=torch.tensor(
@@ -165,7 +177,6 @@ class _Layout:
     """
 
     ids_T: Tensor
-    positions_T: Tensor
     queries: list[int]
     keys: list[Tensor]
     at: list[Tensor]
@@ -186,7 +197,6 @@ def _lay_out(tree: Sequence[TrainingSample], begin: int) -> _Layout:
         ids_T=torch.tensor(
             [*tree[0].prompt_ids, *(t for s in tree for t in s.token_ids_T)], dtype=torch.long
         ),
-        positions_T=torch.cat([torch.arange(prompt), *(prompt + torch.arange(n) for n in lengths)]),
         queries=[prompt + lengths[0]] if alone else [prompt, *lengths],
         keys=below if alone else [trunk, *below],
         at=[

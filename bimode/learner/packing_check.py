@@ -26,6 +26,7 @@ from bimode.errors import ConfigError
 from bimode.learner.attention import refuse_unpackable
 from bimode.learner.packing import pack
 from bimode.learner.policy import Policy
+from bimode.models.families import FAMILIES, TEXT, Family
 from bimode.modes import Mode
 from bimode.records import TrainingSample
 from bimode.renderer import Renderer, load_model
@@ -83,14 +84,15 @@ def check_packing(
     model = load_model(path, torch.float32)
     refuse_known(model.config, max_model_len)
     model = model.to(device).eval()
-    probes = make_probes(Renderer(path), length_to_probe(model.config, max_model_len))
-    packed_N, alone_N = compare(model, probes)
+    renderer = Renderer(path)
+    probes = make_probes(renderer, length_to_probe(model.config, max_model_len))
+    packed_N, alone_N = compare(model, probes, renderer.family)
     largest = float((packed_N - alone_N).abs().max())
     if not largest <= LIMIT:  # a NaN is refused too
         raise _refused(model, f"differ by {largest:.2g} nats from those of each sequence alone")
     if dtype == "float32":
         return PackingCheck(len(alone_N), largest)
-    packed_N, rounded_N = compare(model.to(torch.bfloat16), probes)
+    packed_N, rounded_N = compare(model.to(torch.bfloat16), probes, renderer.family)
     mean = float((packed_N - alone_N).abs().mean())
     rounding = float((rounded_N - alone_N).abs().mean())
     if not mean <= ROUNDING * rounding + LIMIT:
@@ -99,7 +101,9 @@ def check_packing(
     return PackingCheck(len(alone_N), largest, mean)
 
 
-def compare(model: Any, probes: Sequence[Probe]) -> tuple[Tensor, Tensor]:
+def compare(
+    model: Any, probes: Sequence[Probe], family: Family = FAMILIES[TEXT]
+) -> tuple[Tensor, Tensor]:
     """Log-probabilities [N] of the responses, in one packed line and of each sequence alone, on the
     host.
 
@@ -109,7 +113,8 @@ def compare(model: Any, probes: Sequence[Probe]) -> tuple[Tensor, Tensor]:
     text = model.config.get_text_config()
     own, device = text._attn_implementation, next(model.parameters()).device
     try:
-        batch = pack([probe.responses for probe in probes], [probe.images for probe in probes])
+        trees = [probe.responses for probe in probes]
+        batch = pack(trees, [probe.images for probe in probes], family, model.model)
         with torch.no_grad():
             alone = [_alone(model, s, probe.images) for probe in probes for s in probe.responses]
             packed_N, _ = Policy(model)(batch.to(device))
@@ -128,6 +133,8 @@ def _alone(model: Any, sample: TrainingSample, images: Sequence[tuple[str, Tenso
     device = next(model.parameters()).device
     ids_1T = torch.tensor([[*sample.prompt_ids, *sample.token_ids_T]], device=device)
     vision = {name: tensor.to(device) for name, tensor in images}
+    if hasattr(model.model, "get_rope_index"):
+        vision["mm_token_type_ids"] = (ids_1T == model.config.image_token_id).int()
     logits_TV = model(input_ids=ids_1T, **vision, use_cache=False).logits[0]
     predicting_TV = logits_TV[len(sample.prompt_ids) - 1 : -1].float()
     targets_T1 = torch.tensor(sample.token_ids_T, device=device)[:, None]

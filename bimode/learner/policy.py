@@ -125,9 +125,10 @@ class Policy(nn.Module):
     def forward(self, batch: PackedBatch) -> tuple[Tensor, Tensor]:
         """Returns (logprobs_N, entropy_N) of the batch's response tokens."""
         images = dict(zip(batch.vision_names, batch.vision, strict=True))
+        place_RT = batch.position_ids_RT
         line = {
             "input_ids": batch.input_ids_T[None],
-            "position_ids": batch.position_ids_T[None],
+            "position_ids": place_RT if len(place_RT) == 1 else place_RT[:, None],
             "spans": batch.spans,
         }
         hidden_1TD = self.model.model(**line, **images, use_cache=False).last_hidden_state

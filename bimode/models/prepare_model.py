@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bimode.models.template import CHAT_TEMPLATE, WANTED, install
+from bimode.models.template import CHAT_TEMPLATE, WANTED, chat_template, install
 from bimode.models.tiny_llava import TinyShape, write_tiny_llava
 from bimode.renderer import Renderer, load_model, model_kind, save_model
 
@@ -32,9 +32,10 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
     source = Path(base)
     model_kind(source)
     renderer = Renderer(source)
-    had_template = renderer.tokenizer.chat_template == CHAT_TEMPLATE
+    template = chat_template(renderer.family.image)
+    had_template = renderer.tokenizer.chat_template == template
     pieces = {text: renderer.tokenizer.encode(text, add_special_tokens=False) for text in WANTED}
-    added = install(renderer.tokenizer)
+    added = install(renderer.tokenizer, renderer.family.image)
     if had_template and not added:
         return source, ()
     import torch
@@ -51,7 +52,7 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
     model.generation_config.eos_token_id = renderer.eos_id
     save_model(model, root)
     if renderer.kind == "image_text":
-        renderer.processor.chat_template = CHAT_TEMPLATE
+        renderer.processor.chat_template = template
     renderer.processor.save_pretrained(root)
     return root, added
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from bimode.modes import DECIDE_DIRECT, DECIDE_THINK, THINK_CLOSE, THINK_OPEN
+from bimode.records import IMAGE_MARKER
 
 CHAT_TEMPLATE = """\
 {%- set mode = thinking_mode | default('auto') -%}
@@ -47,9 +48,13 @@ WANTED = (
 )  # each one token
 
 
-def install(tokenizer: Any) -> tuple[str, ...]:
-    """Gives `tokenizer` the template and whatever tokens it lacks; returns the tokens that were
-    added.
+def chat_template(image: str) -> str:
+    """Return the template of a family that writes an image as `image`."""
+    return CHAT_TEMPLATE.replace(IMAGE_MARKER, image)
+
+
+def install(tokenizer: Any, image: str = IMAGE_MARKER) -> tuple[str, ...]:
+    """Give `tokenizer` the template and the tokens that it lacks; return the added tokens.
 
     ``<think>`` and ``</think>`` must be single tokens, and so must ``\\n`` and ``\\n\\n``, since
     the choice of mode is one token. The caller resizes the embeddings and tells the user.
@@ -66,5 +71,5 @@ def install(tokenizer: Any) -> tuple[str, ...]:
         tokenizer.add_tokens(
             [AddedToken(text, normalized=False, special=text.startswith("<|")) for text in missing]
         )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = chat_template(image)
     return tuple(missing)

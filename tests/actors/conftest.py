@@ -14,7 +14,7 @@ import pytest
 @pytest.fixture(scope="session")
 def rollout_actor(ray_local: Any, tiny_llava: Path) -> Iterator[Any]:
     """A worker on the tiny LLaVA. Tests that change weights first load the ones they start from."""
-    actor = _start(ray_local, "w0", tiny_llava)
+    actor = start_worker(ray_local, "w0", tiny_llava)
     yield actor
     ray_local.kill(actor)
 
@@ -22,7 +22,7 @@ def rollout_actor(ray_local: Any, tiny_llava: Path) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def text_actor(ray_local: Any, text_model: Path) -> Iterator[Any]:
     """A worker on the text model."""
-    actor = _start(ray_local, "t0", text_model)
+    actor = start_worker(ray_local, "t0", text_model)
     yield actor
     ray_local.kill(actor)
 
@@ -61,15 +61,15 @@ def moe_model(text_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="session")
 def moe_actor(ray_local: Any, moe_model: Path) -> Iterator[Any]:
     """A worker on the mixture of experts."""
-    actor = _start(ray_local, "m0", moe_model)
+    actor = start_worker(ray_local, "m0", moe_model)
     yield actor
     ray_local.kill(actor)
 
 
-def _start(ray_local: Any, name: str, model_dir: Path) -> Any:
+def start_worker(ray_local: Any, name: str, model_dir: Path, max_model_len: int = 128) -> Any:
     from actors.rollout.worker import RolloutWorker
 
     remote = ray_local.remote(RolloutWorker).options(num_cpus=0)
     return remote.remote(
-        name, model_dir, max_model_len=128, dtype="float32", seed=0, sync="object_store"
+        name, model_dir, max_model_len=max_model_len, dtype="float32", seed=0, sync="object_store"
     )

@@ -19,7 +19,7 @@ from bimode.config.recipe import Recipe
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("bimode", "data_curation", "actors", "cluster", "pipelines")
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
-VLLM_SERVER = r"^\.venv/bin/python -m (vllm\S+) --model \S+ --model-impl transformers"
+VLLM_SERVER = r"^(?:\S+=\S+ )?\.venv/bin/python -m (vllm\S+) --model \S+ --model-impl transformers"
 
 # Broad handlers have two homes: the rollout boundary, and where a run, an actor or an update ends.
 # An entry names why.
