@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import inspect
 import random
+import sys
 import warnings
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -18,7 +22,14 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from bimode.errors import ConfigError
-from bimode.learner.packing_check import LIMIT, Probe, _response, compare, refuse_known
+from bimode.learner.packing_check import (
+    LIMIT,
+    Probe,
+    _response,
+    check_packing,
+    compare,
+    refuse_known,
+)
 
 VOCABULARY = 64
 MODEL_LEN = 64  # of the run that is imagined: longer than the windows below
@@ -190,10 +201,9 @@ PAGE = """\
 # Models: what is trained rightly, and what is refused
 
 Look up `model_type` in your model's `config.json`. Qwen3 is `qwen3`, Gemma 2 `gemma2`, Granite 3
-`granite` or `granitemoe`, LLaVA 1.5 `llava`: right. Phi-3 with 4k positions is `phi3`, right; with
-128k (`longrope`) it is refused. All of Qwen's VL series is refused, since it gives a token several
-positions. The models below were random and tiny; a type that is not listed is compared when a run
-begins.
+`granite` or `granitemoe`: right. Phi-3 with 4k positions is `phi3`, right; with 128k (`longrope`) it
+is refused. Image-text models are those of the families below, and no others. The models that were
+compared are random and tiny; a text type that is not listed is compared when a run begins.
 
 A run compares packed sequences with single ones before it trains
 (`bimode/learner/packing_check.py`): above {limit}
@@ -210,14 +220,32 @@ A difference is the largest of a log-probability between a packed line and each 
 nats. The page is made by `python -m tests.model_types > docs/models.md`, and a test holds it to the
 code.
 
-## Image-text
+## Image-text families
+
+| `model_type` | models | packed against alone |
+|---|---|---|
+{families}
+
+The difference is that of three prompts with two, one and no image of unlike sizes, from the
+family's own processor. Of `qwen3_vl`, `internvl` and `smolvlm` the suite also compares the
+rollout engine (vLLM's native class) with the learner, at load and after two live weight updates:
+at most 1e-4 nats (`tests/actors/test_families.py`). The smoke recipe ran from curation to
+evaluation with a tiny model of each ([experiments](experiments/2026-12-01.md)). No published
+checkpoint was at hand.
+
+What a family is, is one record in `bimode/models/families.py`: how an image is written in a prompt,
+which tensors the model wants, how those of several prompts are joined, what the engine needs. A
+model with M-RoPE gets four positions a token (`positions` there). Video and audio, several turns,
+mixtures of experts with images, Gemma 3 and models with code of their own are not supported.
+
+The base's chat template is replaced by ours (ChatML with `thinking_mode`), and missing tokens are
+added.
+
+What the packing check says of some types by their config alone, without a family:
 
 | type | difference | or refused, because it |
 |---|---|---|
 {images}
-
-An image-text model must also write an image as `<image>`, as LLaVA's processor does. The others are
-refused by that, InternVL with its own processor (`<IMG_CONTEXT>`) among them.
 
 ## Text: right
 
@@ -249,9 +277,39 @@ def verdicts() -> tuple[list[Verdict], list[Verdict], list[str]]:
     return images, texts, missing
 
 
+MODELS = {
+    "qwen2_5_vl": "Qwen2.5-VL",
+    "qwen3_vl": "Qwen3-VL",
+    "internvl": "InternVL3 and 3.5, the `-hf` checkpoints",
+    "glm4v": "GLM-4.1V",
+    "llava_onevision": "LLaVA-OneVision",
+    "smolvlm": "SmolVLM2",
+    "idefics3": "Idefics3",
+    "llava": "LLaVA 1.5, and the demo's model",
+}
+
+
+def family_rows(folder: Path) -> list[str]:
+    """A row of the table for each family."""
+    from bimode.models.families import FAMILIES, TEXT
+    from bimode.models.prepare_model import NEW_TINY_LLAVA, prepare_base
+    from tests.tiny_families import write
+
+    assert {*MODELS, TEXT} == FAMILIES.keys()
+    rows = []
+    for name, models in MODELS.items():
+        made = NEW_TINY_LLAVA if name == "llava" else str(write(name, folder / name))
+        base, _ = prepare_base(made, folder / f"{name}-base", 0)
+        found = check_packing(base, "float32", 256).float32
+        rows.append(f"| `{name}` | {models} | {found:.0e} |")
+    return rows
+
+
 def page() -> str:
     """docs/models.md."""
     images, texts, missing = verdicts()
+    with TemporaryDirectory() as folder:
+        families = family_rows(Path(folder))
 
     def number(verdict: Verdict) -> str:
         return "" if verdict.difference is None else f"{verdict.difference:.0e}"
@@ -262,6 +320,7 @@ def page() -> str:
     return PAGE.format(
         limit=LIMIT,
         version=transformers.__version__,
+        families="\n".join(families),
         images="\n".join(f"| {v.model_type} | {number(v)} | {short(v)} |" for v in images),
         right="\n".join(f"| {v.model_type} | {number(v)} |" for v in texts if v.is_right),
         refused="\n".join(f"| {v.model_type} | {short(v)} |" for v in texts if not v.is_right),
@@ -271,4 +330,6 @@ def page() -> str:
 
 if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
-    print(page(), end="")
+    with redirect_stdout(sys.stderr):  # DeepSpeed logs there
+        text = page()
+    print(text, end="")

@@ -41,7 +41,7 @@ def check_templates(path: Path, *speakers: Any) -> None:
     for speaker in speakers:
         found = getattr(speaker, "chat_template", None) or ()
         for template in found.values() if isinstance(found, dict) else filter(None, [found]):
-            if template in OURS:
+            if isinstance(template, str) and template in OURS:
                 continue
             problem = _problem(template) if isinstance(template, str) else "is no text"
             if problem:
