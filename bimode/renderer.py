@@ -93,6 +93,15 @@ def load_model(path: Path, dtype: Any) -> Any:
         )
 
 
+def as_saved(model: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `tensors` of `model` under the names, and in the shapes, of the files that it was
+    loaded from: those that an engine knows.
+    """
+    from transformers.core_model_loading import revert_weight_conversion
+
+    return dict(revert_weight_conversion(model, dict(tensors)))
+
+
 def save_model(model: Any, path: Path, weights: Mapping[str, Any] | None = None) -> None:
     """`model` (with `weights` instead of its own) as safetensors in `path`, which others may read
     as they may all else of a run: safetensors gives them no permission, so that nobody but who had

@@ -258,16 +258,20 @@ def base_model(recipe: Recipe, run: Path) -> Path:
     A model that lacks tokens is completed in the copy. A job copies it too, since its unpacked code
     is gone afterwards. Done once per run.
     """
-    from bimode.models.prepare_model import NEW_TINY_LLAVA, prepare_base
+    from bimode.models.prepare_model import NEW_TINY_LLAVA, check_pixels, prepare_base
 
     base, copy = recipe.model.base, run / "base"
     directory = None if base == NEW_TINY_LLAVA else base_directory(base)
-    key = digest_json([base, digest_path(directory) if directory else "", recipe.seed])
+    max_pixels = recipe.model.max_pixels
+    content = digest_path(directory) if directory else ""
+    key = digest_json([base, content, recipe.seed, max_pixels])
     known = (read_json(run / "manifest.json") or {}).get("base", {})
     if known.get("key") == key and (run / known["path"]).is_dir():
         return (run / known["path"]).absolute()
+    if directory and max_pixels:
+        check_pixels(directory, max_pixels)
     with config_errors("model.base"):
-        path, added = prepare_base(str(directory or base), copy, recipe.seed)
+        path, added = prepare_base(str(directory or base), copy, recipe.seed, max_pixels)
     if path.resolve() != copy.resolve():
         shutil.rmtree(copy, ignore_errors=True)  # it was made for another base
         if in_job():

@@ -201,9 +201,9 @@ PAGE = """\
 # Models: what is trained rightly, and what is refused
 
 Look up `model_type` in your model's `config.json`. Qwen3 is `qwen3`, Gemma 2 `gemma2`, Granite 3
-`granite` or `granitemoe`: right. Phi-3 with 4k positions is `phi3`, right; with 128k (`longrope`) it
-is refused. Image-text models are those of the families below, and no others. The models that were
-compared are random and tiny; a text type that is not listed is compared when a run begins.
+`granite` or `granitemoe`: right. Phi-3 with 4k positions is `phi3`, right; with 128k (`longrope`)
+it is refused. Image-text models are those of the families below, and no others. The models that
+were compared are random and tiny; a text type that is not listed is compared when a run begins.
 
 A run compares packed sequences with single ones before it trains
 (`bimode/learner/packing_check.py`): above {limit}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import warnings
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from bimode.config.common import LearnerConfig, OptimConfig
 from bimode.errors import ConfigError, DivergedError
 from bimode.learner.packing import PackedBatch
 from bimode.learner.policy import Policy
+from bimode.models.families import FAMILIES, TEXT, Part
 from bimode.models.import_without_gc import import_without_gc
 
 # DeepSpeed allocates its reduction buffer in full, so never more than the model has
@@ -61,31 +61,23 @@ class Engine(Protocol):
 def build_engine(
     policy: Policy, learner: LearnerConfig, optim: OptimConfig, dtype: torch.dtype
 ) -> Engine:
-    """Make the engine that `learner.engine` names, with the parameters of `learner.freeze`
-    frozen.
-    """
-    freeze(policy, learner.freeze)
+    """Make the engine that `learner.engine` names; it trains the parts of `learner.train`."""
+    freeze(policy, learner.train)
     distributed.ensure_group()
     if learner.engine == "torch":
         return TorchEngine(policy, optim, dtype)
     return DeepSpeedEngine(policy, optim, dtype, learner.zero_stage)
 
 
-def freeze(policy: Policy, patterns: tuple[str, ...]) -> None:
-    """Freeze the parameters whose name contains a match of any of `patterns`. Raises ConfigError
-    for a pattern without a match.
-    """
-    for pattern in patterns:
-        frozen = [p for name, p in policy.model.named_parameters() if re.search(pattern, name)]
-        if not frozen:
-            raise ConfigError(
-                "learner.freeze",
-                pattern,
-                "matches no parameter; names look like "
-                + next(name for name, _ in policy.model.named_parameters()),
-            )
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+def freeze(policy: Policy, trained: Collection[Part]) -> None:
+    """Freeze the parameters of all parts but `trained`. Raises ConfigError if none is left."""
+    kind = policy.model.config.model_type
+    family = FAMILIES.get(kind, FAMILIES[TEXT])
+    for name, parameter in policy.model.named_parameters():
+        parameter.requires_grad_(family.part_of(name) in trained)
+    if not any(parameter.requires_grad for parameter in policy.model.parameters()):
+        fix = f"a model of type {kind} has no such part; name language"
+        raise ConfigError("learner.train", ", ".join(trained), fix)
 
 
 def adamw(policy: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:

@@ -29,7 +29,7 @@ from bimode.learner.packing import PackedBatch, pack, plan_micro_batches, share_
 from bimode.learner.policy import Policy
 from bimode.modes import Mode
 from bimode.records import TrainingSample
-from bimode.renderer import Renderer, load_model, save_model
+from bimode.renderer import Renderer, as_saved, load_model, save_model
 from bimode.rl.loss import LossFn, LossInputs
 from bimode.rl.metrics import decision_values, engine_values, token_sums
 from bimode.storage.checkpoints import partial_path, publish
@@ -303,10 +303,8 @@ class Learner:
         )
 
     def _weights(self, index: int) -> dict[str, Tensor]:
-        from transformers.core_model_loading import revert_weight_conversion
-
         weights = self.engine.weights(set(self.buckets[index]))
-        return dict(revert_weight_conversion(self.model, weights)) if weights else {}
+        return as_saved(self.model, weights) if weights else {}
 
     def _start_partial(self, path: Path) -> Path:
         partial = partial_path(path)

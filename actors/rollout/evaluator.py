@@ -18,7 +18,7 @@ from actors.rollout.fleet import RolloutFleet, WorkerFailedError, WorkerHandle
 from actors.rollout.generate import generate
 from bimode.config.recipe import ModelConfig
 from bimode.records import GenerationRequest, GenerationResult
-from bimode.renderer import load_model
+from bimode.renderer import as_saved, load_model
 from bimode.storage.run_dir import digest_without_weights
 from bimode.storage.weights import WeightBucket
 
@@ -126,8 +126,10 @@ def weights_of(model_dir: Path, version: int) -> WeightBucket:
     """Return the weights of `model_dir` as the learner would send them."""
     import torch
 
-    named = list(load_model(model_dir, torch.float32).named_parameters())
-    return WeightBucket.of(version, [n for n, _ in named], [p.detach().numpy() for _, p in named])
+    model = load_model(model_dir, torch.float32)
+    weights = as_saved(model, {name: p.detach() for name, p in model.named_parameters()})
+    arrays = [weight.contiguous().numpy() for weight in weights.values()]
+    return WeightBucket.of(version, tuple(weights), arrays)
 
 
 def _weight_bytes(model_dir: Path) -> int:

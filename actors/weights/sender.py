@@ -19,6 +19,7 @@ from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, We
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from bimode.errors import ConfigError
+from bimode.renderer import as_saved
 
 
 class GatheredSource(WeightSource):
@@ -59,13 +60,6 @@ def merged_parameters(model: torch.nn.Module) -> set[str]:
     if len(as_saved(model, outlines)) == len(outlines):
         return set()  # asked at once: one by one it takes seconds for a model of hundreds
     return {name for name in outlines if len(as_saved(model, {name: outlines[name]})) > 1}
-
-
-def as_saved(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return `tensors` under the names, and in the shapes, of the model's files."""
-    from transformers.core_model_loading import revert_weight_conversion
-
-    return dict(revert_weight_conversion(model, tensors))
 
 
 def _outline(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -4,7 +4,6 @@ training stages.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic_core import PydanticKnownError
 
 from bimode import plugins
 from bimode.errors import ConfigError
+from bimode.models.families import Part
 from bimode.storage.uri_secrets import refuse_secrets
 
 Positive = Annotated[int, Field(gt=0)]
@@ -123,16 +123,18 @@ class LearnerConfig(ConfigModel):
             "BPO: the reference lives in the host's memory between steps; without effect on a CPU"
         ),
     )
-    freeze: tuple[str, ...] = Field(
-        (), description="regular expressions of parameter names that do not train"
+    train: tuple[Part, ...] = Field(
+        ("vision", "projector", "language"),
+        min_length=1,
+        description=(
+            "parts of the model that are trained; the others are neither updated nor reduced"
+            " (`projector` leads from the vision tower to the language model)"
+        ),
     )
 
-    @field_validator("freeze")
+    @field_validator("train")
     @classmethod
-    def _compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-        return patterns
+    def _each_once(cls, parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        if len(set(parts)) < len(parts):
+            raise ValueError("name each part once")
+        return parts

@@ -9,9 +9,10 @@ is said here before it trains (`bimode.learner.packing_check`, `mismatch` of the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bimode.errors import ConfigError
 from bimode.records import IMAGE_MARKER
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXT = "text"
+Part = Literal["vision", "projector", "language"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,31 @@ class Family:
     images_alone: bool = False  # the processor must look at each image by itself, as vLLM does
     has_video: bool = True  # the engine would make room for a video
     model_impl: str = "auto"  # vLLM's: its native class, unless that cannot load the model
+    # what names of parameters hold: of the tower, and of what leads from it to the language model
+    vision: str = r"\bvisual\.|vision_tower\.|vision_model\."
+    projector: str = r"merger|multi_modal_projector|connector|image_newline"
+
+    def part_of(self, parameter: str) -> Part:
+        """Return which part of the model the parameter of this name belongs to."""
+        if re.search(self.projector, parameter):
+            return "projector"
+        return "vision" if re.search(self.vision, parameter) else "language"
+
+    def bound_pixels(self, processor: Any, max_pixels: int) -> None:
+        """Have `processor` shrink an image of more than `max_pixels` before it becomes tokens.
+
+        Raises ConfigError for a family whose processor has no such setting.
+        """
+        images = processor.image_processor
+        if "image_grid_thw" in self.tensors:
+            smallest = min(images.size["shortest_edge"], max_pixels)
+            images.size = {"shortest_edge": smallest, "longest_edge": max_pixels}
+        elif getattr(images, "max_patches", 0):
+            tile = images.size["height"] * images.size["width"]
+            images.max_patches = max(1, max_pixels // tile)
+        else:
+            fix = f"{type(images).__name__} has a fixed size; leave it out"
+            raise ConfigError("model.max_pixels", max_pixels, fix)
 
     def expanded_ids(self, processor: Any, text: str, pictures: Sequence[Any]) -> list[int]:
         """Return the ids of `text`, with the placeholders of its images expanded."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bimode.errors import ConfigError
 from bimode.models.template import CHAT_TEMPLATE, WANTED, chat_template, install
 from bimode.models.tiny_llava import TinyShape, write_tiny_llava
 from bimode.renderer import Renderer, load_model, model_kind, save_model
@@ -18,12 +19,15 @@ from bimode.renderer import Renderer, load_model, model_kind, save_model
 NEW_TINY_LLAVA = "new:tiny-llava"
 
 
-def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...]]:
+def prepare_base(
+    base: str, root: Path, seed: int, max_pixels: int = 0
+) -> tuple[Path, tuple[str, ...]]:
     """Writes the run's starting model to `root` and returns it with the tokens that had to be
     added.
 
     `base` is a directory or `new:tiny-llava`. A directory that already has the tags and the
-    template is used in place; otherwise what was in `root` goes. Weights are written in the type
+    template is used in place, unless `max_pixels` (0: none) has to be written into its processor;
+    otherwise what was in `root` goes. Weights are written in the type
     that they have in `base`. Raises ConfigError for a directory that is no model of a known kind.
     """
     if base == NEW_TINY_LLAVA:
@@ -36,7 +40,9 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
     had_template = renderer.tokenizer.chat_template == template
     pieces = {text: renderer.tokenizer.encode(text, add_special_tokens=False) for text in WANTED}
     added = install(renderer.tokenizer, renderer.family.image)
-    if had_template and not added:
+    if max_pixels:
+        _bound_pixels(renderer, max_pixels)
+    elif had_template and not added:
         return source, ()
     import torch
 
@@ -55,6 +61,18 @@ def prepare_base(base: str, root: Path, seed: int) -> tuple[Path, tuple[str, ...
         renderer.processor.chat_template = template
     renderer.processor.save_pretrained(root)
     return root, added
+
+
+def check_pixels(path: Path, max_pixels: int) -> None:
+    """Raise ConfigError if images of the model in `path` cannot be bounded."""
+    _bound_pixels(Renderer(path), max_pixels)
+
+
+def _bound_pixels(renderer: Renderer, max_pixels: int) -> None:
+    if renderer.kind == "text":
+        fix = "is for models that see images; leave it out"
+        raise ConfigError("model.max_pixels", max_pixels, fix)
+    renderer.family.bound_pixels(renderer.processor, max_pixels)
 
 
 def stored_dtype(path: Path) -> Any:

@@ -40,9 +40,8 @@ INNER = {
     # of a request, whose recipe's schema refuses such a value; a prompt is refused by its id
     "actors/rollout/worker.py": {"max_tokens", "prompt ID"},
     "actors/learner/sequences.py": {"row ID"},
-    "actors/learner/engines.py": {
-        "learner.freeze"
-    },  # of whichever stage the learner works for (`pipelines.failure`)
+    # of whichever stage the learner works for (`pipelines.failure`)
+    "actors/learner/engines.py": {"learner.train"},
     "data_curation/sources/files.py": {
         "curate.sources.path"
     },  # of whichever source it is (`data_curation.sources.listing`)

@@ -31,8 +31,7 @@ NAMED = {  # patterns that stand behind a limit, and what keeps it
 }
 MADE = {  # of texts that no foreign hand writes, or of escaped names
     "bimode.inputs.text._any_of",
-    "bimode.config.common._compile",
-    "actors.learner.engines.freeze",
+    "bimode.models.families.part_of",  # names of parameters
 }
 
 

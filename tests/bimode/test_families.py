@@ -4,6 +4,7 @@ break that is seen (negative controls).
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from actors.learner.engines import freeze
 from bimode.errors import ConfigError
 from bimode.learner import packing, packing_check
 from bimode.learner.packing_check import check_packing, compare, make_probes
-from bimode.models.families import FAMILIES, family_of
-from bimode.models.prepare_model import prepare_base
+from bimode.learner.policy import Policy
+from bimode.models.families import FAMILIES, Part, family_of
+from bimode.models.prepare_model import check_pixels, prepare_base
 from bimode.models.template import chat_template
 from bimode.renderer import Renderer, load_model
 from tests.tiny_families import MAKERS, write
@@ -126,3 +129,50 @@ def test_an_unknown_family_is_refused_with_those_that_are_known() -> None:
         family_of(Path("model"), "kimi_k25", is_pictured=True)
     assert "kimi_k25" in str(refused.value)
     assert family_of(Path("model"), "anything", is_pictured=False) is FAMILIES["text"]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_every_parameter_belongs_to_one_of_three_parts(name: str, models: dict[str, Path]) -> None:
+    names = [key for key, _ in load_model(models[name], torch.float32).named_parameters()]
+    parts = {key: FAMILIES[name].part_of(key) for key in names}
+    assert set(parts.values()) == {"vision", "projector", "language"}
+    assert parts[next(key for key in names if "embed_tokens" in key)] == "language"
+    assert all(
+        part == "language" for key, part in parts.items() if "layers" in key and "q_norm" in key
+    )
+
+
+@pytest.mark.parametrize("part", ["vision", "projector", "language"])
+def test_only_the_named_part_is_trained(part: Part, models: dict[str, Path]) -> None:
+    policy = Policy(load_model(models["qwen3_vl"], torch.float32))
+    freeze(policy, [part])
+    trained = [name for name, p in policy.model.named_parameters() if p.requires_grad]
+    assert trained and {FAMILIES["qwen3_vl"].part_of(name) for name in trained} == {part}
+
+
+def test_a_text_model_has_no_tower_to_train(text_model: Path) -> None:
+    policy = Policy(load_model(text_model, torch.float32))
+    with pytest.raises(ConfigError, match=r"learner\.train = vision, projector: .* no such part"):
+        freeze(policy, ["vision", "projector"])
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "tokens"), [("qwen3_vl", 8 * 1024, 8), ("internvl", 2 * 56 * 56, 12)]
+)
+def test_images_are_bounded_for_learner_and_engine_alike(
+    name: str, pixels: int, tokens: int, tmp_path: Path
+) -> None:
+    """The bound is in the processor's files, which both sides read; another size is a copy."""
+    model = write(name, tmp_path / "model")
+    base, added = prepare_base(str(model), tmp_path / "base", 0, max_pixels=pixels)
+    assert base == tmp_path / "base" and not added
+    picture = packing_check._noise(random.Random(0), 400, 300)
+    ids = Renderer(base).encode_prompt("what ?", [picture])
+    assert 0 < ids.count(Renderer(base).config.image_token_id) <= tokens
+    whole = Renderer(model).encode_prompt("what ?", [picture])
+    assert whole.count(Renderer(model).config.image_token_id) > tokens
+
+
+def test_a_fixed_size_has_no_bound(tiny_llava: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.max_pixels = 100: .* has a fixed size"):
+        check_pixels(tiny_llava, 100)

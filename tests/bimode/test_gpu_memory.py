@@ -203,3 +203,12 @@ def test_what_the_gpu_recipe_trains_fits(shape: str) -> None:
 def test_what_the_recipe_had_before_does_not_fit() -> None:
     """95 GB for 8B: activations of every layer, all logits at once, the reference beside them."""
     assert needed("Qwen3-8B", OLD, with_reference=True) > GPU
+
+
+@pytest.mark.parametrize("name", ["qwen3-vl", "qwen2_5-vl", "internvl3_5"])
+def test_recipes_of_families_have_the_learner_that_was_measured(name: str) -> None:
+    """So that what fits above fits there, but for the vision tower, which comes on top."""
+    measured, recipe = Recipe.load(RECIPE), Recipe.load(RECIPE.with_name(f"{name}.toml"))
+    assert recipe.bpo.learner == measured.bpo.learner
+    assert recipe.anneal.learner == measured.anneal.learner
+    assert recipe.model.max_pixels and recipe.transport == "nccl"

@@ -195,7 +195,7 @@ def test_mistakes_are_one_line_and_code_2(
             "anneal.optim.betas = [0.9, 1.0]: each must be at least 0 and below 1",
         ),
         ("anneal.optim.lr=nan", "anneal.optim.lr = nan: "),
-        ('bpo.learner.freeze=["("]', "bpo.learner.freeze = ['(']: '(' is not a regular expression"),
+        ('bpo.learner.train=["visual"]', "bpo.learner.train.0 = visual: use 'vision', "),
         (
             "bpo.max_tokens=2",
             "bpo.max_tokens = 2: must be more than 2, which forcing a mode takes of it",
