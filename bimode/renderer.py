@@ -32,6 +32,9 @@ OF_A_RUN = (
 )  # of a stage's directory; of a run's, the last first
 
 
+PROMPTS_KEPT = 256  # with images of any size: each runs the image processor
+
+
 def model_kind(path: Path) -> ModelKind:
     """Read config.json of a Hugging Face directory. Raises ConfigError for anything but the two
     kinds, all of it readable.
@@ -118,7 +121,7 @@ class Renderer:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        self._prompts: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._prompts: dict[object, tuple[int, ...]] = {}
 
     def __reduce__(self) -> tuple[type[Renderer], tuple[Path]]:
         return Renderer, (self.path,)
@@ -236,10 +239,10 @@ class Renderer:
     def encode_prompt(self, question: str, images: Sequence[bytes]) -> tuple[int, ...]:
         """Ids up to and with ``<think>``, image placeholders expanded.
 
-        Cached by question and number of images where all images give equally many placeholders (one
-        canvas size).
+        Cached by the question and, if all images give equally many placeholders (one canvas size),
+        by their number, else by the images themselves.
         """
-        key = (question, len(images))
+        key = (question, len(images) if self._fixed_size else tuple(images))
         if key not in self._prompts:
             text = self.prompt_text(question, len(images))
             if self.kind == "text":
@@ -247,8 +250,8 @@ class Renderer:
             else:
                 pictures = [open_picture(data) for data in images]
                 ids = self.family.expanded_ids(self.processor, text, pictures)
-            if not self._fixed_size:
-                return tuple(ids)
+            if not self._fixed_size and len(self._prompts) >= PROMPTS_KEPT:
+                self._prompts.pop(next(iter(self._prompts)))
             self._prompts[key] = tuple(ids)
         return self._prompts[key]
 

@@ -12,9 +12,8 @@ import io
 import math
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -34,6 +33,32 @@ from bimode.rl.loss import LossFn, LossInputs
 from bimode.rl.metrics import decision_values, engine_values, token_sums
 from bimode.storage.checkpoints import partial_path, publish
 from bimode.storage.weights import SharedArray, WeightBucket, as_array, into_buckets, share
+
+Vision = tuple[tuple[str, Tensor], ...]
+
+
+class ImageCache:
+    """Calls `encode` for the images of a prompt, and keeps at most `limit` bytes of its newest
+    results.
+    """
+
+    def __init__(self, encode: Callable[[Sequence[bytes]], Vision], limit: int) -> None:
+        self._encode, self._limit, self._bytes = encode, limit, 0
+        self._kept: dict[tuple[bytes, ...], Vision] = {}
+
+    def __call__(self, images: tuple[bytes, ...]) -> Vision:
+        found = self._kept.pop(images, None)
+        if found is None:
+            found = self._encode(images)
+            self._bytes += _size(found)
+        self._kept[images] = found  # the newest is the last
+        while self._bytes > self._limit and len(self._kept) > 1:
+            self._bytes -= _size(self._kept.pop(next(iter(self._kept))))
+        return found
+
+
+def _size(vision: Vision) -> int:
+    return sum(tensor.nbytes for _, tensor in vision)
 
 
 class Reference:
@@ -59,8 +84,9 @@ class Reference:
         return found
 
 
-# processed images kept: the rollouts of a prompt, and the prompts of a few steps, share theirs
-CACHED_IMAGES = 512
+# of processed images kept: the rollouts of a prompt, and the prompts of a few steps, share theirs;
+# one picture of a million pixels is 25 to 90 MB
+CACHED_BYTES = 2 << 30
 CHECKPOINTS_KEPT = 2
 
 
@@ -104,7 +130,7 @@ class Learner:
         self.config, self.optim, self.total_steps = config, spec.optim, spec.total_steps
         self.step = 0
         self.renderer = Renderer(spec.model_dir)
-        self.encode_images = lru_cache(maxsize=CACHED_IMAGES)(self.renderer.encode_images)
+        self.encode_images = ImageCache(self.renderer.encode_images, CACHED_BYTES)
         precision = getattr(torch, spec.dtype)
         held = torch.float32 if config.engine == "torch" else precision
         self.model = load_model(spec.model_dir, held)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from actors.learner.engines import freeze
+from actors.learner.learner import ImageCache
 from bimode.errors import ConfigError
 from bimode.learner import packing, packing_check
 from bimode.learner.packing_check import check_packing, compare, make_probes
@@ -175,3 +176,17 @@ def test_images_are_bounded_for_learner_and_engine_alike(
 def test_a_fixed_size_has_no_bound(tiny_llava: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.max_pixels = 100: .* has a fixed size"):
         check_pixels(tiny_llava, 100)
+
+
+def test_processed_images_are_kept_up_to_a_number_of_bytes() -> None:
+    asked: list[tuple[bytes, ...]] = []
+
+    def encode(images: Any) -> Any:
+        asked.append(images)
+        return (("pixel_values", torch.zeros(25)),)  # 100 bytes
+
+    cache = ImageCache(encode, 250)
+    for name in (b"a", b"b", b"a", b"c", b"a", b"b"):
+        assert cache((name,))[0][1].shape == (25,)
+    assert asked == [(b"a",), (b"b",), (b"c",), (b"b",)]  # b was the oldest when c came
+    assert ImageCache(encode, 10)((b"large",))  # one that is larger than all is not lost
