@@ -59,6 +59,8 @@ CHAOS_HELP = (
 EVALUATE_HELP = (
     "TOML file, or the directory of a run: by its own recipe; or give --model and --data, or all"
 )
+PROVE_LENGTH_HELP = "tokens of prompt and response together that are tried"
+PIXELS_HELP = "of an image before it becomes tokens (model.max_pixels); 0: the processor's own"
 ID_HELP = "of a question or a row, as its source has it, its beginning, or a source reference"
 NAME_HELP = (
     "of the model, and of its application on a cluster; by default the directory's, of"
@@ -248,6 +250,22 @@ def evaluate(
     from pipelines.report.summary import print_summary
 
     print_summary(folder)
+
+
+@app.command()
+def prove(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Hugging Face model directory")],
+    max_model_len: Annotated[
+        int, typer.Option("--max-model-len", metavar="N", min=64, help=PROVE_LENGTH_HELP)
+    ] = 1024,
+    max_pixels: Annotated[
+        int, typer.Option("--max-pixels", metavar="N", min=0, help=PIXELS_HELP)
+    ] = 0,
+) -> int:
+    """Prove that a model is computed rightly: packed trees, gradients, engine, updates, saving."""
+    from pipelines.prove import prove_model
+
+    return prove_model(model, max_model_len, max_pixels)
 
 
 @app.command()
