@@ -38,6 +38,7 @@ STANDS_FOR = {
     "--model M --data D": "--model runs/demo/bpo/model --data runs/demo --out runs/docs-evaluate",
     "--model M": "--model runs/demo/bpo/model",
     "KIND": "kill-rollout",
+    "prove MODEL": "prove assets/tiny-base --max-model-len 256",
     "--rollouts N": "--rollouts 2",
 }
 SERVER = "bimode serve --model runs/demo/bpo/model"
