@@ -33,7 +33,7 @@ class GatheredSource(WeightSource):
 
     def __init__(self, model: torch.nn.Module) -> None:
         self._model = model
-        self._merged = merged_parameters(model)
+        self._saved_names = saved_names(model)
 
     def metadata(self) -> list[ParamMeta]:
         return [
@@ -47,19 +47,21 @@ class GatheredSource(WeightSource):
             yield from self._as_saved(name, _whole(parameter))
 
     def _as_saved(self, name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        if name not in self._merged:
-            yield name, tensor
+        if name in self._saved_names:
+            yield self._saved_names[name], tensor
             return
         for part, value in as_saved(self._model, {name: tensor}).items():
             yield part, value.contiguous()
 
 
-def merged_parameters(model: torch.nn.Module) -> set[str]:
-    """Return the names of parameters that are several tensors in the model's files."""
+def saved_names(model: torch.nn.Module) -> dict[str, str]:
+    """Return the name in the model's files of each parameter that is one tensor there; those that
+    are several, as experts, or have another layout are left out.
+    """
     outlines = {name: _outline(parameter) for name, parameter in model.named_parameters()}
-    if len(as_saved(model, outlines)) == len(outlines):
-        return set()  # asked at once: one by one it takes seconds for a model of hundreds
-    return {name for name in outlines if len(as_saved(model, {name: outlines[name]})) > 1}
+    name_of = {id(outline): name for name, outline in outlines.items()}
+    saved = as_saved(model, outlines)  # at once: one by one it takes seconds
+    return {name_of[id(tensor)]: name for name, tensor in saved.items() if id(tensor) in name_of}
 
 
 def _outline(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tiny_families import write
+
 pytestmark = pytest.mark.ray
 
 GATHER = """
@@ -20,14 +22,15 @@ import torch
 
 from actors.learner.engines import build_engine
 from actors.weights.sender import GatheredSource
-from bimode.renderer import load_model
+from bimode.renderer import as_saved, load_model
 from bimode.config.common import LearnerConfig, OptimConfig
 from bimode.learner.policy import Policy
 
 store = f"file://{sys.argv[2]}"
 torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
 model = load_model(Path(sys.argv[1]), torch.float32)
-whole = {name: p.detach().clone() for name, p in model.named_parameters()}
+named = {name: p.detach() for name, p in model.named_parameters()}
+whole = {name: tensor.clone() for name, tensor in as_saved(model, named).items()}
 engine = build_engine(Policy(model), LearnerConfig(zero_stage=3), OptimConfig(), torch.float32)
 assert all(p.numel() == 0 for p in model.parameters()), "ZeRO-3 has not split the parameters"
 source = GatheredSource(model)
@@ -126,3 +129,20 @@ def test_vllms_own_nccl_engines_bring_every_tensor_of_an_update_to_every_worker(
     *compared, ranks = done.stdout.splitlines() or [done.stderr[-2000:]]
     assert compared == ["0 6 True"] * 2 + ["1 6 True"] * 2 + ["2 6 False"] * 2
     assert ranks == "[[1], [2]]"
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "internvl", "llava_onevision"])
+def test_names_are_those_of_the_models_files(name: str, tmp_path: Path) -> None:
+    """In memory these families call their weights otherwise, and vLLM knows the files' names."""
+    import torch
+    from safetensors import safe_open
+
+    from actors.weights.sender import GatheredSource
+    from bimode.renderer import load_model
+
+    model = load_model(write(name, tmp_path / "model"), torch.float32)
+    with safe_open(tmp_path / "model" / "model.safetensors", "pt") as file:
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+    sent = dict(GatheredSource(model))
+    assert sent.keys() == stored.keys() != dict(model.named_parameters()).keys()
+    assert all(torch.equal(tensor, stored[key]) for key, tensor in sent.items())
