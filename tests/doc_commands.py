@@ -104,7 +104,10 @@ def run(command: Command) -> bool:
     if "curl" in text:
         [snippet] = [code for _, code in blocks("python") if "strip.png" in code]
         subprocess.run([sys.executable, "-c", snippet], cwd=REPO, check=True)
-        return serves(SERVER, text)
+        try:
+            return serves(SERVER, text)
+        finally:
+            (REPO / "strip.png").unlink()
     return subprocess.run(["bash", "-c", text], cwd=REPO).returncode == 0
 
 

@@ -27,7 +27,7 @@ NAMING = {
     "one_of",
     "check_name",
 }  # their first argument is a key
-ARGUMENTS = {"recipe", "RECIPE", "DIR", "ID", "RAY_ADDRESS", "HOME", "--host and --port"}
+ARGUMENTS = {"recipe", "RECIPE", "MODEL", "DIR", "ID", "RAY_ADDRESS", "HOME", "--host and --port"}
 ROLES = {
     "model",
     "data",
