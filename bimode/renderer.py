@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bimode.errors import ConfigError, RefusedPromptError, check_name, config_errors
-from bimode.inputs.pictures import open_picture
+from bimode.inputs.pictures import open_picture, shown_size
 from bimode.inputs.text import ControlTokens, control_tokens
 from bimode.models.families import Family, family_of
 from bimode.models.import_without_gc import import_transformers
@@ -240,20 +240,31 @@ class Renderer:
         """Ids up to and with ``<think>``, image placeholders expanded.
 
         Cached by the question and, if all images give equally many placeholders (one canvas size),
-        by their number, else by the images themselves.
+        by their number, else by their sizes or by the images themselves.
         """
-        key = (question, len(images) if self._fixed_size else tuple(images))
+        sizes: tuple[tuple[int, int], ...] = ()
+        if self.family.from_sizes:
+            sizes = tuple(shown_size(data) for data in images)
+        pictured: object = len(images) if self._fixed_size else sizes or tuple(images)
+        key = (question, pictured)
         if key not in self._prompts:
             text = self.prompt_text(question, len(images))
             if self.kind == "text":
                 ids = self.tokenizer.encode(text, add_special_tokens=False)
             else:
-                pictures = [open_picture(data) for data in images]
-                ids = self.family.expanded_ids(self.processor, text, pictures)
+                ids = self._expanded(text, images, sizes)
             if not self._fixed_size and len(self._prompts) >= PROMPTS_KEPT:
                 self._prompts.pop(next(iter(self._prompts)))
             self._prompts[key] = tuple(ids)
         return self._prompts[key]
+
+    def _expanded(
+        self, text: str, images: Sequence[bytes], sizes: Sequence[tuple[int, int]]
+    ) -> list[int]:
+        if self.family.from_sizes:
+            return self.family.ids_from_sizes(self.processor, text, sizes)
+        pictures = [open_picture(data) for data in images]
+        return self.family.expanded_ids(self.processor, text, pictures)
 
     def encode_unexpanded(self, question: str, num_images: int) -> tuple[int, ...]:
         """Return ids up to and with ``<think>`` with one placeholder an image, as an inference

@@ -175,6 +175,12 @@ TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF's number of the orientation
+SIDEWAYS = (
+    Image.Transpose.ROTATE_90,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.TRANSVERSE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +251,29 @@ def picture_header(data: bytes) -> tuple[str, int, int]:
 
     Example: ``("PNG", 40, 40)``. Raises PictureError for bytes that are no picture.
     """
+    kind, picture = _opened(data)
+    return kind, picture.width, picture.height
+
+
+def shown_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of the picture as `open_picture` turns it, without decoding.
+
+    Raises PictureError for bytes that are no picture.
+    """
+    _, picture = _opened(data)
+    if TURNED.get(_orientation(picture)) in SIDEWAYS:  # type: ignore[call-overload]
+        return picture.height, picture.width
+    return picture.width, picture.height
+
+
+def _opened(data: bytes) -> tuple[str, Image.Image]:
     kind = _kind_of(data)
     try:
-        picture = Image.open(io.BytesIO(data), formats=(kind,))
+        return kind, Image.open(io.BytesIO(data), formats=(kind,))
     except Image.DecompressionBombError:
         raise _refusal("image_size", "too many pixels to decode") from None
     except UNDECODABLE as error:
         raise _refusal("image_broken", f"{kind}: {_why(error)}") from None
-    return kind, picture.width, picture.height
 
 
 def in_rgb(picture: Image.Image) -> Image.Image:

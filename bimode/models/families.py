@@ -38,6 +38,7 @@ class Family:
     tensors: tuple[str, ...] = ("pixel_values",)  # of the image processor, those that forward wants
     joined_on: Mapping[str, int] = field(default_factory=dict)  # axis of the images; 0 by default
     images_alone: bool = False  # the processor must look at each image by itself, as vLLM does
+    from_sizes: bool = False  # the processor counts an image's tokens from its size alone
     has_video: bool = True  # the engine would make room for a video
     model_impl: str = "auto"  # vLLM's: its native class, unless that cannot load the model
     # what names of parameters hold: of the tower, and of what leads from it to the language model
@@ -72,6 +73,23 @@ class Family:
         if pictures:
             given["images"] = list(pictures) if self.images_alone else [list(pictures)]
         return list(processor(text=[text], add_special_tokens=False, **given)["input_ids"][0])
+
+    def ids_from_sizes(
+        self, processor: Any, text: str, sizes: Sequence[tuple[int, int]]
+    ) -> list[int]:
+        """Return the same ids for images of `sizes` (width, height), without their pixels."""
+        ids = processor.tokenizer.encode(text, add_special_tokens=False)
+        if not sizes:
+            return list(ids)
+        rows_first = [(height, width) for width, height in sizes]
+        counts = iter(
+            processor._get_num_multimodal_tokens(image_sizes=rows_first)["num_image_tokens"]
+        )
+        placeholder = processor.tokenizer.convert_tokens_to_ids(processor.image_token)
+        expanded: list[int] = []
+        for id in ids:
+            expanded += [id] * (next(counts) if id == placeholder else 1)
+        return expanded
 
     def image_tensors(
         self, processor: Any, pictures: Sequence[Any]
@@ -140,12 +158,14 @@ PATCHES = {"pixel_values": 1, "pixel_attention_mask": 1}  # axis 0 is the prompt
 FAMILIES: dict[str, Family] = {
     TEXT: Family(tensors=()),
     "llava": Family(has_video=False, model_impl="transformers"),  # native: other names of weights
-    "qwen2_5_vl": Family(QWEN_IMAGE, GRID),
-    "qwen3_vl": Family(QWEN_IMAGE, GRID),
+    "qwen2_5_vl": Family(QWEN_IMAGE, GRID, from_sizes=True),
+    "qwen3_vl": Family(QWEN_IMAGE, GRID, from_sizes=True),
     "internvl": Family("<IMG_CONTEXT>"),
-    "glm4v": Family("<|begin_of_image|><|image|><|end_of_image|>", GRID),
+    "glm4v": Family("<|begin_of_image|><|image|><|end_of_image|>", GRID, from_sizes=True),
     "llava_onevision": Family(
-        tensors=("batch_num_images", "image_sizes", "pixel_values"), images_alone=True
+        tensors=("batch_num_images", "image_sizes", "pixel_values"),
+        images_alone=True,
+        from_sizes=True,
     ),
     "smolvlm": Family(tensors=("pixel_attention_mask", "pixel_values"), joined_on=PATCHES),
     "idefics3": Family(

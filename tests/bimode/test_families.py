@@ -4,6 +4,7 @@ break that is seen (negative controls).
 
 from __future__ import annotations
 
+import io
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from PIL.ExifTags import Base
 
 from actors.learner.engines import freeze
 from actors.learner.learner import ImageCache
 from bimode.errors import ConfigError
+from bimode.inputs.pictures import open_picture, shown_size
 from bimode.learner import packing, packing_check
 from bimode.learner.packing_check import check_packing, compare, make_probes
 from bimode.learner.policy import Policy
@@ -190,3 +194,21 @@ def test_processed_images_are_kept_up_to_a_number_of_bytes() -> None:
         assert cache((name,))[0][1].shape == (25,)
     assert asked == [(b"a",), (b"b",), (b"c",), (b"b",)]  # b was the oldest when c came
     assert ImageCache(encode, 10)((b"large",))  # one that is larger than all is not lost
+
+
+@pytest.mark.parametrize("name", [name for name in MAKERS if FAMILIES[name].from_sizes])
+def test_ids_from_sizes_are_those_of_the_processor(name: str, models: dict[str, Path]) -> None:
+    """Also of a picture that EXIF turns on its side; the pixels are never looked at."""
+    renderer, draw = Renderer(models[name]), random.Random(0)
+    for _ in range(10):
+        sizes = [(draw.randint(30, 400), draw.randint(30, 400)) for _ in range(2)]
+        text = renderer.prompt_text("which is larger ?", 2)
+        pictures = [Image.new("RGB", size) for size in sizes]
+        whole = renderer.family.expanded_ids(renderer.processor, text, pictures)
+        assert renderer.family.ids_from_sizes(renderer.processor, text, sizes) == whole
+    turned = Image.Exif()
+    turned[Base.Orientation] = 6
+    out = io.BytesIO()
+    Image.new("RGB", (300, 60)).save(out, "JPEG", exif=turned)
+    shown = open_picture(out.getvalue())
+    assert shown_size(out.getvalue()) == shown.size == (60, 300)
