@@ -282,6 +282,7 @@ MODELS = {
     "qwen3_vl": "Qwen3-VL",
     "internvl": "InternVL3 and 3.5, the `-hf` checkpoints",
     "glm4v": "GLM-4.1V",
+    "llava_next": "LLaVA-NeXT (1.6)",
     "llava_onevision": "LLaVA-OneVision",
     "smolvlm": "SmolVLM2",
     "idefics3": "Idefics3",

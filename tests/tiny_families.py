@@ -264,6 +264,36 @@ def llava_onevision() -> Tiny:
     return Tiny(config, tf.LlavaOnevisionForConditionalGeneration, processor)
 
 
+def llava_next() -> Tiny:
+    made = tokenizer((*CHATML, "<image>"), eos="<|im_end|>", pad="<|endoftext|>")
+    text = tf.LlamaConfig(**text_of(made, head_dim=32, tie_word_embeddings=False))
+    vision = tf.CLIPVisionConfig(**vision_of())
+    pins = [[56, 56], [56, 112], [112, 56], [112, 112]]
+    config = tf.LlavaNextConfig(
+        text_config=text,
+        vision_config=vision,
+        image_grid_pinpoints=pins,
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+        image_seq_length=16,
+        **ids(made, image_token_index="<image>"),
+    )
+
+    def processor() -> Any:
+        images = tf.LlavaNextImageProcessor(
+            size={"shortest_edge": 56}, crop_size=SIDE, image_grid_pinpoints=pins
+        )
+        return tf.LlavaNextProcessor(
+            images,
+            made,
+            patch_size=14,
+            num_additional_image_tokens=1,
+            vision_feature_select_strategy="default",
+        )
+
+    return Tiny(config, tf.LlavaNextForConditionalGeneration, processor)
+
+
 def smolvlm() -> Tiny:
     def processor(images: Any, made: Any) -> Any:
         sizes = {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 56}}
@@ -307,7 +337,16 @@ def _with_tiles(
 
 MAKERS = {
     maker.__name__: maker
-    for maker in (qwen2_5_vl, qwen3_vl, internvl, glm4v, llava_onevision, smolvlm, idefics3)
+    for maker in (
+        qwen2_5_vl,
+        qwen3_vl,
+        internvl,
+        glm4v,
+        llava_next,
+        llava_onevision,
+        smolvlm,
+        idefics3,
+    )
 }
 
 
@@ -324,15 +363,15 @@ def write(name: str, folder: Path) -> Path:
                 parameter.normal_(0, STD)
     model.generation_config.eos_token_id = tiny.config.get_text_config().eos_token_id
     model.save_pretrained(folder)
-    if name == "llava_onevision":
+    if name in ("llava_next", "llava_onevision"):
         name_as_on_the_hub(folder / "model.safetensors")
     tiny.processor().save_pretrained(folder)
     return folder
 
 
 def name_as_on_the_hub(file: Path) -> None:
-    """Rename SigLIP's weights as published checkpoints have them: vLLM's class knows no others, and
-    transformers keeps the names that it has loaded.
+    """Rename the weights of SigLIP and CLIP as published checkpoints have them: vLLM's classes know
+    no others, and transformers keeps the names that it has loaded.
     """
     weights = load_file(file)
     known = "vision_tower.vision_model."

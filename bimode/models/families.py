@@ -162,6 +162,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_vl": Family(QWEN_IMAGE, GRID, from_sizes=True),
     "internvl": Family("<IMG_CONTEXT>"),
     "glm4v": Family("<|begin_of_image|><|image|><|end_of_image|>", GRID, from_sizes=True),
+    "llava_next": Family(tensors=("image_sizes", "pixel_values"), has_video=False),
     "llava_onevision": Family(
         tensors=("batch_num_images", "image_sizes", "pixel_values"),
         images_alone=True,
