@@ -123,8 +123,8 @@ class BusyError(BimodeError, RuntimeError):
 
 
 class StorageError(BimodeError, RuntimeError):
-    """Remote storage did not answer; the file is not damaged, so no row is refused, and the same
-    command tries again.
+    """A bucket does not respond. The file may be sound, so no row is rejected; running the same
+    command again retries.
     """
 
 

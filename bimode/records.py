@@ -116,11 +116,9 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
-    """All completions of one prompt, under versions at most `bpo.max_staleness` apart, with their
-    rewards in the same order.
-
-    `reference_reward` is the mean reward of the starting policy in auto mode, for an algorithm that
-    compares with it.
+    """All completions of one prompt in one step, with their rewards in the same order. Their policy
+    versions differ by at most `bpo.max_staleness`. `reference_reward` is the mean reward of the
+    starting policy in auto mode (AdaptThink); NaN for algorithms that do not use it.
     """
 
     prompt: Prompt

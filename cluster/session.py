@@ -242,7 +242,7 @@ def _unpack_everywhere(ray: Any) -> None:
 
 
 def log_folder() -> Path:
-    """Where the connected Ray writes its logs."""
+    """Return the log folder of the connected Ray session."""
     import ray
 
     return Path(ray._private.worker._global_node.get_logs_dir_path())

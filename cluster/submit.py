@@ -105,7 +105,8 @@ def is_uploaded(path: str) -> bool:
 
 
 def dashboard(address: str) -> str:
-    """`--address`, else the one that Ray's own tools read, else the dashboard of this machine.
+    """Return the URL of the Ray dashboard: `--address`, else RAY_API_SERVER_ADDRESS or RAY_ADDRESS
+    if it is an http URL, else the local one.
 
     Raises ConfigError for another scheme and for a credential in the URL.
     """

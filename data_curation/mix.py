@@ -203,7 +203,9 @@ def split_modes(n: int, sizes: tuple[int, ...], share: float) -> tuple[int, int,
 def _topics(
     config: MixConfig, keys_R: NDArray[np.uint64], topic_R: Ints, mode_R: Ints
 ) -> list[Topic]:
-    """The named topics in the recipe's order, then all others, which get the rest of 1."""
+    """Return the named topics in the recipe's order, then one topic for all others, whose share is
+    1 minus the named shares.
+    """
     rest = max(0.0, 1.0 - math.fsum(config.topics.values()))
     shares = config.topics | {"": rest if rest >= 1e-9 else 0.0}
     by_key = np.argsort(keys_R)

@@ -58,7 +58,7 @@ def config(recipe: Recipe) -> Any:
 
 
 def check(recipe: Recipe, inputs: dict[str, Path]) -> None:
-    """Raise ConfigError if there are no prompts."""
+    """Raise ConfigError if the curated data has no `rl` prompts or lacks a prompt column."""
     from bimode.storage.dataset import PROMPT_COLUMNS, check_split
 
     with config_errors("--out"):

@@ -129,7 +129,8 @@ def credit(groups: Sequence[RolloutGroup], bpo: BpoConfig, seed: int) -> Credite
 def update(
     workers: RLWorkers, batch: CreditedBatch, loss: LossFn, max_mismatch: float = math.inf
 ) -> dict[str, Any]:
-    """Take one optimizer step on `batch`. Returns token means and step info.
+    """Take one optimizer step on `batch`. Returns metrics averaged over tokens, with loss,
+    grad_norm and lr.
 
     Raises MismatchError, and moves nothing, if engine and learner differ by more than
     `max_mismatch` (k3, nats a token).

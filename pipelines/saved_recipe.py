@@ -19,8 +19,8 @@ SHIPPED = Path(__file__).parent / "recipes"
 
 
 def refuse_bare_name(path: Path | None) -> Path | None:
-    """`path` as it is. Raises ConfigError for a bare name that nothing here has, e.g. `tiny`: it
-    says where the recipes are.
+    """Return `path` unchanged, or raise ConfigError for a bare name (such as `tiny`) without such a
+    file; the message lists the recipes.
     """
     if path is None or path.parent != Path() or path.exists():
         return path

@@ -15,7 +15,9 @@ NO_PORT = 0
 
 
 def open_no_port(server: Any, address: str, *options: Any, **named: Any) -> int:
-    """Stands in for Serve's own, which listens at `address`, `[::]:0`; returns no port."""
+    """Stand in for Ray Serve's `add_port_to_grpc_server`: open no port. The original listens on all
+    interfaces (`[::]:0`) and unpickles what it receives.
+    """
     return NO_PORT
 
 

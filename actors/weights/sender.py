@@ -118,11 +118,11 @@ def with_rank_offset(init_info: dict[str, Any], worker: int) -> dict[str, Any]:
 
 
 class WeightSender:
-    """Sends the learner's weights to all rollout workers; every learner rank makes one and uses it
-    alike.
+    """Sends the learner's weights to all rollout workers by nccl or ipc. Every learner rank creates
+    one and makes the same calls.
 
-    `address` and `port` are where rank 0 opens the NCCL rendezvous; `ipc` ignores them (one node, a
-    learner rank on each worker's GPU). Raises ConfigError without a GPU.
+    `address` and `port` are the NCCL rendezvous that rank 0 opens; `ipc` ignores them, and needs
+    one rank and one worker on one GPU. Raises ConfigError without a GPU.
     """
 
     def __init__(

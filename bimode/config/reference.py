@@ -132,7 +132,7 @@ def _words(kind: Any) -> str:
 
 
 def _named(validator: Any) -> str:
-    """The choices of a `Named` key; empty for another validator."""
+    """Return the text that lists the choices of a `Named` validator; "" for any other validator."""
     named = getattr(validator, "func", None)
     if not isinstance(named, Named):
         return ""

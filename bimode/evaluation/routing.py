@@ -204,11 +204,11 @@ def nauc(points: Sequence[Point], cost_range: tuple[float, float]) -> float:
 
 
 def qnc(points: Sequence[Point], singles: Sequence[Point]) -> float:
-    """Least cost among `points` and `singles` at the accuracy of the best single mode, over that
-    mode's cost.
+    """Return the cost at which the router matches the best forced mode, as a share of that mode's
+    cost.
 
-    1 means that the router reaches that accuracy at no saving, or does not reach it: the mode
-    itself is on offer.
+    `points` are the router's, `singles` the forced modes'. The result is at most 1; 1 means that the
+    router saves nothing or never reaches that accuracy.
     """
     best_cost, best_accuracy = max(singles, key=lambda p: (p[1], -p[0]))
     return (

@@ -71,7 +71,9 @@ def _problem(template: str) -> str:
 
 
 def _serve() -> None:
-    """The child: prints the problem of the template on stdin as one line of JSON."""
+    """Render the template from stdin in this child process and print the problem as one JSON
+    string; "" if it renders.
+    """
     asked = json.loads(sys.stdin.read())
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime) + 1 + asked["seconds"]

@@ -94,8 +94,8 @@ def informative(group: RolloutGroup, config: BpoConfig) -> bool:
 
 
 def shuffle_rewards(groups: Sequence[RolloutGroup], seed: int) -> list[RolloutGroup]:
-    """Shuffle the rewards of a step over its completions: a control. What still changes was not
-    taught by the reward.
+    """Shuffle the rewards of a step across all its completions: the control experiment. An effect
+    that survives shuffling is not caused by the reward.
     """
     flat = (
         np.random.default_rng(seed)

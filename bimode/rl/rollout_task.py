@@ -55,7 +55,9 @@ class RolloutTask:
         return len({prompt.id for prompt in self.prompts})
 
     def prompt(self, group_id: int) -> Prompt:
-        """Return the prompt of a group: the data order is a function of the seed."""
+        """Return the prompt of a group. The order depends on the seed only, so a resumed run draws
+        the same prompts.
+        """
         return self.prompts[item_of(group_id, len(self.prompts), self.seed)]
 
     def requests(self, lease: Lease) -> list[GenerationRequest]:

@@ -61,8 +61,8 @@ class RefusedPrompt:
 
 
 class RolloutScheduler:
-    """Grants leases and hands out batches; every move of a group is written to the ledger before
-    it is acted on.
+    """Grants leases to workers and returns batches to the learner. Every state change of a group is
+    written to the ledger before it is acted on.
 
     `prompt_of` is the data order over `num_prompts` questions, counted by id; `keep` says whether a
     group carries credit; `may_filter` that do not may give way in a step. At `max_staleness` 0 a

@@ -119,8 +119,8 @@ def question_of(row: Row) -> str:
 
 
 def sample_row(sample: Sample, split: str) -> Row:
-    """Return `sample` as an untagged row of `split`, with every column of SCHEMA (validation adds
-    the image digest).
+    """Convert `sample` to an untagged row of `split` with every column of SCHEMA; validation fills
+    in the image digest.
     """
     prompt = user_turn(sample.question, len(sample.images))
     return {

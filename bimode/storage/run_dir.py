@@ -216,13 +216,11 @@ class StageDir:
         )
 
     def claim(self, work: Mapping[str, Any], settings: Any = None) -> str:
-        """Move aside all work of another config or other inputs (`work`, their digests); return a
-        note for the user. `settings`, the config itself, is written down beside them, for who reads
-        unfinished work.
-
-        Other work moves to DIR/replaced/STAGE-1, -2, ..., so that a changed recipe neither mixes
-        with old work nor loses it; it comes back from there, sealed or unfinished, when its config
-        and inputs do.
+        """Prepare the stage folder for work with this config and these inputs; return a line for
+        the user, or "". `work` holds the two digests; `settings` is the config itself, saved beside
+        them in claim.json. Work of another config or other inputs moves to DIR/replaced/STAGE-1,
+        -2, ... If the same config and inputs are used again, that work is moved back, finished or
+        not.
         """
         claim, replaced = self.path / "claim.json", self.run / "replaced"
         held = self.path.is_dir() and any(path != claim for path in self.path.iterdir())
@@ -284,7 +282,7 @@ class StageDir:
         write_atomic(self.work / self.manifest.name, json.dumps(entry, indent=1))
 
     def input_digests(self, inputs: Mapping[str, Path]) -> dict[str, str]:
-        """Return the digest of each input. Raises ConfigError for a missing one."""
+        """Return the digest of each input. Raises ConfigError if an input does not exist."""
         for path in inputs.values():
             if not path.exists():
                 where = path.relative_to(self.run) if path.is_relative_to(self.run) else path

@@ -136,8 +136,8 @@ def identify(text: str, languages: tuple[str, ...]) -> tuple[str, float]:
 
 
 def check_languages(languages: Sequence[str]) -> None:
-    """Raises ConfigError for a code that py3langid does not know: no text would ever be in that
-    language.
+    """Raise ConfigError for a language code that py3langid does not know: with such a code the
+    filter would reject every text.
     """
     if languages and (unknown := sorted(set(languages) - set(_identifier().labels))):
         known = ", ".join(sorted(_identifier().labels))

@@ -70,11 +70,9 @@ INDEX_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """Counts of rows. `alive` came in and `kept` stay; `items` are evaluation items that stay, and
-    the shares are of them.
-
-    `by_ngram` have an n-gram that identifies them, `by_image` a picture; None if there is no
-    item.
+    """Counts the rows that deduplication kept and rejected. `alive` rows entered and `kept` rows
+    remain. `items` counts the remaining evaluation items; `by_ngram` is the share of them that an
+    n-gram can identify, `by_image` the share that have an image. Both are None without items.
     """
 
     alive: int

@@ -118,8 +118,8 @@ def guess_rate(task: str, level: str) -> float:
 def puzzle(
     tasks: tuple[str, ...], index: int, split: str, seed: int, weights: tuple[float, float, float]
 ) -> Sample:
-    """Sample `index` of `split`; tasks take turns, and every (task, split, seed, index) has a
-    generator seed of its own.
+    """Generate puzzle `index` of `split`. The tasks alternate by index; the random seed depends on
+    task, split, seed and index only.
     """
     task = tasks[index % len(tasks)]
     rng = rng_of("reasoning_gym", task, split, seed, index)

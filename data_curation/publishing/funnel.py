@@ -86,8 +86,8 @@ def funnel(reasons: Mapping[str, int]) -> tuple[Step, ...]:
 
 
 def source_counts(store: Store) -> tuple[SourceCount, ...]:
-    """The sources by name. Records that could not be read have none, and stand under an empty
-    name.
+    """Count the read and kept records of each source and license. Records that could not be read
+    have no source; they are counted under the empty name.
     """
     found: dict[tuple[str, str], list[int]] = {}
     for (source, license, kept), n in store.counts(

@@ -201,8 +201,8 @@ def open_file(file: SourceFile) -> BinaryIO:
 
 
 def content_digest(file: SourceFile) -> str:
-    """blake2b of the content, 16 bytes as hex. Raises ConfigError for a file that cannot be
-    read.
+    """Return the blake2b digest (16 bytes, hex) of a file's content. Raises ConfigError if the file
+    cannot be read.
     """
     hasher = hashlib.blake2b(digest_size=16)
     try:

@@ -49,8 +49,8 @@ def leave_out_folds(store: Store, fold: tuple[int, int]) -> None:
 
 
 def fold_of(key: str, n: int) -> int:
-    """Which of `n` folds a question is in, by its `content_key` alone: the same in every
-    curation.
+    """Return which of `n` folds a question belongs to. The fold depends on `content_key` only, so
+    it is the same in every curation.
     """
     return int(key[:15], 16) % n
 

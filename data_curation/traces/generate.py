@@ -57,7 +57,7 @@ CHOSEN = (
 
 @dataclass(frozen=True, slots=True)
 class Teacher(PromptJob):
-    """The model that writes traces; `config` is `curate.traces`."""
+    """Writes reasoning traces with a model; `config` is `curate.traces`."""
 
     controls: ControlTokens = OURS  # of the model that will learn from the traces
 

@@ -108,8 +108,11 @@ def routing_numbers(
 def gain(
     new: Sequence[ItemResult], old: Sequence[ItemResult], rounds: int, seed: int
 ) -> dict[str, Any]:
-    """`new` minus `old` as [difference, low, high], paired by item; None where a side is
-    undefined.
+    """Compare two models on the same items.
+
+    Returns, for each of gap_recovery, saving_recovery and accuracy_auto, `[new - old, low, high]`
+    with a paired bootstrap interval, or None if it is undefined for either model. Raises ValueError
+    if the items differ.
     """
     if [item.id for item in new] != [item.id for item in old]:
         raise ValueError("a paired interval needs the same items in the same order")

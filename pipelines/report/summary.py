@@ -17,9 +17,8 @@ def print_summary(stage: Path) -> None:
 
 
 def summary(stage: Path) -> list[str]:
-    """Accuracy, tokens and think rates of the last model in the report, and where the page is.
-
-    Returns no line if the folder `stage` has no report.
+    """Return the closing lines of an evaluation: accuracy, tokens and think rates of the last
+    model, and the page's path. Empty if `stage` has no report.
     """
     report = read_json(stage / "report.json")
     if report is None:
