@@ -246,15 +246,18 @@ class TagConfig(ConfigModel):
     rule: Literal["corrected", "r4b"] = Field(
         "corrected",
         description=(
-            "`corrected` for guessing (ours); `r4b`: thinking where every direct attempt fails"
+            "`corrected` for guessing (ours); `r4b`: thinking where every non-thinking attempt fails"
         ),
     )
     confidence: float = Field(
-        0.9, gt=0.5, lt=1.0, description="of Wilson's interval of the direct pass rate, two-sided"
+        0.9,
+        gt=0.5,
+        lt=1.0,
+        description="of Wilson's interval of the non-thinking pass rate, two-sided",
     )
     non_thinking_ok: Share = Field(
         0.75,
-        description="direct pass rate, corrected for guessing, at which thinking is not needed",
+        description="non-thinking pass rate, corrected for guessing, at which thinking is not needed",
     )
     non_thinking_poor: Share = Field(0.5, description="and the rate below which it is")
 

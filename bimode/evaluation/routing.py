@@ -207,8 +207,8 @@ def qnc(points: Sequence[Point], singles: Sequence[Point]) -> float:
     """Return the cost at which the router matches the best forced mode, as a share of that mode's
     cost.
 
-    `points` are the router's, `singles` the forced modes'. The result is at most 1; 1 means that the
-    router saves nothing or never reaches that accuracy.
+    `points` are the router's, `singles` the forced modes'. The result is at most 1; 1 means that
+    the router saves nothing or never reaches that accuracy.
     """
     best_cost, best_accuracy = max(singles, key=lambda p: (p[1], -p[0]))
     return (
