@@ -246,7 +246,8 @@ class TagConfig(ConfigModel):
     rule: Literal["corrected", "r4b"] = Field(
         "corrected",
         description=(
-            "`corrected` for guessing (ours); `r4b`: thinking where every non-thinking attempt fails"
+            "`corrected` for guessing (ours); `r4b`: thinking where every non-thinking attempt"
+            " fails"
         ),
     )
     confidence: float = Field(
@@ -257,7 +258,7 @@ class TagConfig(ConfigModel):
     )
     non_thinking_ok: Share = Field(
         0.75,
-        description="non-thinking pass rate, corrected for guessing, at which thinking is not needed",
+        description="non-thinking pass rate, less guessing, at which thinking is not needed",
     )
     non_thinking_poor: Share = Field(0.5, description="and the rate below which it is")
 
