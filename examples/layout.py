@@ -15,4 +15,5 @@ def read(record: Mapping[str, Any], read_image: Callable[[str], bytes]) -> Parse
     """Read ``{"q": "Which is even?", "options": "3; 4; 5", "key": "B", "picture": "a.png"}``."""
     images = (read_image(record["picture"]),) if "picture" in record else ()
     choices = tuple(option.strip() for option in record["options"].split(";"))
-    return ParsedRecord(record["q"], record["key"], images=images, choices=choices)
+    trace = record.get("why", "")  # without one a row that needs reasoning is rejected
+    return ParsedRecord(record["q"], record["key"], images=images, choices=choices, trace=trace)

@@ -139,7 +139,7 @@ def test_a_learner_that_dies_before_its_weights_are_looked_at(
         call(ray_local, other.ranks[0], dies_once_it_has_lent_all)
         for worker in fleet.workers:
             call(ray_local, worker.actor, looks_slowly)
-        line = "^the learner died while it lent"
+        line = "^the learner died while workers read"
         with (
             updates(fleet, other, DEADLINE_S) as weights,
             loops.rollouts(weights, tmp_path, BPO, said) as rollouts,
@@ -164,7 +164,7 @@ def new_worker() -> Any:
         (
             f"/proc/{os.getpid()}/fd/9999",
             LearnerLostError,
-            "the learner died while it lent its weights of version 3",
+            "the learner died while workers read its weights of version 3",
         ),
         ("/proc", CorruptWeightsError, "the weights of version 3 cannot be read"),
     ],
