@@ -226,8 +226,8 @@ def _gap(engine: Executor, model: Any, renderer: Renderer) -> float:
         raise ValueError(f"the engine refuses a prompt: {refused[0]}")
     trees = []
     for at, prompt in enumerate(asked):
-        drawn = [c for result in results[2 * at : 2 * at + 2] for c in result.completions]
-        trees.append([_sample(completion, prompt.images) for completion in drawn])
+        completions = [c for result in results[2 * at : 2 * at + 2] for c in result.completions]
+        trees.append([_sample(completion, prompt.images) for completion in completions])
     images = [renderer.encode_images(prompt.images) for prompt in asked]
     batch = pack(trees, images, renderer.family, model.model)
     with torch.no_grad():

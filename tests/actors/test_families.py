@@ -90,8 +90,8 @@ class Pair:
         results = self.ray.get(self.actor.generate.remote(requests))
         trees = []
         for number, each in enumerate(PROMPTS):
-            drawn = [c for r in results[2 * number : 2 * number + 2] for c in r.completions]
-            trees.append([sample_of(completion, each.images) for completion in drawn])
+            completions = [c for r in results[2 * number : 2 * number + 2] for c in r.completions]
+            trees.append([sample_of(completion, each.images) for completion in completions])
         images = [self.renderer.encode_images(each.images) for each in PROMPTS]
         batch = pack(trees, images, self.renderer.family, self.model.model)
         with torch.no_grad():
