@@ -14,7 +14,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from bimode.config.rl import BpoConfig
-from bimode.errors import ConfigError
+from bimode.errors import BimodeError, ConfigError
 from bimode.rl.timeline import Waits
 from bimode.rl.transports import can_join
 from bimode.storage.run_dir import read_json, write_atomic
@@ -57,22 +57,31 @@ class WorkerTarget:
         if written == self._read_at:
             return self._target
         asked = int((read_json(self.file) or {}).get("rollouts", self.default))
-        self._read_at, self._target = written, asked
-        if asked > self.default:
-            self._target = min(asked, self._room())
-        if self._target < asked:
-            room = f"the nodes have room for {self._target} now"
+        target = min(asked, self._room()) if asked > self.default else asked
+        self._read_at, self._target = written, target
+        if target < asked:
+            room = f"the nodes have room for {target} now"
             log_line(f"bpo: {asked} rollout workers were asked for, {room}")
-        return self._target
+        return target
 
     @contextmanager
     def follow(self, rollouts: Rollouts) -> Iterator[None]:
-        """Keep the workers of `rollouts` at the target while the block runs."""
+        """Keep the workers of `rollouts` at the target while the block runs. A problem is logged
+        once, and tried again at the next poll.
+        """
+        from ray.exceptions import RayError
+
         over = Event()
 
         def watch() -> None:
+            logged = ""
             while not over.wait(POLL_S):
-                rollouts.resize(self.wanted())
+                try:
+                    rollouts.resize(self.wanted())
+                except (BimodeError, RayError, OSError, ValueError, RuntimeError) as error:
+                    if str(error) != logged:
+                        log_line(f"bpo: the number of rollout workers stays: {error}")
+                    logged = str(error)
 
         rollouts.resize(self.wanted())
         thread = Thread(target=watch, name="scale", daemon=True)

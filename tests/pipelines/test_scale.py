@@ -5,8 +5,10 @@ for.
 from __future__ import annotations
 
 import json
+import time
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from bimode.errors import ConfigError
 from bimode.rl.timeline import Waits
 from bimode.storage.run_dir import FORMAT, StageDir, StageResult
 from bimode.storage.versions import exclusive
-from pipelines import bpo, bpo_steps
+from pipelines import bpo, bpo_steps, scale
 from pipelines.scale import FILE, STEPS, WorkerTarget, ask, scale_run
 
 HUNGRY, IDLE, FINE = Waits(1.0, learner=0.6), Waits(1.0, full=0.6), Waits(1.0)
@@ -126,3 +128,34 @@ def test_only_a_live_run_of_bpo_is_scaled(tmp_path: Path) -> None:
     (tmp_path / "bpo" / "manifest.json").write_text("{}")
     with pytest.raises(ConfigError, match="its BPO has ended"):
         scale_run(tmp_path, 2)
+
+
+def test_a_problem_is_logged_once_and_scaling_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The room on the nodes cannot be read twice; then the number that was asked for is taken."""
+    monkeypatch.setattr(scale, "POLL_S", 0.01)
+    answers: list[int | Exception] = [OSError("no node answers"), OSError("no node answers"), 9]
+
+    def room() -> int:
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    class Rollouts:
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+
+        def resize(self, target: int) -> None:
+            self.sizes.append(target)
+
+    target = WorkerTarget(tmp_path, BpoConfig(rollout_workers=2), room)
+    rollouts: Any = Rollouts()
+    with target.follow(rollouts):
+        ask(tmp_path / FILE, 5)
+        until = time.monotonic() + 10
+        while 5 not in rollouts.sizes and time.monotonic() < until:
+            time.sleep(0.01)
+    assert rollouts.sizes[0] == 2 and rollouts.sizes[-1] == 5
+    assert capsys.readouterr().err.count("no node answers") == 1
