@@ -113,7 +113,7 @@ def run(command: Command) -> bool:
 
 def serves(text: str, request: str = "") -> bool:
     """Start a server, wait for its health, ask `request` of it, and stop it."""
-    server = subprocess.Popen(["bash", "-c", f"exec {text}"], cwd=REPO)
+    server = subprocess.Popen(["bash", "-c", f"exec env {text}"], cwd=REPO)
     try:
         if not healthy(server) or not request:
             return server.poll() is None
