@@ -33,7 +33,7 @@ class SourceConfig(ConfigModel):
     family: Family | None = Field(
         None,
         description=(
-            "which generator (`data_curation/sources/families`); `sums`, `tables` and"
+            "which generator (`data_curation/demo`); `sums`, `tables` and"
             " `reasoning_gym` are text only"
         ),
     )

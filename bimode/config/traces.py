@@ -43,7 +43,7 @@ class JudgeConfig(ConfigModel):
     model: str = Field(
         "",
         description=(
-            "directory of the judge, any chat model of vLLM's; empty: open questions are set aside"
+            "directory of the judge, any chat model of vLLM's; empty: open questions are rejected"
         ),
     )
     prompt: str = Field(
