@@ -19,7 +19,7 @@ from typing import Any
 
 from bimode.config.recipe import Recipe
 from bimode.errors import config_errors
-from bimode.storage.run_dir import StageDir, StageResult
+from bimode.storage.run_dir import StageDir, StageResult, whole_lines
 
 POLL_S = 1.0
 
@@ -85,9 +85,7 @@ def followed(metrics: Path, steps: int, start: int = 0) -> Iterator[None]:
             shown, finished = start, False
             while not finished:
                 finished = done.wait(POLL_S)
-                lines = (
-                    metrics.read_text().split("\n")[:-1] if metrics.is_file() else []
-                )  # whole lines only
+                lines = whole_lines(metrics)
                 if len(lines) > shown:
                     last = json.loads(lines[-1])
                     bar.advance(

@@ -10,9 +10,8 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from math import nan
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
     from bimode.renderer import Renderer
     from bimode.storage.weights import WeightBucket
 
+    Generate = Callable[[list[GenerationRequest]], list[GenerationResult]]
+
 NATS = 1e-3  # in float32, where 1e-6 is usual
-QUESTIONS = ("what is it ?", "how many ?", "which of the two is larger, and why ?")
-SIZES: tuple[tuple[tuple[int, int], ...], ...] = (((64, 64), (96, 48)), ((48, 80),), ())
 UPDATE = 0.02  # standard deviation of the noise on each weight
 TOKENS = 12  # of each response
 
@@ -159,12 +158,17 @@ def _against_engine(
     """Learner against engine at load, and after each of two updates; the second is also missed on
     purpose, which must be seen.
     """
+    from actors.rollout.evaluator import weights_of
+
+    def generate(requests: list[GenerationRequest]) -> list[GenerationResult]:
+        return engine.submit(_generate, requests).result()
+
     log_line("prove: starting the rollout engine")
     # a process of its own, as in a run: vLLM changes the classes of models that it takes over
     with ProcessPoolExecutor(1, get_context("spawn")) as engine:
 
         def compare() -> str:
-            return _nats(_gap(engine, model, renderer))
+            return _nats(engine_gap(generate, model, renderer))
 
         opened = _checked("engine", lambda: engine.submit(_open, path, max_model_len).result())
         yield opened
@@ -172,10 +176,10 @@ def _against_engine(
             return
         yield _checked("learner = engine, at load", compare)
         for version in (1, 2):
-            _move(model, version)
+            move(model, version)
             if version == 2:
-                yield _checked("a missed update is seen", lambda: _seen(engine, model, renderer))
-            engine.submit(_load, _bucket(model, version)).result()
+                yield _checked("a missed update is seen", lambda: _seen(generate, model, renderer))
+            engine.submit(_load, weights_of(model, version)).result()
             yield _checked(f"learner = engine, after update {version}", compare)
 
 
@@ -202,15 +206,17 @@ def _load(bucket: WeightBucket) -> int:
     return _WORKERS[0].load_weights(bucket)
 
 
-def _seen(engine: Executor, model: Any, renderer: Renderer) -> str:
-    gap = _gap(engine, model, renderer)
+def _seen(generate: Generate, model: Any, renderer: Renderer) -> str:
+    gap = engine_gap(generate, model, renderer)
     if gap <= NATS:
         raise ValueError(f"weights that moved by {UPDATE} change nothing ({gap:.0e} nats)")
     return f"{gap:.2g} nats"
 
 
-def _gap(engine: Executor, model: Any, renderer: Renderer) -> float:
-    """The largest difference of the log-probabilities of drawn tokens, nats."""
+def engine_gap(generate: Generate, model: Any, renderer: Renderer) -> float:
+    """Return the largest difference, in nats, between the log-probabilities that an engine drew
+    tokens with and those of `model`, from one packed line of a tree for each prompt.
+    """
     import torch
 
     from bimode.learner.packing import pack
@@ -220,8 +226,8 @@ def _gap(engine: Executor, model: Any, renderer: Renderer) -> float:
 
     asked = prompts(renderer)
     modes = (Mode.AUTO, Mode.NON_THINKING)
-    requests = [GenerationRequest(p, m, 2, 1.0, TOKENS, seed=1) for p in asked for m in modes]
-    results = engine.submit(_generate, requests).result()
+    requests = [GenerationRequest(p, m, 3, 1.0, TOKENS, seed=1) for p in asked for m in modes]
+    results = generate(requests)
     if refused := [result.refused for result in results if result.refused]:
         raise ValueError(f"the engine refuses a prompt: {refused[0]}")
     trees = []
@@ -238,14 +244,14 @@ def _gap(engine: Executor, model: Any, renderer: Renderer) -> float:
 
 def prompts(renderer: Renderer) -> list[Prompt]:
     """Return prompts with two, one and no image; a text model gets none."""
-    from bimode.learner.packing_check import _noise
+    from bimode.learner.packing_check import IMAGE_SIZES, QUESTIONS, noise_png
     from bimode.records import Prompt
 
     draw = random.Random(1)
     made = []
-    for number, (question, sizes) in enumerate(zip(QUESTIONS, SIZES, strict=True)):
+    for number, (question, sizes) in enumerate(zip(QUESTIONS, IMAGE_SIZES, strict=True)):
         pictured = sizes if renderer.kind == "image_text" else ()
-        images = tuple(_noise(draw, *size) for size in pictured)
+        images = tuple(noise_png(draw, *size) for size in pictured)
         made.append(Prompt(str(number), question, images, "1", "exact", "{}", "prove", "easy"))
     return made
 
@@ -259,7 +265,7 @@ def _sample(completion: Completion, images: tuple[bytes, ...]) -> TrainingSample
         token_ids_T=completion.token_ids_T,
         loss_mask_T=ones,
         advantages_T=ones,
-        behavior_logprobs_T=tuple(x if x is not None else nan for x in completion.logprobs_T),
+        behavior_logprobs_T=completion.logprobs_T,
         images=images,
         mode=completion.mode,
         origin=completion.prompt_id,
@@ -267,22 +273,14 @@ def _sample(completion: Completion, images: tuple[bytes, ...]) -> TrainingSample
     )
 
 
-def _move(model: Any, seed: int) -> None:
+def move(model: Any, seed: int) -> None:
+    """Change every weight, as an update would."""
     import torch
 
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += UPDATE * torch.randn(parameter.shape, generator=noise)
-
-
-def _bucket(model: Any, version: int) -> Any:
-    from bimode.renderer import as_saved
-    from bimode.storage.weights import WeightBucket
-
-    weights = as_saved(model, {name: p.detach() for name, p in model.named_parameters()})
-    arrays = [weight.contiguous().numpy() for weight in weights.values()]
-    return WeightBucket.of(version, tuple(weights), arrays)
 
 
 def _saved(model: Any, renderer: Renderer, folder: Path) -> str:

@@ -21,7 +21,7 @@ from bimode import plugins
 from bimode.config.recipe import Recipe, TrackConfig
 from bimode.errors import ConfigError
 from bimode.plugins import MetricsSink
-from bimode.storage.run_dir import read_json, write_atomic
+from bimode.storage.run_dir import read_json, whole_lines, write_atomic
 from pipelines.progress import log_line
 
 POLL_S = 1.0
@@ -143,13 +143,15 @@ class Tracker:
 
     def __init__(self, recipe: Recipe, stage: str, folder: Path) -> None:
         self._recipe, self._stage, self._folder = recipe, stage, folder
+        self._file = folder / "metrics.jsonl"
+        self._is_open = False  # a sink that failed is not opened again
         self._sinks: dict[str, MetricsSink] = {}
         self._lines: list[str] = []  # that were sent
 
     def follow(self, done: threading.Event) -> None:
         """Send new lines every second until `done` is set, then the last ones."""
         sent = (read_json(self._folder / "track" / SENT) or {}).get("lines", 0)
-        self._lines = self._read()[:sent]
+        self._lines = whole_lines(self._file)[:sent]
         finished = False
         while not finished:
             finished = done.wait(POLL_S)
@@ -157,18 +159,14 @@ class Tracker:
         for name in list(self._sinks):
             self._guarded(name, lambda sink: sink.close())
 
-    def _read(self) -> list[str]:
-        file = self._folder / "metrics.jsonl"
-        return file.read_text(errors="replace").split("\n")[:-1] if file.is_file() else []
-
     def _send_new(self) -> None:
-        lines = self._read()
+        lines = whole_lines(self._file)
         known = 0
         while known < min(len(lines), len(self._lines)) and lines[known] == self._lines[known]:
             known += 1
         if len(lines) == known:
             return
-        if not self._sinks:
+        if not self._is_open:
             self._open()
         for line in lines[known:]:
             values = json.loads(line)
@@ -178,6 +176,7 @@ class Tracker:
         write_atomic(self._folder / "track" / SENT, json.dumps({"lines": len(lines)}))
 
     def _open(self) -> None:
+        self._is_open = True
         config, run = self._recipe.track, f"{self._recipe.name}-{self._stage}"
         for name in config.to:
             folder = self._folder / "track" / name.replace(":", ".")

@@ -94,7 +94,7 @@ class Evaluator:
 
     async def _load(self) -> None:
         assert self._fleet is not None
-        whole = ray.put(weights_of(self._model_dir, self._version))
+        whole = ray.put(weights_in(self._model_dir, self._version))
         await asyncio.gather(*(worker.load_weights(whole) for worker in self._fleet.workers))
 
     async def _replace(self, worker: WorkerHandle, error: WorkerFailedError) -> WorkerHandle:
@@ -102,7 +102,7 @@ class Evaluator:
         successor = self._fleet.replace(worker)
         self.on_event(f"{error}: {successor.name} takes its place and is asked the same")
         if self._version:
-            await successor.load_weights(ray.put(weights_of(self._model_dir, self._version)))
+            await successor.load_weights(ray.put(weights_in(self._model_dir, self._version)))
         return successor
 
     def close(self) -> None:
@@ -122,11 +122,15 @@ class Evaluator:
         self.close()
 
 
-def weights_of(model_dir: Path, version: int) -> WeightBucket:
-    """Return the weights of `model_dir` as the learner would send them."""
+def weights_in(model_dir: Path, version: int) -> WeightBucket:
+    """Return the weights of the model in `model_dir` as the learner would send them."""
     import torch
 
-    model = load_model(model_dir, torch.float32)
+    return weights_of(load_model(model_dir, torch.float32), version)
+
+
+def weights_of(model: Any, version: int) -> WeightBucket:
+    """Return the float32 weights of `model`, under the names of its files."""
     weights = as_saved(model, {name: p.detach() for name, p in model.named_parameters()})
     arrays = [weight.contiguous().numpy() for weight in weights.values()]
     return WeightBucket.of(version, tuple(weights), arrays)

@@ -101,7 +101,7 @@ def check_answer(
     `own_verifiers` are the user's, as the recipe names them: a row cannot make a run import code
     that its recipe does not name.
     """
-    if verifier is None or verifier not in (*VERIFIERS, *own_verifiers):
+    if verifier is None or not (verifier in VERIFIERS or verifier in own_verifiers):
         known = "a verifier that the recipe does not name: " if is_plugin(verifier) else ""
         raise refusal("unknown_verifier", f"{known}{verifier}")
     try:

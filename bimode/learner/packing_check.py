@@ -252,7 +252,7 @@ def make_probes(renderer: Renderer, longest: int) -> list[Probe]:
     probes = []
     for question, sizes, lengths in zip(QUESTIONS, IMAGE_SIZES, RESPONSES, strict=True):
         images = (
-            tuple(_noise(draw, *size) for size in sizes) if renderer.kind == "image_text" else ()
+            tuple(noise_png(draw, *size) for size in sizes) if renderer.kind == "image_text" else ()
         )
         prompt_ids = renderer.encode_prompt(question, images)
         if not sizes:
@@ -262,7 +262,7 @@ def make_probes(renderer: Renderer, longest: int) -> list[Probe]:
     return probes
 
 
-def _noise(draw: random.Random, width: int, height: int) -> bytes:
+def noise_png(draw: random.Random, width: int, height: int) -> bytes:
     """A PNG of random pixels."""
     buffer = io.BytesIO()
     Image.frombytes("RGB", (width, height), draw.randbytes(3 * width * height)).save(buffer, "PNG")

@@ -145,6 +145,11 @@ def read_json(path: Path) -> dict[str, Any] | None:
     )
 
 
+def whole_lines(path: Path) -> list[str]:
+    """Return the whole lines of a file that another process appends to; none if it is absent."""
+    return path.read_text(errors="replace").split("\n")[:-1] if path.is_file() else []
+
+
 def claimed(claim: Path) -> dict[str, Any] | None:
     """Return the work that `claim` is for: digests of a config and of inputs."""
     found = read_json(claim)

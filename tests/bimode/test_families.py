@@ -169,7 +169,7 @@ def test_images_are_bounded_for_learner_and_engine_alike(
     model = write(name, tmp_path / "model")
     base, added = prepare_base(str(model), tmp_path / "base", 0, max_pixels=pixels)
     assert base == tmp_path / "base" and not added
-    picture = packing_check._noise(random.Random(0), 400, 300)
+    picture = packing_check.noise_png(random.Random(0), 400, 300)
     ids = Renderer(base).encode_prompt("what ?", [picture])
     assert 0 < ids.count(Renderer(base).config.image_token_id) <= tokens
     unbounded, _ = prepare_base(str(model), tmp_path / "unbounded", 0)

@@ -127,6 +127,17 @@ def test_a_sink_that_raises_is_named_once_and_the_others_go_on(
     assert notes.read_text() == "0 0.0\n1 0.5\n2 1.0\n"
 
 
+def test_the_only_sink_is_not_opened_again_after_it_raised(
+    own_sinks: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Recipe.of({"name": "t"}, ['track.to=["own_sinks:Raises"]'])
+    tracker = Tracker(recipe, "bpo", tmp_path)
+    for count in (1, 2, 3):
+        write(tmp_path, LINES[:count])
+        tracker._send_new()
+    assert capsys.readouterr().err.count("no such server") == 1
+
+
 def test_a_run_that_goes_on_sends_what_is_new_and_what_was_redone(
     own_sinks: Recipe, tmp_path: Path
 ) -> None:
